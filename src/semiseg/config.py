@@ -1,0 +1,186 @@
+"""What defines a run, as one frozen dataclass, to and from YAML; strict about its keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from semiseg.errors import UserError, did_you_mean
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run, but for the method's own options."""
+
+    data: str = ""
+    """Data set: a directory (images/, masks/), or shapes[:images=N,size=S,...] for generated images."""
+    method: str = "dual-teacher"
+    """Training method; `semiseg methods` lists them."""
+    labeled: str | None = None
+    """Labels to use: a share (1/16), a number (23), or a file with one image a line; all masks where absent."""
+
+    architecture: str = "deeplabv3plus-separable"
+    """Decoder; `semiseg networks` lists them."""
+    encoder: str = "tf_efficientnet_lite0"
+    """Encoder, by its name in timm or segmentation-models-pytorch."""
+    weights: str = "imagenet"
+    """Encoder's start: imagenet, none, or a file."""
+    batchnorm: Literal["train", "frozen-encoder"] = "train"
+    """frozen-encoder keeps the encoder's running statistics as pretrained: better at small batches."""
+
+    steps: int | None = None
+    """Optimizer steps (2000 where neither steps nor epochs is given)."""
+    epochs: int | None = None
+    """Passes over the unlabeled images, instead of steps."""
+    batch_size: int = 8
+    """B labeled and B unlabeled images a step, over all processes together."""
+    crop_size: int = 256
+    """Side of the training crop, in pixels of the scaled image."""
+    image_scale: float = 1.0
+    """Factor on the size at which the network sees images (0.5: half the width and height); masks keep their size."""
+    scale_min: float = 0.5
+    """Smallest random resizing in the weak view."""
+    scale_max: float = 2.0
+    """Largest random resizing in the weak view."""
+
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """adamw, or sgd with momentum 0.9."""
+    lr: float = 1e-3
+    """Learning rate of the decoder."""
+    encoder_lr_factor: float = 0.3
+    """Learning rate of the encoder, relative to lr."""
+    weight_decay: float = 0.01
+    """Weight decay, on weights of two and more dimensions."""
+    warmup_steps: int = 20
+    """Steps over which the learning rate rises linearly."""
+    poly_power: float = 0.9
+    """Power of the polynomial decay of the learning rate."""
+    clip_norm: float = 5.0
+    """Largest norm of the gradient; 0: no clipping."""
+    seed: int = 0
+    """Seed of everything random."""
+
+    val_every: int | Literal["auto", "never"] = "auto"
+    """Steps between validations; auto: ten in a run."""
+    val_limit: int | None = None
+    """Validate on the first N images of the val list only."""
+    keep: int = 0
+    """Keep the checkpoints of the last N validations, beside last and best."""
+    workers: int = 2
+    """Processes that load images; 0: none."""
+    accelerator: Device = "auto"
+    """cpu, cuda, mps, or auto."""
+    devices: int | Literal["auto"] = "auto"
+    """Number of devices (processes); auto: one."""
+    nodes: int = 1
+    """Number of machines."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 on a GPU that has it natively, else fp32."""
+    tensorboard: bool = False
+    """Write TensorBoard files too (extra: tensorboard)."""
+
+    def __post_init__(self) -> None:
+        self._check(self.batch_size >= 1, "batch-size", "at least 1")
+        self._check(self.crop_size >= 16, "crop-size", "at least 16")
+        self._check(0 < self.image_scale <= 4, "image-scale", "in (0, 4]")
+        self._check(0 < self.scale_min <= self.scale_max, "scale-min", "positive and at most scale-max")
+        self._check(self.steps is None or self.steps >= 1, "steps", "at least 1")
+        self._check(self.epochs is None or self.epochs >= 1, "epochs", "at least 1")
+        self._check(self.steps is None or self.epochs is None, "steps", "absent where epochs is given")
+        self._check(self.lr > 0, "lr", "positive")
+        self._check(self.workers >= 0, "workers", "0 or more")
+        self._check(self.val_every in ("auto", "never") or int(self.val_every) >= 1, "val-every", "at least 1")
+        self._check(self.val_limit is None or self.val_limit >= 1, "val-limit", "at least 1")
+
+    def _check(self, ok: bool, option: str, rule: str) -> None:
+        if not ok:
+            raise UserError(f"--{option} is {getattr(self, option.replace('-', '_'))}: it must be {rule}")
+
+
+def _accepts(value: Any, hint: Any) -> bool:
+    """Whether ``value`` is of the annotated type (an int passes for a float, a list for a tuple)."""
+    origin = get_origin(hint)
+    if origin in (Union, UnionType):
+        return any(_accepts(value, arm) for arm in get_args(hint))
+    if origin is Literal:
+        return value in get_args(hint)
+    if origin is tuple:
+        return isinstance(value, (list, tuple)) and all(_accepts(v, get_args(hint)[0]) for v in value)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return value is None if hint is type(None) else isinstance(value, hint)
+
+
+def from_mapping(classes: tuple[type, ...], values: Mapping[str, Any], source: str) -> tuple[Any, ...]:
+    """Build one instance of each dataclass from flat ``values``; keys may be written with ``-`` or ``_``.
+
+    Raises:
+        UserError: a key that belongs to none of the classes, or a value of the wrong type; names ``source``.
+    """
+    values = {key.replace("-", "_"): value for key, value in values.items()}
+    hints = {cls: get_type_hints(cls) for cls in classes}
+    known = {f.name: hints[cls][f.name] for cls in classes for f in fields(cls)}
+    for key, value in values.items():
+        if key not in known:
+            raise UserError(f"{source}: unknown key {key!r}: {did_you_mean(key, known)}")
+        if not _accepts(value, known[key]):
+            raise UserError(f"{source}: {key} is {value!r}: expected {describe(known[key])}")
+    instances = []
+    for cls in classes:
+        own = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+        own = {k: tuple(v) if isinstance(v, list) else v for k, v in own.items()}
+        try:
+            instances.append(cls(**own))
+        except ValueError as error:
+            raise UserError(f"{source}: {error}") from None
+    return tuple(instances)
+
+
+def describe(hint: Any) -> str:
+    """Return a type annotation in words a user knows."""
+    origin = get_origin(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(describe(arm) for arm in get_args(hint))
+    if origin is Literal:
+        return ", ".join(map(str, get_args(hint)))
+    if origin is tuple:
+        return f"a list of {describe(get_args(hint)[0])}"
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "nothing"}
+    return names.get(hint, str(hint))
+
+
+def to_mapping(*parts: Any) -> dict[str, Any]:
+    """Merge dataclass instances into one flat dict of plain values, in field order."""
+    merged: dict[str, Any] = {}
+    for part in parts:
+        assert is_dataclass(part) and not isinstance(part, type)
+        merged |= {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(part).items()}
+    return merged
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        UserError: a missing file, broken YAML, or YAML that is not a mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}): check the path") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())}): correct the file") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise UserError(f"{path}: expected lines of 'option: value'")
+    return values

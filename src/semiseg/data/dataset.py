@@ -1,0 +1,117 @@
+"""What a data set is: images, masks and lists under ids, read one at a time, without any augmentation."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from semiseg.errors import UserError
+
+IGNORE = 255
+"""The mask value for pixels of which nothing is known: no loss and no metric looks at them."""
+
+Color = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image as it lies in the data set.
+
+    Attributes:
+        image: uint8 ``(3, H, W)``, RGB.
+        mask: uint8 ``(H, W)``, class index or 255, or None where the image has no mask.
+        id: the name of the image in every list.
+    """
+
+    image: Tensor
+    mask: Tensor | None
+    id: str
+
+
+class SegmentationDataset(ABC):
+    """Images, some with masks, and the lists that come with them.
+
+    A subclass sets the five attributes and says how to read one image and one mask. Nothing here is random and nothing
+    is changed by reading, so that worker processes may share a data set.
+
+    Attributes:
+        name: what to call it in messages and reports.
+        root: its directory, None where it is generated.
+        classes: the class names; mask value ``k`` means ``classes[k]``.
+        palette: one RGB color per class, 0 to 255, for pictures and indexed PNG files.
+        ids: every image, sorted.
+    """
+
+    name: str
+    root: Path | None
+    classes: tuple[str, ...]
+    palette: tuple[Color, ...]
+    ids: tuple[str, ...]
+
+    @abstractmethod
+    def read_image(self, id: str) -> Tensor:
+        """Read an image as uint8 ``(3, H, W)``, RGB. Raises UserError, naming the file, if it cannot be read."""
+
+    @abstractmethod
+    def read_mask(self, id: str) -> Tensor:
+        """Read a mask as uint8 ``(H, W)``, values below ``len(classes)`` or 255.
+
+        Raises UserError, naming the file, if it cannot be read or holds other values.
+        """
+
+    @abstractmethod
+    def has_mask(self, id: str) -> bool:
+        """Tell whether there is a mask, without opening it."""
+
+    def split(self, name: str) -> tuple[str, ...] | None:
+        """Return the list ``train``, ``val`` or ``test`` that comes with the data, None where there is none."""
+        return None
+
+    def published_split(self, labeled: str, seed: int) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+        """Return the (labeled, unlabeled) lists that come with the data for ``"1/16"`` and a seed, None if absent."""
+        return None
+
+    def image_path(self, id: str) -> Path | None:
+        """Return the image's file for messages, None where it is generated."""
+        return None
+
+    def mask_path(self, id: str) -> Path | None:
+        """Return the mask's file for messages, None where there is none."""
+        return None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Sample:
+        return read_sample(self, self.ids[index])
+
+
+def read_sample(dataset: SegmentationDataset, id: str) -> Sample:
+    """Read an image and, where it has one, its mask; raises UserError if their sizes differ."""
+    image = dataset.read_image(id)
+    if not dataset.has_mask(id):
+        return Sample(image, None, id)
+    mask = dataset.read_mask(id)
+    if mask.shape != image.shape[-2:]:
+        (height, width), (mask_height, mask_width) = image.shape[-2:], mask.shape
+        raise UserError(
+            f"{dataset.mask_path(id) or id}: the mask is {mask_width}x{mask_height}, its image "
+            f"{dataset.image_path(id) or id} is {width}x{height}; save the mask at the size of its image"
+        )
+    return Sample(image, mask, id)
+
+
+def default_palette(classes: int) -> tuple[Color, ...]:
+    """Return one distinct color per class: Pascal VOC's color map, which spreads an index's bits over R, G and B."""
+
+    def color(index: int) -> Color:
+        channels = [0, 0, 0]
+        for bit in range(8):
+            for channel in range(3):
+                channels[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
+        return channels[0], channels[1], channels[2]
+
+    return tuple(color(index) for index in range(classes))

@@ -1,0 +1,205 @@
+"""The own-folder form: DIR/images, DIR/masks with the same stems, and optional class names and lists."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from semiseg.data.dataset import IGNORE, Color, SegmentationDataset, default_palette
+from semiseg.data.images import (
+    IMAGE_SUFFIXES,
+    JPEG_SUFFIXES,
+    MASK_SUFFIXES,
+    color_indices,
+    list_files,
+    read_image_file,
+    read_mask_file,
+    reason,
+    write_mask_file,
+)
+from semiseg.data.splits import read_lines, read_list, write_list
+from semiseg.errors import UserError
+
+
+class FolderDataset(SegmentationDataset):
+    """A person's own folder, which needs no configuration.
+
+    ``images/*`` and ``masks/*`` share their stems; an image without a mask is unlabeled. A mask holds integers, palette
+    indices, or colors with the palette of ``classes.json``; 255 is ignored. Optional: ``classes.txt`` (a name a line)
+    or ``classes.json`` (``classes``; ``palette``: RGB a class; ``ignore``: one more value or color to ignore),
+    ``splits/{train,val,test}.txt`` (a stem a line) and ``splits/1_16/seed0/{labeled,unlabeled}.txt``. Without a class
+    file the classes are ``class0`` to the largest mask value: only then is every mask read once, on opening.
+
+    Raises:
+        UserError: a folder or file is missing, unreadable or ambiguous; the message names it.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root: Path = Path(root)
+        self.name = self.root.resolve().name
+        if not self.root.is_dir():
+            raise UserError(f"{root}: there is no such folder; give one that holds images/ and masks/")
+        self.images, self.masks = self._find_files()
+        self.ids = tuple(sorted(self.images))
+        self._ignore: int | None = None
+        self._colors: tuple[Color, ...] = ()
+        class_files = self.root / "classes.json", self.root / "classes.txt"
+        self._class_file = next((path for path in class_files if path.exists()), None)
+        self.classes = self._read_classes()
+        if not 1 <= len(self.classes) <= IGNORE or len(set(self.classes)) < len(self.classes):
+            raise UserError(f"{self._class_file}: {len(self.classes)} names; write 1 to 255 class names, each once")
+        count = min(len(self._colors), len(self.classes))
+        self.palette = self._colors[:count] + default_palette(len(self.classes))[count:]
+
+    def read_image(self, id: str) -> Tensor:
+        """Read an image as uint8 ``(3, H, W)``, RGB, upright."""
+        return read_image_file(self.images[id])
+
+    def read_mask(self, id: str) -> Tensor:
+        """Read a mask as uint8 ``(H, W)``: class index or 255."""
+        path = self.masks[id]
+        mask = self._read_indices(path)
+        if self._ignore is not None:
+            mask[mask == self._ignore] = IGNORE
+        wrong = (mask >= len(self.classes)) & (mask != IGNORE)
+        if wrong.any():
+            raise UserError(
+                f"{path}: value {mask[wrong].min()} is none of the {len(self.classes)} classes (0 to "
+                f"{len(self.classes) - 1}, 255 is ignored); correct the mask or {self._class_file or 'the classes'}"
+            )
+        return torch.from_numpy(mask)
+
+    def has_mask(self, id: str) -> bool:
+        """Tell whether there is a mask, without opening it."""
+        return id in self.masks
+
+    def split(self, name: str) -> tuple[str, ...] | None:
+        """Return the ids in ``splits/NAME.txt``, None if there is no such file."""
+        path = self.root / "splits" / f"{name}.txt"
+        return read_list(path, self) if path.exists() else None
+
+    def published_split(self, labeled: str, seed: int) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+        """Return the lists in ``splits/1_16/seed0`` for ``"1/16"`` and 0, None unless both are there."""
+        directory = self.root / "splits" / labeled.replace("/", "_") / f"seed{seed}"
+        if not all((directory / f"{name}.txt").exists() for name in ("labeled", "unlabeled")):
+            return None
+        return read_list(directory / "labeled.txt", self), read_list(directory / "unlabeled.txt", self)
+
+    def image_path(self, id: str) -> Path:
+        """Return the image's file."""
+        return self.images[id]
+
+    def mask_path(self, id: str) -> Path | None:
+        """Return the mask's file, None where there is none."""
+        return self.masks.get(id)
+
+    def _find_files(self) -> tuple[dict[str, Path], dict[str, Path]]:
+        images = list_files(self.root / "images", IMAGE_SUFFIXES)
+        if not images:
+            raise UserError(f"{self.root / 'images'}: no images there; put yours in ({' '.join(IMAGE_SUFFIXES)})")
+        masks = list_files(self.root / "masks", MASK_SUFFIXES)
+        for path in list_files(self.root / "masks", JPEG_SUFFIXES).values():
+            raise UserError(f"{path}: a JPEG mask is blurred at its edges and worthless; save masks as PNG")
+        matching = {stem: path for stem, path in masks.items() if stem in images}
+        if masks and not matching:
+            path = next(iter(masks.values()))
+            raise UserError(f"{path}: no image has the stem of this or any other mask; name masks after images")
+        return images, matching
+
+    def _read_classes(self) -> tuple[str, ...]:
+        if self._class_file is None:
+            return tuple(f"class{index}" for index in range(self._largest_value() + 1))
+        if self._class_file.suffix == ".txt":
+            return read_lines(self._class_file)
+        try:
+            content = json.loads(self._class_file.read_text(encoding="utf-8-sig"))
+            self._colors = tuple(_color(entry) for entry in content.get("palette") or ())
+            ignore: Any = content.get("ignore")
+            if isinstance(ignore, list):
+                # A color to ignore gets an index of its own, after the palette's.
+                self._colors, ignore = (*self._colors, _color(ignore)), len(self._colors)
+            self._ignore = None if ignore is None else int(ignore)
+            return tuple(str(name) for name in content["classes"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{self._class_file}: cannot be used ({type(error).__name__}: {reason(error)}); write "
+                '{"classes": ["name", ...], "palette": [[red, green, blue], ...], "ignore": 255}, the last two optional'
+            ) from error
+
+    def _largest_value(self) -> int:
+        """Find the largest value of any mask; a mask that cannot be read is left to whoever uses it."""
+        if not self.masks:
+            raise UserError(f"{self.root / 'masks'}: no masks there; annotate a few images, as masks/NAME.png")
+
+        def values(path: Path) -> list[int]:
+            try:
+                return np.flatnonzero(np.bincount(self._read_indices(path).ravel())).tolist()
+            except UserError:
+                return []
+
+        with ThreadPoolExecutor() as pool:
+            found = {value for values in pool.map(values, self.masks.values()) for value in values}
+        if not found:
+            self._read_indices(next(iter(self.masks.values())))  # says what is wrong with it
+        if found <= {0, IGNORE}:
+            raise UserError(
+                f"{self.root / 'masks'}: the masks hold only {' and '.join(map(str, sorted(found)))} and there is no "
+                "class file; write classes.txt with two lines, a name for 0 and one for 1, and store masks as 0/1 (255 "
+                "means ignore)"
+            )
+        return max(found - {IGNORE})
+
+    def _read_indices(self, path: Path) -> NDArray[np.uint8]:
+        values = read_mask_file(path)
+        if values.ndim == 2:
+            return values
+        if self._colors:
+            indices = color_indices(values, self._colors)
+            if isinstance(indices, tuple):
+                raise UserError(f"{path}: color {indices} is not in the palette of {self._class_file}; add it there")
+            return indices
+        if (values == values[..., :1]).all():
+            return values[..., 0].copy()  # integers in a file of three equal channels
+        raise UserError(f"{path}: the mask holds colors; write their palette into classes.json, or save integers")
+
+
+def _color(entry: Any) -> Color:
+    red, green, blue = (int(value) for value in entry)
+    if not all(0 <= value <= 255 for value in (red, green, blue)):
+        raise ValueError(f"color {entry} is not within 0 to 255")
+    return red, green, blue
+
+
+def write_folder(dataset: SegmentationDataset, directory: str | Path, ids: Iterable[str] | None = None) -> Path:
+    """Write a data set, or the given ids of it, in the own-folder form (PNG), and return the folder.
+
+    Raises:
+        UserError: the folder exists and is not empty.
+    """
+    root = Path(directory)
+    if root.exists() and any(root.iterdir()):
+        raise UserError(f"{root}: the folder is not empty; give a new one")
+    for name in ("images", "masks", "splits"):
+        (root / name).mkdir(parents=True)
+    chosen = dataset.ids if ids is None else tuple(ids)
+    for id in chosen:
+        pixels = dataset.read_image(id).permute(1, 2, 0).contiguous().numpy()
+        Image.fromarray(pixels).save(root / "images" / f"{id}.png", compress_level=1)
+        if dataset.has_mask(id):
+            write_mask_file(root / "masks" / f"{id}.png", dataset.read_mask(id), dataset.palette)
+    content = {"classes": dataset.classes, "palette": dataset.palette, "ignore": IGNORE}
+    (root / "classes.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    for name in ("train", "val", "test"):
+        listed = [id for id in dataset.split(name) or () if id in set(chosen)]
+        if listed:
+            write_list(root / "splits" / f"{name}.txt", listed)
+    return root

@@ -1,0 +1,128 @@
+"""Image and mask files on disk: list, read, write."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg
+
+from semiseg.data.dataset import Color
+from semiseg.errors import UserError
+
+JPEG_SUFFIXES = (".jpg", ".jpeg")
+MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = JPEG_SUFFIXES + MASK_SUFFIXES
+# What PIL raises for files that are missing, cut short, of an unknown kind, broken inside, or absurdly large.
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+
+
+def list_files(directory: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    """Map the stem of each file in a folder with one of the suffixes to its path, sorted, without opening any.
+
+    Raises:
+        UserError: two files share a stem.
+    """
+    if not directory.is_dir():
+        return {}
+    with os.scandir(directory) as entries:
+        names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+    files: dict[str, Path] = {}
+    for name in names:
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() not in suffixes:
+            continue
+        if stem in files:
+            raise UserError(f"{files[stem]}: {name} beside it has the same stem; rename or remove one of the two")
+        files[stem] = directory / name
+    return files
+
+
+def read_image_file(path: str | Path) -> Tensor:
+    """Read an image of any mode as uint8 ``(3, H, W)``, RGB, turned upright by its EXIF orientation.
+
+    Raises:
+        UserError: it cannot be read; the message names it.
+    """
+    path = Path(path)
+    if path.suffix.lower() in JPEG_SUFFIXES:
+        try:  # half the time that PIL takes; what this decoder refuses gets a second chance there
+            encoded = torch.from_numpy(np.fromfile(path, np.uint8))
+            image: Tensor = decode_jpeg(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+            return image
+        except (RuntimeError, OSError):
+            pass
+    try:
+        with Image.open(path) as opened:
+            return torch.from_numpy(np.array(_as_rgb(ImageOps.exif_transpose(opened)))).permute(2, 0, 1)
+    except UNREADABLE as error:
+        raise UserError(f"{path}: the image cannot be read ({reason(error)}); replace or remove it") from error
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        # 16 bits and more: PIL would clip at 255 instead of scaling.
+        values = np.asarray(image, dtype=np.float64)
+        low, high = float(values.min()), max(float(values.max()), 1.0)
+        full = 65535.0 if image.mode != "F" and low >= 0 and high <= 65535 else high
+        image = Image.fromarray((values.clip(0) * (255 / full)).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def read_mask_file(path: Path) -> NDArray[np.uint8]:
+    """Read a mask's stored values: uint8 ``(H, W)`` integers or palette indices, or uint8 ``(H, W, 3)`` RGB colors.
+
+    Raises:
+        UserError: it cannot be read or holds values that 8 bits do not; the message names it.
+    """
+    try:
+        with Image.open(path) as opened:
+            if len(opened.getbands()) > 2:
+                return np.array(opened.convert("RGB"))
+            values = np.array(opened)
+    except UNREADABLE as error:
+        raise UserError(f"{path}: the mask cannot be read ({reason(error)}); replace or remove it") from error
+    values = values if values.ndim == 2 else values[..., 0]  # a second band is transparency
+    mask: NDArray[np.uint8] = values.astype(np.uint8)
+    if values.dtype not in (np.uint8, np.bool_) and (mask != values).any():
+        raise UserError(f"{path}: value {values[mask != values][0]} is no integer from 0 to 255; save an 8-bit mask")
+    return mask
+
+
+def write_mask_file(path: Path, mask: Tensor, palette: tuple[Color, ...]) -> None:
+    """Write a mask, integer ``(H, W)``, as indexed PNG: the values are the indices, 255 is shown in white."""
+    image = Image.fromarray(mask.cpu().numpy().astype(np.uint8))
+    colors = np.zeros((256, 3), dtype=np.uint8)
+    colors[: len(palette)] = palette
+    colors[255] = 255
+    image.putpalette(colors.tobytes())
+    image.save(path)
+
+
+def color_indices(values: NDArray[np.uint8], colors: tuple[Color, ...]) -> NDArray[np.uint8] | Color:
+    """Turn colors ``(H, W, 3)`` into their indices ``(H, W)``, or return the first color that has none."""
+
+    def codes(rgb: NDArray[Any]) -> NDArray[np.int32]:
+        red, green, blue = np.moveaxis(rgb.astype(np.int32), -1, 0)
+        return red << 16 | green << 8 | blue
+
+    wanted, known = codes(values), codes(np.array(colors))
+    order = np.argsort(known, kind="stable")
+    indices = order[np.searchsorted(known[order], wanted).clip(max=len(known) - 1)]
+    strange = known[indices] != wanted
+    if strange.any():
+        red, green, blue = values[strange][0].tolist()
+        return red, green, blue
+    return indices.astype(np.uint8)
+
+
+def reason(error: Exception) -> str:
+    """Put an exception into a few words on one line."""
+    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join((words or type(error).__name__).split())[:120]

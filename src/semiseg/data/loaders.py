@@ -1,0 +1,170 @@
+"""The training stream: step -> batch, a function of the seed and the step alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from semiseg.data.dataset import SegmentationDataset, read_sample
+from semiseg.data.views import weak_view
+from semiseg.errors import UserError
+from semiseg.methods.method import Batch
+from semiseg.seeding import derive_seed, generator
+
+View = tuple[Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """How batches are made.
+
+    Attributes:
+        batch_size: labeled images a step, over all processes together.
+        crop_size: side of the square crops, in pixels.
+        image_scale: factor on the size of every image, before the random one.
+        scale_min: least random scale.
+        scale_max: greatest random scale.
+        seed: of order and views.
+        unlabeled_batch_size: unlabeled images a step, over all processes together; 0 for methods without them.
+    """
+
+    batch_size: int
+    crop_size: int
+    image_scale: float = 1.0
+    scale_min: float = 0.5
+    scale_max: float = 2.0
+    seed: int = 0
+    unlabeled_batch_size: int = 0
+
+
+class TrainStream(Dataset[Batch]):
+    """The batches of a run, by global step.
+
+    Unlabeled images: an epoch is one pass over the list, in an order of its own; its last batch is filled up from the
+    start of that order. Labeled images: pass after pass without regard to epochs, so that a batch may span two. Of each
+    global batch a process gets a contiguous part. No mask of an unlabeled image is opened.
+
+    Raises:
+        UserError: a list is empty, a batch does not divide among the processes, or a file is at fault.
+    """
+
+    def __init__(
+        self,
+        dataset: SegmentationDataset,
+        labeled: tuple[str, ...],
+        unlabeled: tuple[str, ...],
+        config: StreamConfig,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if not labeled:
+            raise UserError(f"{dataset.name}: no labeled images; annotate a few")
+        if config.unlabeled_batch_size and not unlabeled:
+            raise UserError(
+                f"{dataset.name}: this method needs unlabeled images and there are none; add images without masks, "
+                "lower --labeled, or take --method supervised"
+            )
+        if not 0 < config.scale_min <= config.scale_max:
+            raise UserError(f"scale range {config.scale_min} to {config.scale_max}: give 0 < scale_min <= scale_max")
+        self.dataset, self.labeled, self.unlabeled, self.config = dataset, labeled, unlabeled, config
+        self._labeled_part = _part(config.batch_size, rank, world_size)
+        self._unlabeled_part = _part(config.unlabeled_batch_size, rank, world_size)
+        if config.unlabeled_batch_size:
+            self.steps_per_epoch = math.ceil(len(unlabeled) / config.unlabeled_batch_size)
+        else:
+            self.steps_per_epoch = math.ceil(len(labeled) / config.batch_size)
+
+    def __getitem__(self, step: int) -> Batch:
+        """Return this process's part of the batch of a global step."""
+        labeled = [self._labeled_view(step * self.config.batch_size + place) for place in self._labeled_part]
+        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+        first = step_in_epoch * self.config.unlabeled_batch_size
+        unlabeled = [self._unlabeled_view(epoch, first + place) for place in self._unlabeled_part]
+        images, masks, valid = (torch.stack(parts) for parts in zip(*labeled, strict=True))
+        side = self.config.crop_size
+        return Batch(
+            labeled_images=images,
+            masks=masks.long().masked_fill_(~valid, 255),
+            unlabeled_images=_stack([view[0] for view in unlabeled], (3, side, side), torch.uint8),
+            unlabeled_valid=_stack([view[2] for view in unlabeled], (side, side), torch.bool),
+        )
+
+    def _labeled_view(self, index: int) -> View:
+        turn, position = divmod(index, len(self.labeled))
+        id = self.labeled[_order(len(self.labeled), self.config.seed, "labeled", turn)[position]]
+        sample = read_sample(self.dataset, id)
+        return self._view(sample.image, sample.mask, "labeled", turn, 0, id)
+
+    def _unlabeled_view(self, epoch: int, index: int) -> View:
+        lap, position = divmod(index, len(self.unlabeled))
+        id = self.unlabeled[_order(len(self.unlabeled), self.config.seed, "unlabeled", epoch)[position]]
+        return self._view(self.dataset.read_image(id), None, "unlabeled", epoch, lap, id)
+
+    def _view(self, image: Tensor, mask: Tensor | None, *key: int | str) -> View:
+        config = self.config
+        seed = derive_seed(config.seed, *key)
+        scales = config.scale_min, config.scale_max
+        return weak_view(image, mask, config.crop_size, seed, config.image_scale, scales)
+
+
+@lru_cache(maxsize=4)  # a pure function; neighboring steps ask for the same two or three orders
+def _order(count: int, seed: int, purpose: str, turn: int) -> list[int]:
+    order: list[int] = torch.randperm(count, generator=generator(seed, purpose, turn)).tolist()
+    return order
+
+
+def _part(batch: int, rank: int, world_size: int) -> range:
+    if batch % world_size:
+        raise UserError(
+            f"batch size {batch} does not divide among {world_size} processes; make --batch-size a multiple of "
+            f"{world_size}"
+        )
+    share = batch // world_size
+    return range(rank * share, (rank + 1) * share)
+
+
+def _stack(tensors: list[Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.stack(tensors) if tensors else torch.empty((0, *shape), dtype=dtype)
+
+
+class _Reported(Dataset["Batch | UserError"]):
+    """The stream with UserError as a value: a worker process would wrap an exception into a page of traceback."""
+
+    def __init__(self, stream: TrainStream) -> None:
+        self.stream = stream
+
+    def __getitem__(self, step: int) -> Batch | UserError:
+        try:
+            return self.stream[step]
+        except UserError as error:
+            return error
+
+
+class StepLoader(DataLoader["Batch | UserError"]):
+    """A DataLoader of whole batches, in the order of steps, that raises the stream's UserError in the main process."""
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        for item in super().__iter__():
+            if isinstance(item, UserError):
+                raise item
+            yield item
+
+
+def make_loader(
+    stream: TrainStream, first_step: int, last_step: int, workers: int = 0, pin_memory: bool = False
+) -> StepLoader:
+    """Return a loader of the batches of steps ``first_step`` to ``last_step - 1``, alike for any number of workers."""
+    return StepLoader(
+        _Reported(stream),
+        batch_size=None,  # an item is a batch
+        sampler=range(first_step, last_step),
+        num_workers=workers,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # otherwise iterating draws a number from the global generator
+    )

@@ -1,0 +1,189 @@
+"""Shapes: a generated data set in which only the shape of an object tells its class."""
+
+from __future__ import annotations
+
+import colorsys
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from random import Random
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from semiseg.data.dataset import Color, SegmentationDataset
+from semiseg.errors import UserError
+from semiseg.seeding import derive_seed
+
+Field = NDArray[np.float32]
+
+
+def _circle(u: Field, v: Field) -> NDArray[np.bool_]:
+    return u * u + v * v < 1
+
+
+def _ring(u: Field, v: Field) -> NDArray[np.bool_]:
+    squared = u * u + v * v
+    return (squared < 1) & (squared > 0.5**2)
+
+
+def _square(u: Field, v: Field) -> NDArray[np.bool_]:
+    return np.maximum(abs(u), abs(v)) < 1
+
+
+def _cross(u: Field, v: Field) -> NDArray[np.bool_]:
+    return (np.maximum(abs(u), abs(v)) < 1) & (np.minimum(abs(u), abs(v)) < 0.3)
+
+
+def _triangle(u: Field, v: Field) -> NDArray[np.bool_]:
+    return (v > -0.5) & (v + math.sqrt(3) * abs(u) < 1)
+
+
+def _star(u: Field, v: Field) -> NDArray[np.bool_]:
+    tip, inner = math.pi / 5, 0.45
+    angle = abs(np.mod(np.arctan2(v, u), 2 * tip) - tip)  # from a dent (0) to a tip (36 degrees), ten times around
+    radius = np.hypot(u, v)
+    # Inside the line from the dent (inner, 0) to the tip (cos 36, sin 36).
+    slope = (math.cos(tip) - inner) / math.sin(tip)
+    return radius * np.cos(angle) - slope * radius * np.sin(angle) < inner
+
+
+# Name, color in masks' pictures, outline, and its size for an area of 2: so that size is no clue either.
+SHAPES: tuple[tuple[str, Color, Callable[[Field, Field], NDArray[np.bool_]], float], ...] = (
+    ("circle", (228, 87, 86), _circle, 0.80),
+    ("square", (76, 120, 168), _square, 0.71),
+    ("triangle", (245, 190, 70), _triangle, 1.24),
+    ("star", (178, 121, 162), _star, 1.23),
+    ("cross", (84, 162, 75), _cross, 0.99),
+    ("ring", (114, 183, 178), _ring, 0.92),
+)
+
+
+# How hard it is: objects an image, their radius as a share of the side, the greatest turn in radians, the difference of a
+# pattern's two tones, the amplitude of the noise.
+OBJECTS, RADIUS, TURN, CONTRAST, NOISE = (3, 5), (0.2, 0.3), math.pi, (0.1, 0.2), 0.06
+
+
+class Shapes(SegmentationDataset):
+    """Textured shapes that occlude one another over a textured background; class 0 is the background.
+
+    Colors, patterns and their scale are drawn for the background and each object alike, from one distribution that does
+    not know the class: a network has to see shape. An image is a function of the seed and its id, so that more images
+    leave the first ones as they are.
+
+    Raises:
+        UserError: a number is out of range.
+    """
+
+    def __init__(self, images: int = 480, val: int = 40, test: int = 100, size: int = 96, seed: int = 0) -> None:
+        if min(images, val, test) < 1 or not 48 <= size <= 1024:
+            raise UserError("shapes: give at least one image to each of images, val and test, and a size of 48 to 1024")
+        self.name, self.root, self.size, self.seed = "shapes", None, size, seed
+        self.classes = ("background", *(name for name, *_ in SHAPES))
+        self.palette = ((40, 40, 40), *(color for _, color, *_ in SHAPES))
+        counts = {"train": images, "val": val, "test": test}
+        self._lists = {name: tuple(f"{name}{index:05d}" for index in range(count)) for name, count in counts.items()}
+        self.ids = tuple(sorted(id for ids in self._lists.values() for id in ids))
+
+    @classmethod
+    def from_text(cls, text: str) -> Shapes:
+        """Make the set from ``KEY=VALUE,...`` with the constructor's keys; raises UserError for any other."""
+        options: dict[str, int] = {}
+        for part in filter(None, text.split(",")):
+            key, _, value = (word.strip() for word in part.partition("="))
+            if key not in ("images", "val", "test", "size", "seed") or not value.isdecimal():
+                raise UserError(
+                    f"shapes:{text}: {part!r} is not understood; give images, val, test, size, seed = number"
+                )
+            options[key] = int(value)
+        return cls(**options)
+
+    def read_image(self, id: str) -> Tensor:
+        """Draw an image: uint8 ``(3, size, size)``."""
+        return torch.from_numpy(_draw(self.seed, id, self.size)[0].transpose(2, 0, 1).copy())
+
+    def read_mask(self, id: str) -> Tensor:
+        """Draw its mask: uint8 ``(size, size)``, every pixel known."""
+        return torch.from_numpy(_draw(self.seed, id, self.size)[1].copy())
+
+    def has_mask(self, id: str) -> bool:
+        """Every image has one."""
+        return True
+
+    def split(self, name: str) -> tuple[str, ...] | None:
+        """Return the ids of ``train``, ``val`` or ``test``."""
+        return self._lists.get(name)
+
+
+@lru_cache(maxsize=1024)  # about 40 kB each at 96 pixels
+def _draw(seed: int, id: str, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Draw image ``(size, size, 3)`` and mask ``(size, size)``, both uint8."""
+    draw = Random(derive_seed("shapes", seed, id))
+    y, x = np.mgrid[:size, :size].astype(np.float32)
+    regions, mask = _arrange(draw, x, y)
+    count = int(regions.max()) + 1
+    # Hues evenly apart, dealt out at random: neighbors differ, yet every region's hue is uniform by itself.
+    first, hues = draw.random(), draw.sample(range(count), count)
+    image = np.zeros((size, size, 3), dtype=np.float32)
+    for region in range(count):
+        inside = regions == region
+        hue = first + (hues[region] + draw.uniform(-0.2, 0.2)) / count
+        image[inside] = _texture(draw, hue, x[inside], y[inside])
+    angle, strength = draw.uniform(0, math.tau), draw.uniform(0, 0.3)
+    image *= (1 + strength * ((x * math.cos(angle) + y * math.sin(angle)) / size))[..., None]  # uneven light
+    noise = np.random.Generator(np.random.PCG64(draw.getrandbits(63))).random(image.shape, dtype=np.float32)
+    image += (noise - 0.5) * NOISE
+    return (image.clip(0, 1) * 255).astype(np.uint8), mask
+
+
+def _arrange(draw: Random, x: Field, y: Field) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Place objects from back to front: the region's number and the class of each pixel, both ``(size, size)``."""
+    size = len(x)
+    regions = np.zeros((size, size), dtype=np.uint8)
+    mask = np.zeros((size, size), dtype=np.uint8)
+    areas = [0]
+    for _ in range(draw.randint(*OBJECTS)):
+        kind, unit = draw.randrange(len(SHAPES)), size * draw.uniform(*RADIUS)
+        center_x, center_y = size * draw.uniform(0.1, 0.9), size * draw.uniform(0.1, 0.9)
+        angle = draw.uniform(-TURN, TURN)
+        *_, outline, scale = SHAPES[kind]
+        cos, sin = math.cos(angle) / (unit * scale), math.sin(angle) / (unit * scale)
+        across, down = x - np.float32(center_x), y - np.float32(center_y)
+        inside = outline(across * cos + down * sin, down * cos - across * sin)
+        left = np.bincount(regions[~inside], minlength=len(areas))
+        # An object that hides more than half of another would leave a riddle: leave it out.
+        if all(left[region] >= area / 2 for region, area in enumerate(areas) if region):
+            regions[inside], mask[inside] = len(areas), kind + 1
+            areas.append(int(inside.sum()))
+    return regions, mask
+
+
+def _texture(draw: Random, hue: float, x: Field, y: Field) -> Field:
+    """Color the pixels at ``x, y`` ``(P,)`` with one of five patterns of two tones: float ``(P, 3)`` in [0, 1]."""
+    low = draw.uniform(0.3, 0.8)
+    tones = np.array(
+        [
+            colorsys.hsv_to_rgb((hue + draw.uniform(-0.02, 0.02)) % 1, draw.uniform(0.4, 0.9), value)
+            for value in draw.sample((low, low + draw.uniform(*CONTRAST)), 2)
+        ],
+        dtype=np.float32,
+    )
+    angle, turns = draw.uniform(0, math.tau), math.tau / draw.uniform(5, 12)
+    cos, sin = math.cos(angle) * turns, math.sin(angle) * turns
+    along = x * cos + y * sin + np.float32(draw.uniform(0, math.tau))
+    across = y * cos - x * sin + np.float32(draw.uniform(0, math.tau))
+    pattern = draw.randrange(5)
+    if pattern == 0:  # stripes
+        wave = np.sin(along)
+    elif pattern == 1:  # checks
+        wave = np.sin(along) * np.sin(across) * 3
+    elif pattern == 2:  # dots
+        wave = (np.cos(along) + np.cos(across)) * 2 - 1
+    elif pattern == 3:  # waves
+        wave = np.sin(along + 2 * np.sin(across / 2))
+    else:  # clouds
+        wave = np.sin(along / 2 + 2 * np.sin(across / 3)) + np.sin(across / 2 + 2 * np.sin(along / 3))
+    share = (wave.clip(-1, 1)[:, None] + 1) / 2
+    return share * tones[0] + (1 - share) * tones[1]

@@ -1,0 +1,29 @@
+"""The one exception type that means: the input is at fault, not the program; and the names the user may have meant."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class UserError(Exception):
+    """The user's input is at fault.
+
+    The message is one clear line: which file or option, what is wrong, what to do. The command line prints it to
+    stderr without a traceback and exits with status 2.
+    """
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """Return ``did you mean X?`` for the closest choice, or the choices where none is close."""
+    choices = list(choices)
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
+    return f"did you mean {close[0]}?" if close else f"choose from {', '.join(choices)}"
+
+
+def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
+    """Return ``table[name]``; raises UserError with the closest name."""
+    if name not in table:
+        raise UserError(f"unknown {kind} {name!r}: {did_you_mean(name, table)}")
+    return table[name]

@@ -1,0 +1,163 @@
+"""Evaluation of every network of a method in one pass over the images, with the coupling between them."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from semiseg.data.dataset import Sample, SegmentationDataset, read_sample
+from semiseg.errors import UserError
+from semiseg.evaluation.metrics import ConfusionMatrix
+from semiseg.evaluation.predictor import Predictor
+
+TEACHERS_AVERAGE = "teachers-average"
+STUDENT = "student"
+READ_AHEAD = 4
+
+
+@dataclass
+class Evaluation:
+    """Exact counts of one evaluation.
+
+    Attributes:
+        matrices: one confusion matrix a network, and ``teachers-average`` where there are two teachers or more.
+        disagreeing: for each network but the student, int64 scalar: pixels on which its class is not the student's.
+        pixels: int64 scalar: pixels seen, ignored ones included (disagreement needs no truth).
+    """
+
+    matrices: dict[str, ConfusionMatrix]
+    disagreeing: dict[str, Tensor]
+    pixels: Tensor
+
+    @property
+    def disagreement(self) -> dict[str, float]:
+        """Share of all pixels, in percent, on which each network and the student disagree."""
+        pixels = max(int(self.pixels), 1)
+        return {name: 100 * int(count) / pixels for name, count in self.disagreeing.items()}
+
+    def reduce(self, add: Callable[[Tensor], Tensor]) -> None:
+        """Replace every count by ``add(count)``, the sum over processes; each process must call it."""
+        for matrix in self.matrices.values():
+            matrix.counts = add(matrix.counts)
+        self.disagreeing = {name: add(count) for name, count in self.disagreeing.items()}
+        self.pixels = add(self.pixels)
+
+
+def evaluate_networks(
+    networks: Mapping[str, nn.Module],
+    dataset: SegmentationDataset,
+    ids: Sequence[str],
+    *,
+    device: torch.device | str,
+    image_scale: float = 1.0,
+    mode: str = "whole",
+    crop_size: int | None = None,
+    limit: int | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Evaluation:
+    """Compare every network's prediction with the masks, at the masks' own resolution, each image read once.
+
+    Args:
+        networks: by name; ``student`` is what the others are compared with, ``teacher1``, ``teacher2``, ... are
+            also evaluated together, by the average of their probabilities.
+        dataset: images and masks.
+        ids: images to evaluate; each needs a mask.
+        device: where the networks are.
+        image_scale: see `Predictor`, as are ``mode`` and ``crop_size``.
+        mode: ``whole`` or ``slide``.
+        crop_size: the window of ``slide``.
+        limit: evaluate this many of the images only, spread evenly over the list (neighbors are often alike).
+        rank: this process; it takes every ``world_size``-th image, so that none is counted twice.
+        world_size: the number of processes; sum their counts with `Evaluation.reduce`.
+
+    Raises:
+        UserError: an image has no mask, or a mask of another size.
+    """
+    predictors = {name: Predictor(network, mode, crop_size, image_scale, device) for name, network in networks.items()}
+    teachers = [name for name in networks if re.fullmatch(r"teacher\d+", name)]
+    names = [*networks, TEACHERS_AVERAGE] if len(teachers) > 1 else [*networks]
+    others = [name for name in networks if name != STUDENT] if STUDENT in networks else []
+    result = Evaluation(
+        {name: ConfusionMatrix(len(dataset.classes), device) for name in names},
+        {name: torch.zeros((), dtype=torch.int64, device=device) for name in others},
+        torch.zeros((), dtype=torch.int64, device=device),
+    )
+    for image, mask in _read_ahead(dataset, spread(ids, limit)[rank::world_size]):
+        predictions = _predict(predictors, teachers, image)
+        target = mask.to(device)
+        for name, prediction in predictions.items():
+            result.matrices[name].update(prediction, target)
+        for name in others:
+            result.disagreeing[name] += (predictions[name] != predictions[STUDENT]).sum()
+        result.pixels += mask.numel()
+    return result
+
+
+def _predict(predictors: Mapping[str, Predictor], teachers: Sequence[str], image: Tensor) -> dict[str, Tensor]:
+    """Return the classes int64 ``(H, W)`` by network, and by the average of the teachers where there are several."""
+    predictions: dict[str, Tensor] = {}
+    average: Tensor | None = None
+    for name, predictor in predictors.items():
+        probabilities = predictor.probabilities(image)
+        predictions[name] = probabilities.argmax(dim=0)
+        if name in teachers:
+            average = probabilities if average is None else average + probabilities
+    if average is not None and len(teachers) > 1:
+        predictions[TEACHERS_AVERAGE] = average.argmax(dim=0)
+    return predictions
+
+
+def spread(ids: Sequence[str], limit: int | None) -> Sequence[str]:
+    """Return ``limit`` of the ids, spread evenly over the list, or all of them.
+
+    Example:
+        >>> spread(["a", "b", "c", "d", "e"], 2)
+        ['a', 'c']
+    """
+    if limit is None or limit >= len(ids):
+        return ids
+    return [ids[index * len(ids) // limit] for index in range(limit)]
+
+
+@torch.no_grad()
+def parameter_distance(teacher: nn.Module, student: nn.Module) -> float:
+    """Return the relative parameter distance ||theta_t - theta_s|| / ||theta_s||, buffers left out.
+
+    Raises:
+        ValueError: the two networks are not of one kind.
+    """
+    mine, theirs = dict(student.named_parameters()), dict(teacher.named_parameters())
+    if {name: value.shape for name, value in mine.items()} != {name: value.shape for name, value in theirs.items()}:
+        raise ValueError("the distance is defined between networks of the same architecture only")
+    distances = [torch.linalg.vector_norm((theirs[name] - value).float()) for name, value in mine.items()]
+    norms = [torch.linalg.vector_norm(value.float()) for value in mine.values()]
+    distance, norm = (float(torch.linalg.vector_norm(torch.stack(parts))) for parts in (distances, norms))
+    return distance / norm if norm else 0.0
+
+
+def _read_ahead(dataset: SegmentationDataset, ids: Sequence[str]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield image and mask of each id in order, decoding the next ones while the networks are at work."""
+    pool = ThreadPoolExecutor(max_workers=2)
+    try:
+        pending: deque[Future[Sample]] = deque()
+        for id in ids:
+            pending.append(pool.submit(read_sample, dataset, id))
+            if len(pending) > READ_AHEAD:
+                yield _labeled(pending.popleft().result())
+        while pending:
+            yield _labeled(pending.popleft().result())
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _labeled(sample: Sample) -> tuple[Tensor, Tensor]:
+    if sample.mask is None:
+        raise UserError(f"image '{sample.id}' has no mask: only images with masks can be evaluated")
+    return sample.image, sample.mask

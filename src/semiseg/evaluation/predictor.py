@@ -1,0 +1,151 @@
+"""Inference: an image of any size in, class and confidence of each of its pixels out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+MODES = ("whole", "slide")
+WINDOWS_AT_ONCE = 4  # bounds memory: four crops are about a training batch
+
+
+class Prediction(NamedTuple):
+    """What a network says of an image: ``mask`` uint8 ``(H, W)``, ``confidence`` float32 ``(H, W)`` in [0, 1]."""
+
+    mask: Tensor
+    confidence: Tensor
+
+
+class Predictor:
+    """Predict the classes of one image at its own size.
+
+    Args:
+        networks: one network, or several whose probabilities are averaged. Each maps images float ``(N, 3, H, W)`` in
+            [0, 1] to logits ``(N, C, H, W)``. They are put into eval mode for each call and restored after it.
+        mode: ``whole`` sees the image at once; ``slide`` moves a square window over it, a stride of two thirds of
+            the window, the last one shifted inside, probabilities averaged where windows overlap.
+        crop_size: the window's side in pixels as the network sees them, needed by ``slide``.
+        image_scale: the network sees the image resized by this factor (antialiased); its logits are resized back.
+        device: where the networks are (default: where the first one's parameters are). Images are moved there.
+
+    Raises:
+        ValueError: an unknown mode, ``slide`` without a crop size, a scale that is not positive, or no network.
+    """
+
+    def __init__(
+        self,
+        networks: nn.Module | Sequence[nn.Module],
+        mode: str = "whole",
+        crop_size: int | None = None,
+        image_scale: float = 1.0,
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.networks = [networks] if isinstance(networks, nn.Module) else list(networks)
+        if not self.networks:
+            raise ValueError("a predictor needs at least one network")
+        if mode not in MODES:
+            raise ValueError(f"unknown mode '{mode}', choose from {', '.join(MODES)}")
+        if mode == "slide" and (crop_size is None or crop_size < 1):
+            raise ValueError(f"mode 'slide' needs a crop size of at least 1, got {crop_size}")
+        if image_scale <= 0:
+            raise ValueError(f"the image scale must be positive, got {image_scale}")
+        self.window = crop_size if mode == "slide" else None
+        self.image_scale = image_scale
+        self.device = torch.device(device) if device is not None else _device_of(self.networks[0])
+
+    @torch.inference_mode()
+    def probabilities(self, image: Tensor) -> Tensor:
+        """Return float32 ``(C, H, W)``, summing to 1 over C, for an image uint8 ``(3, H, W)``, on the device."""
+        size = (image.shape[-2], image.shape[-1])
+        images = self._network_input(image)
+        with evaluation_mode(self.networks):
+            total = self._one(self.networks[0], images, size)
+            for network in self.networks[1:]:
+                total += self._one(network, images, size)
+        return total.div_(len(self.networks))
+
+    def __call__(self, image: Tensor) -> Prediction:
+        """Return the likeliest class of each pixel and its probability, for an image uint8 ``(3, H, W)``."""
+        confidence, mask = self.probabilities(image).max(dim=0)
+        return Prediction(mask.to(torch.uint8), confidence)
+
+    def _network_input(self, image: Tensor) -> Tensor:
+        """Return float32 ``(1, 3, h, w)`` in [0, 1]: the image as the network sees it."""
+        if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8:
+            raise ValueError(f"expected an image uint8 (3, H, W), got {image.dtype} {tuple(image.shape)}")
+        images = image.to(self.device).float().div_(255)[None]
+        if self.image_scale == 1:
+            return images
+        size = [max(1, round(side * self.image_scale)) for side in image.shape[-2:]]
+        return interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+    def _one(self, network: nn.Module, images: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return the probabilities ``(C, *size)`` of one network."""
+        logits = network(images).float() if self.window is None else slide(network, images, self.window)
+        if logits.shape[-2:] != size:
+            logits = interpolate(logits, size=size, mode="bilinear", align_corners=False)
+        return logits[0].softmax(dim=0)
+
+
+def slide(network: nn.Module, images: Tensor, window: int) -> Tensor:
+    """Return log-probabilities float32 ``(1, C, H, W)`` of one image, averaged over overlapping windows.
+
+    The average is over probabilities; its logarithm takes the place of logits, so that one window that covers the image
+    gives what the whole image gives, also when both are resized afterwards.
+
+    Args:
+        network: images ``(N, 3, h, w)`` to logits ``(N, C, h, w)``.
+        images: float ``(1, 3, H, W)``.
+        window: side of the square window in pixels; a shorter side of the image is taken whole.
+    """
+    height, width = images.shape[-2:]
+    tall, wide = min(window, height), min(window, width)
+    corners = [(top, left) for top in window_starts(height, window) for left in window_starts(width, window)]
+    total: Tensor | None = None
+    visits = images.new_zeros(1, 1, height, width)
+    for first in range(0, len(corners), WINDOWS_AT_ONCE):
+        some = corners[first : first + WINDOWS_AT_ONCE]
+        crops = torch.cat([images[..., top : top + tall, left : left + wide] for top, left in some])
+        probabilities = network(crops).float().softmax(dim=1)
+        if total is None:
+            total = images.new_zeros(1, probabilities.shape[1], height, width)
+        for (top, left), probability in zip(some, probabilities, strict=True):
+            total[0, :, top : top + tall, left : left + wide] += probability
+            visits[..., top : top + tall, left : left + wide] += 1
+    assert total is not None
+    return total.div_(visits).clamp_(min=torch.finfo(total.dtype).tiny).log_()
+
+
+def window_starts(length: int, window: int) -> list[int]:
+    """Return where windows start along one side, in pixels: every pixel covered, the last window shifted inside.
+
+    Example:
+        >>> window_starts(10, 6), window_starts(4, 6)
+        ([0, 4], [0])
+    """
+    last = max(length - window, 0)
+    stride = max(1, 2 * window // 3)
+    return [*range(0, last, stride), last]
+
+
+@contextmanager
+def evaluation_mode(networks: Sequence[nn.Module]) -> Iterator[None]:
+    """Put the networks into eval mode; afterwards each module is as it was (a frozen BatchNorm stays frozen)."""
+    training = [module for network in networks for module in network.modules() if module.training]
+    for network in networks:
+        network.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _device_of(network: nn.Module) -> torch.device:
+    parameter = next(network.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device

@@ -1,0 +1,184 @@
+"""Dual Teacher: Na, Ha, Chang, Han, Hwang, "Switching Temporary Teachers for Semi-Supervised Semantic Segmentation",
+NeurIPS 2023.
+
+One EMA teacher and its student grow alike until neither has anything to tell the other (the coupling problem). Here
+two *temporary* teachers take turns, each with its own strong augmentation, and only the one on duty labels and
+follows::
+
+    yhat, c = argmax, max of softmax f(w(x_u); theta_t)                      t: the teacher on duty
+    x_m, yhat_m, c_m = mix of s(x_u), yhat, c by one region                  CutMix or ClassMix, by shift
+    L_sup   = CE(f(w(x_l); theta_s), y_l)
+    L_unsup = 1/B_u sum_i 1/(HW) sum_j 1[c_m >= tau] CE(f(x_m; theta_s), yhat_m)
+    L_cons  = 1/B   sum_i 1/(HW) sum_j 1[c   >= tau] CE(f(w(x_u); theta~_s), yhat)
+    L       = L_sup + lambda_u L_unsup + lambda_c L_cons
+    theta_t <- alpha theta_t + (1 - alpha) theta_s                           after the optimizer's step
+
+``theta~_s`` is a sub-model of the student made by stochastic depth: many thin students must agree with the complete
+teacher, on weak views only.
+"""
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from semiseg.methods.method import Batch, Method, Progress, StepOutput, as_float
+from semiseg.ops.ema import BufferMode, ema_decay, ema_update
+from semiseg.ops.losses import cross_entropy, weighted_cross_entropy
+from semiseg.ops.mixing import REGIONS, partners, paste
+from semiseg.ops.photometric import photometric
+from semiseg.ops.pseudo_labels import ThresholdMode, confidence_weights, pseudo_label
+from semiseg.ops.schedules import ramp_up
+from semiseg.ops.stochastic_depth import stochastic_depth
+
+
+@dataclass(frozen=True)
+class DualTeacherOptions:
+    """Options of Dual Teacher; each default with its source."""
+
+    teachers: int = 2
+    """Temporary teachers that take turns (2: the paper; 1: the single teacher of the ablation)."""
+    pool: tuple[str, ...] = ("cutmix", "classmix")
+    """Strong mixing of shift k is pool[k % len(pool)] (paper: CutMix with teacher 1, ClassMix with teacher 2)."""
+    shift_steps: int = 0
+    """Length of a shift in steps; 0: an epoch, but never more than an eighth of the run (the paper: an epoch)."""
+    threshold: float = 0.95
+    """Confidence tau from which a pseudo-label is trusted (paper)."""
+    threshold_mode: ThresholdMode = "pixel"
+    """What the threshold gates: pixel (the specification), image or batch (the release's shares as weights), none."""
+    unsupervised_weight: float = 1.0
+    """lambda_u (release: 1)."""
+    consistency_weight: float = 0.2
+    """lambda_c (release: 0.2); 0 leaves the sub-models out and saves their forward pass."""
+    consistency_on: Literal["unlabeled", "all"] = "unlabeled"
+    """Weak views the sub-models must agree on (release: unlabeled)."""
+    drop_path: float = 0.1
+    """Rate of stochastic depth at the deepest residual branch, linear in depth (release, MiT: 0.1)."""
+    ema_decay: float = 0.99
+    """alpha, reached by the warm-up min(1 - 1/(i + 1), alpha) (release)."""
+    ema_reset: Literal["shift", "never"] = "shift"
+    """Where i restarts: at each shift, so that a teacher is born anew (release), or never: two slow teachers."""
+    ema_buffers: BufferMode = "ema"
+    """BatchNorm statistics of a teacher: ema (ours, as AugSeg), copy, own (release: from its own forward passes)."""
+    teacher_mode: Literal["eval", "train"] = "eval"
+    """How a teacher labels: eval (ours, as AugSeg and UniMatch V2) or train: batch statistics, dropout (release)."""
+    color_strength: float = 0.5
+    """Strength of color jitter in the strong view (UniMatch: 0.5)."""
+    burn_in: float = 0.0
+    """Share of the run on labels only, before the first shift (ours; 0: the paper)."""
+    ramp_up: float = 0.0
+    """Share of the run over which lambda_u and lambda_c rise linearly after the burn-in (ours; 0: the paper)."""
+
+    def __post_init__(self) -> None:
+        if self.teachers < 1:
+            raise ValueError(f"teachers must be at least 1, not {self.teachers}")
+        if unknown := [name for name in self.pool if name not in REGIONS]:
+            raise ValueError(f"pool: unknown mixing {unknown[0]!r}: choose from {', '.join(REGIONS)}")
+        if not self.pool:
+            raise ValueError(f"pool is empty: choose from {', '.join(REGIONS)}")
+
+
+class DualTeacher(Method):
+    """Two temporary teachers in shifts; see the module's docstring for the equations.
+
+    Departures from the release (each a fault there): confidence is mixed with the labels it belongs to, and gates
+    pixels instead of weighting images; sub-models see the weak view; no mask touches the unlabeled terms; the teacher
+    runs once a step; colors change per image and before normalization; nobody is mixed with itself.
+    """
+
+    Options = DualTeacherOptions
+
+    def __init__(self, build: Callable[[], nn.Module], classes: int, options: DualTeacherOptions) -> None:
+        super().__init__(build, classes, options)
+        self.teachers = nn.ModuleList(deepcopy(self.student) for _ in range(options.teachers)).requires_grad_(False)
+
+    def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
+        """Return the loss of one step; the teacher on duty labels."""
+        o = self.options
+        x_l, x_w = as_float(batch.labeled_images), as_float(batch.unlabeled_images)
+        if progress.step < self.burn_in_steps(progress):
+            loss = cross_entropy(self.student(x_l), batch.masks)
+            return StepOutput(loss, {"loss/supervised": loss.detach()})
+
+        x_c, valid_c = self.consistency_views(x_w, x_l, batch.unlabeled_valid)
+        yhat_c, c_c = self.label(x_c, progress)
+        yhat, c, valid = yhat_c[: len(x_w)], c_c[: len(x_w)], batch.unlabeled_valid
+
+        region = REGIONS[o.pool[self.shift(progress) % len(o.pool)]](yhat)
+        partner = partners(len(x_w))
+        x_s = photometric(x_w, o.color_strength)
+        x_m, yhat_m, c_m, valid_m = (paste(region, t, t[partner]) for t in (x_s, yhat, c, valid))
+        w_m, trusted_fraction = confidence_weights(c_m, valid_m, o.threshold, o.threshold_mode)
+
+        z_l, z_m, z_c = self.student_and_sub_models(x_l, x_m, x_c)
+        loss_sup = cross_entropy(z_l, batch.masks)
+        loss_unsup = weighted_cross_entropy(z_m, yhat_m, w_m, valid_m)
+        loss_cons = loss_sup.new_zeros(())
+        if z_c is not None:
+            loss_cons = weighted_cross_entropy(z_c, yhat_c, (c_c >= o.threshold).float(), valid_c)
+        ramp = ramp_up(progress.step, self.burn_in_steps(progress), round(o.ramp_up * progress.total_steps))
+        loss = loss_sup + ramp * (o.unsupervised_weight * loss_unsup + o.consistency_weight * loss_cons)
+        scalars = {"supervised": loss_sup, "unsupervised": loss_unsup, "consistency": loss_cons}
+        scalars = {f"loss/{name}": value.detach() for name, value in scalars.items()}
+        return StepOutput(loss, scalars | {"trusted_fraction": trusted_fraction})
+
+    def after_step(self, progress: Progress) -> None:
+        """Let the teacher on duty follow the student; the others stay as they are, bit for bit."""
+        o, burn_in = self.options, self.burn_in_steps(progress)
+        if progress.step < burn_in:  # nobody is on duty yet: all start their first shift from what the labels taught
+            for teacher in self.teachers:
+                ema_update(teacher, self.student, ema_decay(progress.step, o.ema_decay), o.ema_buffers)
+            return
+        shift, since = divmod(progress.step - burn_in, self.shift_length(progress))
+        if o.ema_reset == "never":  # count this teacher's own updates, over all its shifts
+            since += burn_in + (shift // o.teachers) * self.shift_length(progress)
+        ema_update(self.on_duty(progress), self.student, ema_decay(since, o.ema_decay), o.ema_buffers)
+
+    @property
+    def predictors(self) -> dict[str, nn.Module]:
+        """The student and every teacher: ``student``, ``teacher1``, ``teacher2``, ..."""
+        return {"student": self.student} | {f"teacher{i + 1}": t for i, t in enumerate(self.teachers)}
+
+    def burn_in_steps(self, progress: Progress) -> int:
+        """Steps on labels only, before the first shift."""
+        return round(self.options.burn_in * progress.total_steps)
+
+    def shift_length(self, progress: Progress) -> int:
+        """Steps of a shift: an epoch, but at most an eighth of the run, so that every teacher serves."""
+        return self.options.shift_steps or max(1, min(progress.steps_per_epoch, progress.total_steps // 8))
+
+    def shift(self, progress: Progress) -> int:
+        """The number of the shift, from 0."""
+        return (progress.step - self.burn_in_steps(progress)) // self.shift_length(progress)
+
+    def on_duty(self, progress: Progress) -> nn.Module:
+        """The teacher that labels in this shift and follows the student."""
+        return self.teachers[self.shift(progress) % len(self.teachers)]
+
+    @torch.no_grad()
+    def label(self, images: Tensor, progress: Progress) -> tuple[Tensor, Tensor]:
+        """Pseudo-labels int64 and confidences, both ``(N, H, W)``, of weak views, by the teacher on duty."""
+        teacher = self.on_duty(progress).train(self.options.teacher_mode == "train")
+        return pseudo_label(teacher(images))
+
+    def consistency_views(self, x_w: Tensor, x_l: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """The weak views the teacher labels (the unlabeled ones first), and which of their pixels are no padding."""
+        if self.options.consistency_weight == 0 or self.options.consistency_on == "unlabeled":
+            return x_w, valid
+        return torch.cat([x_w, x_l]), torch.cat([valid, valid.new_ones(len(x_l), *valid.shape[1:])])
+
+    def student_and_sub_models(self, x_l: Tensor, x_m: Tensor, x_c: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Logits of the student on ``x_l`` and ``x_m`` and of its sub-models on ``x_c``, in one forward pass.
+
+        Each sample of ``x_c`` goes through a sub-model of its own: stochastic depth is drawn per sample, and its rate
+        is 0 for the others. None for the sub-models where the consistency term is off.
+        """
+        if self.options.consistency_weight == 0:
+            return *self.student(torch.cat([x_l, x_m])).split([len(x_l), len(x_m)]), None
+        sizes = [len(x_l), len(x_m), len(x_c)]
+        rate = torch.tensor([0.0, 0.0, self.options.drop_path]).repeat_interleave(torch.tensor(sizes))
+        with stochastic_depth(self.student, rate):
+            return self.student(torch.cat([x_l, x_m, x_c])).split(sizes)

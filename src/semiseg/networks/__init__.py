@@ -1,0 +1,119 @@
+"""Segmentation networks: ``build(architecture, encoder, classes, weights)`` is the one way to make one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
+from segmentation_models_pytorch.decoders.deeplabv3 import decoder as smp_deeplabv3
+from segmentation_models_pytorch.decoders.segformer import decoder as smp_segformer
+from torch import nn
+
+from semiseg.errors import UserError
+from semiseg.networks.deeplabv3plus import DeepLabV3PlusDecoder
+from semiseg.networks.encoders import DEPTH, did_you_mean, make_encoder, mean_and_std
+from semiseg.networks.network import SegmentationNetwork, make_batch_norm_lenient
+from semiseg.networks.weights import load_encoder_weights
+from semiseg.ops.stochastic_depth import residual_sites
+
+__all__ = ["ARCHITECTURES", "SegmentationNetwork", "build", "describe", "list_networks"]
+
+WIDTH = 256
+# What an architecture makes of (encoder name, classes): encoder, decoder, head, and the stride images are padded to.
+Parts = tuple[nn.Module, nn.Module, nn.Module, int]
+
+
+def _deeplabv3plus(encoder_name: str, classes: int) -> Parts:
+    encoder, channels = make_encoder(encoder_name, output_stride=16)
+    return encoder, DeepLabV3PlusDecoder(channels, WIDTH), nn.Conv2d(WIDTH, classes, 1), 16
+
+
+def _deeplabv3plus_separable(encoder_name: str, classes: int) -> Parts:
+    encoder, channels = make_encoder(encoder_name, output_stride=16)
+    decoder = smp_deeplabv3.DeepLabV3PlusDecoder(
+        encoder_channels=channels,
+        encoder_depth=DEPTH,
+        out_channels=WIDTH,
+        atrous_rates=(6, 12, 18),  # the paper's for output stride 16; smp's default, 12/24/36, is that for stride 8
+        output_stride=16,
+        aspp_separable=True,
+        aspp_dropout=0.5,
+    )
+    return encoder, decoder, nn.Conv2d(WIDTH, classes, 1), 16
+
+
+def _segformer(encoder_name: str, classes: int) -> Parts:
+    """Xie et al., "SegFormer", NeurIPS 2021 (https://arxiv.org/abs/2105.15203): each level through one MLP, fused."""
+    encoder, channels = make_encoder(encoder_name)
+    decoder = smp_segformer.SegformerDecoder(channels, DEPTH, segmentation_channels=WIDTH)
+    head = nn.Conv2d(WIDTH, classes, 1)
+    initialize_decoder(decoder)
+    initialize_head(head)
+    return encoder, decoder, head, 32
+
+
+ARCHITECTURES: dict[str, Callable[[str, int], Parts]] = {
+    "deeplabv3plus": _deeplabv3plus,
+    "deeplabv3plus-separable": _deeplabv3plus_separable,
+    "segformer": _segformer,
+}
+
+# Good ones, light to heavy, for `semiseg networks`; any architecture goes with any encoder that has the features.
+SUGGESTED: tuple[tuple[str, str], ...] = (
+    ("deeplabv3plus-separable", "tf_efficientnet_lite0"),
+    ("segformer", "mit_b0"),
+    ("segformer", "mit_b1"),
+    ("deeplabv3plus-separable", "resnet50"),
+    ("deeplabv3plus", "resnet50"),
+    ("deeplabv3plus", "resnet101"),
+)
+
+
+def build(architecture: str, encoder: str, classes: int, weights: str = "imagenet") -> SegmentationNetwork:
+    """Make a segmentation network.
+
+    Args:
+        architecture: a key of ``ARCHITECTURES``.
+        encoder: a name that timm knows, else one that segmentation_models_pytorch knows.
+        classes: number of classes, at least 1.
+        weights: what the encoder starts from: ``"imagenet"``, ``"none"`` (random), or the path of a state dict.
+
+    Raises:
+        UserError: unknown architecture or encoder, an encoder without the features needed, weights that cannot be had.
+    """
+    if architecture not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise UserError(f"unknown architecture {architecture!r}{did_you_mean(architecture, ARCHITECTURES)} ({known})")
+    body, decoder, head, stride = ARCHITECTURES[architecture](encoder, classes)
+    make_batch_norm_lenient(decoder)
+    load_encoder_weights(body, encoder, weights)
+    mean, std = mean_and_std(encoder)
+    return SegmentationNetwork(
+        body,
+        decoder,
+        head,
+        stride=stride,
+        mean=mean,
+        std=std,
+        architecture=architecture,
+        encoder_name=encoder,
+        classes=classes,
+    )
+
+
+def describe(architecture: str, encoder: str, classes: int) -> dict[str, str | int]:
+    """Return the network's names, its number of parameters, and of residual sites for stochastic depth."""
+    network = build(architecture, encoder, classes, weights="none")
+    encoder_parameters = sum(parameter.numel() for parameter in network.encoder_parameters())
+    return {
+        "architecture": architecture,
+        "encoder": encoder,
+        "parameters": encoder_parameters + sum(parameter.numel() for parameter in network.decoder_parameters()),
+        "encoder_parameters": encoder_parameters,
+        "residual_sites": len(residual_sites(network)),
+    }
+
+
+def list_networks(classes: int = 21) -> list[dict[str, str | int]]:
+    """Describe the suggested networks; the first is the default."""
+    return [describe(architecture, encoder, classes) for architecture, encoder in SUGGESTED]

@@ -1,0 +1,131 @@
+"""One module for every segmentation network: normalize, pad, encode, decode, upsample, crop back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class SegmentationNetwork(nn.Module):
+    """Images of any size in, logits at that size out.
+
+    Args:
+        encoder: maps images ``(N, 3, H, W)``, normalized, to features at strides 1, 2, 4, 8, ... (finest first).
+        decoder: maps that list to one map ``(N, D, H/4, W/4)``.
+        head: maps it to logits ``(N, classes, H/4, W/4)``.
+        stride: sizes that the encoder takes are multiples of it; other images are padded on the right and the bottom.
+        mean, std: per channel of RGB in [0, 1], as the encoder was trained with.
+        architecture, encoder_name, classes: what ``build`` was asked for.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        head: nn.Module,
+        *,
+        stride: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        architecture: str,
+        encoder_name: str,
+        classes: int,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.head = head
+        self.stride = stride
+        self.architecture = architecture
+        self.encoder_name = encoder_name
+        self.classes = classes
+        self.encoder_batchnorm_frozen = False
+        # Constants of the encoder's name, so no part of a checkpoint.
+        self.register_buffer("mean", torch.tensor(list(mean)).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(list(std)).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits ``(N, classes, H, W)`` for float images ``(N, 3, H, W)`` in [0, 1]."""
+        return self.resize(self.decode(self.encode(images)), images.shape[-2:])
+
+    def encode(self, images: Tensor) -> list[Tensor]:
+        """Return the encoder's features, finest first, for float images ``(N, 3, H, W)`` in [0, 1].
+
+        The first one is the normalized and padded image; one at stride 2 may have no channels (transformers).
+        """
+        height, width = self._padded_size(images.shape)
+        images = (images - self.mean) / self.std
+        padding = (0, width - images.shape[-1], 0, height - images.shape[-2])
+        if any(padding):
+            images = F.pad(images, padding, mode="replicate")  # keeps statistics natural, and allows 1 x 1
+        return list(self.encoder(images))
+
+    def decode(self, features: list[Tensor]) -> Tensor:
+        """Return logits ``(N, classes, h, w)`` at the resolution of the decoder for the list that ``encode`` gave."""
+        return self.head(self.decoder(features))
+
+    def resize(self, logits: Tensor, size: Sequence[int]) -> Tensor:
+        """Bring ``decode``'s logits to ``size`` ``(H, W)`` of the images that were encoded, padding cut off."""
+        height, width = self._padded_size((len(logits), 3, *size))
+        logits = F.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
+        return logits[..., : size[0], : size[1]]
+
+    def freeze_encoder_batchnorm(self) -> None:
+        """Keep the encoder's running statistics from now on, in train mode too; scale and shift still learn.
+
+        Statistics of a few crops are noisier than those of ImageNet: better at small batches (docs/results.md).
+        """
+        self.encoder_batchnorm_frozen = True
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> SegmentationNetwork:
+        """Set the mode, but for a frozen encoder's BatchNorm, which stays in eval mode."""
+        super().train(mode)
+        if self.encoder_batchnorm_frozen:
+            for module in self.encoder.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that start from ImageNet."""
+        return list(self.encoder.parameters())
+
+    def decoder_parameters(self) -> list[nn.Parameter]:
+        """Return all other parameters."""
+        return [*self.decoder.parameters(), *self.head.parameters()]
+
+    def _padded_size(self, shape: Sequence[int]) -> tuple[int, int]:
+        # BatchNorm cannot train on one value per channel, which is what a single image of one stride would leave it.
+        least = 2 if self.training and shape[0] == 1 else 1
+        height, width = (max(least, -(-side // self.stride)) * self.stride for side in shape[-2:])
+        return height, width
+
+
+class LenientBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm that uses its running statistics where a batch leaves one value per channel to train on.
+
+    That is the image-pooling branch of ASPP on a batch of one image; elsewhere it is ``nn.BatchNorm2d``, with the
+    same state dict. Input and output ``(N, C, H, W)``.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalize ``input``."""
+        if self.training and input.numel() == self.num_features:
+            mean, variance = self.running_mean, self.running_var
+            return F.batch_norm(input, mean, variance, self.weight, self.bias, training=False, eps=self.eps)
+        return super().forward(input)
+
+
+def make_batch_norm_lenient(module: nn.Module) -> None:
+    """Replace every newly made ``nn.BatchNorm2d`` inside ``module`` by ``LenientBatchNorm2d``."""
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if type(child) is nn.BatchNorm2d:
+                setattr(parent, name, LenientBatchNorm2d(child.num_features, eps=child.eps, momentum=child.momentum))

@@ -1,0 +1,82 @@
+"""Regions (CutMix, ClassMix) and the one way to paste with them: image, label and confidence move together."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Region = Callable[[Tensor], Tensor]
+
+
+def cutmix_region(labels: Tensor) -> Tensor:
+    """Draw a box per image (CutMix, Yun et al. 2019; French et al. 2020).
+
+    The share kept, ``lambda ~ Beta(4, 4)``, is drawn once per image; the box has ``sqrt(1 - lambda)`` of either side.
+    Dual Teacher's release draws lambda once per batch and clips boxes at the border, which shrinks them; here the box
+    lies inside the image, so its area is what was drawn.
+
+    Args:
+        labels: ``(N, H, W)``; only its shape and device are used.
+
+    Returns:
+        bool ``(N, H, W)``, True inside the box.
+    """
+    n, height, width = labels.shape
+    # Beta(4, 4) is the 4th smallest of 7 uniform draws: needs no sampler beyond the default generator.
+    kept = torch.rand(n, 7).sort(dim=1).values[:, 3]
+    side = (1 - kept).sqrt()
+    box_height, box_width = (side * height).round(), (side * width).round()
+    top = (torch.rand(n) * (height - box_height + 1)).floor()
+    left = (torch.rand(n) * (width - box_width + 1)).floor()
+    rows, columns = torch.arange(height), torch.arange(width)
+    in_rows = (rows >= top[:, None]) & (rows < (top + box_height)[:, None])
+    in_columns = (columns >= left[:, None]) & (columns < (left + box_width)[:, None])
+    return (in_rows[:, :, None] & in_columns[:, None, :]).to(labels.device)
+
+
+def classmix_region(labels: Tensor) -> Tensor:
+    """Draw, per image, half of the classes it shows; the region is their pixels (ClassMix, Olsson et al. 2021).
+
+    ``floor(n / 2)`` of the ``n`` classes present are picked at random; with one class present the region is empty.
+    Works for any number of classes and without a loop over them.
+
+    Args:
+        labels: int64 ``(N, H, W)``, pseudo-labels (values below 256).
+
+    Returns:
+        bool ``(N, H, W)``, True on the pixels of the picked classes.
+    """
+    n = labels.shape[0]
+    present = torch.zeros(n, 256, dtype=torch.bool, device=labels.device)
+    present.scatter_(1, labels.flatten(1), True)
+    present[:, 255] = False
+    draws = torch.rand(n, 256).to(labels.device).masked_fill(~present, 2.0)
+    rank = draws.argsort(dim=1).argsort(dim=1)
+    picked = present & (rank < present.sum(dim=1, keepdim=True) // 2)
+    return picked.gather(1, labels.flatten(1)).view_as(labels)
+
+
+REGIONS: dict[str, Region] = {"cutmix": cutmix_region, "classmix": classmix_region}
+
+
+def partners(n: int) -> Tensor:
+    """Draw a mixing partner for each of ``n`` images: int64 ``(n,)``, nobody its own partner (unless ``n`` is 1).
+
+    A random cycle. Dual Teacher's release permutes freely, so that an image may be pasted onto itself.
+    """
+    order = torch.randperm(n)
+    partner = torch.empty(n, dtype=torch.long)
+    partner[order] = order.roll(1)
+    return partner
+
+
+def paste(region: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    """Return ``M * source + (1 - M) * target``, exact for any type.
+
+    Args:
+        region: bool ``(N, H, W)``, the ``M`` of the equation.
+        source: ``(N, H, W)`` or ``(N, C, H, W)``, shown where the region is True.
+        target: like ``source``, shown elsewhere.
+    """
+    mask = region if source.dim() == region.dim() else region[:, None]
+    return torch.where(mask, source, target)

@@ -1,0 +1,62 @@
+"""From a teacher's logits to labels, confidences, and the weight each pixel gets in the loss."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+ThresholdMode = Literal["pixel", "image", "batch", "none"]
+
+
+@torch.no_grad()
+def pseudo_label(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the teacher's decision ``yhat = argmax p`` and its confidence ``c = max p``, ``p = softmax(logits)``.
+
+    Args:
+        logits: ``(N, C, H, W)``.
+
+    Returns:
+        labels int64 ``(N, H, W)`` and confidence float ``(N, H, W)`` in [1/C, 1].
+    """
+    confidence, labels = logits.float().softmax(dim=1).max(dim=1)
+    return labels, confidence
+
+
+@torch.no_grad()
+def confidence_weights(
+    confidence: Tensor, valid: Tensor, threshold: float, mode: ThresholdMode = "pixel"
+) -> tuple[Tensor, Tensor]:
+    """Return each pixel's weight in the unsupervised loss, and the share of trusted pixels.
+
+    ========  =======================================================  =====================================
+    mode      weight of pixel j of image i                             source
+    ========  =======================================================  =====================================
+    pixel     1 where ``c_ij >= threshold``, else 0                    FixMatch; Dual Teacher's specification
+    image     share of image i's pixels with ``c >= threshold``        Dual Teacher's release, CutMix shifts
+    batch     the same share over the whole batch                      ClassMix; DT's release, ClassMix shifts
+    none      1                                                        CPS
+    ========  =======================================================  =====================================
+
+    Args:
+        confidence: float ``(N, H, W)`` in [0, 1], already mixed with the labels it belongs to.
+        valid: bool ``(N, H, W)``; padding is neither trusted nor counted.
+        threshold: in [0, 1].
+        mode: see above.
+
+    Returns:
+        weights float ``(N, H, W)`` in [0, 1], and a scalar: trusted pixels / valid pixels.
+    """
+    trusted = (confidence >= threshold) & valid
+    trusted_fraction = trusted.sum() / valid.sum().clamp(min=1)
+    if mode == "pixel":
+        weights = trusted.float()
+    elif mode == "image":
+        per_image = trusted.sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp(min=1)
+        weights = per_image[:, None, None].expand_as(confidence)
+    elif mode == "batch":
+        weights = trusted_fraction.expand_as(confidence)
+    elif mode == "none":
+        weights = torch.ones_like(confidence)
+    else:
+        raise ValueError(f"unknown threshold mode {mode!r}: choose pixel, image, batch or none")
+    return weights, trusted_fraction

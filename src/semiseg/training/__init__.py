@@ -1,0 +1,1 @@
+"""The loop and what it writes: shared by all methods, and boring."""

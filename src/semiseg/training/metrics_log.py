@@ -1,0 +1,53 @@
+"""metrics.jsonl: one JSON object a line, flushed line by line, and cut back to a checkpoint on resume."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from semiseg.training.checkpoint import write_atomically
+
+
+class MetricsLog:
+    """Appends to ``path``; ``resume_at`` drops every line of a later step, and a line cut short by a crash."""
+
+    def __init__(self, path: Path, resume_at: int, enabled: bool = True) -> None:
+        self.enabled = enabled
+        if not enabled:
+            return
+        kept = [line for line in read_metrics(path) if line["step"] <= resume_at] if resume_at else []
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        self.elapsed = max((line["time_s"] for line in kept), default=0.0)
+        self.started = time.perf_counter()
+        self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
+
+    def write(self, step: int, epoch: int, values: dict[str, Any]) -> None:
+        """Append one line; ``time_s`` counts training time over all sittings. NaN and infinity become null."""
+        if not self.enabled:
+            return
+        time_s = round(self.elapsed + time.perf_counter() - self.started, 3)
+        line = {"step": step, "epoch": epoch, "time_s": time_s} | values
+        line = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
+        self.file.write(json.dumps(line) + "\n")
+        self.file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self.enabled:
+            self.file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Read the whole lines of a metrics file; a missing file is empty, a last line cut short is left out."""
+    if not path.is_file():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines

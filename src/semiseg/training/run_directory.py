@@ -1,0 +1,101 @@
+"""The run directory: made in one piece, explains itself, never overwritten."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from semiseg import __version__
+from semiseg.config import TrainConfig, from_mapping, read_yaml, to_mapping
+from semiseg.data.splits import Split, read_split, write_split
+from semiseg.errors import UserError, lookup
+from semiseg.methods import METHODS
+
+
+class RunDirectory:
+    """Paths of a run, and its configuration and split as they were when it began."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.metrics = self.path / "metrics.jsonl"
+        self.log = self.path / "log.txt"
+        self.last = self.path / "checkpoints" / "last.pt"
+        self.best = self.path / "checkpoints" / "best.pt"
+        self.confusion = self.path / "confusion.json"
+        self.samples = self.path / "samples"
+
+    @classmethod
+    def create(cls, path: Path | str, config: TrainConfig, options: Any, split: Split) -> RunDirectory:
+        """Write configuration, environment and split to a new directory.
+
+        It is filled beside its place and renamed into it: after a crash there is no run, or one that can be resumed.
+
+        Raises:
+            UserError: the directory exists and is not empty, or cannot be written.
+        """
+        path = Path(path)
+        cls.refuse_existing(path)
+        draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            for folder in ("checkpoints", "samples", "splits"):
+                (draft / folder).mkdir(parents=True)
+            values = to_mapping(config, options)
+            (draft / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), "utf-8")
+            (draft / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
+            write_split(split, draft / "splits")
+            os.replace(draft, path)
+        except OSError as error:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise UserError(f"{path}: cannot be written ({error.strerror}): choose another --out") from None
+        return cls(path)
+
+    @staticmethod
+    def refuse_existing(path: Path | str) -> None:
+        """Raise UserError where ``path`` holds anything."""
+        path = Path(path)
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            raise UserError(f"{path} exists: choose another --out, or go on with it by --resume {path}")
+
+    @classmethod
+    def open(cls, path: Path | str) -> RunDirectory:
+        """Open an existing run.
+
+        Raises:
+            UserError: there is none at ``path``.
+        """
+        run = cls(path)
+        if not (run.path / "config.yaml").is_file():
+            raise UserError(f"{path}: not a run (it has no config.yaml): give a directory made by semiseg train")
+        return run
+
+    def read_config(self) -> tuple[TrainConfig, Any]:
+        """Return the run's configuration and its method's options."""
+        source = self.path / "config.yaml"
+        values = read_yaml(source)
+        method = lookup("method", str(values.get("method")), METHODS)
+        config, options = from_mapping((TrainConfig, method.Options), values, str(source))
+        return config, options
+
+    def read_split(self) -> Split:
+        """Return the run's lists of images."""
+        return read_split(self.path / "splits")
+
+
+def environment() -> dict[str, Any]:
+    """What the run runs on: command, Python, packages, machine."""
+    packages = ("torch", "torchvision", "lightning-fabric", "segmentation-models-pytorch", "timm", "numpy")
+    return {
+        "command": " ".join(["semiseg", *sys.argv[1:]]),
+        "python": platform.python_version(),
+        "packages": {"semiseg": __version__} | {name: version(name) for name in packages},
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+    }

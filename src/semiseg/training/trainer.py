@@ -1,0 +1,277 @@
+"""The loop. It knows no method by name: build, restore, step, log, validate, save."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from semiseg.config import TrainConfig, to_mapping
+from semiseg.data import open_dataset
+from semiseg.data.dataset import SegmentationDataset
+from semiseg.data.loaders import StreamConfig, TrainStream, make_loader
+from semiseg.data.splits import Split
+from semiseg.errors import UserError
+from semiseg.methods import METHODS, Batch, Method, Progress
+from semiseg.networks import SegmentationNetwork, build
+from semiseg.seeding import derive_seed
+from semiseg.training.checkpoint import FORMAT, load_checkpoint, save_checkpoint
+from semiseg.training.console import Console
+from semiseg.training.metrics_log import MetricsLog
+from semiseg.training.optimizer import make_optimizer, set_learning_rate
+from semiseg.training.run_directory import RunDirectory
+from semiseg.training.validation import Validator
+
+DEFAULT_STEPS = 2000
+
+
+class TrainingStopped(RuntimeError):
+    """The loss or the gradient is no longer a finite number; the last good checkpoint is kept."""
+
+
+@dataclass
+class Best:
+    """The validation kept as best: the default network's mIoU in percent, and the step it was reached at."""
+
+    miou: float = -1.0
+    step: int = 0
+
+
+@dataclass
+class Loop:
+    """Everything one training run holds while it runs."""
+
+    fabric: Fabric
+    config: TrainConfig
+    run: RunDirectory
+    method: Method
+    wrapped: Any  # the method behind Fabric's precision and gradient averaging
+    optimizer: Any
+    stream: TrainStream
+    validator: Validator
+    console: Console
+    total_steps: int
+    best: Best = field(default_factory=Best)
+
+    def fit(self, first_step: int) -> None:
+        """Train from ``first_step`` (steps already taken) to the end."""
+        log = MetricsLog(self.run.metrics, first_step, enabled=self.fabric.is_global_zero)
+        finite = torch.ones((), dtype=torch.bool, device=self.fabric.device)
+        clock = Clock(self.config.batch_size * (2 if self.method.uses_unlabeled else 1))
+        self.method.train()
+        for step, batch in enumerate(clock.waiting(self.batches(first_step)), first_step):
+            progress = Progress(step, self.total_steps, self.stream.steps_per_epoch)
+            scalars, finite_now = self.step(batch, progress)
+            finite &= finite_now
+            done = step + 1
+            logged, validated = self.log_due(done), self.validation_due(done)
+            if logged or validated or self.fabric.device.type == "cpu":
+                self.stop_unless_finite(finite, done)
+            if logged:
+                values = {name: float(value) for name, value in scalars.items()} | clock.read(done - first_step)
+                log.write(done, progress.epoch, values)
+                self.console.step(done, self.total_steps, values, self.best.miou)
+            if validated:
+                self.validate(log, done, progress.epoch)
+                clock.restart()
+        log.close()
+
+    def batches(self, first_step: int) -> Iterator[Batch]:
+        """The batches of the remaining steps, on the device."""
+        pin = self.fabric.device.type == "cuda"
+        for batch in make_loader(self.stream, first_step, self.total_steps, self.config.workers, pin):
+            yield batch.to(self.fabric.device)
+
+    def step(self, batch: Batch, progress: Progress) -> tuple[dict[str, Any], Tensor]:
+        """Take one optimizer step; return what to log, and whether loss and gradient are finite."""
+        torch.manual_seed(derive_seed(self.config.seed, "step", progress.step, self.fabric.global_rank))
+        lr = set_learning_rate(self.optimizer, self.config, progress.step, self.total_steps)
+        output = self.wrapped(batch, progress)
+        self.fabric.backward(output.loss)
+        finite = output.loss.detach().isfinite()
+        if self.config.clip_norm > 0:
+            parameters = [p for p in self.method.parameters() if p.grad is not None]
+            norm = nn.utils.clip_grad_norm_(parameters, self.config.clip_norm, foreach=True)
+            finite = finite & norm.isfinite()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.method.after_step(progress)
+        off = dict.fromkeys(("loss/supervised", "loss/unsupervised", "loss/consistency"), 0.0)
+        return {"loss": output.loss.detach()} | off | {"lr": lr, "trusted_fraction": 0.0} | output.scalars, finite
+
+    def log_due(self, done: int) -> bool:
+        """Whether the step just taken gets a line: every one in a short run, else every tenth, and the last."""
+        return self.total_steps < 200 or done % 10 == 0 or done == self.total_steps
+
+    def validation_due(self, done: int) -> bool:
+        """Whether to validate and save after ``done`` steps; the end of the run always is."""
+        every = self.config.val_every
+        if every == "never":
+            every = self.total_steps
+        elif every == "auto":
+            every = max(1, self.total_steps // 10)
+        return done % int(every) == 0 or done == self.total_steps
+
+    def stop_unless_finite(self, finite: Tensor, step: int) -> None:
+        """Raise TrainingStopped once a loss or a gradient was NaN or infinite on any process."""
+        if not bool(self.fabric.all_reduce(finite.float(), reduce_op="mean") == 1):
+            kept = f"the checkpoint before is kept, {self.run.last}" if self.run.last.exists() else "none was saved"
+            raise TrainingStopped(f"loss or gradient is not finite at step {step}; {kept}: try a smaller --lr")
+
+    def validate(self, log: MetricsLog, done: int, epoch: int) -> None:
+        """Evaluate every network, keep the best, save."""
+        improved = False
+        if self.config.val_every != "never":
+            lines, counts = self.validator(self.method)
+            for line in lines:
+                log.write(done, epoch, line)
+            miou = next(line["miou"] for line in lines if line["network"] == self.method.default_network)
+            improved = (miou if miou is not None else 0.0) > self.best.miou
+            if improved:
+                self.best = Best(miou if miou is not None else 0.0, done)
+                self.validator.write_confusion(self.run.confusion, counts, self.method.default_network)
+            self.console.validation(done, lines, improved)
+        if self.fabric.is_global_zero:
+            self.validator.write_samples(self.method, self.run.samples, done)
+            self.save(done, improved)
+        self.method.train()
+
+    def save(self, done: int, improved: bool) -> None:
+        """Write last.pt, and best.pt where the validation was the best so far (or there is none to choose by)."""
+        state = {
+            "format": FORMAT,
+            "step": done,
+            "best": {"miou": self.best.miou, "step": self.best.step},
+            "config": to_mapping(self.config, self.method.options),
+            "classes": list(self.validator.dataset.classes),
+            "palette": [list(color) for color in self.validator.dataset.palette],
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        weights_only = {key: value for key, value in state.items() if key != "optimizer"}
+        if improved or self.config.val_every == "never":
+            save_checkpoint(self.run.best, weights_only)
+        save_checkpoint(self.run.last, state)
+        if self.config.keep:
+            save_checkpoint(self.run.last.with_name(f"step-{done:07d}.pt"), weights_only)
+            for old in sorted(self.run.last.parent.glob("step-*.pt"))[: -self.config.keep]:
+                old.unlink()
+
+
+class Clock:
+    """Measures images per second and the share of time spent waiting for data, since it was last read."""
+
+    def __init__(self, images_per_step: int) -> None:
+        self.images_per_step = images_per_step
+        self.steps_read = 0
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the time that has passed (a validation is no training)."""
+        self.waited, self.since = 0.0, time.perf_counter()
+
+    def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Hand the batches on, counting the time each took to come."""
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
+
+    def read(self, steps: int) -> dict[str, float]:
+        """Return the rates since the last reading, after ``steps`` steps of this sitting."""
+        seconds = max(time.perf_counter() - self.since, 1e-9)
+        rates = {
+            "images_per_s": round((steps - self.steps_read) * self.images_per_step / seconds, 3),
+            "data_wait_fraction": round(min(1.0, self.waited / seconds), 4),
+        }
+        self.steps_read = steps
+        self.restart()
+        return rates
+
+
+def make_fabric(config: TrainConfig) -> Fabric:
+    """Return Fabric for the configured accelerator, devices, nodes and precision.
+
+    Raises:
+        UserError: an accelerator that this machine does not have.
+    """
+    has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    accelerator = config.accelerator
+    if accelerator == "auto":
+        accelerator = "cuda" if has["cuda"] else "mps" if has["mps"] else "cpu"
+    if not has[accelerator]:
+        raise UserError(f"--accelerator {accelerator}: this machine has none that PyTorch can use: try auto or cpu")
+    bf16 = config.precision == "bf16" or (
+        config.precision == "auto" and accelerator == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    )
+    devices = 1 if config.devices == "auto" else config.devices
+    several = devices > 1 or config.nodes > 1
+    strategy = "ddp_find_unused_parameters_true" if several else "auto"
+    precision: Any = "bf16-mixed" if bf16 else "32-true"
+    return Fabric(
+        accelerator=accelerator, devices=devices, num_nodes=config.nodes, precision=precision, strategy=strategy
+    )
+
+
+def make_method(config: TrainConfig, options: Any, dataset: SegmentationDataset) -> Method:
+    """Build the method on networks whose start depends on the seed alone: the same student for every method."""
+    torch.manual_seed(derive_seed(config.seed, "start"))
+    classes = len(dataset.classes)
+
+    def make() -> SegmentationNetwork:
+        network = build(config.architecture, config.encoder, classes, config.weights)
+        if config.batchnorm == "frozen-encoder":
+            network.freeze_encoder_batchnorm()
+        return network
+
+    return METHODS[config.method](make, classes, options).to(memory_format=torch.channels_last)
+
+
+def make_stream(config: TrainConfig, dataset: SegmentationDataset, split: Split, fabric: Fabric) -> TrainStream:
+    """Return the stream of batches of this process."""
+    stream_config = StreamConfig(
+        batch_size=config.batch_size,
+        unlabeled_batch_size=config.batch_size if METHODS[config.method].uses_unlabeled else 0,
+        crop_size=config.crop_size,
+        image_scale=config.image_scale,
+        scale_min=config.scale_min,
+        scale_max=config.scale_max,
+        seed=config.seed,
+    )
+    rank, world = fabric.global_rank, fabric.world_size
+    return TrainStream(dataset, split.labeled, split.unlabeled, stream_config, rank=rank, world_size=world)
+
+
+def train_run(run: RunDirectory, fabric: Fabric) -> Loop:
+    """Train the run from its last checkpoint, or from the start, to its end."""
+    config, options = run.read_config()
+    dataset, split = open_dataset(config.data), run.read_split()
+    method = make_method(config, options, dataset)
+    optimizer = make_optimizer(method, config)
+    stream = make_stream(config, dataset, split, fabric)
+    total_steps = config.steps or (config.epochs * stream.steps_per_epoch if config.epochs else DEFAULT_STEPS)
+    console = Console(run.log, enabled=fabric.is_global_zero)
+    state = load_checkpoint(run.last) if run.last.exists() else None
+    if state:
+        method.load_state_dict(state["method"])
+    wrapped, wrapped_optimizer = fabric.setup(method, optimizer)
+    best = Best()
+    if state:
+        optimizer.load_state_dict(state["optimizer"])
+        best = Best(state["best"]["miou"], state["best"]["step"])
+        console.note(f"resumed at step {state['step']} of {total_steps}")
+    validator = Validator(dataset, split, config, fabric)
+    loop = Loop(
+        fabric, config, run, method, wrapped, wrapped_optimizer, stream, validator, console, total_steps, best
+    )
+    loop.fit(state["step"] if state else 0)
+    console.close()
+    return loop
