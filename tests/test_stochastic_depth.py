@@ -132,14 +132,14 @@ def test_mean_over_many_draws_is_the_full_block(name: str) -> None:
     """Within three standard errors; all values of a sample share its draw, so one comparison holds for all."""
     torch.manual_seed(0)
     encoder = natural(make_encoder(name.split()[0])[0])
-    block = blocks_of(encoder)[3]
+    block = blocks_of(encoder)[-1]
     # Without what is not linear in the draw: ResNet's last activation, the other half of a transformer's block.
     if name.startswith("resnet"):
         setattr(block, "act2" if name == "resnet18" else "act3", nn.Identity())
     elif name.startswith("mit"):
         setattr(block, "attn" if name.endswith("MLP") else "mlp", Zero())
     arguments = input_of(encoder, block)
-    draws = 4000
+    draws = 2000
     with torch.no_grad():
         full = block(*arguments)
         with stochastic_depth(encoder, 0.3, linear=False):
@@ -237,7 +237,7 @@ def test_nothing_is_left_behind(name: str, fails: bool) -> None:
     def look() -> tuple[Any, ...]:
         modules = dict(encoder.named_modules())
         hooks = {key: len(module._forward_hooks) for key, module in modules.items()}
-        rates = {key: getattr(module, "drop_prob", None) for key, module in modules.items()}
+        rates = [getattr(site, "drop_prob", 0.0) for site in residual_sites(encoder)]
         return {key: type(module) for key, module in modules.items()}, hooks, rates, list(encoder.state_dict())
 
     def outputs() -> Tensor:
@@ -245,11 +245,11 @@ def test_nothing_is_left_behind(name: str, fails: bool) -> None:
         return result[-1] if isinstance(result, list) else result
 
     before, reference, state = look(), outputs(), {k: v.clone() for k, v in encoder.state_dict().items()}
-    assert any(rate for rate in before[2].values())  # a rate of its own, to be restored
+    assert any(before[2])  # a rate of its own, to be restored
     try:
         with stochastic_depth(encoder, 0.5), torch.no_grad():
             assert not torch.equal(outputs(), reference)
-            assert not any(rate for rate in look()[2].values())
+            assert not any(look()[2])
             assert list(encoder.state_dict()) == before[3]
             if fails:
                 raise KeyboardInterrupt

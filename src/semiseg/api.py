@@ -123,6 +123,8 @@ def prepare(path: Path, config: TrainConfig, options: Any) -> RunDirectory:
     Raises:
         UserError: anything the user should correct first.
     """
+    from semiseg.training.trainer import make_method
+
     RunDirectory.refuse_existing(path)
     if not config.data:
         raise UserError("--data is missing: give a directory with images/ and masks/, or shapes")
@@ -142,7 +144,10 @@ def prepare(path: Path, config: TrainConfig, options: Any) -> RunDirectory:
         notes.append(
             f"warning: {len(split.labeled)} labeled images for batches of {config.batch_size}: images repeat in a batch"
         )
-    build(config.architecture, config.encoder, len(dataset.classes), config.weights)
+    try:
+        make_method(config, options, dataset)
+    except ValueError as error:
+        raise UserError(f"{config.method} over {config.encoder}: {error}") from None
     run = RunDirectory.create(path, config, options, split)
     head = (
         f"{config.method} on {config.data}: {len(split.labeled)} labeled, {len(split.unlabeled)} unlabeled, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import re
 import sys
@@ -33,8 +34,11 @@ def parse(kind: Any, argv: Argv, prog: str) -> Any:
     except SystemExit as stop:
         if not stop.code:
             raise
-        words = re.sub(r"\x1b\[[0-9;]*m|[─-╿]", " ", complaint.getvalue()).split()
-        raise UserError(" ".join(words)) from None
+        # tyro draws a box: a title, what is wrong, a rule, where to read more. What is wrong is what we say.
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", complaint.getvalue()).splitlines()
+        inside = [line.strip("│ ") for line in lines if line.startswith("│")]
+        words = " ".join(itertools.takewhile(lambda line: not line.startswith("──"), inside)).split()
+        raise UserError(f"{' '.join(words)} ({prog} --help tells the options)") from None
 
 
 def train(argv: Argv) -> None:
@@ -226,7 +230,7 @@ def networks(argv: Argv) -> None:
 
     print(f"{'--architecture':<26}{'--encoder':<26}{'parameters':>12}{'encoder':>10}{'residual sites':>16}")
     for row in list_networks():
-        whole, encoder = (f"{row[key] / 1e6:.1f} M" for key in ("parameters", "encoder_parameters"))
+        whole, encoder = (f"{int(row[key]) / 1e6:.1f} M" for key in ("parameters", "encoder_parameters"))
         print(f"{row['architecture']:<26}{row['encoder']:<26}{whole:>12}{encoder:>10}{row['residual_sites']:>16}")
 
 

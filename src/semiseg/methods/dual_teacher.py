@@ -32,7 +32,7 @@ from semiseg.ops.mixing import REGIONS, partners, paste
 from semiseg.ops.photometric import photometric
 from semiseg.ops.pseudo_labels import ThresholdMode, confidence_weights, pseudo_label
 from semiseg.ops.schedules import ramp_up
-from semiseg.ops.stochastic_depth import stochastic_depth
+from semiseg.ops.stochastic_depth import residual_sites, stochastic_depth
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,8 @@ class DualTeacher(Method):
 
     def __init__(self, build: Callable[[], nn.Module], classes: int, options: DualTeacherOptions) -> None:
         super().__init__(build, classes, options)
+        if options.consistency_weight > 0 and not residual_sites(self.student):
+            raise ValueError("no residual branches to drop: take another encoder, or --consistency-weight 0")
         self.teachers = nn.ModuleList(deepcopy(self.student) for _ in range(options.teachers)).requires_grad_(False)
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:

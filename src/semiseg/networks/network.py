@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+DECODER_STRIDE = 4  # of every decoder's logits
+LEAST_SIDE = 32  # of the image that an encoder sees: some transformers pool keys over that much
+
 
 class SegmentationNetwork(nn.Module):
     """Images of any size in, logits at that size out.
@@ -72,8 +75,8 @@ class SegmentationNetwork(nn.Module):
 
     def resize(self, logits: Tensor, size: Sequence[int]) -> Tensor:
         """Bring ``decode``'s logits to ``size`` ``(H, W)`` of the images that were encoded, padding cut off."""
-        height, width = self._padded_size((len(logits), 3, *size))
-        logits = F.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
+        padded = [side * DECODER_STRIDE for side in logits.shape[-2:]]
+        logits = F.interpolate(logits, padded, mode="bilinear", align_corners=False)
         return logits[..., : size[0], : size[1]]
 
     def freeze_encoder_batchnorm(self) -> None:
@@ -103,8 +106,8 @@ class SegmentationNetwork(nn.Module):
 
     def _padded_size(self, shape: Sequence[int]) -> tuple[int, int]:
         # BatchNorm cannot train on one value per channel, which is what a single image of one stride would leave it.
-        least = 2 if self.training and shape[0] == 1 else 1
-        height, width = (max(least, -(-side // self.stride)) * self.stride for side in shape[-2:])
+        least = 2 * self.stride if self.training and shape[0] == 1 else LEAST_SIDE
+        height, width = (max(least, -(-side // self.stride) * self.stride) for side in shape[-2:])
         return height, width
 
 

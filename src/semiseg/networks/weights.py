@@ -42,7 +42,7 @@ def load_encoder_weights(encoder: nn.Module, name: str, weights: str) -> None:
     elif smp_name(name) == f"tu-{LITE0}":
         _load_matching(encoder, lite0_state_dict(), name, weights)
     else:
-        encoder.load_state_dict(_download(name))
+        nn.Module.load_state_dict(encoder, _download(name))
 
 
 def lite0_state_dict() -> dict[str, Tensor]:
@@ -137,7 +137,7 @@ def _load_matching(encoder: nn.Module, found: dict[str, Tensor], name: str, sour
         best = max(best, fitting, key=len)
     if len(best) < LEAST_SHARE * len(wanted):
         raise UserError(f"{source}: fits {len(best)} of the {len(wanted)} tensors of encoder {name!r}")
-    encoder.load_state_dict(best, strict=False)
+    nn.Module.load_state_dict(encoder, best, strict=False)  # smp's encoders have a method of their own, without strict
 
 
 def _canonical(key: str) -> str:

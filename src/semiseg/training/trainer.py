@@ -60,7 +60,8 @@ class Loop:
 
     def fit(self, first_step: int) -> None:
         """Train from ``first_step`` (steps already taken) to the end."""
-        log = MetricsLog(self.run.metrics, first_step, enabled=self.fabric.is_global_zero)
+        main = self.fabric.is_global_zero
+        log = MetricsLog(self.run.metrics, first_step, enabled=main, tensorboard=self.config.tensorboard)
         finite = torch.ones((), dtype=torch.bool, device=self.fabric.device)
         clock = Clock(self.config.batch_size * (2 if self.method.uses_unlabeled else 1))
         self.method.train()

