@@ -16,7 +16,7 @@ def _tiny_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny_folder(_tiny_source: Path, tmp_path: Path) -> Path:
-    """An own-folder data set: 12 train, 3 val, 3 test images of 48 x 48, 7 classes, all with masks. Change it freely."""
+    """An own-folder data set: 12 train, 3 val, 3 test images of 48 x 48, 7 classes. Change it freely."""
     target = tmp_path / "tiny"
     for path in sorted(_tiny_source.rglob("*")):
         copy = target / path.relative_to(_tiny_source)

@@ -1,7 +1,8 @@
 """The own-folder form: what it reads, and one clear line for what it cannot."""
 
 import json
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from semiseg.data import CamVid, FolderDataset, check_masks, open_dataset, read_image_file, resolve_split
+from semiseg.data import CamVid, FolderDataset, check_masks, open_dataset, read_image_file, resolve_split, write_folder
 from semiseg.data.camvid import CLASSES
 from semiseg.errors import UserError
 
@@ -33,14 +34,13 @@ def plain(value: int = 1) -> np.ndarray:
     return np.full((20, 30), value, dtype=np.uint8)
 
 
-def refused(*words: str) -> pytest.RaisesExc[UserError]:
+@contextmanager
+def refused(*words: str) -> Iterator[None]:
     """Expect a UserError of one line that holds all the words."""
-
-    def fits(error: UserError) -> bool:
-        text = str(error)
-        return "\n" not in text and all(word in text for word in words)
-
-    return pytest.RaisesExc(UserError, check=fits)
+    with pytest.raises(UserError) as caught:
+        yield
+    text = str(caught.value)
+    assert "\n" not in text and [word for word in words if word not in text] == [], text
 
 
 def test_reads_what_was_written(tiny_folder: Path) -> None:
@@ -243,7 +243,14 @@ def test_two_images_of_one_stem(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ["{", "[]", '{"classes": []}', '{"classes": ["a", "a"]}', '{"palette": []}', '{"classes": ["a"], "palette": [[1, 2]]}'],
+    [
+        "{",
+        "[]",
+        '{"classes": []}',
+        '{"classes": ["a", "a"]}',
+        '{"palette": []}',
+        '{"classes": ["a"], "palette": [[1, 2]]}',
+    ],
 )
 def test_bad_class_file(tmp_path: Path, content: str) -> None:
     root = make(tmp_path / "d", {"0": plain()})
@@ -278,9 +285,5 @@ def test_camvid_in_folder_form(tiny_folder: Path, camvid_dir: Path) -> None:
 
 
 def test_write_folder_refuses_a_full_folder(tiny_folder: Path) -> None:
-    from semiseg.data import write_folder
-
-    dataset = FolderDataset(tiny_folder)
     with refused(str(tiny_folder), "not empty"):
-        write_folder(dataset, tiny_folder)
-    shutil.rmtree(tiny_folder / "masks")
+        write_folder(FolderDataset(tiny_folder), tiny_folder)

@@ -34,7 +34,7 @@ def test_all_masks_by_default(dataset: FolderDataset) -> None:
 def test_drawn_labels(dataset: FolderDataset, labeled: str, count: int) -> None:
     train = dataset.split("train")
     assert train is not None
-    for id in train[:0 if count == 12 else 5]:
+    for id in train[: 0 if count == 12 else 5]:
         dataset.masks.pop(id)
     split = resolve_split(dataset, labeled, 3)
     assert len(split.labeled) == count and all(dataset.has_mask(id) for id in split.labeled)
@@ -134,7 +134,9 @@ def test_impossible_wishes(dataset: FolderDataset, labeled: str, message: str) -
         ((), "empty"),
     ],
 )
-def test_bad_label_files_are_named(dataset: FolderDataset, tmp_path: Path, lines: tuple[str, ...], message: str) -> None:
+def test_bad_label_files_are_named(
+    dataset: FolderDataset, tmp_path: Path, lines: tuple[str, ...], message: str
+) -> None:
     dataset.masks.pop("train00005")
     path = write(tmp_path / "mine.txt", *lines)
     with pytest.raises(UserError, match=message) as caught:

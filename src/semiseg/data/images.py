@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from semiseg.data.dataset import Color
 from semiseg.errors import UserError
@@ -51,13 +50,6 @@ def read_image_file(path: str | Path) -> Tensor:
         UserError: it cannot be read; the message names it.
     """
     path = Path(path)
-    if path.suffix.lower() in JPEG_SUFFIXES:
-        try:  # half the time that PIL takes; what this decoder refuses gets a second chance there
-            encoded = torch.from_numpy(np.fromfile(path, np.uint8))
-            image: Tensor = decode_jpeg(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)
-            return image
-        except (RuntimeError, OSError):
-            pass
     try:
         with Image.open(path) as opened:
             return torch.from_numpy(np.array(_as_rgb(ImageOps.exif_transpose(opened)))).permute(2, 0, 1)
@@ -68,10 +60,9 @@ def read_image_file(path: str | Path) -> Tensor:
 def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         # 16 bits and more: PIL would clip at 255 instead of scaling.
-        values = np.asarray(image, dtype=np.float64)
-        low, high = float(values.min()), max(float(values.max()), 1.0)
-        full = 65535.0 if image.mode != "F" and low >= 0 and high <= 65535 else high
-        image = Image.fromarray((values.clip(0) * (255 / full)).astype(np.uint8))
+        values = np.asarray(image, dtype=np.float32)
+        full = max(1.0, float(values.max())) if image.mode == "F" else 65535.0
+        image = Image.fromarray((values.clip(0, full) * (255 / full)).astype(np.uint8))
     return image.convert("RGB")
 
 

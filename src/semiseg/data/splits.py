@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from semiseg.data.dataset import IGNORE, SegmentationDataset, read_sample
 from semiseg.errors import UserError
@@ -207,12 +209,12 @@ def check_masks(dataset: SegmentationDataset, ids: Iterable[str]) -> tuple[int, 
             the classes; the message names the first such file in the order of ``ids``.
     """
 
-    def pixels(id: str) -> torch.Tensor:
+    def pixels(id: str) -> NDArray[np.int64]:
         mask = read_sample(dataset, id).mask
         if mask is None:
             raise UserError(f"{dataset.image_path(id) or id}: the image has no mask; add it or take it out of the list")
-        return torch.bincount(mask.flatten(), minlength=IGNORE + 1)
+        return np.bincount(mask.numpy().ravel(), minlength=IGNORE + 1)
 
     with ThreadPoolExecutor() as pool:
-        counts = sum(pool.map(pixels, ids), start=torch.zeros(IGNORE + 1, dtype=torch.int64))
+        counts = sum(pool.map(pixels, ids), start=np.zeros(IGNORE + 1, dtype=np.int64))
     return tuple(counts[: len(dataset.classes)].tolist())

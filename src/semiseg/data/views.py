@@ -41,10 +41,9 @@ def weak_view(
         image uint8 ``(3, S, S)``, mask uint8 ``(S, S)`` (255 throughout where there is none), valid bool ``(S, S)``.
     """
     draw = random.Random(seed)
-    scale = image_scale * draw.uniform(*scale_range)
+    scale, flip = image_scale * draw.uniform(*scale_range), draw.random() < 0.5
     height, width = (max(1, round(side * scale)) for side in image.shape[-2:])
     top, left = (draw.randint(min(0, side - crop_size), max(0, side - crop_size)) for side in (height, width))
-    flip = draw.random() < 0.5
 
     # The square's part on the image, in pixels of the resized image, and where that part lies in the square.
     y0, y1 = max(top, 0), min(top + crop_size, height)
@@ -61,8 +60,7 @@ def weak_view(
     valid[place] = True
     way = slice(None, None, -1 if flip else 1)
     image_view, mask_view, valid_view = (
-        torch.from_numpy(np.ascontiguousarray(array))
-        for array in (pixels[:, way].transpose(2, 0, 1), labels[:, way], valid[:, way])
+        torch.from_numpy(array.copy()) for array in (pixels[:, way].transpose(2, 0, 1), labels[:, way], valid[:, way])
     )
     return image_view, mask_view, valid_view
 

@@ -136,8 +136,8 @@ def comparison_picture(
 
 def check_classes(classes: Mapping[str, Sequence[str]]) -> None:
     """Raise UserError where two runs have other classes than each other."""
-    (first, expected), *others = classes.items()
-    for name, found in others:
+    first, expected = next(iter(classes.items()), ("", ()))
+    for name, found in classes.items():
         if tuple(found) != tuple(expected):
             raise UserError(
                 f"{first} and {name} have different classes ({', '.join(expected)}; {', '.join(found)}): "
@@ -170,12 +170,13 @@ def grid(columns: Sequence[str], rows: Sequence[Sequence[Picture]], strip: Pictu
 def legend(classes: Sequence[str], palette: Sequence[Color], width: int) -> Picture:
     """Return a strip of the given width in pixels: a colored box and a name for each class, and for ignored pixels."""
     entries = [*zip(classes, palette, strict=True), ("ignored", IGNORE_COLOR)]
-    line, left, top, places = CAPTION + GAP, GAP, GAP, []
+    line, left, top = CAPTION + GAP, GAP, GAP
+    places: list[tuple[int, int, str, Color]] = []
     for name, color in entries:
         needed = int(_font(CAPTION).getlength(name)) + CAPTION + 3 * GAP
         if left + needed > width and left > GAP:
             left, top = GAP, top + line
-        places.append((left, top, name, tuple(color)))
+        places.append((left, top, name, (color[0], color[1], color[2])))
         left += needed
     strip = PIL.Image.new("RGB", (width, top + line), "white")
     draw = ImageDraw.Draw(strip)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -130,8 +131,9 @@ class RunFiles:
 
 
 def series(lines: Sequence[Line], key: str) -> tuple[list[int], list[float]]:
-    """Return steps and values of ``key`` where it is a number."""
+    """Return steps and values of ``key`` where it is a finite number."""
     found = [(line["step"], float(line[key])) for line in lines if isinstance(line.get(key), int | float)]
+    found = [(step, value) for step, value in found if math.isfinite(value)]
     return [step for step, _ in found], [value for _, value in found]
 
 
