@@ -64,6 +64,8 @@ class TrainConfig:
     """Power of the polynomial decay of the learning rate."""
     clip_norm: float = 5.0
     """Largest norm of the gradient; 0: no clipping."""
+    class_balance: float = 0.0
+    """Exponent by which rare classes weigh more in every loss: share^-x of the labeled pixels; 0: all pixels alike."""
     seed: int = 0
     """Seed of everything random."""
 
@@ -95,6 +97,7 @@ class TrainConfig:
         self._check(self.epochs is None or self.epochs >= 1, "epochs", "at least 1")
         self._check(self.steps is None or self.epochs is None, "steps", "absent where epochs is given")
         self._check(self.lr > 0, "lr", "positive")
+        self._check(0 <= self.class_balance <= 1, "class-balance", "in [0, 1]")
         self._check(self.workers >= 0, "workers", "0 or more")
         self._check(self.val_every in ("auto", "never") or int(self.val_every) >= 1, "val-every", "at least 1")
         self._check(self.val_limit is None or self.val_limit >= 1, "val-limit", "at least 1")

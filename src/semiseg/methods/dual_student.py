@@ -52,11 +52,11 @@ class DualStudent(Method):
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Return the loss of both students together: one backward pass, one optimizer."""
-        o = self.options
+        o, omega = self.options, self.class_weights
         burn_in = round(o.burn_in * progress.total_steps)
         x_l, x_w, y_l = as_float(batch.labeled_images), as_float(batch.unlabeled_images), batch.masks
         if progress.step < burn_in:
-            loss = cross_entropy(self.student(x_l), y_l) + cross_entropy(self.student2(x_l), y_l)
+            loss = cross_entropy(self.student(x_l), y_l, omega) + cross_entropy(self.student2(x_l), y_l, omega)
             return StepOutput(loss, {"loss/supervised": loss.detach()})
 
         if o.cutmix:
@@ -68,9 +68,10 @@ class DualStudent(Method):
             yhat_1, yhat_2 = pseudo_label(z_1)[0], pseudo_label(z_2)[0]
 
         u_1, u_2 = z_1[-len(yhat_1) :], z_2[-len(yhat_2) :]
-        loss_sup = cross_entropy(z_1[: len(x_l)], y_l) + cross_entropy(z_2[: len(x_l)], y_l)
+        loss_sup = cross_entropy(z_1[: len(x_l)], y_l, omega) + cross_entropy(z_2[: len(x_l)], y_l, omega)
         ones = torch.ones_like(valid, dtype=torch.float32)
-        loss_cps = weighted_cross_entropy(u_1, yhat_2, ones, valid) + weighted_cross_entropy(u_2, yhat_1, ones, valid)
+        loss_cps = weighted_cross_entropy(u_1, yhat_2, ones, valid, omega)
+        loss_cps = loss_cps + weighted_cross_entropy(u_2, yhat_1, ones, valid, omega)
         ramp = ramp_up(progress.step, burn_in, round(o.ramp_up * progress.total_steps))
         loss = loss_sup + ramp * o.unsupervised_weight * loss_cps
         scalars = {"loss/supervised": loss_sup.detach(), "loss/unsupervised": loss_cps.detach()}

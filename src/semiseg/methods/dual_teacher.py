@@ -102,7 +102,7 @@ class DualTeacher(Method):
         o = self.options
         x_l, x_w = as_float(batch.labeled_images), as_float(batch.unlabeled_images)
         if progress.step < self.burn_in_steps(progress):
-            loss = cross_entropy(self.student(x_l), batch.masks)
+            loss = cross_entropy(self.student(x_l), batch.masks, self.class_weights)
             return StepOutput(loss, {"loss/supervised": loss.detach()})
 
         x_c, valid_c = self.consistency_views(x_w, x_l, batch.unlabeled_valid)
@@ -116,11 +116,12 @@ class DualTeacher(Method):
         w_m, trusted_fraction = confidence_weights(c_m, valid_m, o.threshold, o.threshold_mode)
 
         z_l, z_m, z_c = self.student_and_sub_models(x_l, x_m, x_c)
-        loss_sup = cross_entropy(z_l, batch.masks)
-        loss_unsup = weighted_cross_entropy(z_m, yhat_m, w_m, valid_m)
+        loss_sup = cross_entropy(z_l, batch.masks, self.class_weights)
+        loss_unsup = weighted_cross_entropy(z_m, yhat_m, w_m, valid_m, self.class_weights)
         loss_cons = loss_sup.new_zeros(())
         if z_c is not None:
-            loss_cons = weighted_cross_entropy(z_c, yhat_c, (c_c >= o.threshold).float(), valid_c)
+            w_c, _ = confidence_weights(c_c, valid_c, o.threshold, o.threshold_mode)
+            loss_cons = weighted_cross_entropy(z_c, yhat_c, w_c, valid_c, self.class_weights)
         ramp = ramp_up(progress.step, self.burn_in_steps(progress), round(o.ramp_up * progress.total_steps))
         loss = loss_sup + ramp * (o.unsupervised_weight * loss_unsup + o.consistency_weight * loss_cons)
         scalars = {"supervised": loss_sup, "unsupervised": loss_unsup, "consistency": loss_cons}

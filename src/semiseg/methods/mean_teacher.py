@@ -71,7 +71,7 @@ class MeanTeacher(Method):
         burn_in = round(o.burn_in * progress.total_steps)
         x_l, x_w = as_float(batch.labeled_images), as_float(batch.unlabeled_images)
         if progress.step < burn_in:
-            loss = cross_entropy(self.student(x_l), batch.masks)
+            loss = cross_entropy(self.student(x_l), batch.masks, self.class_weights)
             return StepOutput(loss, {"loss/supervised": loss.detach()})
 
         yhat, c = self.label(x_w)
@@ -81,8 +81,8 @@ class MeanTeacher(Method):
         w_m, trusted_fraction = confidence_weights(c_m, valid_m, o.threshold, o.threshold_mode)
 
         z_l, z_m = self.student(torch.cat([x_l, x_m])).split([len(x_l), len(x_m)])
-        loss_sup = cross_entropy(z_l, batch.masks)
-        loss_unsup = weighted_cross_entropy(z_m, yhat_m, w_m, valid_m)
+        loss_sup = cross_entropy(z_l, batch.masks, self.class_weights)
+        loss_unsup = weighted_cross_entropy(z_m, yhat_m, w_m, valid_m, self.class_weights)
         ramp = ramp_up(progress.step, burn_in, round(o.ramp_up * progress.total_steps))
         loss = loss_sup + ramp * o.unsupervised_weight * loss_unsup
         scalars = {"loss/supervised": loss_sup.detach(), "loss/unsupervised": loss_unsup.detach()}

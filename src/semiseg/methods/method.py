@@ -67,8 +67,9 @@ class Method(nn.Module, ABC):
     """A training method: owns ``student`` and its companions, nothing else.
 
     The trainer optimizes every parameter that requires a gradient, calls ``training_step``, takes the optimizer's
-    step, and calls ``after_step``. All that a method remembers is in its ``state_dict`` or follows from ``Progress``,
-    so that a resumed run equals an uninterrupted one.
+    step, and calls ``after_step``. It also sets ``class_weights``, float ``(C,)``, by which every cross-entropy weighs
+    the class of its label (1 each, or balanced). All that a method remembers is in its ``state_dict`` or follows from
+    ``Progress``, so that a resumed run equals an uninterrupted one.
     """
 
     Options: ClassVar[type]
@@ -79,6 +80,8 @@ class Method(nn.Module, ABC):
         """Build the student; ``build`` returns a new network, logits ``(N, classes, H, W)``, at every call."""
         super().__init__()
         self.student = build()
+        self.class_weights: Tensor
+        self.register_buffer("class_weights", torch.ones(classes))
         self.classes = classes
         self.options = options
 

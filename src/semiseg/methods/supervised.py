@@ -19,5 +19,5 @@ class Supervised(Method):
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Return the cross-entropy of the labeled images."""
-        loss = cross_entropy(self.student(as_float(batch.labeled_images)), batch.masks)
+        loss = cross_entropy(self.student(as_float(batch.labeled_images)), batch.masks, self.class_weights)
         return StepOutput(loss, {"loss/supervised": loss.detach()})

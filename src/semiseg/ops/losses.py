@@ -1,27 +1,31 @@
 """Per-pixel losses that are defined on every batch, also on one without a single known pixel."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 IGNORE = 255
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross-entropy over the labeled pixels: ``1/|known| sum_j CE(p_j, y_j)``.
+def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    """Return the mean cross-entropy over the labeled pixels: ``1/|known| sum_j omega_{y_j} CE(p_j, y_j)``.
 
     Args:
         logits: ``(N, C, H, W)``.
         labels: int64 ``(N, H, W)``, class index or 255 where nothing is known.
+        class_weights: omega, float ``(C,)``, of mean 1 over the labeled pixels; absent: 1.
 
     Returns:
         A scalar; 0, with a gradient of 0, where no pixel is known.
     """
     known = (labels != IGNORE).sum().clamp(min=1)
-    return F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum") / known
+    return F.cross_entropy(logits, labels, class_weights, ignore_index=IGNORE, reduction="sum") / known
 
 
-def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor, valid: Tensor) -> Tensor:
-    """Return ``1/|valid| sum_j w_j CE(p_j, yhat_j)``: pixels without weight count in the denominator.
+def weighted_cross_entropy(
+    logits: Tensor, labels: Tensor, weights: Tensor, valid: Tensor, class_weights: Tensor | None = None
+) -> Tensor:
+    """Return ``1/|valid| sum_j w_j omega_{yhat_j} CE(p_j, yhat_j)``: pixels without weight count in the denominator.
 
     This is the unsupervised term of Dual Teacher, ``1/B_u sum_i 1/(HW) sum_j CE(p_ij, yhat_ij)``, with the confidence
     as weight and padding left out. Dividing by all pixels, not by the trusted ones, makes the term grow as the teacher
@@ -32,6 +36,24 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor, vali
         labels: int64 ``(N, H, W)``, class index or 255 (weight 0).
         weights: float ``(N, H, W)`` in [0, 1].
         valid: bool ``(N, H, W)``, False on padding.
+        class_weights: omega, float ``(C,)``; absent: 1.
     """
-    per_pixel = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
+    per_pixel = F.cross_entropy(logits, labels, class_weights, ignore_index=IGNORE, reduction="none")
     return (per_pixel * weights * valid).sum() / valid.sum().clamp(min=1)
+
+
+def balancing_weights(pixels: Tensor, power: float) -> Tensor:
+    """Return class weights ``omega_c = f_c^-power / sum_k f_k^(1 - power)``: rare classes count more.
+
+    ``f_c`` is the class's share of the labeled pixels; the mean of omega over those pixels is 1, so that the size of
+    the loss stays what it was. Power 0 weights nothing, 0.5 by the inverse root, 1 makes all classes count alike.
+
+    Args:
+        pixels: ``(C,)``, labeled pixels of each class. A class without any gets the largest weight of the others.
+        power: in [0, 1].
+    """
+    present = pixels > 0
+    shares = pixels.double() / pixels.sum().clamp(min=1)
+    raw = torch.where(present, shares.clamp(min=1e-12) ** -power, 0.0)
+    raw = torch.where(present, raw, raw.max().clamp(min=1e-12))
+    return (raw / (shares * raw).sum().clamp(min=1e-12)).float()

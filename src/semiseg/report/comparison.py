@@ -12,7 +12,7 @@ from semiseg.report import figures
 from semiseg.report.page import Cell, Page, Picture, Section, Table, photo, plot
 from semiseg.report.pictures import LoadedRun, check_classes, comparison_picture, save_picture
 from semiseg.report.run_files import RunFiles
-from semiseg.report.single import class_table, judged, lists_in_words, score_rows
+from semiseg.report.single import class_table, in_words, judged, lists_in_words, score_rows
 
 log = logging.getLogger(__name__)
 LoadRun = Callable[[Path], LoadedRun]
@@ -111,7 +111,7 @@ def _differences(runs: Mapping[str, RunFiles]) -> list[Table]:
     absent = "–"
     rows = []
     for key in keys:
-        values = [str(run.config[key]) if key in run.config else absent for run in runs.values()]
+        values = [in_words(run.config[key]) if key in run.config else absent for run in runs.values()]
         if len(set(values)) > 1:
             rows.append([Cell(key), *map(Cell, values)])
     return [Table(["option", *runs], rows, "A dash: the method has no such option.")] if rows else []

@@ -78,7 +78,7 @@ def _summary(run: RunFiles) -> str:
             f"{score.test:.1f} % on test with that checkpoint" if parts else f"{score.test:.1f} % mIoU on test"
         )
     lists = lists_in_words(run)
-    return f"The {score.network} reached {' and '.join(parts)}{f', trained with {lists}' if lists else ''}."
+    return f"The {score.network} reached {' and '.join(parts)}.{f' Lists: {lists}.' if lists else ''}"
 
 
 def _tiles(run: RunFiles) -> list[tuple[str, str, str]]:
@@ -166,12 +166,12 @@ def _samples(run: RunFiles) -> Section:
 
 
 def _settings(run: RunFiles) -> Section:
-    rows = [[Cell(key), Cell("–" if value is None else _in_words(value))] for key, value in run.config.items()]
+    rows = [[Cell(key), Cell("–" if value is None else in_words(value))] for key, value in run.config.items()]
     return Section("Configuration", blocks=[Table(["option", "value"], rows)] if rows else [], folded=True)
 
 
 def _environment(run: RunFiles) -> Section:
-    rows = [[Cell(key), Cell(_in_words(value))] for key, value in run.environment.items()]
+    rows = [[Cell(key), Cell(in_words(value))] for key, value in run.environment.items()]
     return Section("Environment", blocks=[Table(["", ""], rows)] if rows else [], folded=True)
 
 
@@ -181,11 +181,12 @@ def _highest(score: Score) -> Cell:
     return Cell(f"{score.highest:.1f} ({score.highest_step})", number=True)
 
 
-def _in_words(value: Any) -> str:
+def in_words(value: Any) -> str:
+    """Return a value of YAML or JSON as one line to read."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_in_words(item)}" for key, item in value.items())
+        return ", ".join(f"{key} {in_words(item)}" for key, item in value.items())
     if isinstance(value, list):
-        return ", ".join(_in_words(item) for item in value)
+        return ", ".join(in_words(item) for item in value)
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 

@@ -15,10 +15,11 @@ from semiseg.config import TrainConfig, to_mapping
 from semiseg.data import open_dataset
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.loaders import StreamConfig, TrainStream, make_loader
-from semiseg.data.splits import Split
+from semiseg.data.splits import Split, check_masks
 from semiseg.errors import UserError
 from semiseg.methods import METHODS, Batch, Method, Progress
 from semiseg.networks import SegmentationNetwork, build
+from semiseg.ops.losses import balancing_weights
 from semiseg.seeding import derive_seed
 from semiseg.training.checkpoint import FORMAT, load_checkpoint, save_checkpoint
 from semiseg.training.console import Console
@@ -256,6 +257,9 @@ def train_run(run: RunDirectory, fabric: Fabric) -> Loop:
     config, options = run.read_config()
     dataset, split = open_dataset(config.data), run.read_split()
     method = make_method(config, options, dataset)
+    if config.class_balance > 0:
+        pixels = torch.tensor(check_masks(dataset, split.labeled))
+        method.class_weights.copy_(balancing_weights(pixels, config.class_balance))
     optimizer = make_optimizer(method, config)
     stream = make_stream(config, dataset, split, fabric)
     total_steps = config.steps or (config.epochs * stream.steps_per_epoch if config.epochs else DEFAULT_STEPS)
