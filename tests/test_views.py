@@ -93,6 +93,16 @@ def test_equals_resizing_the_whole_image_and_then_cutting(seed: int, image_scale
         assert difference.min() <= 2  # the box is float32; another place would differ by a hundred
 
 
+@pytest.mark.parametrize("scale", [0.4, 0.75, 1.0, 1.6])
+def test_mask_is_resized_by_its_nearest_pixel(scale: float) -> None:
+    mask = torch.randint(0, 9, (50, 70), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    _, labels, valid = weak_view(mask.expand(3, -1, -1), mask, 128, 3, scale_range=(scale, scale))
+    inside = labels[valid.any(1)][:, valid.any(0)].numpy()
+    size = (round(70 * scale), round(50 * scale))
+    expected = np.asarray(Image.fromarray(mask.numpy()).resize(size, Image.Resampling.NEAREST))
+    assert any(np.array_equal(inside, candidate) for candidate in (expected, expected[:, ::-1]))
+
+
 def test_mask_is_never_blended() -> None:
     mask = torch.zeros(50, 70, dtype=torch.uint8)
     mask[:, ::2] = 4

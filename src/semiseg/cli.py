@@ -168,7 +168,7 @@ class Report:
     runs: tyro.conf.Positional[tuple[str, ...]]
     """Run directories."""
     out: str | None = None
-    """HTML file; RUN/report.html for one run, comparison/report.html for several, where absent."""
+    """HTML file; where absent, report.html in the run, or beside the first of several."""
 
 
 def report(argv: Argv) -> None:

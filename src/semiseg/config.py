@@ -65,14 +65,14 @@ class TrainConfig:
     clip_norm: float = 5.0
     """Largest norm of the gradient; 0: no clipping."""
     class_balance: float = 0.0
-    """Exponent by which rare classes weigh more in every loss: share^-x of the labeled pixels; 0: all pixels alike."""
+    """Exponent by which rare classes weigh more in the labeled loss: share^-x of the labeled pixels; 0: all pixels alike."""
     seed: int = 0
     """Seed of everything random."""
 
     val_every: int | Literal["auto", "never"] = "auto"
     """Steps between validations; auto: ten in a run."""
     val_limit: int | None = None
-    """Validate on the first N images of the val list only."""
+    """Validate on N images of the val list only, spread evenly over it."""
     keep: int = 0
     """Keep the checkpoints of the last N validations, beside last and best."""
     workers: int = 2

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-SMALL_COMMON: dict[str, Any] = {"batchnorm": "frozen-encoder"}
+SMALL_COMMON: dict[str, Any] = {"batchnorm": "frozen-encoder", "class_balance": 0.5}
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     # Small batches, small crops, a thousand steps, perhaps no GPU.

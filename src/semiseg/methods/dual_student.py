@@ -70,8 +70,7 @@ class DualStudent(Method):
         u_1, u_2 = z_1[-len(yhat_1) :], z_2[-len(yhat_2) :]
         loss_sup = cross_entropy(z_1[: len(x_l)], y_l, omega) + cross_entropy(z_2[: len(x_l)], y_l, omega)
         ones = torch.ones_like(valid, dtype=torch.float32)
-        loss_cps = weighted_cross_entropy(u_1, yhat_2, ones, valid, omega)
-        loss_cps = loss_cps + weighted_cross_entropy(u_2, yhat_1, ones, valid, omega)
+        loss_cps = weighted_cross_entropy(u_1, yhat_2, ones, valid) + weighted_cross_entropy(u_2, yhat_1, ones, valid)
         ramp = ramp_up(progress.step, burn_in, round(o.ramp_up * progress.total_steps))
         loss = loss_sup + ramp * o.unsupervised_weight * loss_cps
         scalars = {"loss/supervised": loss_sup.detach(), "loss/unsupervised": loss_cps.detach()}

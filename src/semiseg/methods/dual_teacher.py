@@ -117,11 +117,11 @@ class DualTeacher(Method):
 
         z_l, z_m, z_c = self.student_and_sub_models(x_l, x_m, x_c)
         loss_sup = cross_entropy(z_l, batch.masks, self.class_weights)
-        loss_unsup = weighted_cross_entropy(z_m, yhat_m, w_m, valid_m, self.class_weights)
+        loss_unsup = weighted_cross_entropy(z_m, yhat_m, w_m, valid_m)
         loss_cons = loss_sup.new_zeros(())
         if z_c is not None:
             w_c, _ = confidence_weights(c_c, valid_c, o.threshold, o.threshold_mode)
-            loss_cons = weighted_cross_entropy(z_c, yhat_c, w_c, valid_c, self.class_weights)
+            loss_cons = weighted_cross_entropy(z_c, yhat_c, w_c, valid_c)
         ramp = ramp_up(progress.step, self.burn_in_steps(progress), round(o.ramp_up * progress.total_steps))
         loss = loss_sup + ramp * (o.unsupervised_weight * loss_unsup + o.consistency_weight * loss_cons)
         scalars = {"supervised": loss_sup, "unsupervised": loss_unsup, "consistency": loss_cons}

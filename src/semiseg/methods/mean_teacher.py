@@ -82,7 +82,7 @@ class MeanTeacher(Method):
 
         z_l, z_m = self.student(torch.cat([x_l, x_m])).split([len(x_l), len(x_m)])
         loss_sup = cross_entropy(z_l, batch.masks, self.class_weights)
-        loss_unsup = weighted_cross_entropy(z_m, yhat_m, w_m, valid_m, self.class_weights)
+        loss_unsup = weighted_cross_entropy(z_m, yhat_m, w_m, valid_m)
         ramp = ramp_up(progress.step, burn_in, round(o.ramp_up * progress.total_steps))
         loss = loss_sup + ramp * o.unsupervised_weight * loss_unsup
         scalars = {"loss/supervised": loss_sup.detach(), "loss/unsupervised": loss_unsup.detach()}

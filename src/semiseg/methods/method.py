@@ -67,8 +67,9 @@ class Method(nn.Module, ABC):
     """A training method: owns ``student`` and its companions, nothing else.
 
     The trainer optimizes every parameter that requires a gradient, calls ``training_step``, takes the optimizer's
-    step, and calls ``after_step``. It also sets ``class_weights``, float ``(C,)``, by which every cross-entropy weighs
-    the class of its label (1 each, or balanced). All that a method remembers is in its ``state_dict`` or follows from
+    step, and calls ``after_step``. It also sets ``class_weights``, float ``(C,)``, by which the labeled loss weighs the
+    class of each pixel (1 each, or balanced); pseudo-labels are not weighted, since where a class is rare the teacher
+    errs most. All that a method remembers is in its ``state_dict`` or follows from
     ``Progress``, so that a resumed run equals an uninterrupted one.
     """
 

@@ -22,10 +22,8 @@ def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None =
     return F.cross_entropy(logits, labels, class_weights, ignore_index=IGNORE, reduction="sum") / known
 
 
-def weighted_cross_entropy(
-    logits: Tensor, labels: Tensor, weights: Tensor, valid: Tensor, class_weights: Tensor | None = None
-) -> Tensor:
-    """Return ``1/|valid| sum_j w_j omega_{yhat_j} CE(p_j, yhat_j)``: pixels without weight count in the denominator.
+def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor, valid: Tensor) -> Tensor:
+    """Return ``1/|valid| sum_j w_j CE(p_j, yhat_j)``: pixels without weight count in the denominator.
 
     This is the unsupervised term of Dual Teacher, ``1/B_u sum_i 1/(HW) sum_j CE(p_ij, yhat_ij)``, with the confidence
     as weight and padding left out. Dividing by all pixels, not by the trusted ones, makes the term grow as the teacher
@@ -36,9 +34,8 @@ def weighted_cross_entropy(
         labels: int64 ``(N, H, W)``, class index or 255 (weight 0).
         weights: float ``(N, H, W)`` in [0, 1].
         valid: bool ``(N, H, W)``, False on padding.
-        class_weights: omega, float ``(C,)``; absent: 1.
     """
-    per_pixel = F.cross_entropy(logits, labels, class_weights, ignore_index=IGNORE, reduction="none")
+    per_pixel = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
     return (per_pixel * weights * valid).sum() / valid.sum().clamp(min=1)
 
 
