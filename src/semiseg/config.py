@@ -65,7 +65,7 @@ class TrainConfig:
     clip_norm: float = 5.0
     """Largest norm of the gradient; 0: no clipping."""
     class_balance: float = 0.0
-    """Exponent by which rare classes weigh more in the labeled loss: share^-x of the labeled pixels; 0: all pixels alike."""
+    """Exponent by which rare classes weigh more in the labeled loss: share^-x of pixels; 0: all alike."""
     seed: int = 0
     """Seed of everything random."""
 
