@@ -9,7 +9,7 @@ ARGS ?=
 .PHONY: demo test test-long check setup lock clean
 .DELETE_ON_ERROR:
 
-demo: .venv/ready  ## Generated images, three trainings, a report: about five minutes on two cores
+demo: .venv/ready  ## Generated images, three trainings, a report
 	$(BIN)/semiseg demo --out demo-out/$$(date +%Y%m%d-%H%M%S)
 
 test: .venv/ready  ## The test suite

@@ -12,7 +12,7 @@ import PIL.Image
 import torch
 from torch import Tensor, nn
 
-from semiseg.config import TrainConfig, from_mapping, read_yaml
+from semiseg.config import TrainConfig, check_mapping, from_mapping, read_yaml
 from semiseg.data import open_dataset
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.images import IMAGE_SUFFIXES, list_files, read_image_file
@@ -42,9 +42,10 @@ def resolve(values: dict[str, Any], preset: str | None = None, file: str | None 
     name = ALIASES.get(name, name)
     method = lookup("method", name, METHODS)
     from_preset = lookup("preset", preset, PRESETS).get(name, {}) if preset else {}
-    merged = from_preset | from_file | values | {"method": name}
-    source = file if file and not values.keys() - from_file.keys() else "options"
-    config, options = from_mapping((TrainConfig, method.Options), merged, source)
+    kinds = (TrainConfig, method.Options)
+    if file:
+        from_file = check_mapping(kinds, from_file, file)
+    config, options = from_mapping(kinds, from_preset | from_file | values | {"method": name}, "options")
     return config, options
 
 

@@ -9,7 +9,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -34,11 +34,21 @@ def parse(kind: Any, argv: Argv, prog: str) -> Any:
     except SystemExit as stop:
         if not stop.code:
             raise
-        # tyro draws a box: a title, what is wrong, a rule, where to read more. What is wrong is what we say.
-        lines = re.sub(r"\x1b\[[0-9;]*m", "", complaint.getvalue()).splitlines()
-        inside = [line.strip("│ ") for line in lines if line.startswith("│")]
-        words = " ".join(itertools.takewhile(lambda line: not line.startswith("──"), inside)).split()
-        raise UserError(f"{' '.join(words)} ({prog} --help tells the options)") from None
+        raise UserError(f"{what_is_wrong(complaint.getvalue())} ({prog} --help tells the options)") from None
+    except ValueError as error:  # what an option's dataclass says of its values
+        raise UserError(f"{error} ({prog} --help tells the options)") from None
+
+
+def what_is_wrong(complaint: str) -> str:
+    """Return in one line what a complaint of tyro's says.
+
+    It draws a box, of other characters where the terminal has no UTF-8: a title, what is wrong, in many words for what
+    it tried, a rule, where to read more.
+    """
+    lines = [line.strip("│╭╮╰╯ ") for line in re.sub(r"\x1b\[[0-9;]*m", "", complaint).splitlines()]
+    inside = itertools.dropwhile(lambda line: re.fullmatch("[─-]*", line), lines[1:])
+    told = itertools.takewhile(lambda line: not re.fullmatch("[─-]{3,}|Got errors:", line), inside)
+    return " ".join(" ".join(told).split())
 
 
 def train(argv: Argv) -> None:
@@ -70,7 +80,8 @@ def train(argv: Argv) -> None:
     )
     arguments.__doc__ = "Train a model. The options of the method follow those of every run (see semiseg methods)."
     parsed = parse(arguments, argv, "semiseg train")
-    print(api.train_with(parsed.settings, parsed.method_options, parsed.out))
+    settings = replace(parsed.settings, method=config.method)  # an alias stands for its method
+    print(api.train_with(settings, parsed.method_options, parsed.out))
 
 
 def early_options(argv: Argv) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -99,6 +100,8 @@ class TrainConfig:
         self._check(self.lr > 0, "lr", "positive")
         self._check(0 <= self.class_balance <= 1, "class-balance", "in [0, 1]")
         self._check(self.workers >= 0, "workers", "0 or more")
+        self._check(self.devices == "auto" or self.devices >= 1, "devices", "auto or at least 1")
+        self._check(self.nodes >= 1, "nodes", "at least 1")
         self._check(self.val_every in ("auto", "never") or int(self.val_every) >= 1, "val-every", "at least 1")
         self._check(self.val_limit is None or self.val_limit >= 1, "val-limit", "at least 1")
 
@@ -123,20 +126,41 @@ def _accepts(value: Any, hint: Any) -> bool:
     return value is None if hint is type(None) else isinstance(value, hint)
 
 
-def from_mapping(classes: tuple[type, ...], values: Mapping[str, Any], source: str) -> tuple[Any, ...]:
-    """Build one instance of each dataclass from flat ``values``; keys may be written with ``-`` or ``_``.
+def _as_meant(value: Any, hint: Any) -> Any:
+    """Undo what YAML makes of ``labeled: 23`` (a number, where text is expected) and ``lr: 1e-3`` (text)."""
+    arms = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if isinstance(value, int) and not isinstance(value, bool) and str in arms and int not in arms:
+        return str(value)
+    if isinstance(value, str) and float in arms and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+        return float(value)
+    return value
+
+
+def check_mapping(classes: tuple[type, ...], values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Return ``values`` with ``_`` for ``-`` in its keys, each value as the type that its key asks for.
 
     Raises:
         UserError: a key that belongs to none of the classes, or a value of the wrong type; names ``source``.
     """
-    values = {key.replace("-", "_"): value for key, value in values.items()}
-    hints = {cls: get_type_hints(cls) for cls in classes}
-    known = {f.name: hints[cls][f.name] for cls in classes for f in fields(cls)}
+    known = {f.name: get_type_hints(cls)[f.name] for cls in classes for f in fields(cls)}
+    checked = {}
     for key, value in values.items():
-        if key not in known:
-            raise UserError(f"{source}: unknown key {key!r}: {did_you_mean(key, known)}")
-        if not _accepts(value, known[key]):
-            raise UserError(f"{source}: {key} is {value!r}: expected {describe(known[key])}")
+        name = key.replace("-", "_")
+        if name not in known:
+            raise UserError(f"{source}: unknown key {key!r}: {did_you_mean(name, known)}")
+        checked[name] = _as_meant(value, known[name])
+        if not _accepts(checked[name], known[name]):
+            raise UserError(f"{source}: {key} is {value!r}: expected {describe(known[name])}")
+    return checked
+
+
+def from_mapping(classes: tuple[type, ...], values: Mapping[str, Any], source: str) -> tuple[Any, ...]:
+    """Build one instance of each dataclass from flat ``values``; keys may be written with ``-`` or ``_``.
+
+    Raises:
+        UserError: as ``check_mapping``, or a value out of its range; names ``source``.
+    """
+    values = check_mapping(classes, values, source)
     instances = []
     for cls in classes:
         own = {f.name: values[f.name] for f in fields(cls) if f.name in values}

@@ -8,8 +8,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     # Small batches, small crops, a thousand steps, perhaps no GPU.
     "small": {
         "supervised": SMALL_COMMON,
-        "mean-teacher": SMALL_COMMON | {"burn_in": 0.25},
-        "dual-student": SMALL_COMMON | {"burn_in": 0.25},
-        "dual-teacher": SMALL_COMMON | {"burn_in": 0.25},
+        "mean-teacher": SMALL_COMMON | {"burn_in": 0.25, "ramp_up": 0.1},
+        "dual-student": SMALL_COMMON | {"burn_in": 0.25, "ramp_up": 0.1},
+        "dual-teacher": SMALL_COMMON | {"burn_in": 0.25, "ramp_up": 0.1},
     },
 }

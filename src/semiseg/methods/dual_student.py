@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from semiseg.methods.method import Batch, Method, Progress, StepOutput, as_float
+from semiseg.methods.method import Batch, Method, Progress, StepOutput, as_float, check_range
 from semiseg.ops.losses import cross_entropy, weighted_cross_entropy
 from semiseg.ops.mixing import cutmix_region, partners, paste
 from semiseg.ops.pseudo_labels import pseudo_label
@@ -35,6 +35,10 @@ class DualStudentOptions:
     """Share of the run on labels only (ours; 0: as published)."""
     ramp_up: float = 0.0
     """Share of the run over which lambda rises linearly after the burn-in (ours; 0: as published)."""
+
+    def __post_init__(self) -> None:
+        check_range(self, 1, "burn_in", "ramp_up")
+        check_range(self, float("inf"), "unsupervised_weight")
 
 
 class DualStudent(Method):

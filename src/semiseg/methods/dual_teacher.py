@@ -25,7 +25,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from semiseg.methods.method import Batch, Method, Progress, StepOutput, as_float
+from semiseg.methods.method import Batch, Method, Progress, StepOutput, as_float, check_range
 from semiseg.ops.ema import BufferMode, ema_decay, ema_update
 from semiseg.ops.losses import cross_entropy, weighted_cross_entropy
 from semiseg.ops.mixing import REGIONS, partners, paste
@@ -79,6 +79,8 @@ class DualTeacherOptions:
             raise ValueError(f"pool: unknown mixing {unknown[0]!r}: choose from {', '.join(REGIONS)}")
         if not self.pool:
             raise ValueError(f"pool is empty: choose from {', '.join(REGIONS)}")
+        check_range(self, 1, "threshold", "drop_path", "ema_decay", "color_strength", "burn_in", "ramp_up")
+        check_range(self, float("inf"), "shift_steps", "unsupervised_weight", "consistency_weight")
 
 
 class DualTeacher(Method):

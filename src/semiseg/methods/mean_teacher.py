@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from semiseg.methods.method import Batch, Method, Progress, StepOutput, as_float
+from semiseg.methods.method import Batch, Method, Progress, StepOutput, as_float, check_range
 from semiseg.ops.ema import BufferMode, ema_decay, ema_update
 from semiseg.ops.losses import cross_entropy, weighted_cross_entropy
 from semiseg.ops.mixing import REGIONS, partners, paste
@@ -54,6 +54,8 @@ class MeanTeacherOptions:
     def __post_init__(self) -> None:
         if self.mixing not in REGIONS:
             raise ValueError(f"mixing: unknown {self.mixing!r}: choose from {', '.join(REGIONS)}")
+        check_range(self, 1, "threshold", "ema_decay", "color_strength", "burn_in", "ramp_up")
+        check_range(self, float("inf"), "unsupervised_weight")
 
 
 class MeanTeacher(Method):

@@ -107,3 +107,12 @@ class Method(nn.Module, ABC):
 def as_float(images: Tensor) -> Tensor:
     """Turn uint8 images into float32 in [0, 1], same shape."""
     return images.float().div_(255)
+
+
+def check_range(options: Any, high: float, *names: str) -> None:
+    """Raise ValueError where one of the named options is not within 0 and ``high``."""
+    for name in names:
+        value = getattr(options, name)
+        if not 0 <= value <= high:
+            rule = "0 or more" if high == float("inf") else f"in [0, {high:g}]"
+            raise ValueError(f"{name.replace('_', '-')} is {value}: it must be {rule}")

@@ -13,6 +13,7 @@ import torch
 from semiseg.errors import UserError
 
 FORMAT = 1
+KEYS = {"step", "best", "config", "classes", "palette", "method"}
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -60,9 +61,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such checkpoint: check the path, or train first")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+    except Exception as error:  # whatever the bytes make of the reader: the file is damaged, or something else
+        reason = type(error).__name__
         raise UserError(f"{path}: cannot be read as a checkpoint ({reason}): use one written by semiseg") from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    if not isinstance(state, dict) or state.get("format") != FORMAT or not state.keys() >= KEYS:
         raise UserError(f"{path}: not a checkpoint of semiseg: use checkpoints/best.pt or last.pt of a run")
     return state

@@ -266,11 +266,10 @@ def train_run(run: RunDirectory, fabric: Fabric) -> Loop:
     console = Console(run.log, enabled=fabric.is_global_zero)
     state = load_checkpoint(run.last) if run.last.exists() else None
     if state:
-        method.load_state_dict(state["method"])
+        restore(method, optimizer, state, run.last)
     wrapped, wrapped_optimizer = fabric.setup(method, optimizer)
     best = Best()
     if state:
-        optimizer.load_state_dict(state["optimizer"])
         best = Best(state["best"]["miou"], state["best"]["step"])
         console.note(f"resumed at step {state['step']} of {total_steps}")
     validator = Validator(dataset, split, config, fabric)
