@@ -113,7 +113,7 @@ def main() -> None:
         for job in jobs:
             job.result()
     lines = [
-        "| cell | test mIoU, best on val | test mIoU, last step | companion at the same step | val mIoU | step | seeds |",
+        "| cell | test mIoU, best on val | test, last step | companion, same step | val mIoU | step | seeds |",
         "|---|---|---|---|---|---|---|",
     ]
     for group in groups:

@@ -17,6 +17,7 @@ from semiseg.data import open_dataset
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.images import IMAGE_SUFFIXES, list_files, read_image_file
 from semiseg.data.splits import check_masks, resolve_split
+from semiseg.devices import find_accelerator
 from semiseg.errors import UserError, lookup
 from semiseg.evaluation.evaluate import TEACHERS_AVERAGE, evaluate_networks
 from semiseg.evaluation.predictor import Prediction, Predictor
@@ -173,7 +174,7 @@ class Model:
         self.classes, self.palette = tuple(state["classes"]), tuple(tuple(color) for color in state["palette"])
         method = lookup("method", state["config"]["method"], METHODS)
         self.config, options = from_mapping((TrainConfig, method.Options), state["config"], str(checkpoint))
-        device = torch.device("cuda" if accelerator in ("auto", "cuda") and torch.cuda.is_available() else "cpu")
+        device = torch.device(find_accelerator(accelerator))
         shape = (self.config.architecture, self.config.encoder, len(self.classes))
         self.method = method(lambda: build(*shape, weights="none"), len(self.classes), options)
         try:

@@ -112,7 +112,7 @@ class Evaluate:
     """Checkpoint of the run."""
     sliding: bool = False
     """Use a sliding window of the training's crop size."""
-    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute."""
     json: bool = False
     """Print one JSON object and nothing else."""
@@ -158,7 +158,7 @@ class Predict:
     """Write OUT/<stem>_confidence.png too: gray, 255 for certainty."""
     sliding: bool = False
     """Use a sliding window of the training's crop size."""
-    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute."""
 
 

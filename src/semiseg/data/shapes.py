@@ -90,7 +90,11 @@ class Shapes(SegmentationDataset):
 
     @classmethod
     def from_text(cls, text: str) -> Shapes:
-        """Make the set from ``KEY=VALUE,...`` with the constructor's keys; raises UserError for any other."""
+        """Generated images of textured shapes, from ``shapes[:images=N,val=N,test=N,size=PIXELS,seed=K]``.
+
+        Raises:
+            UserError: another key, or a value that is no number.
+        """
         options: dict[str, int] = {}
         for part in filter(None, text.split(",")):
             key, _, value = (word.strip() for word in part.partition("="))

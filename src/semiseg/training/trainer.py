@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from semiseg.data import open_dataset
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.loaders import StreamConfig, TrainStream, make_loader
 from semiseg.data.splits import Split, check_masks
+from semiseg.devices import find_accelerator
 from semiseg.errors import UserError
 from semiseg.methods import METHODS, Batch, Method, Progress
 from semiseg.networks import SegmentationNetwork, build
@@ -205,12 +207,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
     Raises:
         UserError: an accelerator that this machine does not have.
     """
-    has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    accelerator = config.accelerator
-    if accelerator == "auto":
-        accelerator = "cuda" if has["cuda"] else "mps" if has["mps"] else "cpu"
-    if not has[accelerator]:
-        raise UserError(f"--accelerator {accelerator}: this machine has none that PyTorch can use: try auto or cpu")
+    accelerator = find_accelerator(config.accelerator)
     bf16 = config.precision == "bf16" or (
         config.precision == "auto" and accelerator == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     )
@@ -252,6 +249,18 @@ def make_stream(config: TrainConfig, dataset: SegmentationDataset, split: Split,
     return TrainStream(dataset, split.labeled, split.unlabeled, stream_config, rank=rank, world_size=world)
 
 
+def restore(method: Method, state: dict[str, Any], source: Path) -> None:
+    """Load the networks of a checkpoint; raises UserError where it is not one that this run can go on from."""
+    remedy = "put the run's own last.pt back, or remove it to start over"
+    if "optimizer" not in state:
+        raise UserError(f"{source}: it holds no optimizer, so it is no last.pt: {remedy}")
+    try:
+        method.load_state_dict(state["method"])
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()[:120]
+        raise UserError(f"{source}: a checkpoint of another network ({reason}): {remedy}") from None
+
+
 def train_run(run: RunDirectory, fabric: Fabric) -> Loop:
     """Train the run from its last checkpoint, or from the start, to its end."""
     config, options = run.read_config()
@@ -266,10 +275,11 @@ def train_run(run: RunDirectory, fabric: Fabric) -> Loop:
     console = Console(run.log, enabled=fabric.is_global_zero)
     state = load_checkpoint(run.last) if run.last.exists() else None
     if state:
-        restore(method, optimizer, state, run.last)
+        restore(method, state, run.last)
     wrapped, wrapped_optimizer = fabric.setup(method, optimizer)
     best = Best()
     if state:
+        optimizer.load_state_dict(state["optimizer"])
         best = Best(state["best"]["miou"], state["best"]["step"])
         console.note(f"resumed at step {state['step']} of {total_steps}")
     validator = Validator(dataset, split, config, fabric)
