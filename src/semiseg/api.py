@@ -322,10 +322,14 @@ def predict(
     predictor = model.make_predictor(model.network, "slide" if sliding else "whole")
     out = Path(out)
     todo = collect_images(images)
-    for stem in todo:
-        if (out / f"{stem}.png").exists():
-            raise UserError(f"{out / stem}.png exists: choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
+    kinds = ["", *(["_overlay"] if overlay else []), *(["_confidence"] if confidence else [])]
+    for file in (out / f"{stem}{kind}.png" for stem in todo for kind in kinds):
+        if file.exists():
+            raise UserError(f"{file} exists: choose another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}): choose another --out") from None
     written = []
     for stem, file in todo.items():
         image = read_image_file(file)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import io
 import itertools
 import json
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, make_dataclass, replace
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -79,9 +80,20 @@ def train(argv: Argv) -> None:
         ],
     )
     arguments.__doc__ = "Train a model. The options of the method follow those of every run (see semiseg methods)."
+    check_options(argv, [f.name for kind in (config, options, arguments) for f in fields(kind)], "semiseg train")
     parsed = parse(arguments, argv, "semiseg train")
     settings = replace(parsed.settings, method=config.method)  # an alias stands for its method
     print(api.train_with(settings, parsed.method_options, parsed.out))
+
+
+def check_options(argv: Argv, names: list[str], prog: str) -> None:
+    """Raise UserError for the first option that is none of ``names``, with the closest one."""
+    for argument in argv:
+        name = argument.partition("=")[0].removeprefix("--").replace("-", "_")
+        if argument.startswith("--") and name.removeprefix("no_") not in (*names, "help"):
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean --{close[0].replace('_', '-')}?" if close else f"{prog} --help tells the options"
+            raise UserError(f"unknown option --{name.replace('_', '-')}: {hint}")
 
 
 def early_options(argv: Argv) -> dict[str, str]:

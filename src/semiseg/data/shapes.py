@@ -64,7 +64,7 @@ SHAPES: tuple[tuple[str, Color, Callable[[Field, Field], NDArray[np.bool_]], flo
 # How hard it is: objects in an image, their radius as a share of its side, the greatest turn in radians, the difference
 # between the two tones of a pattern, the amplitude of the noise. A network that sees all masks learns it in a few
 # hundred steps; with a few masks it first learns colors and patterns by heart, which are worth nothing.
-OBJECTS, RADIUS, TURN, CONTRAST, NOISE = (3, 4), (0.2, 0.3), 0.5, (0.04, 0.1), 0.06
+OBJECTS, RADIUS, TURN, CONTRAST, NOISE = (2, 3), (0.22, 0.34), 0.35, (0.02, 0.05), 0.03
 
 
 class Shapes(SegmentationDataset):
