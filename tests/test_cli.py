@@ -21,7 +21,10 @@ from PIL import Image
 
 from semiseg import cli
 
-QUICK = ("--weights", "none", "--crop-size", "32", "--batch-size", "2", "--steps", "2", "--workers", "0")
+QUICK = (
+    *("--encoder", "test_resnet", "--weights", "none", "--crop-size", "32"),
+    *("--batch-size", "2", "--steps", "2", "--workers", "0"),
+)
 TRAIN = (*QUICK, "--accelerator", "cpu", "--labeled", "4")
 
 
@@ -54,7 +57,7 @@ def trained(_tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
     out = tmp_path_factory.mktemp("runs") / "run"
     options = {"crop_size": 32, "batch_size": 2, "steps": 2, "workers": 0, "accelerator": "cpu", "weights": "none"}
-    return api.train(_tiny_source, "dual-teacher", out, labeled="4", **options)
+    return api.train(_tiny_source, "dual-teacher", out, labeled="4", encoder="test_resnet", **options)
 
 
 @pytest.fixture

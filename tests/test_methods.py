@@ -202,7 +202,7 @@ def test_the_consistency_term_gives_the_student_gradients_and_no_teacher(on: str
 def test_nothing_trusted_leaves_the_supervised_gradient_alone() -> None:
     batch, alone = make_batch(), make("dual-teacher", **OFF["dual-teacher"])
     step(alone, batch)
-    method = make("dual-teacher", threshold=1.1, consistency_weight=0.0)
+    method = make("dual-teacher", threshold=1.0, consistency_weight=0.0)
     assert step(method, batch)["trusted_fraction"] == 0
     assert torch.equal(gradients(method.student), gradients(alone.student))
 
@@ -302,6 +302,22 @@ def test_networks_see_values_between_zero_and_one(name: str) -> None:
     for images in seen:
         assert images.dtype == torch.float32 and images.min() >= 0 and images.max() <= 1
         assert images.max() > 0.9  # and are not divided twice
+
+
+@pytest.mark.parametrize("progress_step", [0, 50])
+def test_class_weights_weigh_the_labels_and_only_them(name: str, progress_step: int) -> None:
+    """Also in the burn-in; pseudo-labels stay as they are."""
+    options = {} if name == "supervised" else {"burn_in": 0.1}
+    if name in WITH_TEACHERS:
+        options["threshold"] = 0.4
+    method, batch, progress = make(name, **options), make_batch(), Progress(progress_step, 100, 10)
+    plain = step(method.eval(), batch, progress)
+    method.class_weights.mul_(2)
+    weighted = step(method, batch, progress)
+    assert weighted["loss/supervised"] == pytest.approx(2 * plain["loss/supervised"])
+    for term in ("loss/unsupervised", "loss/consistency"):
+        assert weighted.get(term) == plain.get(term)
+    assert weighted["loss"] == pytest.approx(plain["loss"] + plain["loss/supervised"])
 
 
 # Strange batches.
@@ -440,3 +456,21 @@ def test_options_that_make_no_sense_are_refused() -> None:
         make("dual-teacher", pool=())
     with pytest.raises(ValueError, match="teachers must be at least 1"):
         make("dual-teacher", teachers=0)
+    for name in WITH_UNLABELED:
+        with pytest.raises(ValueError, match=r"burn-in is 2.0: it must be in \[0, 1\]"):
+            make(name, burn_in=2.0)
+        with pytest.raises(ValueError, match=r"unsupervised-weight is -1\.0: it must be 0 or more"):
+            make(name, unsupervised_weight=-1.0)
+    for option in ("drop_path", "threshold", "ema_decay"):
+        with pytest.raises(ValueError, match=f"{option.replace('_', '-')} is 1.5"):
+            make("dual-teacher", **{option: 1.5})
+
+
+def test_a_network_without_residual_branches_is_refused_for_sub_models() -> None:
+    class Plain(nn.Conv2d):
+        def __init__(self, classes: int) -> None:
+            super().__init__(3, classes, 1)
+
+    with pytest.raises(ValueError, match="no residual branches to drop"):
+        make("dual-teacher", network=Plain)
+    make("dual-teacher", network=Plain, consistency_weight=0.0)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from semiseg.ops.ema import ema_decay, ema_update
-from semiseg.ops.losses import cross_entropy, weighted_cross_entropy
+from semiseg.ops.losses import balancing_weights, cross_entropy, weighted_cross_entropy
 from semiseg.ops.mixing import REGIONS, classmix_region, cutmix_region, partners, paste
 from semiseg.ops.photometric import photometric
 from semiseg.ops.pseudo_labels import confidence_weights, pseudo_label
@@ -42,6 +42,35 @@ def test_cross_entropy_takes_the_mean_over_the_batch_not_over_images() -> None:
     labels = torch.tensor([[[0, 255, 255]], [[1, 1, 1]]])
     # (0.693147 + 3 * 2.126928) / 4, where a mean of the images' means would be 1.410038.
     torch.testing.assert_close(cross_entropy(logits, labels), torch.tensor(1.768483))
+
+
+def test_class_weights_by_hand() -> None:
+    logits = logits_of((0.0, 0.0), (2.0, 0.0), (2.0, 0.0))
+    weights = torch.tensor([0.5, 3.0])
+    # (0.5 * 0.693147 + 0.5 * 0.126928 + 3 * 2.126928) / 3: the number of known pixels divides, whatever their weights.
+    loss = cross_entropy(logits, torch.tensor([[[0, 0, 1]]]), weights)
+    torch.testing.assert_close(loss, torch.tensor(2.263607))
+    # 3 of 4 pixels are of class 0: f^-1/2 = (1.154701, 2), whose mean over the pixels is 1.366025.
+    torch.testing.assert_close(balancing_weights(torch.tensor([30, 10]), 0.5), torch.tensor([0.845299, 1.464102]))
+    torch.testing.assert_close(balancing_weights(torch.tensor([30, 10]), 1.0), torch.tensor([2 / 3, 2.0]))
+    torch.testing.assert_close(balancing_weights(torch.tensor([30, 10]), 0.0), torch.ones(2))
+    # A class without labels weighs as the rarest one.
+    torch.testing.assert_close(
+        balancing_weights(torch.tensor([30, 0, 10]), 0.5), torch.tensor([0.845299, 1.464102, 1.464102])
+    )
+
+
+@few
+@given(pixels=st.lists(st.integers(0, 10**9), min_size=1, max_size=30), power=st.floats(0, 1))
+def test_balancing_keeps_the_size_of_the_loss(pixels: list[int], power: float) -> None:
+    counts = torch.tensor(pixels)
+    weights = balancing_weights(counts, power)
+    assert weights.isfinite().all() and (weights >= 0).all()
+    if counts.sum() > 0:
+        shares = counts.double() / counts.sum()
+        assert (shares * weights).sum().item() == pytest.approx(1, rel=1e-4)
+        order = counts[counts > 0].argsort()
+        assert (weights[counts > 0][order].diff() <= 1e-5 * weights.max()).all()  # the rarer, the heavier
 
 
 def test_weighted_cross_entropy_by_hand() -> None:
