@@ -29,6 +29,7 @@ from semiseg.report.pictures import overlay as blended
 from semiseg.report.pictures import save_indexed_png
 from semiseg.training.checkpoint import load_checkpoint
 from semiseg.training.run_directory import RunDirectory
+from semiseg.training.trackers import require_tensorboard
 
 
 def resolve(values: dict[str, Any], preset: str | None = None, file: str | None = None) -> tuple[TrainConfig, Any]:
@@ -38,7 +39,10 @@ def resolve(values: dict[str, Any], preset: str | None = None, file: str | None 
         UserError: an unknown method, preset or key, or a value of the wrong type or range.
     """
     from_file = {key.replace("-", "_"): value for key, value in read_yaml(Path(file)).items()} if file else {}
-    preset = from_file.pop("preset", None) if preset is None else preset
+    preset_in_file = from_file.pop("preset", None)
+    preset = preset_in_file if preset is None else preset
+    if preset is not None and not isinstance(preset, str):
+        raise UserError(f"{file}: preset is {preset!r}: expected one of {', '.join(PRESETS)}")
     name = str(values.get("method") or from_file.get("method") or TrainConfig.method)
     name = ALIASES.get(name, name)
     method = lookup("method", name, METHODS)
@@ -75,6 +79,8 @@ def train(
         UserError: the input is at fault; one line says where and what to do.
     """
     if resume is not None:
+        if options or any(given is not None for given in (data, method, out, preset, config)):
+            raise UserError("resume takes everything from the run: leave the other arguments out")
         return resume_run(resume)
     given = {"data": None if data is None else str(data), "method": method} | options
     settings, method_options = resolve({k: v for k, v in given.items() if v is not None}, preset, config)
@@ -88,13 +94,14 @@ def train_with(config: TrainConfig, options: Any, out: str | Path | None = None)
     path = Path(out) if out else Path("runs") / f"{Path(config.data).name.split(':')[0]}-{config.method}"
     fabric = make_fabric(config)
     fabric.launch()
-    error = None
     if fabric.is_global_zero:
         try:
-            prepare(path, config, options)
-        except UserError as problem:
-            error = str(problem)
-    if error := fabric.broadcast(error):
+            prepare(path, config, options, fabric.world_size)
+        except BaseException as problem:  # whatever it was, the other processes wait to hear of it
+            fabric.broadcast(str(problem) or type(problem).__name__)
+            raise
+        fabric.broadcast("")
+    elif error := fabric.broadcast(""):
         raise UserError(error)
     return finish(RunDirectory(path), fabric)
 
@@ -119,7 +126,7 @@ def finish(run: RunDirectory, fabric: Any) -> Path:
     return run.path
 
 
-def prepare(path: Path, config: TrainConfig, options: Any) -> RunDirectory:
+def prepare(path: Path, config: TrainConfig, options: Any, processes: int = 1) -> RunDirectory:
     """Check everything a run needs before its first step, print what is noteworthy, and make its directory.
 
     Raises:
@@ -139,6 +146,10 @@ def prepare(path: Path, config: TrainConfig, options: Any) -> RunDirectory:
         )
     check_masks(dataset, (*split.val, *split.test))
     pixels = check_masks(dataset, split.labeled)
+    if config.batch_size % processes:
+        raise UserError(f"--batch-size {config.batch_size} does not divide by {processes} processes: take a multiple")
+    if config.tensorboard:
+        require_tensorboard()
     notes = [*split.notes]
     if missing := [name for name, count in zip(dataset.classes, pixels, strict=True) if not count]:
         notes.append(f"warning: no labeled pixel of {', '.join(missing)}: the model cannot learn what no label shows")
@@ -247,7 +258,7 @@ def evaluation_ids(model: Model, dataset: SegmentationDataset, data: str, split:
 
 def evaluate(
     path: str | Path,
-    data: str | None = None,
+    data: str | Path | None = None,
     split: str = "test",
     *,
     network: str | None = None,
@@ -265,15 +276,17 @@ def evaluate(
         UserError: no such checkpoint, data, list or network, or classes that differ.
     """
     model = load(path, network, checkpoint, accelerator)
-    data = data or model.config.data
-    dataset = open_dataset(data)
+    source = str(data or model.config.data)
+    if Path(source).is_dir() and Path(source).resolve() == Path(model.config.data).resolve():
+        source = model.config.data  # the same place, written in another way: the run's own lists hold
+    dataset = open_dataset(source)
     if dataset.classes != model.classes:
         theirs, ours = ", ".join(dataset.classes), ", ".join(model.classes)
-        raise UserError(f"{data}: its classes ({theirs}) are not the model's ({ours}): evaluate on data of its classes")
+        raise UserError(f"{source}: its classes ({theirs}) are not the model's ({ours}): take data of its classes")
     evaluation = evaluate_networks(
         model.networks,
         dataset,
-        evaluation_ids(model, dataset, data, split),
+        evaluation_ids(model, dataset, source, split),
         device=model.device,
         image_scale=model.config.image_scale,
         mode="slide" if sliding else "whole",
@@ -281,18 +294,18 @@ def evaluate(
     )
     networks = {name: matrix.summary(dataset.classes) for name, matrix in evaluation.matrices.items()}
     chosen = lookup("network", model.network, networks)
-    where = {"split": split, "network": model.network, "checkpoint": checkpoint, "step": model.step}
-    result = where | chosen | {"networks": networks}
+    where = {"split": split, "network": model.network, "checkpoint": model.path.stem, "step": model.step}
+    result = where | {"sliding": sliding} | chosen | {"networks": networks}
     run = model.path.parent.parent
     if (run / "config.yaml").is_file():
         with open(run / "evaluations.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(result | {"data": data}) + "\n")
+            file.write(json.dumps(result | {"data": source}) + "\n")
     return result
 
 
 def predict(
     path: str | Path,
-    images: Iterable[str | Path],
+    images: str | Path | Iterable[str | Path],
     out: str | Path,
     *,
     network: str | None = None,
@@ -321,7 +334,7 @@ def predict(
     model = load(path, network, checkpoint, accelerator)
     predictor = model.make_predictor(model.network, "slide" if sliding else "whole")
     out = Path(out)
-    todo = collect_images(images)
+    todo = collect_images([images] if isinstance(images, (str, Path)) else images)
     kinds = ["", *(["_overlay"] if overlay else []), *(["_confidence"] if confidence else [])]
     for file in (out / f"{stem}{kind}.png" for stem in todo for kind in kinds):
         if file.exists():

@@ -7,6 +7,7 @@ import difflib
 import io
 import itertools
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -62,7 +63,7 @@ def train(argv: Argv) -> None:
     if "resume" in early:
         if len(argv) > 2 or (len(argv) == 2 and argv[0] != "--resume"):
             raise UserError("--resume takes everything from the run: leave the other options out")
-        print(api.train(resume=early["resume"]))
+        print_once(api.train(resume=early["resume"]))
         return
     if "method" in early:
         given["method"] = early["method"]
@@ -83,7 +84,7 @@ def train(argv: Argv) -> None:
     check_options(argv, [f.name for kind in (config, options, arguments) for f in fields(kind)], "semiseg train")
     parsed = parse(arguments, argv, "semiseg train")
     settings = replace(parsed.settings, method=config.method)  # an alias stands for its method
-    print(api.train_with(settings, parsed.method_options, parsed.out))
+    print_once(api.train_with(settings, parsed.method_options, parsed.out))
 
 
 def check_options(argv: Argv, names: list[str], prog: str) -> None:
@@ -94,6 +95,12 @@ def check_options(argv: Argv, names: list[str], prog: str) -> None:
             close = difflib.get_close_matches(name, names, n=1)
             hint = f"did you mean --{close[0].replace('_', '-')}?" if close else f"{prog} --help tells the options"
             raise UserError(f"unknown option --{name.replace('_', '-')}: {hint}")
+
+
+def print_once(result: object) -> None:
+    """Print on the first of a run's processes only."""
+    if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
+        print(result)
 
 
 def early_options(argv: Argv) -> dict[str, str]:

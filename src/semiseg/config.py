@@ -71,7 +71,7 @@ class TrainConfig:
     """Seed of everything random."""
 
     val_every: int | Literal["auto", "never"] = "auto"
-    """Steps between validations; auto: ten in a run."""
+    """Steps between validations; auto: ten in a run; never: none, but the checkpoints of auto."""
     val_limit: int | None = None
     """Validate on N images of the val list only, spread evenly over it."""
     keep: int = 0
@@ -99,6 +99,9 @@ class TrainConfig:
         self._check(self.steps is None or self.epochs is None, "steps", "absent where epochs is given")
         self._check(self.lr > 0, "lr", "positive")
         self._check(0 <= self.class_balance <= 1, "class-balance", "in [0, 1]")
+        for option in ("weight-decay", "encoder-lr-factor", "clip-norm", "poly-power", "keep", "warmup-steps"):
+            self._check(getattr(self, option.replace("-", "_")) >= 0, option, "0 or more")
+        self._check(self.nodes >= 1, "nodes", "at least 1")
         self._check(self.workers >= 0, "workers", "0 or more")
         self._check(self.devices == "auto" or self.devices >= 1, "devices", "auto or at least 1")
         self._check(self.nodes >= 1, "nodes", "at least 1")

@@ -40,7 +40,7 @@ class DualTeacherOptions:
     """Options of Dual Teacher; each default with its source."""
 
     teachers: int = 2
-    """Temporary teachers that take turns (2: the paper; 1: the single teacher of the ablation)."""
+    """Temporary teachers that take turns (2: the paper; 1, with --ema-reset never: the ablation's single one)."""
     pool: tuple[str, ...] = ("cutmix", "classmix")
     """Strong mixing of shift k is pool[k % len(pool)] (paper: CutMix with teacher 1, ClassMix with teacher 2)."""
     shift_steps: int = 0

@@ -36,9 +36,12 @@ class Batch:
         return Batch(**{name: tensor.pin_memory() for name, tensor in vars(self).items()})
 
 
-@dataclass(frozen=True)
+@dataclass
 class Progress:
-    """Where a run stands: ``step`` of ``total_steps`` (from 0), with ``steps_per_epoch`` steps a pass."""
+    """Where a run stands: ``step`` of ``total_steps`` (from 0), with ``steps_per_epoch`` steps a pass.
+
+    Not frozen: it goes through Fabric's conversion of a step's inputs to lower precision, which refuses frozen ones.
+    """
 
     step: int
     total_steps: int
@@ -48,11 +51,6 @@ class Progress:
     def epoch(self) -> int:
         """Passes over the unlabeled list completed so far."""
         return self.step // self.steps_per_epoch
-
-    @property
-    def fraction(self) -> float:
-        """Share of the run done, in [0, 1)."""
-        return self.step / self.total_steps
 
 
 @dataclass

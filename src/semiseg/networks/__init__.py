@@ -85,6 +85,9 @@ def build(architecture: str, encoder: str, classes: int, weights: str = "imagene
         known = ", ".join(ARCHITECTURES)
         raise UserError(f"unknown architecture {architecture!r}{did_you_mean(architecture, ARCHITECTURES)} ({known})")
     body, decoder, head, stride = ARCHITECTURES[architecture](encoder, classes)
+    for module in body.modules():
+        if hasattr(module, "drop_prob"):  # smp's MiT drops paths by itself; here only the sub-models' passes do
+            setattr(module, "drop_prob", 0.0)  # noqa: B010 (mypy takes it for a submodule)
     make_batch_norm_lenient(decoder)
     load_encoder_weights(body, encoder, weights)
     mean, std = mean_and_std(encoder)

@@ -175,7 +175,8 @@ def _later_evaluations(path: Path, config: dict[str, Any]) -> list[Line]:
     return [
         {key: entry.get(key) for key in ("split", "checkpoint", "step")} | {"network": network} | figures
         for entry in _lines(path / "evaluations.jsonl")
-        if entry.get("data") == config.get("data") and "checkpoint" in entry
+        if entry.get("data") == config.get("data") and not entry.get("sliding")
+        if entry.get("checkpoint") in ("best", "last")
         for network, figures in entry.get("networks", {}).items()
     ]
 

@@ -82,7 +82,7 @@ def _summary(run: RunFiles) -> str:
 
 
 def _tiles(run: RunFiles) -> list[tuple[str, str, str]]:
-    config, tiles = run.config, [("method", run.method, str(run.config.get("preset") or ""))]
+    config, tiles = run.config, [("method", run.method, "")]
     if config.get("data"):
         tiles.append(("data", str(config["data"]), f"{len(run.classes)} classes" if run.classes else ""))
     if "labeled" in run.list_sizes:

@@ -8,15 +8,22 @@ from typing import Any
 from semiseg.errors import UserError
 
 
+def require_tensorboard() -> None:
+    """Raise UserError where the extra is not installed."""
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError:
+        hint = "pip install 'semiseg[tensorboard]'"
+        raise UserError(f"--tensorboard needs an extra: {hint}, or leave the option out") from None
+
+
 class TensorBoard:
     """Writes every number of a metrics line under its own name; validation figures under ``val/NETWORK/``."""
 
     def __init__(self, folder: Path, resume_at: int) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            hint = "pip install 'semiseg[tensorboard]'"
-            raise UserError(f"--tensorboard needs an extra: {hint}, or leave the option out") from None
+        require_tensorboard()
+        from torch.utils.tensorboard import SummaryWriter
+
         # What was written after the checkpoint that the run resumes from will be written again.
         self.writer = SummaryWriter(str(folder), purge_step=resume_at + 1)
 

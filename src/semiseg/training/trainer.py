@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from semiseg.config import TrainConfig, to_mapping
@@ -115,9 +116,7 @@ class Loop:
     def validation_due(self, done: int) -> bool:
         """Whether to validate and save after ``done`` steps; the end of the run always is."""
         every = self.config.val_every
-        if every == "never":
-            every = self.total_steps
-        elif every == "auto":
+        if every in ("auto", "never"):
             every = max(1, self.total_steps // 10)
         return done % int(every) == 0 or done == self.total_steps
 
@@ -130,6 +129,9 @@ class Loop:
     def validate(self, log: MetricsLog, done: int, epoch: int) -> None:
         """Evaluate every network, keep the best, save."""
         improved = False
+        if self.fabric.world_size > 1:  # what is evaluated is what is saved: the first process's running statistics
+            for buffer in self.method.buffers():
+                buffer.copy_(self.fabric.broadcast(buffer))
         if self.config.val_every != "never":
             lines, counts = self.validator(self.method)
             for line in lines:
@@ -215,9 +217,12 @@ def make_fabric(config: TrainConfig) -> Fabric:
     several = devices > 1 or config.nodes > 1
     strategy = "ddp_find_unused_parameters_true" if several else "auto"
     precision: Any = "bf16-mixed" if bf16 else "32-true"
-    return Fabric(
-        accelerator=accelerator, devices=devices, num_nodes=config.nodes, precision=precision, strategy=strategy
-    )
+    try:
+        return Fabric(
+            accelerator=accelerator, devices=devices, num_nodes=config.nodes, precision=precision, strategy=strategy
+        )
+    except (ValueError, RuntimeError, MisconfigurationException) as error:
+        raise UserError(f"--devices {devices}: {' '.join(str(error).split())[:200]}") from None
 
 
 def make_method(config: TrainConfig, options: Any, dataset: SegmentationDataset) -> Method:
@@ -286,6 +291,8 @@ def train_run(run: RunDirectory, fabric: Fabric) -> Loop:
     loop = Loop(
         fabric, config, run, method, wrapped, wrapped_optimizer, stream, validator, console, total_steps, best
     )
-    loop.fit(state["step"] if state else 0)
-    console.close()
+    try:
+        loop.fit(state["step"] if state else 0)
+    finally:
+        console.close()
     return loop
