@@ -101,7 +101,6 @@ class TrainConfig:
         self._check(0 <= self.class_balance <= 1, "class-balance", "in [0, 1]")
         for option in ("weight-decay", "encoder-lr-factor", "clip-norm", "poly-power", "keep", "warmup-steps"):
             self._check(getattr(self, option.replace("-", "_")) >= 0, option, "0 or more")
-        self._check(self.nodes >= 1, "nodes", "at least 1")
         self._check(self.workers >= 0, "workers", "0 or more")
         self._check(self.devices == "auto" or self.devices >= 1, "devices", "auto or at least 1")
         self._check(self.nodes >= 1, "nodes", "at least 1")
