@@ -350,7 +350,7 @@ def strange_batches() -> Iterator[tuple[str, Batch]]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "batch"), strange_batches(), ids=lambda value: value if isinstance(value, str) else ""
+    ("kind", "batch"), list(strange_batches()), ids=lambda value: value if isinstance(value, str) else ""
 )
 def test_strange_batches_give_finite_steps(name: str, kind: str, batch: Batch) -> None:
     method = make(name)
