@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from semiseg.errors import UserError
 from semiseg.networks import ARCHITECTURES, SUGGESTED, build, describe
+from semiseg.networks.depthwise import DilatedDepthwiseConv2d, quicken_dilated_depthwise
 from semiseg.networks.encoders import mean_and_std
 from semiseg.networks.network import LenientBatchNorm2d, SegmentationNetwork
 from semiseg.networks.weights import lite0_state_dict
@@ -253,3 +255,36 @@ def test_frozen_batch_norm_stays_as_it_is_in_train_mode() -> None:
     after = network.state_dict()
     changed = {key.split(".")[0] for key, value in before.items() if not torch.equal(value, after[key])}
     assert changed == {"decoder"}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "padding", "dilation", "size"),
+    [(5, 4, 2, (8, 8)), (3, 6, 6, (8, 5)), (3, 18, 18, (4, 4)), (3, 0, 2, (7, 9)), ((3, 5), (3, 2), (3, 1), (6, 4))],
+)
+def test_dilated_depthwise_convolution_equals_that_of_pytorch(
+    kernel: int | tuple[int, int],
+    padding: int | tuple[int, int],
+    dilation: int | tuple[int, int],
+    size: tuple[int, int],
+) -> None:
+    torch.manual_seed(0)
+    theirs = torch.nn.Conv2d(6, 6, kernel, padding=padding, dilation=dilation, groups=6).double()
+    ours = deepcopy(theirs)
+    quicken_dilated_depthwise(torch.nn.Sequential(ours))
+    assert type(ours) is DilatedDepthwiseConv2d
+    x = torch.randn(2, 6, *size)
+    results = []
+    for module in (theirs.float(), ours.float()):
+        x_ = x.clone().requires_grad_()
+        y = module(x_)
+        weight = torch.arange(y.numel()).view_as(y).sin()
+        (y * weight).sum().backward()
+        results.append((y.detach(), x_.grad, module.weight.grad, module.bias.grad))
+    for their, our in zip(*results, strict=True):
+        torch.testing.assert_close(our, their)
+
+
+def test_the_default_network_has_its_dilated_convolutions_quickened() -> None:
+    network = build("deeplabv3plus-separable", "tf_efficientnet_lite0", 3, weights="none")
+    quick = sum(isinstance(module, DilatedDepthwiseConv2d) for module in network.modules())
+    assert quick == 7  # four in the encoder's last stage, three in ASPP

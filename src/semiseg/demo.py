@@ -72,5 +72,3 @@ def run_demo(out: Path, seed: int = 0, short: bool = False) -> dict[str, Any]:
     page = api.report([out / name for name in RUNS], out / "report.html")
     result["report"] = str(page.resolve())
     return {key: round(value, 2) if isinstance(value, float) else value for key, value in result.items()}
-
-

@@ -11,6 +11,7 @@ from torch import nn
 
 from semiseg.errors import UserError
 from semiseg.networks.deeplabv3plus import DeepLabV3PlusDecoder
+from semiseg.networks.depthwise import quicken_dilated_depthwise
 from semiseg.networks.encoders import DEPTH, did_you_mean, make_encoder, mean_and_std
 from semiseg.networks.network import SegmentationNetwork, make_batch_norm_lenient
 from semiseg.networks.weights import load_encoder_weights
@@ -89,6 +90,8 @@ def build(architecture: str, encoder: str, classes: int, weights: str = "imagene
         if hasattr(module, "drop_prob"):  # smp's MiT drops paths by itself; here only the sub-models' passes do
             setattr(module, "drop_prob", 0.0)  # noqa: B010 (mypy takes it for a submodule)
     make_batch_norm_lenient(decoder)
+    for part in (body, decoder):
+        quicken_dilated_depthwise(part)
     load_encoder_weights(body, encoder, weights)
     mean, std = mean_and_std(encoder)
     return SegmentationNetwork(

@@ -288,9 +288,7 @@ def train_run(run: RunDirectory, fabric: Fabric) -> Loop:
         best = Best(state["best"]["miou"], state["best"]["step"])
         console.note(f"resumed at step {state['step']} of {total_steps}")
     validator = Validator(dataset, split, config, fabric)
-    loop = Loop(
-        fabric, config, run, method, wrapped, wrapped_optimizer, stream, validator, console, total_steps, best
-    )
+    loop = Loop(fabric, config, run, method, wrapped, wrapped_optimizer, stream, validator, console, total_steps, best)
     try:
         loop.fit(state["step"] if state else 0)
     finally:

@@ -1,0 +1,72 @@
+"""Dilated depthwise convolutions whose backward pass is quick on a CPU.
+
+PyTorch's takes 130 ms where it could take 13 (one thread, 18 x 1152 x 8 x 8, 5 x 5, dilation 2): a fifth of a training
+step of the default network. ``benchmarks/depthwise.py`` measures it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class _DilatedDepthwise(torch.autograd.Function):
+    """Stride 1. Forward as in PyTorch; backward as a convolution with the turned kernel, and one sum a tap."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, padding: tuple[int, int], dilation: tuple[int, int]) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.padding, ctx.dilation = padding, dilation
+        return F.conv2d(x, weight, padding=padding, dilation=dilation, groups=len(weight))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        (gradient,), (x, weight) = gradients, ctx.saved_tensors
+        padding, dilation, kernel = ctx.padding, ctx.dilation, weight.shape[-2:]
+        of_x = of_weight = None
+        if ctx.needs_input_grad[0]:
+            turned = tuple(d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True))
+            of_x = F.conv2d(gradient, weight.flip(2, 3), padding=turned, dilation=dilation, groups=len(weight))
+        if ctx.needs_input_grad[1]:
+            of_weight = torch.zeros_like(weight)
+            for i in range(kernel[0]):
+                y, rows = _overlap(i * dilation[0] - padding[0], x.shape[2], gradient.shape[2])
+                for j in range(kernel[1]):
+                    x_, columns = _overlap(j * dilation[1] - padding[1], x.shape[3], gradient.shape[3])
+                    of_weight[:, 0, i, j] = (gradient[:, :, rows, columns] * x[:, :, y, x_]).sum((0, 2, 3))
+        return of_x, of_weight, None, None
+
+
+def _overlap(offset: int, inputs: int, outputs: int) -> tuple[slice, slice]:
+    """Where a tap at ``offset`` meets the input: positions of the input, and those of the output."""
+    start = max(0, -offset)
+    stop = max(start, min(outputs, inputs - offset))
+    return slice(start + offset, stop + offset), slice(start, stop)
+
+
+class DilatedDepthwiseConv2d(nn.Conv2d):
+    """``nn.Conv2d`` for stride 1, one channel a group; the same state dict. Input and output ``(N, C, H, W)``."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve ``input``; elsewhere than in fp32 on a CPU, as PyTorch does."""
+        if input.device.type != "cpu" or input.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+            return super().forward(input)
+        output: Tensor = _DilatedDepthwise.apply(input, self.weight, self.padding, self.dilation)
+        return output if self.bias is None else output + self.bias[:, None, None]
+
+
+def quicken_dilated_depthwise(module: nn.Module) -> None:
+    """Make every dilated depthwise convolution inside ``module`` a ``DilatedDepthwiseConv2d``, weights kept."""
+    for child in module.modules():
+        if (
+            type(child) is nn.Conv2d
+            and child.groups == child.in_channels == child.out_channels
+            and child.stride == (1, 1)
+            and max(child.dilation) > 1
+            and child.padding_mode == "zeros"
+            and not isinstance(child.padding, str)
+        ):
+            child.__class__ = DilatedDepthwiseConv2d
