@@ -18,7 +18,7 @@ from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.images import IMAGE_SUFFIXES, list_files, read_image_file
 from semiseg.data.splits import check_masks, resolve_split
 from semiseg.devices import find_accelerator
-from semiseg.errors import UserError, lookup
+from semiseg.errors import ToldElsewhere, UserError, lookup
 from semiseg.evaluation.evaluate import TEACHERS_AVERAGE, evaluate_networks
 from semiseg.evaluation.predictor import Prediction, Predictor
 from semiseg.methods import ALIASES, METHODS
@@ -102,7 +102,7 @@ def train_with(config: TrainConfig, options: Any, out: str | Path | None = None)
             raise
         fabric.broadcast("")
     elif error := fabric.broadcast(""):
-        raise UserError(error)
+        raise ToldElsewhere(error)
     return finish(RunDirectory(path), fabric)
 
 

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from semiseg import __version__
-from semiseg.errors import UserError, lookup
+from semiseg.errors import ToldElsewhere, UserError, lookup
 
 Argv = Sequence[str]
 
@@ -309,7 +309,8 @@ def main() -> int:
     try:
         lookup("command", argv[0], COMMANDS)(argv[1:])
     except UserError as error:
-        print(f"semiseg: {error}", file=sys.stderr)
+        if not isinstance(error, ToldElsewhere):
+            print(f"semiseg: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("semiseg: interrupted; a run goes on by semiseg train --resume RUN", file=sys.stderr)

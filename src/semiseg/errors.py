@@ -15,6 +15,10 @@ class UserError(Exception):
     """
 
 
+class ToldElsewhere(UserError):
+    """The same, on a process beside the one that tells the user."""
+
+
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """Return ``did you mean X?`` for the closest choice, or the choices where none is close."""
     choices = list(choices)
