@@ -27,7 +27,8 @@ from semiseg.training.checkpoint import load_checkpoint, save_checkpoint, write_
 from semiseg.training.console import duration, show
 from semiseg.training.metrics_log import MetricsLog, read_metrics
 from semiseg.training.optimizer import make_optimizer, set_learning_rate
-from semiseg.training.trainer import Loop, TrainingStopped, make_fabric, make_method
+from semiseg.training.fabric import make_fabric
+from semiseg.training.trainer import Loop, TrainingStopped, make_method
 
 QUICK: dict[str, Any] = {
     **{"encoder": "test_resnet", "weights": "none", "crop_size": 32, "batch_size": 2, "workers": 0},

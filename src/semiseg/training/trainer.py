@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from semiseg.config import TrainConfig, to_mapping
@@ -18,13 +16,13 @@ from semiseg.data import open_dataset
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.loaders import StreamConfig, TrainStream, make_loader
 from semiseg.data.splits import Split, check_masks
-from semiseg.devices import find_accelerator
 from semiseg.errors import UserError
 from semiseg.methods import METHODS, Batch, Method, Progress
 from semiseg.networks import SegmentationNetwork, build
 from semiseg.ops.losses import balancing_weights
 from semiseg.seeding import derive_seed
 from semiseg.training.checkpoint import FORMAT, load_checkpoint, save_checkpoint
+from semiseg.training.clock import Clock
 from semiseg.training.console import Console
 from semiseg.training.metrics_log import MetricsLog
 from semiseg.training.optimizer import make_optimizer, set_learning_rate
@@ -167,62 +165,6 @@ class Loop:
             save_checkpoint(self.run.last.with_name(f"step-{done:07d}.pt"), weights_only)
             for old in sorted(self.run.last.parent.glob("step-*.pt"))[: -self.config.keep]:
                 old.unlink()
-
-
-class Clock:
-    """Measures images per second and the share of time spent waiting for data, since it was last read."""
-
-    def __init__(self, images_per_step: int) -> None:
-        self.images_per_step = images_per_step
-        self.steps_read = 0
-        self.restart()
-
-    def restart(self) -> None:
-        """Forget the time that has passed (a validation is no training)."""
-        self.waited, self.since = 0.0, time.perf_counter()
-
-    def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Hand the batches on, counting the time each took to come."""
-        while True:
-            start = time.perf_counter()
-            batch = next(batches, None)
-            self.waited += time.perf_counter() - start
-            if batch is None:
-                return
-            yield batch
-
-    def read(self, steps: int) -> dict[str, float]:
-        """Return the rates since the last reading, after ``steps`` steps of this sitting."""
-        seconds = max(time.perf_counter() - self.since, 1e-9)
-        rates = {
-            "images_per_s": round((steps - self.steps_read) * self.images_per_step / seconds, 3),
-            "data_wait_fraction": round(min(1.0, self.waited / seconds), 4),
-        }
-        self.steps_read = steps
-        self.restart()
-        return rates
-
-
-def make_fabric(config: TrainConfig) -> Fabric:
-    """Return Fabric for the configured accelerator, devices, nodes and precision.
-
-    Raises:
-        UserError: an accelerator that this machine does not have.
-    """
-    accelerator = find_accelerator(config.accelerator)
-    bf16 = config.precision == "bf16" or (
-        config.precision == "auto" and accelerator == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    )
-    devices = 1 if config.devices == "auto" else config.devices
-    several = devices > 1 or config.nodes > 1
-    strategy = "ddp_find_unused_parameters_true" if several else "auto"
-    precision: Any = "bf16-mixed" if bf16 else "32-true"
-    try:
-        return Fabric(
-            accelerator=accelerator, devices=devices, num_nodes=config.nodes, precision=precision, strategy=strategy
-        )
-    except (ValueError, RuntimeError, MisconfigurationException) as error:
-        raise UserError(f"--devices {devices}: {' '.join(str(error).split())[:200]}") from None
 
 
 def make_method(config: TrainConfig, options: Any, dataset: SegmentationDataset) -> Method:

@@ -1,0 +1,8 @@
+"""semiseg from Python: the same verbs as on the command line."""
+
+from semiseg.api.inference import evaluate, predict
+from semiseg.api.model import Model, load
+from semiseg.api.reporting import report
+from semiseg.api.training import resolve, train, train_with
+
+__all__ = ["Model", "evaluate", "load", "predict", "report", "resolve", "train", "train_with"]

@@ -1,0 +1,158 @@
+"""Evaluate a trained model, and predict with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import torch
+
+from semiseg.api.model import Model, load
+from semiseg.data import open_dataset
+from semiseg.data.dataset import SegmentationDataset
+from semiseg.data.images import IMAGE_SUFFIXES, list_files, read_image_file
+from semiseg.errors import UserError, lookup
+from semiseg.evaluation.evaluate import evaluate_networks
+from semiseg.report.pictures import overlay as blended
+from semiseg.report.pictures import save_indexed_png
+from semiseg.training.run_directory import RunDirectory
+
+
+def evaluation_ids(model: Model, dataset: SegmentationDataset, data: str, split: str) -> tuple[str, ...]:
+    """The images of a split: the run's own lists for the run's own data, else the data set's.
+
+    Raises:
+        UserError: the data has no such list.
+    """
+    run = RunDirectory(model.path.parent.parent)
+    if data == model.config.data and (run.path / "splits").is_dir():
+        ids: tuple[str, ...] | None = getattr(run.read_split(), split, None)
+    else:
+        ids = dataset.split(split)
+    if not ids:
+        raise UserError(f"{data}: no {split} list: add splits/{split}.txt, or choose --split val")
+    return ids
+
+
+def evaluate(
+    path: str | Path,
+    data: str | Path | None = None,
+    split: str = "test",
+    *,
+    network: str | None = None,
+    checkpoint: str = "best",
+    sliding: bool = False,
+    accelerator: str = "auto",
+) -> dict[str, Any]:
+    """Evaluate every network of a trained model exactly, at the masks' own resolution, in percent.
+
+    Returns:
+        ``split, network, miou, pixel_accuracy, iou`` of ``network`` (default: the method's), ``checkpoint``, ``step``,
+        and ``networks``, the same figures for all. A run keeps what was asked in its ``evaluations.jsonl``.
+
+    Raises:
+        UserError: no such checkpoint, data, list or network, or classes that differ.
+    """
+    model = load(path, network, checkpoint, accelerator)
+    source = str(data or model.config.data)
+    if Path(source).is_dir() and Path(source).resolve() == Path(model.config.data).resolve():
+        source = model.config.data  # the same place, written in another way: the run's own lists hold
+    dataset = open_dataset(source)
+    if dataset.classes != model.classes:
+        theirs, ours = ", ".join(dataset.classes), ", ".join(model.classes)
+        raise UserError(f"{source}: its classes ({theirs}) are not the model's ({ours}): take data of its classes")
+    evaluation = evaluate_networks(
+        model.networks,
+        dataset,
+        evaluation_ids(model, dataset, source, split),
+        device=model.device,
+        image_scale=model.config.image_scale,
+        mode="slide" if sliding else "whole",
+        crop_size=model.config.crop_size,
+    )
+    networks = {name: matrix.summary(dataset.classes) for name, matrix in evaluation.matrices.items()}
+    chosen = lookup("network", model.network, networks)
+    where = {"split": split, "network": model.network, "checkpoint": model.path.stem, "step": model.step}
+    result = where | {"sliding": sliding} | chosen | {"networks": networks}
+    run = model.path.parent.parent
+    if (run / "config.yaml").is_file():
+        with open(run / "evaluations.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(result | {"data": source}) + "\n")
+    return result
+
+
+def predict(
+    path: str | Path,
+    images: str | Path | Iterable[str | Path],
+    out: str | Path,
+    *,
+    network: str | None = None,
+    checkpoint: str = "best",
+    overlay: bool = False,
+    confidence: bool = False,
+    sliding: bool = False,
+    accelerator: str = "auto",
+) -> list[Path]:
+    """Write ``OUT/<stem>.png``, an indexed mask with palette at the image's size, for every image.
+
+    Args:
+        path: a run or a checkpoint.
+        images: image files, and directories of such.
+        out: a directory; existing files are not overwritten.
+        network: the network to ask.
+        checkpoint: ``best`` or ``last``.
+        overlay: write ``OUT/<stem>_overlay.png`` too.
+        confidence: write ``OUT/<stem>_confidence.png`` too, gray, 255 for certainty.
+        sliding: use a sliding window of the training's crop size.
+        accelerator: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        UserError: no image, two of one stem, an unreadable one, or an output that exists.
+    """
+    model = load(path, network, checkpoint, accelerator)
+    predictor = model.make_predictor(model.network, "slide" if sliding else "whole")
+    out = Path(out)
+    todo = collect_images([images] if isinstance(images, (str, Path)) else images)
+    kinds = ["", *(["_overlay"] if overlay else []), *(["_confidence"] if confidence else [])]
+    for file in (out / f"{stem}{kind}.png" for stem in todo for kind in kinds):
+        if file.exists():
+            raise UserError(f"{file} exists: choose another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}): choose another --out") from None
+    written = []
+    for stem, file in todo.items():
+        image = read_image_file(file)
+        prediction = predictor(image)
+        mask = prediction.mask.cpu()
+        written.append(out / f"{stem}.png")
+        save_indexed_png(mask, model.palette, written[-1])
+        if overlay:
+            blended(image, mask, model.palette).save(out / f"{stem}_overlay.png")
+        if confidence:
+            gray = (prediction.confidence * 255).round().to(torch.uint8).cpu().numpy()
+            PIL.Image.fromarray(gray).save(out / f"{stem}_confidence.png")
+    return written
+
+
+def collect_images(paths: Iterable[str | Path]) -> dict[str, Path]:
+    """Map the stem of every image file in ``paths`` (files and directories) to its path.
+
+    Raises:
+        UserError: a missing path, no image at all, or two images of one stem.
+    """
+    found: dict[str, Path] = {}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise UserError(f"{path}: no such file or directory: check the path")
+        files = list_files(path, IMAGE_SUFFIXES) if path.is_dir() else {path.stem: path}
+        for stem, file in files.items():
+            if found.setdefault(stem, file) != file:
+                raise UserError(f"{file}: {found[stem]} has the same stem, and one mask would overwrite the other")
+    if not found:
+        raise UserError(f"{', '.join(map(str, paths))}: no images there (looked for {', '.join(IMAGE_SUFFIXES)})")
+    return found

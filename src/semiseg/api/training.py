@@ -1,0 +1,157 @@
+"""From options to a run: resolve them, check all that a run needs, train, go on."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from semiseg.api.reporting import report
+from semiseg.config import TrainConfig, check_mapping, from_mapping, read_yaml
+from semiseg.data import open_dataset
+from semiseg.data.splits import check_masks, resolve_split
+from semiseg.errors import ToldElsewhere, UserError, lookup
+from semiseg.methods import ALIASES, METHODS
+from semiseg.presets import PRESETS
+from semiseg.training.run_directory import RunDirectory
+from semiseg.training.trackers import require_tensorboard
+
+
+def resolve(values: dict[str, Any], preset: str | None = None, file: str | None = None) -> tuple[TrainConfig, Any]:
+    """Merge defaults, preset, configuration file and ``values``, later ones first in rank, into one configuration.
+
+    Raises:
+        UserError: an unknown method, preset or key, or a value of the wrong type or range.
+    """
+    from_file = {key.replace("-", "_"): value for key, value in read_yaml(Path(file)).items()} if file else {}
+    preset_in_file = from_file.pop("preset", None)
+    preset = preset_in_file if preset is None else preset
+    if preset is not None and not isinstance(preset, str):
+        raise UserError(f"{file}: preset is {preset!r}: expected one of {', '.join(PRESETS)}")
+    name = str(values.get("method") or from_file.get("method") or TrainConfig.method)
+    name = ALIASES.get(name, name)
+    method = lookup("method", name, METHODS)
+    from_preset = lookup("preset", preset, PRESETS).get(name, {}) if preset else {}
+    kinds = (TrainConfig, method.Options)
+    if file:
+        from_file = check_mapping(kinds, from_file, file)
+    config, options = from_mapping(kinds, from_preset | from_file | values | {"method": name}, "options")
+    return config, options
+
+
+def train(
+    data: str | Path | None = None,
+    method: str | None = None,
+    out: str | Path | None = None,
+    *,
+    preset: str | None = None,
+    config: str | None = None,
+    resume: str | Path | None = None,
+    **options: Any,
+) -> Path:
+    """Train a model and return its run directory.
+
+    Args:
+        data: a directory with ``images/`` and ``masks/``, or ``shapes`` for generated images.
+        method: the method's name (``semiseg methods``); Dual Teacher where absent.
+        out: a new directory; ``runs/DATA-METHOD`` where absent.
+        preset: a named set of options (``small``).
+        config: a YAML file of options.
+        resume: a run to go on with, instead of all other arguments.
+        options: any option of ``semiseg train``, with ``_`` for ``-``.
+
+    Raises:
+        UserError: the input is at fault; one line says where and what to do.
+    """
+    if resume is not None:
+        if options or any(given is not None for given in (data, method, out, preset, config)):
+            raise UserError("resume takes everything from the run: leave the other arguments out")
+        return resume_run(resume)
+    given = {"data": None if data is None else str(data), "method": method} | options
+    settings, method_options = resolve({k: v for k, v in given.items() if v is not None}, preset, config)
+    return train_with(settings, method_options, out)
+
+
+def train_with(config: TrainConfig, options: Any, out: str | Path | None = None) -> Path:
+    """Train by a resolved configuration; return the run directory."""
+    from semiseg.training.fabric import make_fabric
+
+    path = Path(out) if out else Path("runs") / f"{Path(config.data).name.split(':')[0]}-{config.method}"
+    fabric = make_fabric(config)
+    fabric.launch()
+    if fabric.is_global_zero:
+        try:
+            prepare(path, config, options, fabric.world_size)
+        except BaseException as problem:  # whatever it was, the other processes wait to hear of it
+            fabric.broadcast(str(problem) or type(problem).__name__)
+            raise
+        fabric.broadcast("")
+    elif error := fabric.broadcast(""):
+        raise ToldElsewhere(error)
+    return finish(RunDirectory(path), fabric)
+
+
+def resume_run(path: str | Path) -> Path:
+    """Go on with a run from its last checkpoint, or from its start where there is none yet."""
+    from semiseg.training.fabric import make_fabric
+
+    run = RunDirectory.open(path)
+    fabric = make_fabric(run.read_config()[0])
+    fabric.launch()
+    return finish(run, fabric)
+
+
+def finish(run: RunDirectory, fabric: Any) -> Path:
+    """Train to the end and write the report."""
+    from semiseg.training.trainer import train_run
+
+    train_run(run, fabric)
+    if fabric.is_global_zero:
+        report([run.path])
+    return run.path
+
+
+def prepare(path: Path, config: TrainConfig, options: Any, processes: int = 1) -> RunDirectory:
+    """Check everything a run needs before its first step, print what is noteworthy, and make its directory.
+
+    Raises:
+        UserError: anything the user should correct first.
+    """
+    from semiseg.training.trainer import make_method
+
+    RunDirectory.refuse_existing(path)
+    if not config.data:
+        raise UserError("--data is missing: give a directory with images/ and masks/, or shapes")
+    dataset = open_dataset(config.data)
+    split = resolve_split(dataset, config.labeled, config.seed)
+    if METHODS[config.method].uses_unlabeled and not split.unlabeled:
+        raise UserError(
+            f"{config.data}: no unlabeled images left for {config.method}: "
+            "add images without masks, use fewer labels by --labeled, or take --method supervised"
+        )
+    check_masks(dataset, (*split.val, *split.test))
+    pixels = check_masks(dataset, split.labeled)
+    if config.batch_size % processes:
+        raise UserError(f"--batch-size {config.batch_size} does not divide by {processes} processes: take a multiple")
+    if config.tensorboard:
+        require_tensorboard()
+    notes = [*split.notes]
+    if missing := [name for name, count in zip(dataset.classes, pixels, strict=True) if not count]:
+        notes.append(f"warning: no labeled pixel of {', '.join(missing)}: the model cannot learn what no label shows")
+    if len(split.labeled) < config.batch_size:
+        notes.append(
+            f"warning: {len(split.labeled)} labeled images for batches of {config.batch_size}: images repeat in a batch"
+        )
+    try:
+        make_method(config, options, dataset)
+    except ValueError as error:
+        raise UserError(f"{config.method} over {config.encoder}: {error}") from None
+    run = RunDirectory.create(path, config, options, split)
+    head = (
+        f"{config.method} on {config.data}: {len(split.labeled)} labeled, {len(split.unlabeled)} unlabeled, "
+        f"{len(split.val)} val, {len(split.test)} test images, {len(dataset.classes)} classes"
+    )
+    run.log.write_text("\n".join([head, *notes]) + "\n", encoding="utf-8")
+    for line in (head, *notes):
+        print(line, file=sys.stderr)
+    return run

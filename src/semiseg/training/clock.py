@@ -1,0 +1,42 @@
+"""How quick a run is, and how long it waits for data."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from semiseg.methods import Batch
+
+
+class Clock:
+    """Measures images per second and the share of time spent waiting for data, since it was last read."""
+
+    def __init__(self, images_per_step: int) -> None:
+        self.images_per_step = images_per_step
+        self.steps_read = 0
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the time that has passed (a validation is no training)."""
+        self.waited, self.since = 0.0, time.perf_counter()
+
+    def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Hand the batches on, counting the time each took to come."""
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
+
+    def read(self, steps: int) -> dict[str, float]:
+        """Return the rates since the last reading, after ``steps`` steps of this sitting."""
+        seconds = max(time.perf_counter() - self.since, 1e-9)
+        rates = {
+            "images_per_s": round((steps - self.steps_read) * self.images_per_step / seconds, 3),
+            "data_wait_fraction": round(min(1.0, self.waited / seconds), 4),
+        }
+        self.steps_read = steps
+        self.restart()
+        return rates

@@ -1,0 +1,35 @@
+"""Lightning Fabric as a run's configuration asks for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+from semiseg.config import TrainConfig
+from semiseg.devices import find_accelerator
+from semiseg.errors import UserError
+
+
+def make_fabric(config: TrainConfig) -> Fabric:
+    """Return Fabric for the configured accelerator, devices, nodes and precision.
+
+    Raises:
+        UserError: an accelerator that this machine does not have.
+    """
+    accelerator = find_accelerator(config.accelerator)
+    bf16 = config.precision == "bf16" or (
+        config.precision == "auto" and accelerator == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    )
+    devices = 1 if config.devices == "auto" else config.devices
+    several = devices > 1 or config.nodes > 1
+    strategy = "ddp_find_unused_parameters_true" if several else "auto"
+    precision: Any = "bf16-mixed" if bf16 else "32-true"
+    try:
+        return Fabric(
+            accelerator=accelerator, devices=devices, num_nodes=config.nodes, precision=precision, strategy=strategy
+        )
+    except (ValueError, RuntimeError, MisconfigurationException) as error:
+        raise UserError(f"--devices {devices}: {' '.join(str(error).split())[:200]}") from None
