@@ -16,6 +16,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = ("supervised", "mean-teacher", "dual-student", "dual-teacher")
@@ -56,8 +57,11 @@ def run(cell: str, seed: int, args: argparse.Namespace) -> None:
         command += ["--out", str(out), *options, *args.extra]
     with open(Path(args.out) / f"{out.name}.log", "a", encoding="utf-8") as log:
         subprocess.run(command, check=True, env=environment, stdout=log, stderr=log)
-        result = {}
+        result: dict[str, Any] = {}
         for checkpoint in ("best", "last"):
+            if checkpoint == "last" and result["best"]["step"] == total_steps(out):
+                result["last"] = result["best"]  # one and the same network
+                continue
             command = [*semiseg, "evaluate", str(out), "--split", "test", "--checkpoint", checkpoint, "--json"]
             text = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, stderr=log).stdout
             result[checkpoint] = json.loads(text)
@@ -65,6 +69,12 @@ def run(cell: str, seed: int, args: argparse.Namespace) -> None:
     val = [line["miou"] for line in lines if line.get("split") == "val" and line["network"] == "student"]
     result |= {"cell": cell, "seed": seed, "val": max(val), "time_s": lines[-1]["time_s"]}
     done.write_text(json.dumps(result), encoding="utf-8")
+
+
+def total_steps(run: Path) -> int:
+    """The step at which a finished run ended."""
+    with open(run / "metrics.jsonl", encoding="utf-8") as file:
+        return int(json.loads(list(file)[-1])["step"])
 
 
 def row(cell: str, out: Path, name: str) -> str:

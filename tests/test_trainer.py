@@ -25,9 +25,9 @@ from semiseg.networks import build
 from semiseg.ops.schedules import poly
 from semiseg.training.checkpoint import load_checkpoint, save_checkpoint, write_atomically
 from semiseg.training.console import duration, show
+from semiseg.training.fabric import make_fabric
 from semiseg.training.metrics_log import MetricsLog, read_metrics
 from semiseg.training.optimizer import make_optimizer, set_learning_rate
-from semiseg.training.fabric import make_fabric
 from semiseg.training.trainer import Loop, TrainingStopped, make_method
 
 QUICK: dict[str, Any] = {
