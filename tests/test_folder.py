@@ -213,6 +213,13 @@ def test_colors_outside_the_palette_and_without_one(tmp_path: Path) -> None:
         FolderDataset(root).read_mask("0")
 
 
+def test_a_color_to_ignore_wants_a_palette_of_all_classes(tmp_path: Path) -> None:
+    root = make(tmp_path / "d", {"0": plain()})
+    (root / "classes.json").write_text('{"classes": ["a", "b"], "palette": [[0, 0, 0]], "ignore": [9, 9, 9]}')
+    with refused("classes.json", "a color for each class"):
+        FolderDataset(root)
+
+
 @pytest.mark.parametrize("name", ["0.png", "0.jpg"])
 @pytest.mark.parametrize("content", [b"", b"not an image", "cut"])
 def test_unreadable_image(tmp_path: Path, name: str, content: bytes | str) -> None:

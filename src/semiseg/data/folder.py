@@ -125,6 +125,8 @@ class FolderDataset(SegmentationDataset):
             self._colors = tuple(_color(entry) for entry in content.get("palette") or ())
             ignore: Any = content.get("ignore")
             if isinstance(ignore, list):
+                if len(self._colors) < len(content["classes"]):
+                    raise ValueError("ignore is a color, so the palette needs a color for each class")
                 # A color to ignore gets an index of its own, after the palette's.
                 self._colors, ignore = (*self._colors, _color(ignore)), len(self._colors)
             self._ignore = None if ignore is None else int(ignore)
