@@ -35,10 +35,9 @@ RUNS: dict[str, dict[str, Any]] = {
     "supervised": {"method": "supervised"},
     "dual-teacher": {
         "method": "dual-teacher",
-        "burn_in": 0.3,
         "ema_decay": 0.97,  # a teacher that looks back on thirty steps, in a run of hundreds
-        "threshold": 0.8,
-        "color_strength": 0.25,
+        "ramp_up": 0.1,
+        "color_strength": 0.5,  # here color tells nothing: strong views may turn it into any other
     },
     "all-labels": {"method": "supervised", "labeled": None},
 }
