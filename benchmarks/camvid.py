@@ -24,7 +24,8 @@ ONE = ["--teachers", "1", "--ema-reset", "never"]
 FIXED = ["--pool", "cutmix"]
 OFF = ["--consistency-weight", "0"]
 CELLS = {
-    "table": {method: (method, []) for method in METHODS},
+    "table": {method: (method, []) for method in METHODS}
+    | {"supervised, all labels": ("supervised", ["--labeled", "367"])},
     "ablation": {
         "one teacher, CutMix": ("dual-teacher", [*ONE, *FIXED, *OFF]),
         "one teacher, CutMix, consistency": ("dual-teacher", [*ONE, *FIXED]),
@@ -37,13 +38,19 @@ CELLS = {
     },
 }
 
+# Cells of the ablation that are cells of the table (tests/test_dual_teacher.py: the same losses, bit for bit).
+SAME = {"one teacher, CutMix": "mean-teacher", "two teachers, switching, consistency": "dual-teacher"}
+
+
+def folder(cell: str) -> str:
+    """The name of a cell's runs, without their seed."""
+    return "".join(c if c.isalnum() else "-" for c in SAME.get(cell, cell))
+
 
 def run(cell: str, seed: int, args: argparse.Namespace) -> None:
     """Train and evaluate one cell, unless that has been done."""
     method, options = {**CELLS["table"], **CELLS["ablation"]}[cell]
-    # The whole of the ablation's last cell is the table's dual-teacher: one run serves both.
-    name = method if not options else "".join(c if c.isalnum() else "-" for c in cell)
-    out = Path(args.out) / f"{name}-seed{seed}"
+    out = Path(args.out) / f"{folder(cell)}-seed{seed}"
     done = out / "test.json"
     if done.exists():
         return
@@ -77,9 +84,11 @@ def total_steps(run: Path) -> int:
         return int(json.loads(list(file)[-1])["step"])
 
 
-def row(cell: str, out: Path, name: str) -> str:
+def row(cell: str, out: Path) -> str:
     """One line of the table: mean over the seeds found, their number beside it."""
-    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob(f"{name}-seed*/test.json"))]
+    results = [
+        json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob(f"{folder(cell)}-seed*/test.json"))
+    ]
     if not results:
         return f"| {cell} | missing | | | | | |"
 
@@ -118,6 +127,7 @@ def main() -> None:
     names = [cell for group in groups for cell in CELLS[group]]
     if args.only is not None:
         names = [cell for cell in names if cell in args.only.split(";")]
+    names = list(dict.fromkeys(SAME.get(cell, cell) for cell in names))
     with ThreadPoolExecutor(args.jobs) as pool:
         jobs = [pool.submit(run, cell, int(seed), args) for seed in args.seeds.split(",") for cell in names]
         for job in jobs:
@@ -127,9 +137,7 @@ def main() -> None:
         "|---|---|---|---|---|---|---|",
     ]
     for group in groups:
-        for cell, (method, options) in CELLS[group].items():
-            name = method if not options else "".join(c if c.isalnum() else "-" for c in cell)
-            lines.append(row(cell, out, name))
+        lines.extend(row(cell, out) for cell in CELLS[group])
     table = "\n".join(lines)
     (out / "table.md").write_text(table + "\n", encoding="utf-8")
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("*/test.json"))]
