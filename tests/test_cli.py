@@ -432,6 +432,12 @@ def test_evaluate_prints_one_json_object_and_nothing_else(call: Call, trained: P
     assert content["miou"] == pytest.approx(sum(present) / len(present))
 
 
+def test_evaluate_on_the_labels_it_learned_from(call: Call, trained: Path) -> None:
+    result = call("evaluate", trained, "--split", "labeled", "--json")
+    assert result.status == 0
+    assert json.loads(result.out)["split"] == "labeled"
+
+
 def test_evaluate_prints_a_table(call: Call, trained: Path) -> None:
     result = call("evaluate", trained, "--split", "val", "--network", "teachers-average", "--checkpoint", "last")
     assert result.status == 0

@@ -123,8 +123,8 @@ class Evaluate:
     """Run directory, or checkpoint file."""
     data: str | None = None
     """Data set; that of the run where absent."""
-    split: Literal["test", "val"] = "test"
-    """List of images."""
+    split: Literal["test", "val", "labeled"] = "test"
+    """List of images; labeled: those it learned from, to see how well it knows them."""
     network: str | None = None
     """Network whose figures come first: student, teacher1, ..., teachers-average."""
     checkpoint: Literal["best", "last"] = "best"
