@@ -14,12 +14,12 @@ from semiseg.errors import UserError
 SETTINGS: dict[str, Any] = {
     "data": "shapes:images=480,val=40,test=100,size=96",
     "labeled": "30",
-    "steps": 330,
+    "steps": 400,
     "batch_size": 8,
     "crop_size": 96,
     "scale_min": 0.75,
     "scale_max": 1.5,
-    "val_every": 110,
+    "val_every": 100,
     "workers": 0,
     "accelerator": "auto",
 }
