@@ -90,7 +90,7 @@ def row(cell: str, out: Path) -> str:
         json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob(f"{folder(cell)}-seed*/test.json"))
     ]
     if not results:
-        return f"| {cell} | missing | | | | | |"
+        return f"| {cell} | missing | | | | | | |"
 
     def show(values: list[float]) -> str:
         spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
@@ -100,6 +100,7 @@ def row(cell: str, out: Path) -> str:
     key = next((k for k in ("teachers-average", "teacher1", "student2") if k in teachers[0]), None)
     columns = [
         show([r["best"]["miou"] for r in results]),
+        ", ".join(f"{r['best']['miou']:.2f}" for r in results),
         show([r["last"]["miou"] for r in results]),
         show([t[key]["miou"] for t in teachers]) + f" ({key})" if key else "",
         show([r["val"] for r in results]),
@@ -133,8 +134,8 @@ def main() -> None:
         for job in jobs:
             job.result()
     lines = [
-        "| cell | test mIoU, best on val | test, last step | companion, same step | val mIoU | step | seeds |",
-        "|---|---|---|---|---|---|---|",
+        "| cell | test, best on val | each seed | test, last step | companion, same step | val | step | seeds |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for group in groups:
         lines.extend(row(cell, out) for cell in CELLS[group])
