@@ -410,7 +410,7 @@ def test_options_come_from_preset_file_and_command_line_in_this_order(
         "lr: 0.001",
         "crop_size: 48",
         "steps: 1",
-        "burn_in: 0.25",
+        "burn_in: 0.3",
     ):
         assert line in text.splitlines()
 
