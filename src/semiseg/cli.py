@@ -211,7 +211,7 @@ def report(argv: Argv) -> None:
 
 @dataclass
 class Demo:
-    """Train supervised and Dual Teacher on generated images, and compare: no data, no network, about ten minutes on two cores."""
+    """Train supervised and Dual Teacher on generated images, and compare: no data, no network, about ten minutes."""
 
     out: str = "demo-out"
     """Directory to make."""
