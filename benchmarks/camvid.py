@@ -27,7 +27,8 @@ CELLS = {
     "table": {method: (method, []) for method in METHODS}
     | {"supervised, all labels": ("supervised", ["--labeled", "367"])},
     "ablation": {
-        "one teacher, CutMix": ("dual-teacher", [*ONE, *FIXED, *OFF]),
+        # The same losses, bit for bit, as ("dual-teacher", [*ONE, *FIXED, *OFF]): tests/test_dual_teacher.py.
+        "one teacher, CutMix": ("mean-teacher", []),
         "one teacher, CutMix, consistency": ("dual-teacher", [*ONE, *FIXED]),
         "one teacher, switching": ("dual-teacher", [*ONE, *OFF]),
         "one teacher, switching, consistency": ("dual-teacher", ONE),
@@ -38,18 +39,18 @@ CELLS = {
     },
 }
 
-# Cells of the ablation that are cells of the table (tests/test_dual_teacher.py: the same losses, bit for bit).
-SAME = {"one teacher, CutMix": "mean-teacher", "two teachers, switching, consistency": "dual-teacher"}
+EVERY = {**CELLS["table"], **CELLS["ablation"]}
 
 
 def folder(cell: str) -> str:
-    """The name of a cell's runs, without their seed."""
-    return "".join(c if c.isalnum() else "-" for c in SAME.get(cell, cell))
+    """The name of a cell's runs, without their seed; cells without options of their own share their method's."""
+    method, options = EVERY[cell]
+    return method if not options else "".join(c if c.isalnum() else "-" for c in cell)
 
 
 def run(cell: str, seed: int, args: argparse.Namespace) -> None:
     """Train and evaluate one cell, unless that has been done."""
-    method, options = {**CELLS["table"], **CELLS["ablation"]}[cell]
+    method, options = EVERY[cell]
     out = Path(args.out) / f"{folder(cell)}-seed{seed}"
     done = out / "test.json"
     if done.exists():
@@ -64,24 +65,18 @@ def run(cell: str, seed: int, args: argparse.Namespace) -> None:
         command += ["--out", str(out), *options, *args.extra]
     with open(Path(args.out) / f"{out.name}.log", "a", encoding="utf-8") as log:
         subprocess.run(command, check=True, env=environment, stdout=log, stderr=log)
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         result: dict[str, Any] = {}
         for checkpoint in ("best", "last"):
-            if checkpoint == "last" and result["best"]["step"] == total_steps(out):
+            if checkpoint == "last" and result["best"]["step"] == lines[-1]["step"]:
                 result["last"] = result["best"]  # one and the same network
                 continue
             command = [*semiseg, "evaluate", str(out), "--split", "test", "--checkpoint", checkpoint, "--json"]
             text = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, stderr=log).stdout
             result[checkpoint] = json.loads(text)
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     val = [line["miou"] for line in lines if line.get("split") == "val" and line["network"] == "student"]
     result |= {"cell": cell, "seed": seed, "val": max(val), "time_s": lines[-1]["time_s"]}
     done.write_text(json.dumps(result), encoding="utf-8")
-
-
-def total_steps(run: Path) -> int:
-    """The step at which a finished run ended."""
-    with open(run / "metrics.jsonl", encoding="utf-8") as file:
-        return int(json.loads(list(file)[-1])["step"])
 
 
 def row(cell: str, out: Path) -> str:
@@ -128,7 +123,7 @@ def main() -> None:
     names = [cell for group in groups for cell in CELLS[group]]
     if args.only is not None:
         names = [cell for cell in names if cell in args.only.split(";")]
-    names = list(dict.fromkeys(SAME.get(cell, cell) for cell in names))
+    names = list({folder(cell): cell for cell in names}.values())  # what shares a folder runs once
     with ThreadPoolExecutor(args.jobs) as pool:
         jobs = [pool.submit(run, cell, int(seed), args) for seed in args.seeds.split(",") for cell in names]
         for job in jobs:

@@ -268,13 +268,13 @@ def test_dilated_depthwise_convolution_equals_that_of_pytorch(
     size: tuple[int, int],
 ) -> None:
     torch.manual_seed(0)
-    theirs = torch.nn.Conv2d(6, 6, kernel, padding=padding, dilation=dilation, groups=6).double()
+    theirs = torch.nn.Conv2d(6, 6, kernel, padding=padding, dilation=dilation, groups=6)
     ours = deepcopy(theirs)
     quicken_dilated_depthwise(torch.nn.Sequential(ours))
     assert type(ours) is DilatedDepthwiseConv2d
     x = torch.randn(2, 6, *size)
     results = []
-    for module in (theirs.float(), ours.float()):
+    for module in (theirs, ours):
         x_ = x.clone().requires_grad_()
         y = module(x_)
         weight = torch.arange(y.numel()).view_as(y).sin()

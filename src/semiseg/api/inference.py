@@ -27,10 +27,10 @@ def evaluation_ids(model: Model, dataset: SegmentationDataset, data: str, split:
     Raises:
         UserError: the data has no such list.
     """
-    lookup("split", split, dict.fromkeys(("test", "val", "labeled")))
     run = RunDirectory(model.path.parent.parent)
     if data == model.config.data and (run.path / "splits").is_dir():
-        ids: tuple[str, ...] | None = getattr(run.read_split(), split, None)
+        lists = run.read_split()
+        ids: tuple[str, ...] | None = lookup("split", split, {"test": lists.test, "val": lists.val, "labeled": lists.labeled})
     else:
         ids = dataset.split(split)
     if not ids:

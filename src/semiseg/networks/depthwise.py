@@ -33,10 +33,10 @@ class _DilatedDepthwise(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             of_weight = torch.zeros_like(weight)
             for i in range(kernel[0]):
-                y, rows = _overlap(i * dilation[0] - padding[0], x.shape[2], gradient.shape[2])
+                down, rows = _overlap(i * dilation[0] - padding[0], x.shape[2], gradient.shape[2])
                 for j in range(kernel[1]):
-                    x_, columns = _overlap(j * dilation[1] - padding[1], x.shape[3], gradient.shape[3])
-                    of_weight[:, 0, i, j] = (gradient[:, :, rows, columns] * x[:, :, y, x_]).sum((0, 2, 3))
+                    across, columns = _overlap(j * dilation[1] - padding[1], x.shape[3], gradient.shape[3])
+                    of_weight[:, 0, i, j] = (gradient[:, :, rows, columns] * x[:, :, down, across]).sum((0, 2, 3))
         return of_x, of_weight, None, None
 
 
