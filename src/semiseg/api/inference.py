@@ -30,7 +30,8 @@ def evaluation_ids(model: Model, dataset: SegmentationDataset, data: str, split:
     run = RunDirectory(model.path.parent.parent)
     if data == model.config.data and (run.path / "splits").is_dir():
         lists = run.read_split()
-        ids: tuple[str, ...] | None = lookup("split", split, {"test": lists.test, "val": lists.val, "labeled": lists.labeled})
+        named = {"test": lists.test, "val": lists.val, "labeled": lists.labeled}
+        ids: tuple[str, ...] | None = lookup("split", split, named)
     else:
         ids = dataset.split(split)
     if not ids:

@@ -1,6 +1,6 @@
 """Dilated depthwise convolutions whose backward pass is quick on a CPU.
 
-On those of the default encoder's last stage PyTorch's takes nine times as long (``benchmarks/depthwise.py``, one thread).
+On those of the default encoder's last stage PyTorch's takes several times as long (``benchmarks/depthwise.py``).
 """
 
 from __future__ import annotations
