@@ -235,19 +235,26 @@ def by_hand(method: DualTeacher, batch: Batch, kind: str = "cutmix") -> tuple[Te
     torch.manual_seed(0)
     x_l, x_w = as_float(batch.labeled_images), as_float(batch.unlabeled_images)
     with torch.no_grad():
-        yhat, c = pseudo_label(method.teachers[0].eval()(x_w))
+        z_t = method.teachers[0].eval()(x_w)
+        yhat, c = pseudo_label(z_t)
     region, partner = mixing.REGIONS[kind](yhat), mixing.partners(len(x_w))
     x_s = photometric(x_w)
     x_m = torch.where(region[:, None], x_s, x_s[partner])
     yhat_m, c_m = torch.where(region, yhat, yhat[partner]), torch.where(region, c, c[partner])
     logits = method.student(torch.cat([x_l, x_m]))
-    per_pixel = cross_entropy(logits[len(x_l) :], yhat_m, reduction="none")
+    if (temperature := method.options.label_temperature) > 0:
+        q = (z_t / temperature).softmax(dim=1)
+        per_pixel = -(torch.where(region[:, None], q, q[partner]) * logits[len(x_l) :].log_softmax(dim=1)).sum(dim=1)
+    else:
+        per_pixel = cross_entropy(logits[len(x_l) :], yhat_m, reduction="none")
     unsupervised = (per_pixel * (c_m >= method.options.threshold)).mean()
     return cross_entropy(logits[: len(x_l)], batch.masks), unsupervised
 
 
-def test_without_consistency_the_gradient_is_that_of_the_two_term_loss() -> None:
-    method, twin = (dual_teacher(consistency_weight=0.0, **TRUSTING) for _ in range(2))
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0])
+def test_without_consistency_the_gradient_is_that_of_the_two_term_loss(temperature: float) -> None:
+    options = {"consistency_weight": 0.0, "label_temperature": temperature} | TRUSTING
+    method, twin = dual_teacher(**options), dual_teacher(**options)
     batch = make_batch()
     values = step(method, batch)
     supervised, unsupervised = by_hand(twin, batch)
@@ -311,16 +318,18 @@ def test_student_sees_labeled_then_mixed_then_weak_views() -> None:
         assert torch.equal(images[5:], x_w if on == "unlabeled" else torch.cat([x_w, x_l]))
 
 
-@pytest.mark.parametrize("on", ["unlabeled", "all"])
-def test_consistency_without_drop_path_is_plain_consistency(on: str) -> None:
-    method, batch = dual_teacher(drop_path=0.0, consistency_on=on, **TRUSTING), make_batch()
+@pytest.mark.parametrize(("on", "temperature"), [("unlabeled", 0.0), ("all", 0.0), ("all", 1.0)])
+def test_consistency_without_drop_path_is_plain_consistency(on: str, temperature: float) -> None:
+    options = {"consistency_on": on, "label_temperature": temperature} | TRUSTING
+    method, batch = dual_teacher(drop_path=0.0, **options), make_batch()
     method.student.eval()  # so that a sample's logits do not depend on its neighbors
     value = step(method, batch)["loss/consistency"]
     images = torch.cat([batch.unlabeled_images, batch.labeled_images] if on == "all" else [batch.unlabeled_images])
     with torch.no_grad():
         probabilities = method.teachers[0].eval()(as_float(images)).softmax(dim=1)
         confidence, yhat = probabilities.max(dim=1)
-        costs = cross_entropy(method.student(as_float(images)), yhat, reduction="none")
+        labels = probabilities if temperature else yhat
+        costs = cross_entropy(method.student(as_float(images)), labels, reduction="none")
     assert 0 < (confidence >= 0.4).float().mean() < 1
     assert value == pytest.approx((costs * (confidence >= 0.4)).mean().item())
 
@@ -374,9 +383,11 @@ def test_the_strong_view_is_colored_image_by_image() -> None:
 
 
 @pytest.mark.parametrize("kind", ["cutmix", "classmix"])
-@pytest.mark.parametrize("burn_in", [0.0, 0.1])
-def test_one_teacher_without_reset_and_consistency_is_mean_teacher_bit_for_bit(kind: str, burn_in: float) -> None:
-    common = {"burn_in": burn_in, "ramp_up": 0.1, "threshold": 0.4}
+@pytest.mark.parametrize(("burn_in", "temperature"), [(0.0, 0.0), (0.1, 0.0), (0.1, 0.5)])
+def test_one_teacher_without_reset_and_consistency_is_mean_teacher_bit_for_bit(
+    kind: str, burn_in: float, temperature: float
+) -> None:
+    common = {"burn_in": burn_in, "ramp_up": 0.1, "threshold": 0.4, "label_temperature": temperature}
     ablated = dual_teacher(teachers=1, pool=(kind,), consistency_weight=0.0, ema_reset="never", **common)
     single = make("mean-teacher", mixing=kind, **common)
     losses = [run(m, [make_batch(seed=s) for s in range(9)], 30, 3) for m in (ablated, single)]

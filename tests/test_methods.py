@@ -207,12 +207,14 @@ def test_nothing_trusted_leaves_the_supervised_gradient_alone() -> None:
     assert torch.equal(gradients(method.student), gradients(alone.student))
 
 
-def test_a_students_loss_does_not_touch_the_other_student() -> None:
-    method, batch = make("dual-student", cutmix=False), make_batch()
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_students_loss_does_not_touch_the_other_student(temperature: float) -> None:
+    method, batch = make("dual-student", cutmix=False, label_temperature=temperature), make_batch()
     step(method, batch)
     twin, images = make("dual-student", cutmix=False), torch.cat([batch.labeled_images, batch.unlabeled_images])
     z_1, z_2 = twin.student(as_float(images)), twin.student2(as_float(images))
-    own = plain_cross_entropy(z_1[:2], batch.masks) + plain_cross_entropy(z_1, z_2.argmax(dim=1))
+    labels = z_2.detach().softmax(dim=1) if temperature else z_2.argmax(dim=1)
+    own = plain_cross_entropy(z_1[:2], batch.masks) + plain_cross_entropy(z_1, labels)
     own.backward()
     torch.testing.assert_close(gradients(method.student), gradients(twin.student))
     assert not gradients(twin.student2).any()

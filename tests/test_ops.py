@@ -14,7 +14,7 @@ from semiseg.ops.ema import ema_decay, ema_update
 from semiseg.ops.losses import balancing_weights, cross_entropy, weighted_cross_entropy
 from semiseg.ops.mixing import REGIONS, classmix_region, cutmix_region, partners, paste
 from semiseg.ops.photometric import photometric
-from semiseg.ops.pseudo_labels import confidence_weights, pseudo_label
+from semiseg.ops.pseudo_labels import confidence_weights, pseudo_label, soft_label
 from semiseg.ops.schedules import poly, ramp_up
 from toy import Toy, parameters, state
 
@@ -89,6 +89,14 @@ def test_weighted_cross_entropy_skips_ignored_labels() -> None:
     torch.testing.assert_close(loss, torch.tensor(math.log(2) / 2))
 
 
+def test_weighted_cross_entropy_with_probabilities_by_hand() -> None:
+    logits, valid = logits_of((0.0, 0.0), (math.log(3), 0.0), (5.0, 0.0)), torch.tensor([[[True, True, False]]])
+    q = torch.tensor([[[[0.3, 0.5, 1.0]], [[0.7, 0.5, 0.0]]]])  # (1, 2, 1, 3)
+    # Pixel 1: ln 2, whatever q is. Pixel 2: -(ln 3/4 + ln 1/4) / 2 = 0.836988, with half the weight. Padding: nothing.
+    loss = weighted_cross_entropy(logits, q, torch.tensor([[[1.0, 0.5, 1.0]]]), valid)
+    torch.testing.assert_close(loss, torch.tensor((math.log(2) + 0.5 * 0.836988) / 2))
+
+
 @pytest.mark.parametrize("kind", ["supervised, ignored", "weighted, ignored", "weighted, padding", "weighted, zero"])
 def test_a_crop_without_a_known_pixel_costs_nothing(kind: str) -> None:
     logits = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
@@ -125,6 +133,29 @@ def test_pseudo_labels_are_classes_and_confidences_probabilities(seed: int, clas
     assert labels.shape == confidence.shape == (2, 3, 5)
     assert labels.dtype == torch.int64 and labels.min() >= 0 and labels.max() < classes
     assert confidence.dtype == torch.float32 and confidence.min() > 1 / classes - 1e-4 and confidence.max() <= 1
+
+
+def test_soft_labels_by_hand() -> None:
+    logits = logits_of((0.0, math.log(2)), (math.log(3), 0.0)).requires_grad_()
+    assert soft_label(logits, 0.0).tolist() == [[[1, 0]]]
+    torch.testing.assert_close(soft_label(logits, 1.0), torch.tensor([[[[1 / 3, 3 / 4]], [[2 / 3, 1 / 4]]]]))
+    # p^2 / sum: (1, 4) / 5 and (9, 1) / 10.
+    sharpened = soft_label(logits, 0.5)
+    torch.testing.assert_close(sharpened, torch.tensor([[[[0.2, 0.9]], [[0.8, 0.1]]]]))
+    assert not sharpened.requires_grad
+
+
+@few
+@given(seed=seeds, temperature=st.sampled_from([1e-45, 1e-6, 0.1, 1.0]), half=st.booleans())
+def test_soft_labels_are_probabilities_and_sharpening_keeps_the_decision(
+    seed: int, temperature: float, half: bool
+) -> None:
+    logits = 10 * torch.randn(2, 5, 3, 4, generator=torch.Generator().manual_seed(seed))
+    q = soft_label(logits.bfloat16() if half else logits, temperature)
+    assert q.dtype == torch.float32 and q.min() >= 0
+    torch.testing.assert_close(q.sum(dim=1), torch.ones(2, 3, 4))
+    if not half:
+        assert torch.equal(q.argmax(dim=1), logits.argmax(dim=1))
 
 
 CONFIDENCE = torch.tensor([[[0.99, 0.95], [0.94, 0.99]], [[0.5, 0.99], [0.2, 0.1]]])

@@ -37,6 +37,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "method": "dual-teacher",
         "ema_decay": 0.97,  # a teacher that looks back on thirty steps, in a run of hundreds
         "ramp_up": 0.1,
+        "label_temperature": 0.0,  # chosen with decisions, as in the paper
         "color_strength": 0.5,  # here color tells nothing: strong views may turn it into any other
     },
     "all-labels": {"method": "supervised", "labeled": None},

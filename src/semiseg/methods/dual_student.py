@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from semiseg.methods.method import Batch, Method, Progress, StepOutput, as_float, check_range
 from semiseg.ops.losses import cross_entropy, weighted_cross_entropy
 from semiseg.ops.mixing import cutmix_region, partners, paste
-from semiseg.ops.pseudo_labels import pseudo_label
+from semiseg.ops.pseudo_labels import soft_label
 from semiseg.ops.schedules import ramp_up
 
 
@@ -31,13 +31,15 @@ class DualStudentOptions:
     """Mix the unlabeled images by a box (the stronger of the two published forms)."""
     unsupervised_weight: float = 1.0
     """lambda (CPS on VOC: 1 with CutMix, 1.5 without; Cityscapes: 5 and 6)."""
+    label_temperature: float = 0.0
+    """Pseudo-labels: 0, the decision (CPS); 1, probabilities; between, probabilities sharpened (ours)."""
     burn_in: float = 0.0
     """Share of the run on labels only (ours; 0: as published)."""
     ramp_up: float = 0.0
     """Share of the run over which lambda rises linearly after the burn-in (ours; 0: as published)."""
 
     def __post_init__(self) -> None:
-        check_range(self, 1, "burn_in", "ramp_up")
+        check_range(self, 1, "label_temperature", "burn_in", "ramp_up")
         check_range(self, float("inf"), "unsupervised_weight")
 
 
@@ -69,7 +71,7 @@ class DualStudent(Method):
         else:
             x_u, valid = x_w, torch.cat([torch.ones_like(y_l, dtype=torch.bool), batch.unlabeled_valid])
             z_1, z_2 = (student(torch.cat([x_l, x_u])) for student in (self.student, self.student2))
-            yhat_1, yhat_2 = pseudo_label(z_1)[0], pseudo_label(z_2)[0]
+            yhat_1, yhat_2 = soft_label(z_1, o.label_temperature), soft_label(z_2, o.label_temperature)
 
         u_1, u_2 = z_1[-len(yhat_1) :], z_2[-len(yhat_2) :]
         loss_sup = cross_entropy(z_1[: len(x_l)], y_l, omega) + cross_entropy(z_2[: len(x_l)], y_l, omega)
@@ -83,8 +85,9 @@ class DualStudent(Method):
     @torch.no_grad()
     def cutmix(self, x_w: Tensor, valid: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
         """Both students' labels of the weak views, the views and their validity, all mixed by one box an image."""
-        labels = [pseudo_label(student(x_w))[0] for student in (self.student, self.student2)]
-        region, partner = cutmix_region(labels[0]), partners(len(x_w))
+        temperature = self.options.label_temperature
+        labels = [soft_label(student(x_w), temperature) for student in (self.student, self.student2)]
+        region, partner = cutmix_region(valid), partners(len(x_w))
         mixed = [paste(region, t, t[partner]) for t in (*labels, x_w, valid)]
         return mixed[:2], mixed[2], mixed[3]
 

@@ -30,7 +30,7 @@ from semiseg.ops.ema import BufferMode, ema_decay, ema_update
 from semiseg.ops.losses import cross_entropy, weighted_cross_entropy
 from semiseg.ops.mixing import REGIONS, partners, paste
 from semiseg.ops.photometric import photometric
-from semiseg.ops.pseudo_labels import ThresholdMode, confidence_weights, pseudo_label
+from semiseg.ops.pseudo_labels import ThresholdMode, confidence_weights, pseudo_label, soft_label
 from semiseg.ops.schedules import ramp_up
 from semiseg.ops.stochastic_depth import residual_sites, stochastic_depth
 
@@ -49,6 +49,8 @@ class DualTeacherOptions:
     """Confidence tau from which a pseudo-label is trusted (paper)."""
     threshold_mode: ThresholdMode = "pixel"
     """What the threshold gates: pixel (the specification), image or batch (the release's shares as weights), none."""
+    label_temperature: float = 0.0
+    """Pseudo-labels: 0, the decision (paper); 1, probabilities; between, probabilities sharpened (ours)."""
     unsupervised_weight: float = 1.0
     """lambda_u (release: 1)."""
     consistency_weight: float = 0.2
@@ -79,7 +81,8 @@ class DualTeacherOptions:
             raise ValueError(f"pool: unknown mixing {unknown[0]!r}: choose from {', '.join(REGIONS)}")
         if not self.pool:
             raise ValueError(f"pool is empty: choose from {', '.join(REGIONS)}")
-        check_range(self, 1, "threshold", "drop_path", "ema_decay", "color_strength", "burn_in", "ramp_up")
+        check_range(self, 1, "threshold", "label_temperature", "drop_path", "ema_decay", "color_strength")
+        check_range(self, 1, "burn_in", "ramp_up")
         check_range(self, float("inf"), "shift_steps", "unsupervised_weight", "consistency_weight")
 
 
@@ -108,22 +111,24 @@ class DualTeacher(Method):
             return StepOutput(loss, {"loss/supervised": loss.detach()})
 
         x_c, valid_c = self.consistency_views(x_w, x_l, batch.unlabeled_valid)
-        yhat_c, c_c = self.label(x_c, progress)
-        yhat, c, valid = yhat_c[: len(x_w)], c_c[: len(x_w)], batch.unlabeled_valid
+        z_t = self.label(x_c, progress)
+        q_c = soft_label(z_t, o.label_temperature)  # yhat itself, as in the paper, unless softened
+        yhat_c, c_c = pseudo_label(z_t)
+        yhat, c, q, valid = (t[: len(x_w)] for t in (yhat_c, c_c, q_c, valid_c))
 
         region = REGIONS[o.pool[self.shift(progress) % len(o.pool)]](yhat)
         partner = partners(len(x_w))
         x_s = photometric(x_w, o.color_strength)
-        x_m, yhat_m, c_m, valid_m = (paste(region, t, t[partner]) for t in (x_s, yhat, c, valid))
+        x_m, q_m, c_m, valid_m = (paste(region, t, t[partner]) for t in (x_s, q, c, valid))
         w_m, trusted_fraction = confidence_weights(c_m, valid_m, o.threshold, o.threshold_mode)
 
         z_l, z_m, z_c = self.student_and_sub_models(x_l, x_m, x_c)
         loss_sup = cross_entropy(z_l, batch.masks, self.class_weights)
-        loss_unsup = weighted_cross_entropy(z_m, yhat_m, w_m, valid_m)
+        loss_unsup = weighted_cross_entropy(z_m, q_m, w_m, valid_m)
         loss_cons = loss_sup.new_zeros(())
         if z_c is not None:
             w_c, _ = confidence_weights(c_c, valid_c, o.threshold, o.threshold_mode)
-            loss_cons = weighted_cross_entropy(z_c, yhat_c, w_c, valid_c)
+            loss_cons = weighted_cross_entropy(z_c, q_c, w_c, valid_c)
         ramp = ramp_up(progress.step, self.burn_in_steps(progress), round(o.ramp_up * progress.total_steps))
         loss = loss_sup + ramp * (o.unsupervised_weight * loss_unsup + o.consistency_weight * loss_cons)
         scalars = {"supervised": loss_sup, "unsupervised": loss_unsup, "consistency": loss_cons}
@@ -164,10 +169,10 @@ class DualTeacher(Method):
         return self.teachers[self.shift(progress) % len(self.teachers)]
 
     @torch.no_grad()
-    def label(self, images: Tensor, progress: Progress) -> tuple[Tensor, Tensor]:
-        """Pseudo-labels int64 and confidences, both ``(N, H, W)``, of weak views, by the teacher on duty."""
-        teacher = self.on_duty(progress).train(self.options.teacher_mode == "train")
-        return pseudo_label(teacher(images))
+    def label(self, images: Tensor, progress: Progress) -> Tensor:
+        """Logits ``(N, C, H, W)`` of the teacher on duty for weak views."""
+        logits: Tensor = self.on_duty(progress).train(self.options.teacher_mode == "train")(images)
+        return logits
 
     def consistency_views(self, x_w: Tensor, x_l: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """The weak views the teacher labels (the unlabeled ones first), and which of their pixels are no padding."""

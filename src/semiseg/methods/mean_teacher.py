@@ -22,7 +22,7 @@ from semiseg.ops.ema import BufferMode, ema_decay, ema_update
 from semiseg.ops.losses import cross_entropy, weighted_cross_entropy
 from semiseg.ops.mixing import REGIONS, partners, paste
 from semiseg.ops.photometric import photometric
-from semiseg.ops.pseudo_labels import ThresholdMode, confidence_weights, pseudo_label
+from semiseg.ops.pseudo_labels import ThresholdMode, confidence_weights, pseudo_label, soft_label
 from semiseg.ops.schedules import ramp_up
 
 
@@ -36,6 +36,8 @@ class MeanTeacherOptions:
     """Confidence from which a pseudo-label is trusted (as in Dual Teacher; French et al. 0.97, ClassMix 0.968)."""
     threshold_mode: ThresholdMode = "pixel"
     """What the threshold gates: pixel, image, batch or none."""
+    label_temperature: float = 0.0
+    """Pseudo-labels: 0, the decision (ClassMix); 1, probabilities; between, probabilities sharpened (ours)."""
     unsupervised_weight: float = 1.0
     """lambda_u (ClassMix, French et al.: 1)."""
     ema_decay: float = 0.99
@@ -54,7 +56,7 @@ class MeanTeacherOptions:
     def __post_init__(self) -> None:
         if self.mixing not in REGIONS:
             raise ValueError(f"mixing: unknown {self.mixing!r}: choose from {', '.join(REGIONS)}")
-        check_range(self, 1, "threshold", "ema_decay", "color_strength", "burn_in", "ramp_up")
+        check_range(self, 1, "threshold", "label_temperature", "ema_decay", "color_strength", "burn_in", "ramp_up")
         check_range(self, float("inf"), "unsupervised_weight")
 
 
@@ -76,15 +78,17 @@ class MeanTeacher(Method):
             loss = cross_entropy(self.student(x_l), batch.masks, self.class_weights)
             return StepOutput(loss, {"loss/supervised": loss.detach()})
 
-        yhat, c = self.label(x_w)
+        z_t = self.label(x_w)
+        yhat, c = pseudo_label(z_t)
+        q = soft_label(z_t, o.label_temperature)  # yhat itself, unless softened
         region, partner = REGIONS[o.mixing](yhat), partners(len(x_w))
         x_s = photometric(x_w, o.color_strength)
-        x_m, yhat_m, c_m, valid_m = (paste(region, t, t[partner]) for t in (x_s, yhat, c, batch.unlabeled_valid))
+        x_m, q_m, c_m, valid_m = (paste(region, t, t[partner]) for t in (x_s, q, c, batch.unlabeled_valid))
         w_m, trusted_fraction = confidence_weights(c_m, valid_m, o.threshold, o.threshold_mode)
 
         z_l, z_m = self.student(torch.cat([x_l, x_m])).split([len(x_l), len(x_m)])
         loss_sup = cross_entropy(z_l, batch.masks, self.class_weights)
-        loss_unsup = weighted_cross_entropy(z_m, yhat_m, w_m, valid_m)
+        loss_unsup = weighted_cross_entropy(z_m, q_m, w_m, valid_m)
         ramp = ramp_up(progress.step, burn_in, round(o.ramp_up * progress.total_steps))
         loss = loss_sup + ramp * o.unsupervised_weight * loss_unsup
         scalars = {"loss/supervised": loss_sup.detach(), "loss/unsupervised": loss_unsup.detach()}
@@ -101,7 +105,7 @@ class MeanTeacher(Method):
         return {"student": self.student, "teacher1": self.teacher}
 
     @torch.no_grad()
-    def label(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Pseudo-labels int64 and confidences, both ``(N, H, W)``, of weak views."""
-        teacher = self.teacher.train(self.options.teacher_mode == "train")
-        return pseudo_label(teacher(images))
+    def label(self, images: Tensor) -> Tensor:
+        """The teacher's logits ``(N, C, H, W)`` for weak views."""
+        logits: Tensor = self.teacher.train(self.options.teacher_mode == "train")(images)
+        return logits

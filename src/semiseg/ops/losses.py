@@ -31,11 +31,14 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor, vali
 
     Args:
         logits: ``(N, C, H, W)``.
-        labels: int64 ``(N, H, W)``, class index or 255 (weight 0).
+        labels: int64 ``(N, H, W)``, class index or 255 (weight 0); or float ``(N, C, H, W)``, a probability each.
         weights: float ``(N, H, W)`` in [0, 1].
         valid: bool ``(N, H, W)``, False on padding.
     """
-    per_pixel = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
+    if labels.is_floating_point():
+        per_pixel = F.cross_entropy(logits, labels, reduction="none")
+    else:
+        per_pixel = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
     return (per_pixel * weights * valid).sum() / valid.sum().clamp(min=1)
 
 

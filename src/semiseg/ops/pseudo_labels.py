@@ -23,6 +23,27 @@ def pseudo_label(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
+def soft_label(logits: Tensor, temperature: float) -> Tensor:
+    """Return what a student is to learn from ``logits``: the decision, or how sure it is of each class.
+
+    With temperature 0 that is ``argmax p``, as most methods have it; else ``softmax(logits / T)``, which is ``p`` with
+    T = 1 and ``p`` sharpened, ``p_k^(1/T) / sum``, below (MixMatch, Berthelot et al. 2019, eq. 7; PseudoSeg: 0.5). A
+    decision turns a pole seen with a probability of 0.4 into none; a probability leaves it what it was.
+
+    Args:
+        logits: ``(N, C, H, W)``.
+        temperature: T, in [0, 1].
+
+    Returns:
+        int64 ``(N, H, W)`` where T is 0, else float ``(N, C, H, W)``, of sum 1 over C.
+    """
+    if temperature == 0:
+        return logits.argmax(dim=1)
+    logits = logits.float()
+    return ((logits - logits.amax(dim=1, keepdim=True)) / temperature).softmax(dim=1)  # however small T is
+
+
+@torch.no_grad()
 def confidence_weights(
     confidence: Tensor, valid: Tensor, threshold: float, mode: ThresholdMode = "pixel"
 ) -> tuple[Tensor, Tensor]:
