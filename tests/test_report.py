@@ -264,9 +264,11 @@ def test_page_of_several_runs(several, tmp_path):
 def test_coupling_curves_stand_side_by_side_on_one_scale_that_holds_them_all(several):
     figure = compared_coupling({path.name: read_run(path) for path in several})
     assert [axes.get_title() for axes in figure.axes[:3]] == ["mean-teacher", "dual-student", "dual-teacher"]
-    for row in (figure.axes[:3], figure.axes[3:]):
+    for row, scale in ((figure.axes[:3], "linear"), (figure.axes[3:], "log")):  # parameters: orders of magnitude apart
         highest = max(line.get_ydata().max() for axes in row for line in axes.lines)
-        assert all(axes.get_ylim()[0] == 0 and axes.get_ylim()[1] >= highest for axes in row)
+        assert all(axes.get_yscale() == scale and axes.get_ylim()[1] >= highest for axes in row)
+        assert len({axes.get_ylim() for axes in row}) == 1
+        assert scale == "log" or row[0].get_ylim()[0] == 0
 
 
 def test_runs_of_one_method_are_told_apart(tmp_path):

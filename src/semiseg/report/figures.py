@@ -154,7 +154,10 @@ def compared_coupling(runs: Mapping[str, RunFiles]) -> Figure | None:
         for axes, run in zip(row, shown.values(), strict=True):
             _coupling_panel(axes, run, key)
             _finish(figure, axes, label if axes is row[0] else "", "step" if key == [*COUPLING][-1] else "")
-        row[0].set_ylim(bottom=0)  # once all share their scale: a limit set before ends autoscaling
+        if key == "parameter_distance":
+            row[0].set_yscale("log")  # two students stand a hundred times farther apart than teacher and student
+        else:
+            row[0].set_ylim(bottom=0)  # once all share their scale: a limit set before ends autoscaling
     for axes, name in zip(grid[0], shown, strict=True):
         axes.set_title(plain(name), fontsize=11)
     return figure
