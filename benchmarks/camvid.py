@@ -79,11 +79,10 @@ def run(cell: str, seed: int, args: argparse.Namespace) -> None:
     done.write_text(json.dumps(result), encoding="utf-8")
 
 
-def row(cell: str, out: Path) -> str:
-    """One line of the table: mean over the seeds found, their number beside it."""
-    results = [
-        json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob(f"{folder(cell)}-seed*/test.json"))
-    ]
+def row(cell: str, out: Path, seeds: list[int]) -> str:
+    """One line of the table: mean over those of the seeds that have been run."""
+    paths = [out / f"{folder(cell)}-seed{seed}" / "test.json" for seed in seeds]
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
     if not results:
         return f"| {cell} | missing | | | | | | |"
 
@@ -119,13 +118,13 @@ def main() -> None:
     args = parser.parse_args()
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    groups = args.cells.split(",")
+    groups, seeds = args.cells.split(","), [int(seed) for seed in args.seeds.split(",")]
     names = [cell for group in groups for cell in CELLS[group]]
     if args.only is not None:
         names = [cell for cell in names if cell in args.only.split(";")]
     names = list({folder(cell): cell for cell in names}.values())  # what shares a folder runs once
     with ThreadPoolExecutor(args.jobs) as pool:
-        jobs = [pool.submit(run, cell, int(seed), args) for seed in args.seeds.split(",") for cell in names]
+        jobs = [pool.submit(run, cell, seed, args) for seed in seeds for cell in names]
         for job in jobs:
             job.result()
     lines = [
@@ -133,7 +132,7 @@ def main() -> None:
         "|---|---|---|---|---|---|---|---|",
     ]
     for group in groups:
-        lines.extend(row(cell, out) for cell in CELLS[group])
+        lines.extend(row(cell, out, seeds) for cell in CELLS[group])
     table = "\n".join(lines)
     (out / "table.md").write_text(table + "\n", encoding="utf-8")
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("*/test.json"))]
