@@ -434,8 +434,10 @@ def test_precision_follows_the_device() -> None:
     assert make_fabric(TrainConfig(accelerator="cpu", precision="bf16"))._precision.precision == "bf16-mixed"
 
 
-def test_training_in_bf16(no_report: None, _tiny_source: Path, tmp_path: Path) -> None:
-    run = train(_tiny_source, tmp_path / "run", precision="bf16", steps=2, val_every="never", threshold_mode="none")
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_training_in_bf16(no_report: None, _tiny_source: Path, tmp_path: Path, temperature: float) -> None:
+    options = {"threshold_mode": "none", "label_temperature": temperature}
+    run = train(_tiny_source, tmp_path / "run", precision="bf16", steps=2, val_every="never", **options)
     assert all(line["loss"] > 0 and line["loss/consistency"] > 0 for line in metrics(run))
     assert all(value.dtype != torch.bfloat16 for value in checkpoint(run)["method"].values())
 
