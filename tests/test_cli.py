@@ -308,6 +308,14 @@ def test_a_directory_with_anything_in_it_and_a_file_are_left_alone(call: Call, t
     assert content(tmp_path) == {"thesis/chapter1.tex": b"..."}
 
 
+def test_a_run_needs_a_directory_of_its_own(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # empty, so that nothing would be overwritten
+    assert_refused(
+        call("train", "--data", "shapes", "--out", ".", *TRAIN), "directory of its own: choose another --out"
+    )
+    assert content(tmp_path) == {}
+
+
 @pytest.mark.parametrize("command", [("train", "--resume"), ("report",)])
 def test_no_run_there(call: Call, tmp_path: Path, command: tuple[str, ...]) -> None:
     assert_refused(
@@ -467,6 +475,37 @@ def test_evaluate_refuses_other_classes_and_lists_that_are_not_there(
     (tiny_folder / "classes.json").unlink()
     (tiny_folder / "classes.txt").write_text("a\nb\nc\nd\ne\nf\ng\n")
     assert_refused(call("evaluate", trained, "--data", tiny_folder), "its classes .* are not the model's")
+
+
+def test_a_test_list_added_after_training_is_found_unless_it_names_what_was_trained_on(
+    call: Call, tiny_folder: Path, tmp_path: Path
+) -> None:
+    listed = tiny_folder / "splits" / "test.txt"
+    names = listed.read_text().split()
+    listed.unlink()
+    for name in names:
+        (tiny_folder / "images" / f"{name}.png").rename(tmp_path / f"{name}.png")
+    assert call("train", "--data", tiny_folder, "--out", tmp_path / "run", *TRAIN).status == 0
+    assert_refused(call("evaluate", tmp_path / "run"), "no test list: add splits/test.txt, or choose --split val")
+    for name in names:
+        (tmp_path / f"{name}.png").rename(tiny_folder / "images" / f"{name}.png")
+    listed.write_text("\n".join(names))
+    assert json.loads(call("evaluate", tmp_path / "run", "--json").out)["split"] == "test"
+    learned = (tmp_path / "run" / "splits" / "labeled.txt").read_text().split()[0]
+    (tiny_folder / "splits" / "train.txt").unlink()
+    listed.write_text(learned)
+    assert_refused(call("evaluate", tmp_path / "run"), f"test.txt names '{learned}', which this run trained on")
+
+
+@pytest.mark.parametrize("command", [("train", "--resume"), ("evaluate",)])
+def test_an_image_that_has_gone_since_is_named(
+    call: Call, tiny_folder: Path, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    assert call("train", "--data", tiny_folder, "--out", tmp_path / "run", *TRAIN).status == 0
+    gone = (tmp_path / "run" / "splits" / "unlabeled.txt").read_text().split()[0]
+    for path in (tiny_folder / "splits" / "train.txt", tiny_folder / "images" / f"{gone}.png"):
+        path.unlink()
+    assert_refused(call(*command, tmp_path / "run"), f"unlabeled.txt: '{gone}' is no image of .*; add the image")
 
 
 def test_predict_writes_indexed_masks_at_the_images_size(call: Call, trained: Path, tmp_path: Path) -> None:

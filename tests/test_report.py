@@ -52,8 +52,10 @@ def make_run(path, method="dual-teacher", classes=CLASSES, steps=600, level=50.0
         lines.append(where | losses | rest | {"images_per_s": 11.5, "data_wait_fraction": 0.01})
         if step % (steps // 10) == 0:
             lines += [where | line for line in evaluation(method, "val", level * step / steps, classes, random)]
+    best = max((line for line in lines if line.get("network") == "student"), key=lambda line: line["miou"])["step"]
     for checkpoint, split in (("best", "val"), ("last", "val"), ("best", "test")) if finals else ():
-        where = {"step": steps, "epoch": 9, "time_s": steps * 1.3, "checkpoint": checkpoint}
+        step = best if checkpoint == "best" else steps
+        where = {"step": step, "epoch": 9, "time_s": steps * 1.3, "checkpoint": checkpoint}
         lines += [where | line for line in evaluation(method, split, level, classes, random)]
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     counts = random.integers(0, 99, (len(classes), len(classes))) + 400 * np.eye(len(classes), dtype=int)
@@ -186,6 +188,9 @@ def test_later_evaluations_on_the_runs_own_data_count(tmp_path):
     entries = [entry | {"data": "data/camvid"}, other]
     (run / "evaluations.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     assert read_run(run).scores[0].test == 43.21
+    stale = entries[0] | {"step": 480}  # evaluated, then resumed: the best checkpoint is another one by now
+    (run / "evaluations.jsonl").write_text(json.dumps(stale) + "\n")
+    assert read_run(run).scores[0].test is None
 
 
 def test_many_classes_and_large_samples_stay_small(tmp_path):

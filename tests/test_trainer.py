@@ -245,9 +245,9 @@ def test_resume_is_exact_for_every_method(
 # A run that goes wrong.
 
 
-@pytest.mark.parametrize("kind", ["loss", "gradient", "infinite"])
+@pytest.mark.parametrize(("kind", "clip"), [("loss", 5.0), ("gradient", 5.0), ("gradient", 0.0), ("infinite", 5.0)])
 def test_what_is_not_finite_stops_the_run_and_the_last_good_checkpoint_is_kept(
-    no_report: None, _tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    no_report: None, _tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, clip: float
 ) -> None:
     training_step, kept = DualTeacher.training_step, []
 
@@ -263,8 +263,8 @@ def test_what_is_not_finite_stops_the_run_and_the_last_good_checkpoint_is_kept(
         return output
 
     monkeypatch.setattr(DualTeacher, "training_step", spoiled)
-    with pytest.raises(TrainingStopped, match=r"not finite at step 3; .*last\.pt: try a smaller --lr"):
-        train(_tiny_source, tmp_path / "run")
+    with pytest.raises(TrainingStopped, match=r"not finite at step 3; .*last\.pt: start over with a smaller --lr"):
+        train(_tiny_source, tmp_path / "run", clip_norm=clip)
     run = tmp_path / "run"
     assert (run / "checkpoints" / "last.pt").read_bytes() == kept[0]
     state = checkpoint(run)
@@ -287,7 +287,7 @@ def test_the_command_line_says_so_in_one_line(
     monkeypatch.setattr("sys.argv", arguments)
     assert cli.main() == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last == "semiseg: loss or gradient is not finite at step 1; none was saved: try a smaller --lr"
+    assert last == "semiseg: loss or gradient is not finite at step 1; none was saved: start over with a smaller --lr"
     assert not (tmp_path / "run" / "checkpoints" / "last.pt").exists()
 
 

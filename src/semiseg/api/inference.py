@@ -29,9 +29,13 @@ def evaluation_ids(model: Model, dataset: SegmentationDataset, data: str, split:
     """
     run = RunDirectory(model.path.parent.parent)
     if data == model.config.data and (run.path / "splits").is_dir():
-        lists = run.read_split()
+        lists = run.read_split(dataset)
         named = {"test": lists.test, "val": lists.val, "labeled": lists.labeled}
         ids: tuple[str, ...] | None = lookup("split", split, named)
+        if split == "test" and not ids:  # the run began without one: one that has been added since will do
+            ids = dataset.split(split)
+            if seen := {*lists.labeled, *lists.unlabeled, *lists.val}.intersection(ids or ()):
+                raise UserError(f"{data}: splits/test.txt names {min(seen)!r}, which this run trained on: take it out")
     else:
         ids = dataset.split(split)
     if not ids:

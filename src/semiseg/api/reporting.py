@@ -21,7 +21,8 @@ def report(runs: Iterable[str | Path], out: str | Path | None = None) -> Path:
 def loaded_run(path: Path) -> LoadedRun:
     """Open a run for the report: its default network at its best checkpoint, its data and its lists."""
     model = load(path)
-    dataset, split = open_dataset(model.config.data), RunDirectory(path).read_split()
+    dataset = open_dataset(model.config.data)
+    split = RunDirectory(path).read_split(dataset)
     return LoadedRun(
         name=model.config.method,
         predict=lambda image: model(image).mask.cpu(),

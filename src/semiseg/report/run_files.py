@@ -107,9 +107,12 @@ class RunFiles:
     def lines_at(self, checkpoint: str, split: str) -> list[Line]:
         """Return each network's line for a kept checkpoint (best or last) and a list (val or test), if measured."""
         found = [line for line in self.finals if (line["checkpoint"], line["split"]) == (checkpoint, split)]
-        if found or split != "val" or not self.validations:
+        if not self.validations:
             return found
         step = self.best_step if checkpoint == "best" else self.validations[-1]["step"]
+        found = [line for line in found if line.get("step") == step]  # a run resumed since has another checkpoint
+        if found or split != "val":
+            return found
         return [line for line in self.validations if line["step"] == step]
 
     @cached_property

@@ -15,6 +15,7 @@ import yaml
 
 from semiseg import __version__
 from semiseg.config import TrainConfig, from_mapping, read_yaml, to_mapping
+from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.splits import Split, read_split, write_split
 from semiseg.errors import UserError, lookup
 from semiseg.methods import METHODS
@@ -61,6 +62,8 @@ class RunDirectory:
     def refuse_existing(path: Path | str) -> None:
         """Raise UserError where ``path`` holds anything."""
         path = Path(path)
+        if not path.name:
+            raise UserError(f"{path}: a run needs a directory of its own: choose another --out, e.g. runs/first")
         if path.exists() and not (path.is_dir() and not any(path.iterdir())):
             raise UserError(f"{path} exists: choose another --out, or go on with it by --resume {path}")
 
@@ -84,9 +87,9 @@ class RunDirectory:
         config, options = from_mapping((TrainConfig, method.Options), values, str(source))
         return config, options
 
-    def read_split(self) -> Split:
-        """Return the run's lists of images."""
-        return read_split(self.path / "splits")
+    def read_split(self, dataset: SegmentationDataset) -> Split:
+        """Return the run's lists of images; raises UserError where one of them is no longer in the data."""
+        return read_split(self.path / "splits", dataset)
 
 
 def environment() -> dict[str, Any]:

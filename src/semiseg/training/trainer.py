@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,11 +97,9 @@ class Loop:
         lr = set_learning_rate(self.optimizer, self.config, progress.step, self.total_steps)
         output = self.wrapped(batch, progress)
         self.fabric.backward(output.loss)
-        finite = output.loss.detach().isfinite()
-        if self.config.clip_norm > 0:
-            parameters = [p for p in self.method.parameters() if p.grad is not None]
-            norm = nn.utils.clip_grad_norm_(parameters, self.config.clip_norm, foreach=True)
-            finite = finite & norm.isfinite()
+        parameters = [p for p in self.method.parameters() if p.grad is not None]
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.clip_norm or math.inf, foreach=True)
+        finite = output.loss.detach().isfinite() & norm.isfinite()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.method.after_step(progress)
@@ -122,7 +121,8 @@ class Loop:
         """Raise TrainingStopped once a loss or a gradient was NaN or infinite on any process."""
         if not bool(self.fabric.all_reduce(finite.float(), reduce_op="mean") == 1):
             kept = f"the checkpoint before is kept, {self.run.last}" if self.run.last.exists() else "none was saved"
-            raise TrainingStopped(f"loss or gradient is not finite at step {step}; {kept}: try a smaller --lr")
+            remedy = "start over with a smaller --lr"
+            raise TrainingStopped(f"loss or gradient is not finite at step {step}; {kept}: {remedy}")
 
     def validate(self, log: MetricsLog, done: int, epoch: int) -> None:
         """Evaluate every network, keep the best, save."""
@@ -211,7 +211,8 @@ def restore(method: Method, state: dict[str, Any], source: Path) -> None:
 def train_run(run: RunDirectory, fabric: Fabric) -> Loop:
     """Train the run from its last checkpoint, or from the start, to its end."""
     config, options = run.read_config()
-    dataset, split = open_dataset(config.data), run.read_split()
+    dataset = open_dataset(config.data)
+    split = run.read_split(dataset)
     method = make_method(config, options, dataset)
     if config.class_balance > 0:
         pixels = torch.tensor(check_masks(dataset, split.labeled))
