@@ -151,6 +151,7 @@ def test_padding_is_marked() -> None:
     config = replace(CONFIG, crop_size=80, scale_max=1.0)
     batch = stream(config)[0]
     assert (batch.masks == IGNORE).any((1, 2)).all()
+    assert (batch.masks[~batch.labeled_valid] == IGNORE).all() and not batch.labeled_valid.all((1, 2)).any()
     assert (~batch.unlabeled_valid).any((1, 2)).all() and batch.unlabeled_valid.any((1, 2)).all()
     # Shapes knows every pixel: nothing but padding is 255, and padding has the color of padding.
     assert (batch.labeled_images[0].permute(1, 2, 0)[batch.masks[0] == IGNORE] == torch.tensor([124, 116, 104])).all()

@@ -117,7 +117,7 @@ def training_miou(name: str) -> float:
     valid = torch.ones(4, SIDE, SIDE, dtype=torch.bool)
     for index in range(STEPS):
         first = 4 + 4 * index % 36
-        batch = Batch(images[:4], masks, images[first : first + 4], valid)
+        batch = Batch(images[:4], masks, valid, images[first : first + 4], valid)
         progress = Progress(index, STEPS, steps_per_epoch=9)
         torch.manual_seed(2000 + index)
         for group in optimizer.param_groups:
@@ -372,6 +372,24 @@ def test_padding_is_not_learned_from(name: str) -> None:
         losses.append(step(method, Batch(**vars(batch) | {"unlabeled_valid": valid})))
     assert losses[0]["loss/unsupervised"] > 0
     assert losses[1]["loss/unsupervised"] == losses[1].get("loss/consistency", 0) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "term"),
+    [
+        ("dual-teacher", {"consistency_on": "all", "threshold_mode": "none"}, "loss/consistency"),
+        ("dual-student", {"cutmix": False}, "loss/unsupervised"),
+    ],
+)
+def test_nor_is_that_of_labeled_images_where_they_are_treated_like_unlabeled_ones(
+    name: str, options: dict[str, object], term: str
+) -> None:
+    batch, losses = make_batch(), []
+    nowhere = torch.zeros_like(batch.labeled_valid)
+    for valid in (batch.labeled_valid, nowhere):
+        changed = Batch(**vars(batch) | {"labeled_valid": valid, "unlabeled_valid": nowhere})
+        losses.append(step(make(name, **options), changed)[term])
+    assert losses[0] > losses[1] == 0
 
 
 @pytest.mark.parametrize("name", WITH_UNLABELED)

@@ -51,8 +51,8 @@ def make_batch(classes: int = 3, labeled: int = 2, unlabeled: int = 2, side: int
     images = torch.randint(0, 256, (labeled + unlabeled, 3, side // 4, side // 4), generator=g, dtype=torch.uint8)
     images = images.repeat_interleave(4, 2).repeat_interleave(4, 3)
     masks = images[:labeled, 0].long() * classes // 256
-    valid = torch.ones(unlabeled, side, side, dtype=torch.bool)
-    return Batch(images[:labeled], masks, images[labeled:], valid)
+    valid = torch.ones(labeled + unlabeled, side, side, dtype=torch.bool)
+    return Batch(images[:labeled], masks, valid[:labeled], images[labeled:], valid[labeled:])
 
 
 def run(

@@ -91,6 +91,7 @@ class TrainStream(Dataset[Batch]):
         return Batch(
             labeled_images=images,
             masks=masks.long().masked_fill_(~valid, 255),
+            labeled_valid=valid,
             unlabeled_images=_stack([view[0] for view in unlabeled], (3, side, side), torch.uint8),
             unlabeled_valid=_stack([view[2] for view in unlabeled], (side, side), torch.bool),
         )

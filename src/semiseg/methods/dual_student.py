@@ -69,7 +69,7 @@ class DualStudent(Method):
             (yhat_1, yhat_2), x_u, valid = self.cutmix(x_w, batch.unlabeled_valid)
             z_1, z_2 = (student(torch.cat([x_l, x_u])) for student in (self.student, self.student2))
         else:
-            x_u, valid = x_w, torch.cat([torch.ones_like(y_l, dtype=torch.bool), batch.unlabeled_valid])
+            x_u, valid = x_w, torch.cat([batch.labeled_valid, batch.unlabeled_valid])
             z_1, z_2 = (student(torch.cat([x_l, x_u])) for student in (self.student, self.student2))
             yhat_1, yhat_2 = soft_label(z_1, o.label_temperature), soft_label(z_2, o.label_temperature)
 

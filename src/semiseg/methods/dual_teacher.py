@@ -110,7 +110,7 @@ class DualTeacher(Method):
             loss = cross_entropy(self.student(x_l), batch.masks, self.class_weights)
             return StepOutput(loss, {"loss/supervised": loss.detach()})
 
-        x_c, valid_c = self.consistency_views(x_w, x_l, batch.unlabeled_valid)
+        x_c, valid_c = self.consistency_views(x_w, x_l, batch)
         z_t = self.label(x_c, progress)
         q_c = soft_label(z_t, o.label_temperature)  # yhat itself, as in the paper, unless softened
         yhat_c, c_c = pseudo_label(z_t)
@@ -174,11 +174,11 @@ class DualTeacher(Method):
         logits: Tensor = self.on_duty(progress).train(self.options.teacher_mode == "train")(images)
         return logits
 
-    def consistency_views(self, x_w: Tensor, x_l: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    def consistency_views(self, x_w: Tensor, x_l: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """The weak views the teacher labels (the unlabeled ones first), and which of their pixels are no padding."""
         if self.options.consistency_weight == 0 or self.options.consistency_on == "unlabeled":
-            return x_w, valid
-        return torch.cat([x_w, x_l]), torch.cat([valid, valid.new_ones(len(x_l), *valid.shape[1:])])
+            return x_w, batch.unlabeled_valid
+        return torch.cat([x_w, x_l]), torch.cat([batch.unlabeled_valid, batch.labeled_valid])
 
     def student_and_sub_models(self, x_l: Tensor, x_m: Tensor, x_c: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Logits of the student on ``x_l`` and ``x_m`` and of its sub-models on ``x_c``, in one forward pass.

@@ -18,12 +18,14 @@ class Batch:
     Attributes:
         labeled_images: uint8 ``(B, 3, S, S)``, RGB, weakly augmented (scale, crop, flip).
         masks: int64 ``(B, S, S)``, class index or 255 where nothing is known (padding included).
+        labeled_valid: bool ``(B, S, S)``, False on padding; where it is True, 255 means that nobody knows.
         unlabeled_images: uint8 ``(B_u, 3, S, S)``, RGB, weakly augmented; ``B_u`` is 0 for methods without them.
         unlabeled_valid: bool ``(B_u, S, S)``, False on padding. There are no masks here: nothing may look at them.
     """
 
     labeled_images: Tensor
     masks: Tensor
+    labeled_valid: Tensor
     unlabeled_images: Tensor
     unlabeled_valid: Tensor
 
