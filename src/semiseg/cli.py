@@ -308,9 +308,10 @@ def main() -> int:
         return 0
     try:
         lookup("command", argv[0], COMMANDS)(argv[1:])
+    except ToldElsewhere:
+        return 0  # a launcher that sees a process fail kills the one that is about to tell why
     except UserError as error:
-        if not isinstance(error, ToldElsewhere):
-            print(f"semiseg: {error}", file=sys.stderr)
+        print(f"semiseg: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("semiseg: interrupted; a run goes on by semiseg train --resume RUN", file=sys.stderr)

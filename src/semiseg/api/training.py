@@ -74,31 +74,29 @@ def train(
 
 def train_with(config: TrainConfig, options: Any, out: str | Path | None = None) -> Path:
     """Train by a resolved configuration; return the run directory."""
-    from semiseg.training.fabric import make_fabric
+    from semiseg.training.fabric import launched
 
     path = Path(out) if out else Path("runs") / f"{Path(config.data).name.split(':')[0]}-{config.method}"
-    fabric = make_fabric(config)
-    fabric.launch()
-    if fabric.is_global_zero:
-        try:
-            prepare(path, config, options, fabric.world_size)
-        except BaseException as problem:  # whatever it was, the other processes wait to hear of it
-            fabric.broadcast(str(problem) or type(problem).__name__)
-            raise
-        fabric.broadcast("")
-    elif error := fabric.broadcast(""):
-        raise ToldElsewhere(error)
-    return finish(RunDirectory(path), fabric)
+    with launched(config) as fabric:
+        if fabric.is_global_zero:
+            try:
+                prepare(path, config, options, fabric.world_size)
+            except BaseException as problem:  # whatever it was, the other processes wait to hear of it
+                fabric.broadcast(str(problem) or type(problem).__name__)
+                raise
+            fabric.broadcast("")
+        elif error := fabric.broadcast(""):
+            raise ToldElsewhere(error)
+        return finish(RunDirectory(path), fabric)
 
 
 def resume_run(path: str | Path) -> Path:
     """Go on with a run from its last checkpoint, or from its start where there is none yet."""
-    from semiseg.training.fabric import make_fabric
+    from semiseg.training.fabric import launched
 
     run = RunDirectory.open(path)
-    fabric = make_fabric(run.read_config()[0])
-    fabric.launch()
-    return finish(run, fabric)
+    with launched(run.read_config()[0]) as fabric:
+        return finish(run, fabric)
 
 
 def finish(run: RunDirectory, fabric: Any) -> Path:

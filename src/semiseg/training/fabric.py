@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -33,3 +35,21 @@ def make_fabric(config: TrainConfig) -> Fabric:
         )
     except (ValueError, RuntimeError, MisconfigurationException) as error:
         raise UserError(f"--devices {devices}: {' '.join(str(error).split())[:200]}") from None
+
+
+@contextmanager
+def launched(config: TrainConfig) -> Iterator[Fabric]:
+    """Start a run's processes; at the end of the block, whatever ended it, they take leave of one another.
+
+    Gloo's threads must not outlive the interpreter: a process that ends with its group intact may end by SIGABRT.
+
+    Raises:
+        UserError: as `make_fabric`.
+    """
+    fabric = make_fabric(config)
+    fabric.launch()
+    try:
+        yield fabric
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
