@@ -1,0 +1,59 @@
+"""The command line: one function a command. Heavy imports wait until a command runs, so that --help is instant."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from semiseg import __version__
+from semiseg.cli.demo import demo
+from semiseg.cli.lists import datasets, methods, networks
+from semiseg.cli.parsing import Argv
+from semiseg.cli.train import train
+from semiseg.cli.use import evaluate, predict, report
+from semiseg.errors import ToldElsewhere, UserError, lookup
+
+COMMANDS: dict[str, Callable[[Argv], None]] = {
+    "demo": demo,
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "report": report,
+    "methods": methods,
+    "networks": networks,
+    "datasets": datasets,
+}
+
+
+def usage() -> str:
+    """Return the text of ``semiseg --help``."""
+    lines = ["usage: semiseg COMMAND [OPTIONS]", "", "Few masks and many images in, a trained model out.", ""]
+    lines += [f"  {name:<12}{function.__doc__}" for name, function in COMMANDS.items()]
+    return "\n".join([*lines, "", "semiseg COMMAND --help tells a command's options; semiseg --version the version."])
+
+
+def main() -> int:
+    """Run the command line; return the exit status: 0 fine, 2 the input is at fault, 1 we are."""
+    argv = sys.argv[1:]
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    if argv[0] == "--version":
+        print(f"semiseg {__version__}")
+        return 0
+    try:
+        lookup("command", argv[0], COMMANDS)(argv[1:])
+    except ToldElsewhere:
+        return 0  # a launcher that sees a process fail kills the one that is about to tell why
+    except UserError as error:
+        print(f"semiseg: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("semiseg: interrupted; a run goes on by semiseg train --resume RUN", file=sys.stderr)
+        return 130
+    except RuntimeError as error:
+        if type(error).__name__ != "TrainingStopped":
+            raise
+        print(f"semiseg: {error}", file=sys.stderr)
+        return 1
+    return 0

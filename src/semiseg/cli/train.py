@@ -1,0 +1,64 @@
+"""``semiseg train``: which options there are depends on the method, the preset and the file."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import field, fields, make_dataclass, replace
+from typing import Annotated
+
+import tyro
+
+from semiseg.cli.parsing import Argv, check_options, parse
+from semiseg.errors import UserError
+
+
+def train(argv: Argv) -> None:
+    """Train a model."""
+    from semiseg import api
+    from semiseg.config import TrainConfig
+    from semiseg.methods import METHODS
+
+    early, given = early_options(argv), {}
+    if "resume" in early:
+        if len(argv) > 2 or (len(argv) == 2 and argv[0] != "--resume"):
+            raise UserError("--resume takes everything from the run: leave the other options out")
+        print_once(api.train(resume=early["resume"]))
+        return
+    if "method" in early:
+        given["method"] = early["method"]
+    config, options = api.resolve(given, early.get("preset"), early.get("config"))
+    own = METHODS[config.method].Options
+    arguments = make_dataclass(
+        "Arguments",
+        [
+            ("settings", Annotated[TrainConfig, tyro.conf.arg(name="")], field(default=config)),
+            ("method_options", Annotated[own, tyro.conf.arg(name="")], field(default=options)),
+            ("out", Annotated[str | None, tyro.conf.arg(help="Run directory to make.")], field(default=None)),
+            ("preset", Annotated[str | None, tyro.conf.arg(help="Named set of options: small.")], field(default=None)),
+            ("config", Annotated[str | None, tyro.conf.arg(help="YAML file of options.")], field(default=None)),
+            ("resume", Annotated[str | None, tyro.conf.arg(help="Run to go on with.")], field(default=None)),
+        ],
+    )
+    arguments.__doc__ = "Train a model. The options of the method follow those of every run (see semiseg methods)."
+    check_options(argv, [f.name for kind in (config, options, arguments) for f in fields(kind)], "semiseg train")
+    parsed = parse(arguments, argv, "semiseg train")
+    settings = replace(parsed.settings, method=config.method)  # an alias stands for its method
+    print_once(api.train_with(settings, parsed.method_options, parsed.out))
+
+
+def early_options(argv: Argv) -> dict[str, str]:
+    """Find the options that decide which other options there are, before all are parsed."""
+    found = {}
+    for index, argument in enumerate(argv):
+        name, equals, value = argument.partition("=")
+        if name in ("--method", "--preset", "--config", "--resume"):
+            if not equals and index + 1 == len(argv):
+                raise UserError(f"{name} needs a value")
+            found[name[2:]] = value if equals else argv[index + 1]
+    return found
+
+
+def print_once(result: object) -> None:
+    """Print on the first of a run's processes only."""
+    if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
+        print(result)

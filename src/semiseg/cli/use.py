@@ -1,0 +1,105 @@
+"""``semiseg evaluate``, ``predict`` and ``report``: what one does with a run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+import tyro
+
+from semiseg.cli.parsing import Argv, parse
+
+
+@dataclass
+class Evaluate:
+    """Evaluate a trained model, all of its networks, exactly."""
+
+    run: tyro.conf.Positional[str]
+    """Run directory, or checkpoint file."""
+    data: str | None = None
+    """Data set; that of the run where absent."""
+    split: Literal["test", "val", "labeled"] = "test"
+    """List of images; labeled: those it learned from, to see how well it knows them."""
+    network: str | None = None
+    """Network whose figures come first: student, teacher1, ..., teachers-average."""
+    checkpoint: Literal["best", "last"] = "best"
+    """Checkpoint of the run."""
+    sliding: bool = False
+    """Use a sliding window of the training's crop size."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute."""
+    json: bool = False
+    """Print one JSON object and nothing else."""
+
+
+def evaluate(argv: Argv) -> None:
+    """Measure a trained model on a list of images."""
+    from semiseg import api
+
+    a: Evaluate = parse(Evaluate, argv, "semiseg evaluate")
+    result = api.evaluate(
+        a.run, a.data, a.split, network=a.network, checkpoint=a.checkpoint, sliding=a.sliding, accelerator=a.accelerator
+    )
+    if a.json:
+        print(json.dumps(result))
+        return
+    networks = result["networks"]
+    width = max(map(len, result["iou"]), default=0)
+    print(f"{a.split} IoU in percent, {a.checkpoint} checkpoint (step {result['step']})")
+    print(" " * width, *(f"{name:>16}" for name in networks))
+    for row in ("miou", "pixel_accuracy", *result["iou"]):
+        values = [net[row] if row in net else net["iou"][row] for net in networks.values()]
+        print(f"{row:<{width}}", *(f"{'-' if value is None else f'{value:.2f}':>16}" for value in values))
+
+
+@dataclass
+class Predict:
+    """Write a mask, indexed with palette, at the image's own size, for every image."""
+
+    run: tyro.conf.Positional[str]
+    """Run directory, or checkpoint file."""
+    images: tyro.conf.Positional[tuple[str, ...]]
+    """Image files, and directories of such."""
+    out: str
+    """Directory for the masks, OUT/<stem>.png."""
+    network: str | None = None
+    """Network to ask: student, teacher1, ..., teachers-average."""
+    checkpoint: Literal["best", "last"] = "best"
+    """Checkpoint of the run."""
+    overlay: bool = False
+    """Write OUT/<stem>_overlay.png too."""
+    confidence: bool = False
+    """Write OUT/<stem>_confidence.png too: gray, 255 for certainty."""
+    sliding: bool = False
+    """Use a sliding window of the training's crop size."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute."""
+
+
+def predict(argv: Argv) -> None:
+    """Segment images with a trained model."""
+    from semiseg import api
+
+    a: Predict = parse(Predict, argv, "semiseg predict")
+    options = {key: value for key, value in vars(a).items() if key not in ("run", "images", "out")}
+    written = api.predict(a.run, a.images, a.out, **options)
+    print(f"{len(written)} masks in {a.out}")
+
+
+@dataclass
+class Report:
+    """Write the report of a run; of several: the page and the picture that compare them."""
+
+    runs: tyro.conf.Positional[tuple[str, ...]]
+    """Run directories."""
+    out: str | None = None
+    """HTML file; where absent, report.html in the run, or beside the first of several."""
+
+
+def report(argv: Argv) -> None:
+    """Write the report of one run, or compare several."""
+    from semiseg import api
+
+    a: Report = parse(Report, argv, "semiseg report")
+    print(api.report(a.runs, a.out))
