@@ -33,7 +33,16 @@ class Toy(nn.Module):
         self.head = nn.Conv2d(width, classes, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.blocks(self.stem(images - 0.5)))
+        return self.resize(self.decode(self.encode(images)), images.shape[-2:])
+
+    def encode(self, images: Tensor) -> list[Tensor]:
+        return [images, self.blocks(self.stem(images - 0.5))]
+
+    def decode(self, features: list[Tensor]) -> Tensor:
+        return self.head(features[-1])
+
+    def resize(self, logits: Tensor, size: Sequence[int]) -> Tensor:
+        return logits[..., : size[0], : size[1]]
 
 
 def make(

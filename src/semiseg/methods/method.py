@@ -10,6 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from semiseg.ops.losses import cross_entropy
+from semiseg.ops.schedules import ramp_up
+
 
 @dataclass
 class Batch:
@@ -102,6 +105,20 @@ class Method(nn.Module, ABC):
     def predictors(self) -> dict[str, nn.Module]:
         """The networks one may evaluate, by name."""
         return {"student": self.student}
+
+    def ramp(self, progress: Progress) -> float:
+        """Weight in [0, 1] of all unlabeled terms: 0 in the burn-in on labels, then rising linearly, then 1.
+
+        The options ``burn_in`` and ``ramp_up`` are shares of the run (ours, for short runs; published methods have
+        neither).
+        """
+        start, length = (round(share * progress.total_steps) for share in (self.options.burn_in, self.options.ramp_up))
+        return ramp_up(progress.step, start, length)
+
+    def supervised_step(self, batch: Batch) -> StepOutput:
+        """Return the labeled term alone, ``CE(f(w(x_l)), y_l)``: what there is to a step of the burn-in."""
+        loss = cross_entropy(self.student(as_float(batch.labeled_images)), batch.masks, self.class_weights)
+        return StepOutput(loss, {"loss/supervised": loss.detach()})
 
 
 def as_float(images: Tensor) -> Tensor:

@@ -1,0 +1,57 @@
+"""What the battery of test_methods.py expects of each method: one line or a few, where they differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+Options = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a method has, and the options that bring out one of its terms.
+
+    Attributes:
+        networks: names of its predictors, in order.
+        labeled: those that the labeled term teaches.
+        unlabeled: those that the unlabeled term teaches.
+        off: options without any unlabeled term.
+        trusting: options with the unlabeled term alone, trusting every pixel.
+        choosy: options under which a random network trusts some pixels and others not.
+        weights: of loss/supervised, loss/unsupervised and loss/consistency in the loss, where ``weighted`` is given.
+        weighted: options for that.
+        short_run: options for 60 steps from a random start.
+    """
+
+    networks: tuple[str, ...] = ("student",)
+    labeled: tuple[str, ...] = ("student",)
+    unlabeled: tuple[str, ...] = ("student",)
+    off: Options = field(default_factory=lambda: {"unsupervised_weight": 0.0})
+    trusting: Options = field(default_factory=lambda: {"threshold_mode": "none"})
+    choosy: Options = field(default_factory=lambda: {"threshold": 0.4})
+    weights: tuple[float, float, float] = (1, 0.7, 0)
+    weighted: Options = field(default_factory=lambda: {"unsupervised_weight": 0.7})
+    short_run: Options = field(default_factory=dict)
+
+
+EXPECTED: dict[str, Expected] = {
+    "supervised": Expected(off={}, trusting={}, choosy={}, weights=(1, 0, 0), weighted={}),
+    "mean-teacher": Expected(("student", "teacher1")),
+    "dual-student": Expected(
+        networks=("student", "student2"),
+        labeled=("student", "student2"),
+        unlabeled=("student", "student2"),
+        trusting={},
+        choosy={},
+        # Two networks of random start teach each other their noise where nothing holds them back: CPS has no threshold,
+        # and published runs start from ImageNet and last a thousand times longer.
+        short_run={"ramp_up": 1.0, "unsupervised_weight": 0.5},
+    ),
+    "dual-teacher": Expected(
+        networks=("student", "teacher1", "teacher2"),
+        off={"unsupervised_weight": 0.0, "consistency_weight": 0.0},
+        trusting={"threshold_mode": "none", "consistency_weight": 0.0},
+        weights=(1, 0.7, 0.2),
+    ),
+}
