@@ -29,7 +29,7 @@ class Expected:
     unlabeled: tuple[str, ...] = ("student",)
     off: Options = field(default_factory=lambda: {"unsupervised_weight": 0.0})
     trusting: Options = field(default_factory=lambda: {"threshold_mode": "none"})
-    choosy: Options = field(default_factory=lambda: {"threshold": 0.4})
+    choosy: Options = field(default_factory=lambda: {"threshold": 0.37})
     weights: tuple[float, float, float] = (1, 0.7, 0)
     weighted: Options = field(default_factory=lambda: {"unsupervised_weight": 0.7})
     short_run: Options = field(default_factory=dict)
@@ -53,5 +53,25 @@ EXPECTED: dict[str, Expected] = {
         off={"unsupervised_weight": 0.0, "consistency_weight": 0.0},
         trusting={"threshold_mode": "none", "consistency_weight": 0.0},
         weights=(1, 0.7, 0.2),
+    ),
+    "augseg": Expected(
+        networks=("student", "teacher1"),
+        trusting={"threshold_mode": "none", "label_injection": False},  # what is injected is no pseudo-label
+    ),
+    "fixmatch": Expected(weights=(0.5, 0.35, 0)),
+    "unimatch": Expected(
+        off={"unsupervised_weight": 0.0, "feature_weight": 0.0},
+        trusting={"threshold_mode": "none", "feature_weight": 0.0},
+        weights=(0.5, 0.35, 0.25),
+    ),
+    "unimatch-v2": Expected(networks=("student", "teacher1"), weights=(0.5, 0.35, 0)),
+    "gentle-teaching-assistant": Expected(
+        networks=("student", "teacher1", "assistant"),
+        unlabeled=("assistant",),
+        trusting={"drop_percent": 0.0},
+        choosy={},
+        # The student's features become the mean of the assistant's, which has seen pseudo-labels only: published runs
+        # begin with a whole epoch on labels, and from ImageNet.
+        short_run={"burn_in": 0.5},
     ),
 }

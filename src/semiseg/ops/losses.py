@@ -35,11 +35,19 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor, vali
         weights: float ``(N, H, W)`` in [0, 1].
         valid: bool ``(N, H, W)``, False on padding.
     """
+    return (per_pixel_cross_entropy(logits, labels) * weights * valid).sum() / valid.sum().clamp(min=1)
+
+
+def per_pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return ``CE(p_j, yhat_j)`` of each pixel, float ``(N, H, W)``; 0 where a label is 255.
+
+    Args:
+        logits: ``(N, C, H, W)``.
+        labels: int64 ``(N, H, W)``, class index or 255; or float ``(N, C, H, W)``, a probability each.
+    """
     if labels.is_floating_point():
-        per_pixel = F.cross_entropy(logits, labels, reduction="none")
-    else:
-        per_pixel = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
-    return (per_pixel * weights * valid).sum() / valid.sum().clamp(min=1)
+        return F.cross_entropy(logits, labels, reduction="none")
+    return F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
 
 
 def balancing_weights(pixels: Tensor, power: float) -> Tensor:

@@ -8,24 +8,60 @@ from torch import Tensor
 Region = Callable[[Tensor], Tensor]
 
 
-def cutmix_region(labels: Tensor) -> Tensor:
+def cutmix_region(labels: Tensor, concentration: tuple[int, int] = (4, 4)) -> Tensor:
     """Draw a box per image (CutMix, Yun et al. 2019; French et al. 2020).
 
-    The share kept, ``lambda ~ Beta(4, 4)``, is drawn once per image; the box has ``sqrt(1 - lambda)`` of either side.
+    The share kept, ``lambda ~ Beta(a, b)``, is drawn once per image; the box has ``sqrt(1 - lambda)`` of either side.
     Dual Teacher's release draws lambda once per batch and clips boxes at the border, which shrinks them; here the box
     lies inside the image, so its area is what was drawn.
 
     Args:
         labels: ``(N, H, W)``; only its shape and device are used.
+        concentration: ``(a, b)``, whole numbers: (4, 4) in Dual Teacher and AugSeg, (8, 2) for AugSeg's injection of
+            labels, small boxes.
 
     Returns:
         bool ``(N, H, W)``, True inside the box.
     """
-    n, height, width = labels.shape
-    # Beta(4, 4) is the 4th smallest of 7 uniform draws: needs no sampler beyond the default generator.
-    kept = torch.rand(n, 7).sort(dim=1).values[:, 3]
+    a, b = concentration
+    # Beta(a, b) is the a-th smallest of a + b - 1 uniform draws: needs no sampler beyond the default generator.
+    kept = torch.rand(len(labels), a + b - 1).sort(dim=1).values[:, a - 1]
     side = (1 - kept).sqrt()
-    box_height, box_width = (side * height).round(), (side * width).round()
+    return _boxes(labels, side * labels.shape[1], side * labels.shape[2])
+
+
+def occasional_box_region(labels: Tensor) -> Tensor:
+    """Draw, with probability 1/2 per image, a box of 2 to 40 % of its area (ST++, UniMatch).
+
+    The ratio of its sides is drawn from U(0.3, 1/0.3). UniMatch draws again until a box fits; here a side that is too
+    long is cut to the image's.
+
+    Args and Returns: as `cutmix_region`; the region of an image without a box is empty.
+    """
+    n, height, width = labels.shape
+    area = (0.02 + 0.38 * torch.rand(n)) * height * width
+    ratio = 0.3 + (1 / 0.3 - 0.3) * torch.rand(n)
+    region = _boxes(labels, (area * ratio).sqrt(), (area / ratio).sqrt())
+    return region & (torch.rand(n) < 0.5).to(labels.device)[:, None, None]
+
+
+def half_box_region(labels: Tensor) -> Tensor:
+    """Draw, for half of all batches, a box of half of each image's area (U2PL, Gentle Teaching Assistant).
+
+    Its width is drawn from U(W/2, W), its height follows.
+
+    Args and Returns: as `cutmix_region`; in a batch without mixing all regions are empty.
+    """
+    n, height, width = labels.shape
+    share = 0.5 + 0.5 * torch.rand(n)
+    region = _boxes(labels, height / (2 * share), width * share)
+    return region & (torch.rand(()) < 0.5).to(labels.device)
+
+
+def _boxes(labels: Tensor, box_height: Tensor, box_width: Tensor) -> Tensor:
+    """Place a box of the given size, float ``(N,)`` in pixels, at random inside each image: bool like ``labels``."""
+    n, height, width = labels.shape
+    box_height, box_width = box_height.round().clamp(max=height), box_width.round().clamp(max=width)
     top = (torch.rand(n) * (height - box_height + 1)).floor()
     left = (torch.rand(n) * (width - box_width + 1)).floor()
     rows, columns = torch.arange(height), torch.arange(width)

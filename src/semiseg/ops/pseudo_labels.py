@@ -1,5 +1,6 @@
 """From a teacher's logits to labels, confidences, and the weight each pixel gets in the loss."""
 
+import math
 from typing import Literal
 
 import torch
@@ -41,6 +42,26 @@ def soft_label(logits: Tensor, temperature: float) -> Tensor:
         return logits.argmax(dim=1)
     logits = logits.float()
     return ((logits - logits.amax(dim=1, keepdim=True)) / temperature).softmax(dim=1)  # however small T is
+
+
+@torch.no_grad()
+def certainty(logits: Tensor, valid: Tensor) -> Tensor:
+    """Return how sure ``p = softmax(logits)`` is of each image: the mean of ``max p (1 - H(p) / log C)`` over it.
+
+    AugSeg (Zhao et al. 2023, eq. 5), by which hard images receive labels; ``H`` is the entropy.
+
+    Args:
+        logits: ``(N, C, H, W)``, C at least 2.
+        valid: bool ``(N, H, W)``; padding does not count.
+
+    Returns:
+        float ``(N,)`` in [0, 1]; 0 for an image of padding alone.
+    """
+    log_p = logits.float().log_softmax(dim=1)
+    p = log_p.exp()
+    entropy = -(p * log_p).sum(dim=1) / math.log(logits.shape[1])
+    sure = p.amax(dim=1) * (1 - entropy) * valid
+    return (sure.sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp(min=1)).clamp(0, 1)
 
 
 @torch.no_grad()

@@ -1,0 +1,62 @@
+"""AugSeg's pool of intensity changes: a random number of random ones for each image (Zhao et al. 2023, section 3.2)."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as TF
+
+# Each takes an image uint8 (3, H, W) and a draw u from U(0, 1).
+Change = Callable[[Tensor, float], Tensor]
+
+
+def _factor(u: float) -> float:
+    return 0.05 + 0.9 * u
+
+
+def _blur(image: Tensor, u: float) -> Tensor:
+    sigma = 0.1 + 1.9 * u
+    kernel = 2 * min(int(2 * sigma + 0.5), (min(image.shape[-2:]) - 1) // 2) + 1
+    return TF.gaussian_blur(image, [kernel, kernel], [sigma, sigma])
+
+
+POOL: dict[str, Change] = {
+    "identity": lambda image, u: image,
+    "autocontrast": lambda image, u: TF.autocontrast(image),
+    "equalize": lambda image, u: TF.equalize(image),
+    "blur": _blur,
+    "contrast": lambda image, u: TF.adjust_contrast(image, _factor(u)),
+    "brightness": lambda image, u: TF.adjust_brightness(image, _factor(u)),
+    "color": lambda image, u: TF.adjust_saturation(image, _factor(u)),
+    "sharpness": lambda image, u: TF.adjust_sharpness(image, _factor(u)),
+    "posterize": lambda image, u: TF.posterize(image, min(7, 8 - math.ceil(4 * u))),
+    "solarize": lambda image, u: TF.solarize(image, min(255.0, 256.0 - math.ceil(255 * u))),
+    "hue": lambda image, u: TF.adjust_hue(image, u - 0.5),
+}
+"""The eleven changes, with the ranges of AugSeg's release: blur of sigma 0.1 to 2 pixels, factors 0.05 to 0.95,
+4 to 7 bits, thresholds 1 to 255 of 255, a turn of the hue by up to half the circle."""
+
+
+def random_intensity(images: Tensor, most: int = 3) -> Tensor:
+    """Apply to each image ``k ~ U{1, ..., most}`` changes of the pool, drawn with replacement, at random strength.
+
+    It happens in 8 bits, as in the release; draws come from torch's default CPU generator.
+
+    Args:
+        images: float ``(N, 3, H, W)`` in [0, 1].
+        most: at least 1 (AugSeg: 3).
+
+    Returns:
+        A new tensor of the same shape and range.
+    """
+    return torch.stack([_changed(image, most) for image in images]) if len(images) else images
+
+
+def _changed(image: Tensor, most: int) -> Tensor:
+    changed = (image * 255).round().to(torch.uint8)
+    changes = list(POOL.values())
+    for _ in range(int(torch.randint(1, most + 1, ()))):
+        change = changes[int(torch.randint(len(changes), ()))]
+        changed = change(changed, torch.rand(()).item())
+    return changed.to(image.dtype) / 255
