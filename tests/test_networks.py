@@ -27,6 +27,7 @@ COMBINATIONS = [
     ("segformer", "mit_b0"),
     ("segformer", "resnet18"),
     ("segformer", "convnext_atto"),
+    ("dpt", "vit_tiny_patch16_224"),
 ]
 LITE0 = ("deeplabv3plus-separable", "tf_efficientnet_lite0")
 
@@ -58,8 +59,10 @@ def test_forward_is_encode_decode_resize(network: SegmentationNetwork) -> None:
         assert torch.equal(network.resize(logits, (40, 64)), network(images))
     stride = network.stride
     padded = (-(-40 // stride) * stride, -(-64 // stride) * stride)
-    assert logits.shape == (2, 5, padded[0] // 4, padded[1] // 4)
-    assert [feature.shape[-2:] for feature in features[:3:2]] == [padded, (padded[0] // 4, padded[1] // 4)]
+    assert logits.shape == (2, 5, *(side // network.decoder_stride for side in padded))
+    finest = network.encoder.patch if network.architecture == "dpt" else 4
+    expected = [padded, (padded[0] // finest, padded[1] // finest)]
+    assert [feature.shape[-2:] for feature in features[:3:2]] == expected
 
 
 def test_parameters_are_split_without_rest(network: SegmentationNetwork) -> None:
@@ -166,6 +169,8 @@ def test_no_network_is_one_clear_line_at_once(encoder: str, monkeypatch: pytest.
         ("segformer", "swin_tiny_patch4_window7_224", "images of any size"),
         ("segformer", "resnet18.nowhere", "Invalid pretrained tag"),
         ("deeplabv3plus", "densenet121", "strides 4 to 16"),
+        ("dpt", "resnet18", "a plain vision transformer"),
+        ("dpt", "mit_b0", "timm does not know it"),
     ],
 )
 def test_refusals_are_one_line(architecture: str, encoder: str, message: str) -> None:
@@ -173,6 +178,21 @@ def test_refusals_are_one_line(architecture: str, encoder: str, message: str) ->
         build(architecture, encoder, 3, "none")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_patch_of_14_pixels_is_no_obstacle() -> None:
+    network = build("dpt", "vit_small_patch14_dinov2", 3, "none").eval()
+    with torch.no_grad():
+        assert network(torch.rand(1, 3, 50, 30)).shape == (1, 3, 50, 30)
+    assert network.stride == 28 and describe("dpt", "vit_small_patch14_dinov2", 3)["residual_sites"] == 24
+
+
+def test_weights_of_a_vision_transformer_from_a_file(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    model = timm.create_model("vit_tiny_patch16_224")
+    torch.save(model.state_dict(), tmp_path / "vit.pt")
+    network = build("dpt", "vit_tiny_patch16_224", 3, str(tmp_path / "vit.pt"))
+    assert torch.equal(network.encoder.model.blocks[5].attn.qkv.weight, model.blocks[5].attn.qkv.weight)
 
 
 def _resnet18() -> dict[str, Tensor]:

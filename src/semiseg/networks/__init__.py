@@ -12,6 +12,7 @@ from torch import nn
 from semiseg.errors import UserError
 from semiseg.networks.deeplabv3plus import DeepLabV3PlusDecoder
 from semiseg.networks.depthwise import quicken_dilated_depthwise
+from semiseg.networks.dpt import DPTDecoder, ViTEncoder
 from semiseg.networks.encoders import DEPTH, did_you_mean, make_encoder, mean_and_std
 from semiseg.networks.network import SegmentationNetwork, make_batch_norm_lenient
 from semiseg.networks.weights import load_encoder_weights
@@ -20,13 +21,14 @@ from semiseg.ops.stochastic_depth import residual_sites
 __all__ = ["ARCHITECTURES", "SegmentationNetwork", "build", "describe", "list_networks"]
 
 WIDTH = 256
-# What an architecture makes of (encoder name, classes): encoder, decoder, head, and the stride images are padded to.
-Parts = tuple[nn.Module, nn.Module, nn.Module, int]
+# What an architecture makes of (encoder name, classes): encoder, decoder, head, the stride that images are padded to,
+# and that of the decoder's map.
+Parts = tuple[nn.Module, nn.Module, nn.Module, int, float]
 
 
 def _deeplabv3plus(encoder_name: str, classes: int) -> Parts:
     encoder, channels = make_encoder(encoder_name, output_stride=16)
-    return encoder, DeepLabV3PlusDecoder(channels, WIDTH), nn.Conv2d(WIDTH, classes, 1), 16
+    return encoder, DeepLabV3PlusDecoder(channels, WIDTH), nn.Conv2d(WIDTH, classes, 1), 16, 4
 
 
 def _deeplabv3plus_separable(encoder_name: str, classes: int) -> Parts:
@@ -40,7 +42,7 @@ def _deeplabv3plus_separable(encoder_name: str, classes: int) -> Parts:
         aspp_separable=True,
         aspp_dropout=0.5,
     )
-    return encoder, decoder, nn.Conv2d(WIDTH, classes, 1), 16
+    return encoder, decoder, nn.Conv2d(WIDTH, classes, 1), 16, 4
 
 
 def _segformer(encoder_name: str, classes: int) -> Parts:
@@ -50,16 +52,24 @@ def _segformer(encoder_name: str, classes: int) -> Parts:
     head = nn.Conv2d(WIDTH, classes, 1)
     initialize_decoder(decoder)
     initialize_head(head)
-    return encoder, decoder, head, 32
+    return encoder, decoder, head, 32, 4
+
+
+def _dpt(encoder_name: str, classes: int) -> Parts:
+    encoder = ViTEncoder(encoder_name)
+    decoder = DPTDecoder(encoder.channels, WIDTH)
+    return encoder, decoder, nn.Conv2d(WIDTH, classes, 1), 2 * encoder.patch, encoder.patch / 8
 
 
 ARCHITECTURES: dict[str, Callable[[str, int], Parts]] = {
     "deeplabv3plus": _deeplabv3plus,
     "deeplabv3plus-separable": _deeplabv3plus_separable,
     "segformer": _segformer,
+    "dpt": _dpt,
 }
 
-# Good ones, light to heavy, for `semiseg networks`; any architecture goes with any encoder that has the features.
+# Good ones, light to heavy, for `semiseg networks`; any architecture goes with any encoder that has the features
+# (dpt: with plain vision transformers).
 SUGGESTED: tuple[tuple[str, str], ...] = (
     ("deeplabv3plus-separable", "tf_efficientnet_lite0"),
     ("segformer", "mit_b0"),
@@ -67,6 +77,7 @@ SUGGESTED: tuple[tuple[str, str], ...] = (
     ("deeplabv3plus-separable", "resnet50"),
     ("deeplabv3plus", "resnet50"),
     ("deeplabv3plus", "resnet101"),
+    ("dpt", "vit_small_patch14_dinov2"),
 )
 
 
@@ -85,7 +96,7 @@ def build(architecture: str, encoder: str, classes: int, weights: str = "imagene
     if architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise UserError(f"unknown architecture {architecture!r}{did_you_mean(architecture, ARCHITECTURES)} ({known})")
-    body, decoder, head, stride = ARCHITECTURES[architecture](encoder, classes)
+    body, decoder, head, stride, decoder_stride = ARCHITECTURES[architecture](encoder, classes)
     for module in body.modules():
         if hasattr(module, "drop_prob"):  # smp's MiT drops paths by itself; here only the sub-models' passes do
             setattr(module, "drop_prob", 0.0)  # noqa: B010 (mypy takes it for a submodule)
@@ -104,6 +115,7 @@ def build(architecture: str, encoder: str, classes: int, weights: str = "imagene
         architecture=architecture,
         encoder_name=encoder,
         classes=classes,
+        decoder_stride=decoder_stride,
     )
 
 

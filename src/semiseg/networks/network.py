@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-DECODER_STRIDE = 4  # of every decoder's logits
 LEAST_SIDE = 32  # of the image that an encoder sees: some transformers pool keys over that much
 
 
@@ -17,11 +16,12 @@ class SegmentationNetwork(nn.Module):
 
     Args:
         encoder: maps images ``(N, 3, H, W)``, normalized, to features at strides 1, 2, 4, 8, ... (finest first).
-        decoder: maps that list to one map ``(N, D, H/4, W/4)``.
-        head: maps it to logits ``(N, classes, H/4, W/4)``.
+        decoder: maps that list to one map ``(N, D, H/s, W/s)``.
+        head: maps it to logits ``(N, classes, H/s, W/s)``.
         stride: sizes that the encoder takes are multiples of it; other images are padded on the right and the bottom.
         mean, std: per channel of RGB in [0, 1], as the encoder was trained with.
         architecture, encoder_name, classes: what ``build`` was asked for.
+        decoder_stride: the ``s`` of the decoder's map, in pixels of the padded image.
     """
 
     mean: Tensor
@@ -39,6 +39,7 @@ class SegmentationNetwork(nn.Module):
         architecture: str,
         encoder_name: str,
         classes: int,
+        decoder_stride: float = 4,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -48,6 +49,7 @@ class SegmentationNetwork(nn.Module):
         self.architecture = architecture
         self.encoder_name = encoder_name
         self.classes = classes
+        self.decoder_stride = decoder_stride
         self.encoder_batchnorm_frozen = False
         # Constants of the encoder's name, so no part of a checkpoint.
         self.register_buffer("mean", torch.tensor(list(mean)).view(1, 3, 1, 1), persistent=False)
@@ -75,7 +77,7 @@ class SegmentationNetwork(nn.Module):
 
     def resize(self, logits: Tensor, size: Sequence[int]) -> Tensor:
         """Bring ``decode``'s logits to ``size`` ``(H, W)`` of the images that were encoded, padding cut off."""
-        padded = [side * DECODER_STRIDE for side in logits.shape[-2:]]
+        padded = [round(side * self.decoder_stride) for side in logits.shape[-2:]]
         logits = F.interpolate(logits, padded, mode="bilinear", align_corners=False)
         return logits[..., : size[0], : size[1]]
 
@@ -107,7 +109,7 @@ class SegmentationNetwork(nn.Module):
     def _padded_size(self, shape: Sequence[int]) -> tuple[int, int]:
         # BatchNorm cannot train on one value per channel, which is what a single image of one stride would leave it.
         least = 2 * self.stride if self.training and shape[0] == 1 else LEAST_SIDE
-        height, width = (max(least, -(-side // self.stride) * self.stride) for side in shape[-2:])
+        height, width = (-(-max(side, least) // self.stride) * self.stride for side in shape[-2:])
         return height, width
 
 

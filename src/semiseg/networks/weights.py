@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from semiseg.errors import UserError
+from semiseg.networks.dpt import ViTEncoder
 from semiseg.networks.encoders import DEPTH, smp_name
 
 LITE0 = "tf_efficientnet_lite0"
@@ -41,6 +42,8 @@ def load_encoder_weights(encoder: nn.Module, name: str, weights: str) -> None:
         _load_matching(encoder, _read(Path(weights)), name, weights)
     elif smp_name(name) == f"tu-{LITE0}":
         _load_matching(encoder, lite0_state_dict(), name, weights)
+    elif isinstance(encoder, ViTEncoder):
+        _load_matching(encoder, _download(name, plain=True), name, weights)
     else:
         nn.Module.load_state_dict(encoder, _download(name))
 
@@ -59,8 +62,13 @@ def lite0_state_dict() -> dict[str, Tensor]:
     return dict(zip(names, values.values(), strict=True))
 
 
-def _download(name: str) -> dict[str, Tensor]:
-    """Return the ImageNet state dict of encoder ``name`` from the hub, or from its cache on this machine."""
+def _download(name: str, plain: bool = False) -> dict[str, Tensor]:
+    """Return the pretrained state dict of encoder ``name`` from the hub, or from its cache on this machine.
+
+    Args:
+        name: the encoder.
+        plain: timm's model as it is, instead of the extractor of features at several strides.
+    """
     full_name = smp_name(name)
     weights: bool | str = True
     if not full_name.startswith("tu-"):
@@ -72,6 +80,11 @@ def _download(name: str) -> dict[str, Tensor]:
         raise UserError(f"encoder {name!r} has no ImageNet weights: pass --weights none, or --weights FILE")
     try:
         with _offline_unless_reachable():
+            if plain:
+                state: dict[str, Tensor] = timm.create_model(
+                    full_name.removeprefix("tu-"), pretrained=True
+                ).state_dict()
+                return state
             return smp.encoders.get_encoder(full_name, depth=DEPTH, weights=weights).state_dict()
     except Exception as error:  # each layer below (hub, http client, urllib, disk) has exceptions of its own
         raise UserError(
