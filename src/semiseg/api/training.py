@@ -11,14 +11,14 @@ from semiseg.config import TrainConfig, check_mapping, from_mapping, read_yaml
 from semiseg.data import open_dataset
 from semiseg.data.splits import check_masks, resolve_split
 from semiseg.errors import ToldElsewhere, UserError, lookup
-from semiseg.methods import ALIASES, METHODS
+from semiseg.methods import ALIASES, METHODS, VARIANTS
 from semiseg.presets import PRESETS
 from semiseg.training.run_directory import RunDirectory
 from semiseg.training.trackers import require_tensorboard
 
 
 def resolve(values: dict[str, Any], preset: str | None = None, file: str | None = None) -> tuple[TrainConfig, Any]:
-    """Merge defaults, preset, configuration file and ``values``, later ones first in rank, into one configuration.
+    """Merge defaults, variant, preset, file and ``values``, later ones first in rank, into one configuration.
 
     Raises:
         UserError: an unknown method, preset or key, or a value of the wrong type or range.
@@ -29,13 +29,15 @@ def resolve(values: dict[str, Any], preset: str | None = None, file: str | None 
     if preset is not None and not isinstance(preset, str):
         raise UserError(f"{file}: preset is {preset!r}: expected one of {', '.join(PRESETS)}")
     name = str(values.get("method") or from_file.get("method") or TrainConfig.method)
-    name = ALIASES.get(name, name)
-    method = lookup("method", name, METHODS)
+    lookup("method", name, {**METHODS, **ALIASES, **VARIANTS})
+    name, of_variant = VARIANTS.get(name, (ALIASES.get(name, name), {}))
+    method = METHODS[name]
     from_preset = lookup("preset", preset, PRESETS).get(name, {}) if preset else {}
     kinds = (TrainConfig, method.Options)
     if file:
         from_file = check_mapping(kinds, from_file, file)
-    config, options = from_mapping(kinds, from_preset | from_file | values | {"method": name}, "options")
+    merged = of_variant | from_preset | from_file | values | {"method": name}
+    config, options = from_mapping(kinds, merged, "options")
     return config, options
 
 

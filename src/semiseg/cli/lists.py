@@ -9,7 +9,7 @@ def methods(argv: Argv) -> None:
     """List the training methods."""
     parse(no_arguments("List the training methods."), argv, "semiseg methods")
     from semiseg.config import to_mapping
-    from semiseg.methods import ALIASES, METHODS
+    from semiseg.methods import ALIASES, METHODS, VARIANTS
 
     for name, method in METHODS.items():
         alias = ", ".join(alias for alias, target in ALIASES.items() if target == name)
@@ -17,6 +17,9 @@ def methods(argv: Argv) -> None:
         for option, value in to_mapping(method.Options()).items():
             shown = " ".join(value) if isinstance(value, list) else value
             print(f"    --{option.replace('_', '-')} {shown}")
+    for name, (target, options) in VARIANTS.items():
+        given = " ".join(f"--{option.replace('_', '-')} {value}" for option, value in options.items())
+        print(f"{name}: {target} with {given}")
 
 
 def networks(argv: Argv) -> None:

@@ -1,5 +1,7 @@
 """The methods, one file each. This is the only list of them."""
 
+from typing import Any
+
 from semiseg.methods.augseg import AugSeg
 from semiseg.methods.dual_student import DualStudent
 from semiseg.methods.dual_teacher import DualTeacher
@@ -23,5 +25,33 @@ METHODS: dict[str, type[Method]] = {
     "gentle-teaching-assistant": GentleTeachingAssistant,
 }
 ALIASES = {"cps": "dual-student", "gta-seg": "gentle-teaching-assistant"}
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    # French, Laine, Aila, Mackiewicz, Finlayson, BMVC 2020: half the pixels confident, half the weight for all of them.
+    "cutmix-seg": (
+        "mean-teacher",
+        {
+            "mixing": "cutmix",
+            "unsupervised_loss": "mse",
+            "label_temperature": 1.0,
+            "threshold": 0.97,
+            "threshold_mode": "batch",
+            "teacher_mode": "train",
+            "color_strength": 0.0,
+        },
+    ),
+    # Olsson, Tranheden, Pinto, Svensson, WACV 2021.
+    "classmix": (
+        "mean-teacher",
+        {
+            "mixing": "classmix",
+            "threshold": 0.968,
+            "threshold_mode": "batch",
+            "teacher_mode": "train",
+            "ema_buffers": "own",
+            "color_strength": 0.25,
+        },
+    ),
+}
+"""Published methods that are another one with these options (what a preset or the user gives comes before them)."""
 
-__all__ = ["ALIASES", "METHODS", "Batch", "Method", "Progress", "StepOutput"]
+__all__ = ["ALIASES", "METHODS", "VARIANTS", "Batch", "Method", "Progress", "StepOutput"]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from semiseg.methods.method import Batch, Method, Progress, StepOutput, as_float, check_range
 from semiseg.ops.ema import BufferMode, ema_decay, ema_update
-from semiseg.ops.losses import cross_entropy, weighted_cross_entropy
+from semiseg.ops.losses import cross_entropy, weighted_cross_entropy, weighted_squared_error
 from semiseg.ops.mixing import REGIONS, partners, paste
 from semiseg.ops.photometric import photometric
 from semiseg.ops.pseudo_labels import ThresholdMode, confidence_weights, pseudo_label, soft_label
@@ -38,6 +38,8 @@ class MeanTeacherOptions:
     """What the threshold gates: pixel, image, batch or none."""
     label_temperature: float = 0.0
     """Pseudo-labels: 0, the decision (ClassMix); 1, probabilities; between, probabilities sharpened (ours)."""
+    unsupervised_loss: Literal["ce", "mse"] = "ce"
+    """ce: cross-entropy with the pseudo-label (ClassMix); mse: squared difference of probabilities (French et al.)."""
     unsupervised_weight: float = 1.0
     """lambda_u (ClassMix, French et al.: 1)."""
     ema_decay: float = 0.99
@@ -58,6 +60,8 @@ class MeanTeacherOptions:
             raise ValueError(f"mixing: unknown {self.mixing!r}: choose from {', '.join(REGIONS)}")
         check_range(self, 1, "threshold", "label_temperature", "ema_decay", "color_strength", "burn_in", "ramp_up")
         check_range(self, float("inf"), "unsupervised_weight")
+        if self.unsupervised_loss == "mse" and self.label_temperature == 0:
+            raise ValueError("unsupervised-loss mse compares probabilities: give a label-temperature above 0, as 1")
 
 
 class MeanTeacher(Method):
@@ -88,7 +92,8 @@ class MeanTeacher(Method):
 
         z_l, z_m = self.student(torch.cat([x_l, x_m])).split([len(x_l), len(x_m)])
         loss_sup = cross_entropy(z_l, batch.masks, self.class_weights)
-        loss_unsup = weighted_cross_entropy(z_m, q_m, w_m, valid_m)
+        compare = weighted_cross_entropy if o.unsupervised_loss == "ce" else weighted_squared_error
+        loss_unsup = compare(z_m, q_m, w_m, valid_m)
         ramp = ramp_up(progress.step, burn_in, round(o.ramp_up * progress.total_steps))
         loss = loss_sup + ramp * o.unsupervised_weight * loss_unsup
         scalars = {"loss/supervised": loss_sup.detach(), "loss/unsupervised": loss_unsup.detach()}

@@ -20,12 +20,14 @@ def photometric(images: Tensor, strength: float = 0.5) -> Tensor:
 
     Args:
         images: float ``(N, 3, H, W)`` in [0, 1].
-        strength: ``s``, in [0, 1].
+        strength: ``s``, in [0, 1]; 0 leaves the images as they are, without gray and blur too.
 
     Returns:
         A new tensor of the same shape and range.
     """
-    return torch.stack([_strong_colors(image, strength) for image in images]) if len(images) else images
+    if strength == 0 or not len(images):
+        return images.clone()
+    return torch.stack([_strong_colors(image, strength) for image in images])
 
 
 def _strong_colors(image: Tensor, strength: float) -> Tensor:
