@@ -173,14 +173,19 @@ def read_list(path: Path, dataset: SegmentationDataset) -> tuple[str, ...]:
     known = set(dataset.ids)
     ids: dict[str, None] = {}
     for line in read_lines(path):
-        name = re.split(r"[/\\]", line)[-1]
-        id = next((form for form in (line, name, os.path.splitext(name)[0]) if form in known), None)
+        id = find_id(line, known)
         if id is None:
             raise UserError(f"{path}: {line!r} is no image of {dataset.name}; add the image or take the line out")
         if id in ids:
             raise UserError(f"{path}: {line!r} stands there twice; take one of the lines out")
         ids[id] = None
     return tuple(ids)
+
+
+def find_id(text: str, known: set[str]) -> str | None:
+    """Return the id that ``text`` means, with or without a folder before it and a suffix behind it; None for none."""
+    name = re.split(r"[/\\]", text)[-1]
+    return next((form for form in (text, name, os.path.splitext(name)[0]) if form in known), None)
 
 
 def write_list(path: Path, ids: Iterable[str]) -> None:
@@ -201,8 +206,8 @@ def read_split(directory: str | Path, dataset: SegmentationDataset | None = None
     return Split(*(read_lines(path) if dataset is None else read_list(path, dataset) for path in paths))
 
 
-def check_masks(dataset: SegmentationDataset, ids: Iterable[str]) -> tuple[int, ...]:
-    """Read each image and its mask once and return the number of pixels of each class over all of them.
+def count_pixels(dataset: SegmentationDataset, ids: Iterable[str]) -> NDArray[np.int64]:
+    """Read each image and its mask once and return ``(images, 256)``: the pixels of each value in each mask.
 
     Raises:
         UserError: an image cannot be read, or its mask is missing, unreadable, of another size or holds values outside
@@ -216,5 +221,9 @@ def check_masks(dataset: SegmentationDataset, ids: Iterable[str]) -> tuple[int, 
         return np.bincount(mask.numpy().ravel(), minlength=IGNORE + 1)
 
     with ThreadPoolExecutor() as pool:
-        counts = sum(pool.map(pixels, ids), start=np.zeros(IGNORE + 1, dtype=np.int64))
-    return tuple(counts[: len(dataset.classes)].tolist())
+        return np.array(list(pool.map(pixels, ids)), dtype=np.int64).reshape(-1, IGNORE + 1)
+
+
+def check_masks(dataset: SegmentationDataset, ids: Iterable[str]) -> tuple[int, ...]:
+    """Return the number of pixels of each class over all masks; raises UserError as ``count_pixels``."""
+    return tuple(count_pixels(dataset, ids).sum(axis=0)[: len(dataset.classes)].tolist())

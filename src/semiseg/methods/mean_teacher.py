@@ -7,6 +7,10 @@ It is what Dual Teacher is measured against: the single teacher that follows its
     x_m, yhat_m, c_m = mix of s(x_u), yhat, c by one region
     L = CE(f(w(x_l); theta_s), y_l) + lambda_u 1/B_u sum_i 1/(HW) sum_j 1[c_m >= tau] CE(f(x_m; theta_s), yhat_m)
     theta_t <- alpha theta_t + (1 - alpha) theta_s
+
+Where labeled images are annotated in part, or images have tags, with ``F`` the pixels that nobody annotated::
+
+    L += lambda_f 1/|F| sum_{j in F} 1[c_j >= tau] CE(f(w(x_l); theta_s)_j, yhat_j) + lambda_t L_tags
 """
 
 from collections.abc import Callable
@@ -17,13 +21,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from semiseg.methods.method import Batch, Method, Progress, StepOutput, as_float, check_range
+from semiseg.methods.method import Batch, Method, Progress, StepOutput, as_float, check_range, fill_term, tag_term
 from semiseg.ops.ema import BufferMode, ema_decay, ema_update
 from semiseg.ops.losses import cross_entropy, weighted_cross_entropy
 from semiseg.ops.mixing import REGIONS, partners, paste
 from semiseg.ops.photometric import photometric
 from semiseg.ops.pseudo_labels import ThresholdMode, confidence_weights, pseudo_label, soft_label
 from semiseg.ops.schedules import ramp_up
+from semiseg.ops.tags import mask_absent
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,10 @@ class MeanTeacherOptions:
     """Pseudo-labels: 0, the decision (ClassMix); 1, probabilities; between, probabilities sharpened (ours)."""
     unsupervised_weight: float = 1.0
     """lambda_u (ClassMix, French et al.: 1)."""
+    fill_weight: float = 0.5
+    """lambda_f, weight of the teacher's labels on pixels of labeled images that nobody annotated (ours)."""
+    tag_weight: float = 0.5
+    """lambda_t, weight of what image tags say, where the data has them (ours)."""
     ema_decay: float = 0.99
     """alpha, reached by the warm-up min(1 - 1/(i + 1), alpha) over the whole run (ClassMix: 0.99)."""
     ema_buffers: BufferMode = "ema"
@@ -57,7 +66,7 @@ class MeanTeacherOptions:
         if self.mixing not in REGIONS:
             raise ValueError(f"mixing: unknown {self.mixing!r}: choose from {', '.join(REGIONS)}")
         check_range(self, 1, "threshold", "label_temperature", "ema_decay", "color_strength", "burn_in", "ramp_up")
-        check_range(self, float("inf"), "unsupervised_weight")
+        check_range(self, float("inf"), "unsupervised_weight", "fill_weight", "tag_weight")
 
 
 class MeanTeacher(Method):
@@ -75,10 +84,13 @@ class MeanTeacher(Method):
         burn_in = round(o.burn_in * progress.total_steps)
         x_l, x_w = as_float(batch.labeled_images), as_float(batch.unlabeled_images)
         if progress.step < burn_in:
-            loss = cross_entropy(self.student(x_l), batch.masks, self.class_weights)
-            return StepOutput(loss, {"loss/supervised": loss.detach()})
+            z_l = self.student(x_l)
+            loss_sup = cross_entropy(z_l, batch.masks, self.class_weights)
+            loss_tags = tag_term(batch, z_l)
+            scalars = {"loss/supervised": loss_sup.detach(), "loss/tags": loss_tags.detach()}
+            return StepOutput(loss_sup + o.tag_weight * loss_tags, scalars)
 
-        z_t = self.label(x_w)
+        z_t = self.label(x_w, batch.unlabeled_tags)
         yhat, c = pseudo_label(z_t)
         q = soft_label(z_t, o.label_temperature)  # yhat itself, unless softened
         region, partner = REGIONS[o.mixing](yhat), partners(len(x_w))
@@ -89,9 +101,13 @@ class MeanTeacher(Method):
         z_l, z_m = self.student(torch.cat([x_l, x_m])).split([len(x_l), len(x_m)])
         loss_sup = cross_entropy(z_l, batch.masks, self.class_weights)
         loss_unsup = weighted_cross_entropy(z_m, q_m, w_m, valid_m)
+        loss_fill = fill_term(batch, z_l, lambda: self.label(x_l, batch.labeled_tags), o)
+        loss_tags = tag_term(batch, z_l, z_m, region)
         ramp = ramp_up(progress.step, burn_in, round(o.ramp_up * progress.total_steps))
-        loss = loss_sup + ramp * o.unsupervised_weight * loss_unsup
+        on_trust = o.unsupervised_weight * loss_unsup + o.fill_weight * loss_fill
+        loss = loss_sup + o.tag_weight * loss_tags + ramp * on_trust
         scalars = {"loss/supervised": loss_sup.detach(), "loss/unsupervised": loss_unsup.detach()}
+        scalars |= {"loss/filled": loss_fill.detach(), "loss/tags": loss_tags.detach()}
         return StepOutput(loss, scalars | {"trusted_fraction": trusted_fraction})
 
     def after_step(self, progress: Progress) -> None:
@@ -105,7 +121,7 @@ class MeanTeacher(Method):
         return {"student": self.student, "teacher1": self.teacher}
 
     @torch.no_grad()
-    def label(self, images: Tensor) -> Tensor:
-        """The teacher's logits ``(N, C, H, W)`` for weak views."""
+    def label(self, images: Tensor, tags: Tensor) -> Tensor:
+        """The teacher's logits ``(N, C, H, W)`` for weak views, classes known to be absent masked out."""
         logits: Tensor = self.teacher.train(self.options.teacher_mode == "train")(images)
-        return logits
+        return mask_absent(logits, tags)
