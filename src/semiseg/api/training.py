@@ -136,11 +136,7 @@ def prepare(path: Path, config: TrainConfig, options: Any, processes: int = 1) -
     if config.tensorboard:
         require_tensorboard()
     notes = [*split.notes, *check_annotation(dataset, split.labeled, pixels, config.annotation)]
-    notes += noteworthy(config, options, dataset, split)
-    if missing := [
-        name for name, count in zip(dataset.classes, pixels.sum(axis=0).tolist(), strict=False) if not count
-    ]:
-        notes.append(f"warning: no labeled pixel of {', '.join(missing)}: the model cannot learn what no label shows")
+    notes += noteworthy(config, options, dataset, split, pixels.sum(axis=0).tolist())
     try:
         make_method(config, options, dataset)
     except ValueError as error:
@@ -156,13 +152,20 @@ def prepare(path: Path, config: TrainConfig, options: Any, processes: int = 1) -
     return run
 
 
-def noteworthy(config: TrainConfig, options: Any, dataset: SegmentationDataset, split: Split) -> list[str]:
-    """Say in a line each how the data and the configuration do not go together, where that is no reason to refuse."""
+def noteworthy(
+    config: TrainConfig, options: Any, dataset: SegmentationDataset, split: Split, pixels: list[int]
+) -> list[str]:
+    """Say in a line each how data and configuration do not go together, where that is no reason to refuse.
+
+    ``pixels`` counts those of each mask value over the labeled images.
+    """
     notes, tagged = [], any(dataset.tags(id) is not None for id in (*split.labeled, *split.unlabeled))
     if config.annotation != "full" and METHODS[config.method].uses_unlabeled and not hasattr(options, "fill_weight"):
         notes.append(f"{config.method} has no teacher that fills in what nobody annotated: those pixels are left out")
     if tagged and not hasattr(options, "tag_weight"):
         notes.append(f"warning: {config.method} makes no use of image tags")
+    if missing := [name for value, name in enumerate(dataset.classes) if not pixels[value]]:
+        notes.append(f"warning: no labeled pixel of {', '.join(missing)}: the model cannot learn what no label shows")
     if len(split.labeled) < config.batch_size:
         notes.append(
             f"warning: {len(split.labeled)} labeled images for batches of {config.batch_size}: images repeat in a batch"

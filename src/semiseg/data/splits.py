@@ -49,17 +49,10 @@ def resolve_split(dataset: SegmentationDataset, labeled: str | None, seed: int) 
     Raises:
         UserError: a list or file contradicts the data or another list, or there are too few masks.
     """
-    lists = {name: dataset.split(name) for name in ("train", "val", "test")}
-    for name, ids in lists.items():
-        if ids == ():
-            raise UserError(f"{dataset.name}: the {name} list is empty; fill splits/{name}.txt or remove it")
-    val, test = lists["val"] or (), lists["test"] or ()
-    held_back = {*val, *test}
-    train = lists["train"] or tuple(id for id in dataset.ids if id not in held_back)
+    train, val, test = lists_of(dataset)
     notes: list[str] = []
-
     chosen, unlabeled = _choose_labeled(dataset, train, labeled, seed, notes)
-    if lists["val"] is None:
+    if not val:
         chosen, val = _hold_out(dataset, chosen, seed, notes)
     unmasked = [id for id in val if not dataset.has_mask(id)]
     if unmasked:
@@ -71,6 +64,26 @@ def resolve_split(dataset: SegmentationDataset, labeled: str | None, seed: int) 
     split = Split(chosen, unlabeled, val, test, tuple(notes))
     _check_disjoint(dataset, split)
     return split
+
+
+def lists_of(dataset: SegmentationDataset) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Return training, val and test images before any is labeled or held out; the last two may be empty.
+
+    Raises:
+        UserError: a list that comes with the data is empty.
+    """
+    lists = {name: dataset.split(name) for name in ("train", "val", "test")}
+    for name, ids in lists.items():
+        if ids == ():
+            raise UserError(f"{dataset.name}: the {name} list is empty; fill splits/{name}.txt or remove it")
+    val, test = lists["val"] or (), lists["test"] or ()
+    held_back = {*val, *test}
+    return lists["train"] or tuple(id for id in dataset.ids if id not in held_back), val, test
+
+
+def draw_labeled(dataset: SegmentationDataset, labeled: str, seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the (labeled, unlabeled) lists that ``resolve_split`` begins with, before it holds any image out."""
+    return _choose_labeled(dataset, lists_of(dataset)[0], labeled, seed, [])
 
 
 def _choose_labeled(
