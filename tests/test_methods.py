@@ -15,13 +15,14 @@ from semiseg.evaluation.metrics import ConfusionMatrix
 from semiseg.methods import ALIASES, METHODS, VARIANTS, Batch, Method, Progress
 from semiseg.methods.method import as_float
 from semiseg.ops.schedules import poly, ramp_up
+from semiseg.training.trainer import LOSS_TERMS
 from toy import Toy, gradients, make, make_batch, run, state
 
 ALL = list(METHODS)
 WITH_UNLABELED = [name for name in ALL if METHODS[name].uses_unlabeled]
 WITH_TEACHERS = ["mean-teacher", "dual-teacher"]  # those with an option for each mode of the threshold
 EARLY = Progress(step=3, total_steps=100, steps_per_epoch=10)
-SCALARS = {"loss/supervised", "loss/unsupervised", "loss/consistency", "trusted_fraction"}
+SCALARS = {*(f"loss/{term}" for term in LOSS_TERMS), "trusted_fraction"}
 
 
 @pytest.fixture(params=ALL)

@@ -26,6 +26,9 @@ class TrainConfig:
     """Training method; `semiseg methods` lists them."""
     labeled: str | None = None
     """Labels to use: a share (1/16), a number (23), or a file with one image a line; all masks where absent."""
+    annotation: Literal["full", "partial", "single-positive"] = "full"
+    """What 255 in a labeled mask means: nothing to learn (full), or that nobody annotated it (partial: any pixels are;
+    single-positive: those of one class an image), so that a teacher may label it."""
 
     architecture: str = "deeplabv3plus-separable"
     """Decoder; `semiseg networks` lists them."""

@@ -3,6 +3,7 @@
 from semiseg.api.inference import evaluate, predict
 from semiseg.api.model import Model, load
 from semiseg.api.reporting import report
+from semiseg.api.splitting import split
 from semiseg.api.training import resolve, train, train_with
 
-__all__ = ["Model", "evaluate", "load", "predict", "report", "resolve", "train", "train_with"]
+__all__ = ["Model", "evaluate", "load", "predict", "report", "resolve", "split", "train", "train_with"]

@@ -9,7 +9,9 @@ from typing import Any
 from semiseg.api.reporting import report
 from semiseg.config import TrainConfig, check_mapping, from_mapping, read_yaml
 from semiseg.data import open_dataset
-from semiseg.data.splits import check_masks, resolve_split
+from semiseg.data.annotation import check_annotation
+from semiseg.data.dataset import SegmentationDataset
+from semiseg.data.splits import Split, check_masks, count_pixels, resolve_split
 from semiseg.errors import ToldElsewhere, UserError, lookup
 from semiseg.methods import ALIASES, METHODS, VARIANTS
 from semiseg.presets import PRESETS
@@ -130,18 +132,13 @@ def prepare(path: Path, config: TrainConfig, options: Any, processes: int = 1) -
             "add images without masks, use fewer labels by --labeled, or take --method supervised"
         )
     check_masks(dataset, (*split.val, *split.test))
-    pixels = check_masks(dataset, split.labeled)
+    pixels = count_pixels(dataset, split.labeled)
     if config.batch_size % processes:
         raise UserError(f"--batch-size {config.batch_size} does not divide by {processes} processes: take a multiple")
     if config.tensorboard:
         require_tensorboard()
-    notes = [*split.notes]
-    if missing := [name for name, count in zip(dataset.classes, pixels, strict=True) if not count]:
-        notes.append(f"warning: no labeled pixel of {', '.join(missing)}: the model cannot learn what no label shows")
-    if len(split.labeled) < config.batch_size:
-        notes.append(
-            f"warning: {len(split.labeled)} labeled images for batches of {config.batch_size}: images repeat in a batch"
-        )
+    notes = [*split.notes, *check_annotation(dataset, split.labeled, pixels, config.annotation)]
+    notes += noteworthy(config, options, dataset, split, pixels.sum(axis=0).tolist())
     try:
         make_method(config, options, dataset)
     except ValueError as error:
@@ -155,3 +152,24 @@ def prepare(path: Path, config: TrainConfig, options: Any, processes: int = 1) -
     for line in (head, *notes):
         print(line, file=sys.stderr)
     return run
+
+
+def noteworthy(
+    config: TrainConfig, options: Any, dataset: SegmentationDataset, split: Split, pixels: list[int]
+) -> list[str]:
+    """Say in a line each how data and configuration do not go together, where that is no reason to refuse.
+
+    ``pixels`` counts those of each mask value over the labeled images.
+    """
+    notes, tagged = [], any(dataset.tags(id) is not None for id in (*split.labeled, *split.unlabeled))
+    if config.annotation != "full" and METHODS[config.method].uses_unlabeled and not hasattr(options, "fill_weight"):
+        notes.append(f"{config.method} has no teacher that fills in what nobody annotated: those pixels are left out")
+    if tagged and not hasattr(options, "tag_weight"):
+        notes.append(f"warning: {config.method} makes no use of image tags")
+    if missing := [name for value, name in enumerate(dataset.classes) if not pixels[value]]:
+        notes.append(f"warning: no labeled pixel of {', '.join(missing)}: the model cannot learn what no label shows")
+    if len(split.labeled) < config.batch_size:
+        notes.append(
+            f"warning: {len(split.labeled)} labeled images for batches of {config.batch_size}: images repeat in a batch"
+        )
+    return notes

@@ -74,6 +74,10 @@ class SegmentationDataset(ABC):
         """Return the (labeled, unlabeled) lists that come with the data for ``"1/16"`` and a seed, None if absent."""
         return None
 
+    def tags(self, id: str) -> tuple[int, ...] | None:
+        """Return what is known of each class in an image: 1 present, 0 absent, -1 unknown; None without tags."""
+        return None
+
     def image_path(self, id: str) -> Path | None:
         """Return the image's file for messages, None where it is generated."""
         return None

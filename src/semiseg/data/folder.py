@@ -27,6 +27,7 @@ from semiseg.data.images import (
     write_mask_file,
 )
 from semiseg.data.splits import read_lines, read_list, write_list
+from semiseg.data.tags import Tags, read_tags
 from semiseg.errors import UserError
 
 
@@ -36,8 +37,9 @@ class FolderDataset(SegmentationDataset):
     ``images/*`` and ``masks/*`` share their stems; an image without a mask is unlabeled. A mask holds integers, palette
     indices, or colors with the palette of ``classes.json``; 255 is ignored. Optional: ``classes.txt`` (a name a line)
     or ``classes.json`` (``classes``; ``palette``: RGB a class; ``ignore``: one more value or color to ignore),
-    ``splits/{train,val,test}.txt`` (a stem a line) and ``splits/1_16/seed0/{labeled,unlabeled}.txt``. Without a class
-    file the classes are ``class0`` to the largest mask value: only then is every mask read once, on opening.
+    ``splits/{train,val,test}.txt`` (a stem a line), ``splits/1_16/seed0/{labeled,unlabeled}.txt``, and ``tags.csv``
+    (what is known of whole images, see ``data.tags``). Without a class file the classes are ``class0`` to the largest
+    mask value: only then is every mask read once, on opening.
 
     Raises:
         UserError: a folder or file is missing, unreadable or ambiguous; the message names it.
@@ -59,6 +61,8 @@ class FolderDataset(SegmentationDataset):
             raise UserError(f"{self._class_file}: {len(self.classes)} names; write 1 to 255 class names, each once")
         count = min(len(self._colors), len(self.classes))
         self.palette = self._colors[:count] + default_palette(len(self.classes))[count:]
+        tags = self.root / "tags.csv"
+        self._tags = read_tags(tags, self.classes, self.ids) if tags.exists() else {}
 
     def read_image(self, id: str) -> Tensor:
         """Read an image as uint8 ``(3, H, W)``, RGB, upright."""
@@ -93,6 +97,10 @@ class FolderDataset(SegmentationDataset):
         if not all((directory / f"{name}.txt").exists() for name in ("labeled", "unlabeled")):
             return None
         return read_list(directory / "labeled.txt", self), read_list(directory / "unlabeled.txt", self)
+
+    def tags(self, id: str) -> Tags | None:
+        """Return the image's line of ``tags.csv``, None where it has none."""
+        return self._tags.get(id)
 
     def image_path(self, id: str) -> Path:
         """Return the image's file."""

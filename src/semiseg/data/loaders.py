@@ -12,12 +12,22 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from semiseg.data.dataset import SegmentationDataset, read_sample
-from semiseg.data.views import weak_view
+from semiseg.data.tags import UNKNOWN
+from semiseg.data.views import view_area, weak_view
 from semiseg.errors import UserError
 from semiseg.methods.method import Batch
 from semiseg.seeding import derive_seed, generator
 
-View = tuple[Tensor, Tensor, Tensor]
+
+@dataclass(frozen=True)
+class View:
+    """A weak view: image, mask and valid as ``weak_view`` returns them, the area of the whole image, its tags."""
+
+    image: Tensor
+    mask: Tensor
+    valid: Tensor
+    area: int
+    tags: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,8 @@ class StreamConfig:
         scale_max: greatest random scale.
         seed: of order and views.
         unlabeled_batch_size: unlabeled images a step, over all processes together; 0 for methods without them.
+        fill: whether 255 inside a labeled image means that a teacher may label it (annotation in part), or that nobody
+            should (full annotation).
     """
 
     batch_size: int
@@ -41,6 +53,7 @@ class StreamConfig:
     scale_max: float = 2.0
     seed: int = 0
     unlabeled_batch_size: int = 0
+    fill: bool = False
 
 
 class TrainStream(Dataset[Batch]):
@@ -73,6 +86,7 @@ class TrainStream(Dataset[Batch]):
         if not 0 < config.scale_min <= config.scale_max:
             raise UserError(f"scale range {config.scale_min} to {config.scale_max}: give 0 < scale_min <= scale_max")
         self.dataset, self.labeled, self.unlabeled, self.config = dataset, labeled, unlabeled, config
+        self._tagged = any(dataset.tags(id) is not None for id in (*labeled, *unlabeled))
         self._labeled_part = _part(config.batch_size, rank, world_size)
         self._unlabeled_part = _part(config.unlabeled_batch_size, rank, world_size)
         if config.unlabeled_batch_size:
@@ -86,14 +100,20 @@ class TrainStream(Dataset[Batch]):
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         first = step_in_epoch * self.config.unlabeled_batch_size
         unlabeled = [self._unlabeled_view(epoch, first + place) for place in self._unlabeled_part]
-        images, masks, valid = (torch.stack(parts) for parts in zip(*labeled, strict=True))
         side = self.config.crop_size
+        valid = torch.stack([view.valid for view in labeled])
+        masks = torch.stack([view.mask for view in labeled]).long().masked_fill_(~valid, 255)
         return Batch(
-            labeled_images=images,
-            masks=masks.long().masked_fill_(~valid, 255),
+            labeled_images=torch.stack([view.image for view in labeled]),
+            masks=masks,
             labeled_valid=valid,
-            unlabeled_images=_stack([view[0] for view in unlabeled], (3, side, side), torch.uint8),
-            unlabeled_valid=_stack([view[2] for view in unlabeled], (side, side), torch.bool),
+            unlabeled_images=_stack([view.image for view in unlabeled], (3, side, side), torch.uint8),
+            unlabeled_valid=_stack([view.valid for view in unlabeled], (side, side), torch.bool),
+            fill=(masks == 255) & valid if self.config.fill else valid[:0],
+            labeled_tags=self._tags(labeled),
+            unlabeled_tags=self._tags(unlabeled),
+            labeled_area=torch.tensor([view.area for view in labeled]),
+            unlabeled_area=torch.tensor([view.area for view in unlabeled], dtype=torch.long),
         )
 
     def _labeled_view(self, index: int) -> View:
@@ -108,10 +128,17 @@ class TrainStream(Dataset[Batch]):
         return self._view(self.dataset.read_image(id), None, "unlabeled", epoch, lap, id)
 
     def _view(self, image: Tensor, mask: Tensor | None, *key: int | str) -> View:
-        config = self.config
+        config, id = self.config, str(key[-1])
         seed = derive_seed(config.seed, *key)
         scales = config.scale_min, config.scale_max
-        return weak_view(image, mask, config.crop_size, seed, config.image_scale, scales)
+        view = weak_view(image, mask, config.crop_size, seed, config.image_scale, scales)
+        area = view_area(image, seed, config.image_scale, scales)
+        return View(*view, area, self.dataset.tags(id) or (UNKNOWN,) * len(self.dataset.classes))
+
+    def _tags(self, views: list[View]) -> Tensor:
+        """The tags of a part of the batch, int8 ``(B, C)``, or ``(0, 0)`` where no image of the run has any."""
+        shape = (len(views), len(self.dataset.classes)) if self._tagged else (0, 0)
+        return torch.tensor([view.tags for view in views] if self._tagged else [], dtype=torch.int8).reshape(shape)
 
 
 @lru_cache(maxsize=4)  # a pure function; neighboring steps ask for the same two or three orders

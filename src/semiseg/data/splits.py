@@ -49,17 +49,10 @@ def resolve_split(dataset: SegmentationDataset, labeled: str | None, seed: int) 
     Raises:
         UserError: a list or file contradicts the data or another list, or there are too few masks.
     """
-    lists = {name: dataset.split(name) for name in ("train", "val", "test")}
-    for name, ids in lists.items():
-        if ids == ():
-            raise UserError(f"{dataset.name}: the {name} list is empty; fill splits/{name}.txt or remove it")
-    val, test = lists["val"] or (), lists["test"] or ()
-    held_back = {*val, *test}
-    train = lists["train"] or tuple(id for id in dataset.ids if id not in held_back)
+    train, val, test = lists_of(dataset)
     notes: list[str] = []
-
     chosen, unlabeled = _choose_labeled(dataset, train, labeled, seed, notes)
-    if lists["val"] is None:
+    if not val:
         chosen, val = _hold_out(dataset, chosen, seed, notes)
     unmasked = [id for id in val if not dataset.has_mask(id)]
     if unmasked:
@@ -71,6 +64,26 @@ def resolve_split(dataset: SegmentationDataset, labeled: str | None, seed: int) 
     split = Split(chosen, unlabeled, val, test, tuple(notes))
     _check_disjoint(dataset, split)
     return split
+
+
+def lists_of(dataset: SegmentationDataset) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Return training, val and test images before any is labeled or held out; the last two may be empty.
+
+    Raises:
+        UserError: a list that comes with the data is empty.
+    """
+    lists = {name: dataset.split(name) for name in ("train", "val", "test")}
+    for name, ids in lists.items():
+        if ids == ():
+            raise UserError(f"{dataset.name}: the {name} list is empty; fill splits/{name}.txt or remove it")
+    val, test = lists["val"] or (), lists["test"] or ()
+    held_back = {*val, *test}
+    return lists["train"] or tuple(id for id in dataset.ids if id not in held_back), val, test
+
+
+def draw_labeled(dataset: SegmentationDataset, labeled: str, seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the (labeled, unlabeled) lists that ``resolve_split`` begins with, before it holds any image out."""
+    return _choose_labeled(dataset, lists_of(dataset)[0], labeled, seed, [])
 
 
 def _choose_labeled(
@@ -173,14 +186,19 @@ def read_list(path: Path, dataset: SegmentationDataset) -> tuple[str, ...]:
     known = set(dataset.ids)
     ids: dict[str, None] = {}
     for line in read_lines(path):
-        name = re.split(r"[/\\]", line)[-1]
-        id = next((form for form in (line, name, os.path.splitext(name)[0]) if form in known), None)
+        id = find_id(line, known)
         if id is None:
             raise UserError(f"{path}: {line!r} is no image of {dataset.name}; add the image or take the line out")
         if id in ids:
             raise UserError(f"{path}: {line!r} stands there twice; take one of the lines out")
         ids[id] = None
     return tuple(ids)
+
+
+def find_id(text: str, known: set[str]) -> str | None:
+    """Return the id that ``text`` means, with or without a folder before it and a suffix behind it; None for none."""
+    name = re.split(r"[/\\]", text)[-1]
+    return next((form for form in (text, name, os.path.splitext(name)[0]) if form in known), None)
 
 
 def write_list(path: Path, ids: Iterable[str]) -> None:
@@ -201,8 +219,8 @@ def read_split(directory: str | Path, dataset: SegmentationDataset | None = None
     return Split(*(read_lines(path) if dataset is None else read_list(path, dataset) for path in paths))
 
 
-def check_masks(dataset: SegmentationDataset, ids: Iterable[str]) -> tuple[int, ...]:
-    """Read each image and its mask once and return the number of pixels of each class over all of them.
+def count_pixels(dataset: SegmentationDataset, ids: Iterable[str]) -> NDArray[np.int64]:
+    """Read each image and its mask once and return ``(images, 256)``: the pixels of each value in each mask.
 
     Raises:
         UserError: an image cannot be read, or its mask is missing, unreadable, of another size or holds values outside
@@ -216,5 +234,9 @@ def check_masks(dataset: SegmentationDataset, ids: Iterable[str]) -> tuple[int, 
         return np.bincount(mask.numpy().ravel(), minlength=IGNORE + 1)
 
     with ThreadPoolExecutor() as pool:
-        counts = sum(pool.map(pixels, ids), start=np.zeros(IGNORE + 1, dtype=np.int64))
-    return tuple(counts[: len(dataset.classes)].tolist())
+        return np.array(list(pool.map(pixels, ids)), dtype=np.int64).reshape(-1, IGNORE + 1)
+
+
+def check_masks(dataset: SegmentationDataset, ids: Iterable[str]) -> tuple[int, ...]:
+    """Return the number of pixels of each class over all masks; raises UserError as ``count_pixels``."""
+    return tuple(count_pixels(dataset, ids).sum(axis=0)[: len(dataset.classes)].tolist())

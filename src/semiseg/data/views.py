@@ -41,8 +41,8 @@ def weak_view(
         image uint8 ``(3, S, S)``, mask uint8 ``(S, S)`` (255 throughout where there is none), valid bool ``(S, S)``.
     """
     draw = random.Random(seed)
-    scale, flip = image_scale * draw.uniform(*scale_range), draw.random() < 0.5
-    height, width = (max(1, round(side * scale)) for side in image.shape[-2:])
+    height, width = _resized(image, draw, image_scale, scale_range)
+    flip = draw.random() < 0.5
     top, left = (draw.randint(min(0, side - crop_size), max(0, side - crop_size)) for side in (height, width))
 
     # The square's part on the image, in pixels of the resized image, and where that part lies in the square.
@@ -63,6 +63,21 @@ def weak_view(
         torch.from_numpy(array.copy()) for array in (pixels[:, way].transpose(2, 0, 1), labels[:, way], valid[:, way])
     )
     return image_view, mask_view, valid_view
+
+
+def view_area(image: Tensor, seed: int, image_scale: float = 1.0, scale_range: tuple[float, float] = (0.5, 2.0)) -> int:
+    """Return the pixels of the resized image of which ``weak_view`` cuts a part, by the same arguments."""
+    height, width = _resized(image, random.Random(seed), image_scale, scale_range)
+    return height * width
+
+
+def _resized(
+    image: Tensor, draw: random.Random, image_scale: float, scale_range: tuple[float, float]
+) -> tuple[int, int]:
+    """Draw the scale, the first of a view's draws, and return the height and width that it gives."""
+    scale = image_scale * draw.uniform(*scale_range)
+    height, width = (max(1, round(side * scale)) for side in image.shape[-2:])
+    return height, width
 
 
 def _resized_part(image: Tensor, height: int, width: int, part: tuple[int, int, int, int]) -> NDArray[np.uint8]:

@@ -20,7 +20,6 @@ from semiseg.methods.method import Batch, Method, Progress, StepOutput, as_float
 from semiseg.ops.losses import cross_entropy, weighted_cross_entropy
 from semiseg.ops.mixing import cutmix_region, partners, paste
 from semiseg.ops.pseudo_labels import labeling, soft_label
-from semiseg.ops.schedules import ramp_up
 
 
 @dataclass(frozen=True)
@@ -58,10 +57,9 @@ class DualStudent(Method):
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Return the loss of both students together: one backward pass, one optimizer."""
-        o, omega = self.options, self.class_weights
-        burn_in = round(o.burn_in * progress.total_steps)
+        o, omega, ramp = self.options, self.class_weights, self.ramp(progress)
         x_l, x_w, y_l = as_float(batch.labeled_images), as_float(batch.unlabeled_images), batch.masks
-        if progress.step < burn_in:
+        if ramp == 0:
             loss = cross_entropy(self.student(x_l), y_l, omega) + cross_entropy(self.student2(x_l), y_l, omega)
             return StepOutput(loss, {"loss/supervised": loss.detach()})
 
@@ -77,7 +75,6 @@ class DualStudent(Method):
         loss_sup = cross_entropy(z_1[: len(x_l)], y_l, omega) + cross_entropy(z_2[: len(x_l)], y_l, omega)
         ones = torch.ones_like(valid, dtype=torch.float32)
         loss_cps = weighted_cross_entropy(u_1, yhat_2, ones, valid) + weighted_cross_entropy(u_2, yhat_1, ones, valid)
-        ramp = ramp_up(progress.step, burn_in, round(o.ramp_up * progress.total_steps))
         loss = loss_sup + ramp * o.unsupervised_weight * loss_cps
         scalars = {"loss/supervised": loss_sup.detach(), "loss/unsupervised": loss_cps.detach()}
         return StepOutput(loss, scalars | {"trusted_fraction": loss.new_ones(())})

@@ -13,6 +13,10 @@ follows::
     L       = L_sup + lambda_u L_unsup + lambda_c L_cons
     theta_t <- alpha theta_t + (1 - alpha) theta_s                           after the optimizer's step
 
+Where labeled images are annotated in part, or images have tags, with ``F`` the pixels that nobody annotated::
+
+    L += lambda_f 1/|F| sum_{j in F} 1[c_j >= tau] CE(f(w(x_l); theta_s)_j, yhat_j) + lambda_t L_tags
+
 ``theta~_s`` is a sub-model of the student made by stochastic depth: many thin students must agree with the complete
 teacher, on weak views only.
 """
@@ -25,14 +29,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from semiseg.methods.method import Batch, Method, Progress, StepOutput, as_float, check_range
+from semiseg.methods.method import Batch, Method, Progress, StepOutput, as_float, check_range, fill_term, tag_term
 from semiseg.ops.ema import BufferMode, ema_decay, ema_update
 from semiseg.ops.losses import cross_entropy, weighted_cross_entropy
 from semiseg.ops.mixing import REGIONS, partners, paste
 from semiseg.ops.photometric import photometric
 from semiseg.ops.pseudo_labels import ThresholdMode, confidence_weights, pseudo_label, soft_label
-from semiseg.ops.schedules import ramp_up
 from semiseg.ops.stochastic_depth import residual_sites, stochastic_depth
+from semiseg.ops.tags import mask_absent
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,10 @@ class DualTeacherOptions:
     """lambda_c (release: 0.2); 0 leaves the sub-models out and saves their forward pass."""
     consistency_on: Literal["unlabeled", "all"] = "unlabeled"
     """Weak views the sub-models must agree on (release: unlabeled)."""
+    fill_weight: float = 0.5
+    """lambda_f, weight of the teacher's labels on pixels of labeled images that nobody annotated (ours)."""
+    tag_weight: float = 0.5
+    """lambda_t, weight of what image tags say, where the data has them (ours)."""
     drop_path: float = 0.1
     """Rate of stochastic depth at the deepest residual branch, linear in depth (release, MiT: 0.1)."""
     ema_decay: float = 0.99
@@ -84,6 +92,7 @@ class DualTeacherOptions:
         check_range(self, 1, "threshold", "label_temperature", "drop_path", "ema_decay", "color_strength")
         check_range(self, 1, "burn_in", "ramp_up")
         check_range(self, float("inf"), "shift_steps", "unsupervised_weight", "consistency_weight")
+        check_range(self, float("inf"), "fill_weight", "tag_weight")
 
 
 class DualTeacher(Method):
@@ -104,14 +113,12 @@ class DualTeacher(Method):
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Return the loss of one step; the teacher on duty labels."""
-        o = self.options
+        o, ramp = self.options, self.ramp(progress)
+        if ramp == 0:
+            return self.supervised_step(batch)
         x_l, x_w = as_float(batch.labeled_images), as_float(batch.unlabeled_images)
-        if progress.step < self.burn_in_steps(progress):
-            loss = cross_entropy(self.student(x_l), batch.masks, self.class_weights)
-            return StepOutput(loss, {"loss/supervised": loss.detach()})
-
-        x_c, valid_c = self.consistency_views(x_w, x_l, batch)
-        z_t = self.label(x_c, progress)
+        x_c, valid_c, tags_c = self.consistency_views(x_w, x_l, batch)
+        z_t = self.label(x_c, tags_c, progress)
         q_c = soft_label(z_t, o.label_temperature)  # yhat itself, as in the paper, unless softened
         yhat_c, c_c = pseudo_label(z_t)
         yhat, c, q, valid = (t[: len(x_w)] for t in (yhat_c, c_c, q_c, valid_c))
@@ -129,9 +136,12 @@ class DualTeacher(Method):
         if z_c is not None:
             w_c, _ = confidence_weights(c_c, valid_c, o.threshold, o.threshold_mode)
             loss_cons = weighted_cross_entropy(z_c, q_c, w_c, valid_c)
-        ramp = ramp_up(progress.step, self.burn_in_steps(progress), round(o.ramp_up * progress.total_steps))
-        loss = loss_sup + ramp * (o.unsupervised_weight * loss_unsup + o.consistency_weight * loss_cons)
+        loss_fill = fill_term(batch, z_l, lambda: self.label(x_l, batch.labeled_tags, progress), o)
+        loss_tags = tag_term(batch, z_l, z_m, region)
+        on_trust = o.unsupervised_weight * loss_unsup + o.consistency_weight * loss_cons + o.fill_weight * loss_fill
+        loss = loss_sup + o.tag_weight * loss_tags + ramp * on_trust
         scalars = {"supervised": loss_sup, "unsupervised": loss_unsup, "consistency": loss_cons}
+        scalars |= {"filled": loss_fill, "tags": loss_tags}
         scalars = {f"loss/{name}": value.detach() for name, value in scalars.items()}
         return StepOutput(loss, scalars | {"trusted_fraction": trusted_fraction})
 
@@ -169,16 +179,17 @@ class DualTeacher(Method):
         return self.teachers[self.shift(progress) % len(self.teachers)]
 
     @torch.no_grad()
-    def label(self, images: Tensor, progress: Progress) -> Tensor:
-        """Logits ``(N, C, H, W)`` of the teacher on duty for weak views."""
+    def label(self, images: Tensor, tags: Tensor, progress: Progress) -> Tensor:
+        """Logits ``(N, C, H, W)`` of the teacher on duty for weak views, classes known to be absent masked out."""
         logits: Tensor = self.on_duty(progress).train(self.options.teacher_mode == "train")(images)
-        return logits
+        return mask_absent(logits, tags)
 
-    def consistency_views(self, x_w: Tensor, x_l: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The weak views the teacher labels (the unlabeled ones first), and which of their pixels are no padding."""
+    def consistency_views(self, x_w: Tensor, x_l: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """The weak views the teacher labels (unlabeled first), which of their pixels are no padding, their tags."""
         if self.options.consistency_weight == 0 or self.options.consistency_on == "unlabeled":
-            return x_w, batch.unlabeled_valid
-        return torch.cat([x_w, x_l]), torch.cat([batch.unlabeled_valid, batch.labeled_valid])
+            return x_w, batch.unlabeled_valid, batch.unlabeled_tags
+        valid = torch.cat([batch.unlabeled_valid, batch.labeled_valid])
+        return torch.cat([x_w, x_l]), valid, torch.cat([batch.unlabeled_tags, batch.labeled_tags])
 
     def student_and_sub_models(self, x_l: Tensor, x_m: Tensor, x_c: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Logits of the student on ``x_l`` and ``x_m`` and of its sub-models on ``x_c``, in one forward pass.

@@ -7,6 +7,10 @@ It is what Dual Teacher is measured against: the single teacher that follows its
     x_m, yhat_m, c_m = mix of s(x_u), yhat, c by one region
     L = CE(f(w(x_l); theta_s), y_l) + lambda_u 1/B_u sum_i 1/(HW) sum_j 1[c_m >= tau] CE(f(x_m; theta_s), yhat_m)
     theta_t <- alpha theta_t + (1 - alpha) theta_s
+
+Where labeled images are annotated in part, or images have tags, with ``F`` the pixels that nobody annotated::
+
+    L += lambda_f 1/|F| sum_{j in F} 1[c_j >= tau] CE(f(w(x_l); theta_s)_j, yhat_j) + lambda_t L_tags
 """
 
 from collections.abc import Callable
@@ -17,13 +21,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from semiseg.methods.method import Batch, Method, Progress, StepOutput, as_float, check_range
+from semiseg.methods.method import Batch, Method, Progress, StepOutput, as_float, check_range, fill_term, tag_term
 from semiseg.ops.ema import BufferMode, ema_decay, ema_update
 from semiseg.ops.losses import cross_entropy, weighted_cross_entropy, weighted_squared_error
 from semiseg.ops.mixing import REGIONS, partners, paste
 from semiseg.ops.photometric import photometric
 from semiseg.ops.pseudo_labels import ThresholdMode, confidence_weights, pseudo_label, soft_label
-from semiseg.ops.schedules import ramp_up
+from semiseg.ops.tags import mask_absent
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,10 @@ class MeanTeacherOptions:
     """ce: cross-entropy with the pseudo-label (ClassMix); mse: squared difference of probabilities (French et al.)."""
     unsupervised_weight: float = 1.0
     """lambda_u (ClassMix, French et al.: 1)."""
+    fill_weight: float = 0.5
+    """lambda_f, weight of the teacher's labels on pixels of labeled images that nobody annotated (ours)."""
+    tag_weight: float = 0.5
+    """lambda_t, weight of what image tags say, where the data has them (ours)."""
     ema_decay: float = 0.99
     """alpha, reached by the warm-up min(1 - 1/(i + 1), alpha) over the whole run (ClassMix: 0.99)."""
     ema_buffers: BufferMode = "ema"
@@ -59,7 +67,7 @@ class MeanTeacherOptions:
         if self.mixing not in REGIONS:
             raise ValueError(f"mixing: unknown {self.mixing!r}: choose from {', '.join(REGIONS)}")
         check_range(self, 1, "threshold", "label_temperature", "ema_decay", "color_strength", "burn_in", "ramp_up")
-        check_range(self, float("inf"), "unsupervised_weight")
+        check_range(self, float("inf"), "unsupervised_weight", "fill_weight", "tag_weight")
         if self.unsupervised_loss == "mse" and self.label_temperature == 0:
             raise ValueError("unsupervised-loss mse compares probabilities: give a label-temperature above 0, as 1")
 
@@ -75,14 +83,11 @@ class MeanTeacher(Method):
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Return the loss of one step."""
-        o = self.options
-        burn_in = round(o.burn_in * progress.total_steps)
+        o, ramp = self.options, self.ramp(progress)
+        if ramp == 0:
+            return self.supervised_step(batch)
         x_l, x_w = as_float(batch.labeled_images), as_float(batch.unlabeled_images)
-        if progress.step < burn_in:
-            loss = cross_entropy(self.student(x_l), batch.masks, self.class_weights)
-            return StepOutput(loss, {"loss/supervised": loss.detach()})
-
-        z_t = self.label(x_w)
+        z_t = self.label(x_w, batch.unlabeled_tags)
         yhat, c = pseudo_label(z_t)
         q = soft_label(z_t, o.label_temperature)  # yhat itself, unless softened
         region, partner = REGIONS[o.mixing](yhat), partners(len(x_w))
@@ -94,9 +99,12 @@ class MeanTeacher(Method):
         loss_sup = cross_entropy(z_l, batch.masks, self.class_weights)
         compare = weighted_cross_entropy if o.unsupervised_loss == "ce" else weighted_squared_error
         loss_unsup = compare(z_m, q_m, w_m, valid_m)
-        ramp = ramp_up(progress.step, burn_in, round(o.ramp_up * progress.total_steps))
-        loss = loss_sup + ramp * o.unsupervised_weight * loss_unsup
+        loss_fill = fill_term(batch, z_l, lambda: self.label(x_l, batch.labeled_tags), o)
+        loss_tags = tag_term(batch, z_l, z_m, region)
+        on_trust = o.unsupervised_weight * loss_unsup + o.fill_weight * loss_fill
+        loss = loss_sup + o.tag_weight * loss_tags + ramp * on_trust
         scalars = {"loss/supervised": loss_sup.detach(), "loss/unsupervised": loss_unsup.detach()}
+        scalars |= {"loss/filled": loss_fill.detach(), "loss/tags": loss_tags.detach()}
         return StepOutput(loss, scalars | {"trusted_fraction": trusted_fraction})
 
     def after_step(self, progress: Progress) -> None:
@@ -110,7 +118,7 @@ class MeanTeacher(Method):
         return {"student": self.student, "teacher1": self.teacher}
 
     @torch.no_grad()
-    def label(self, images: Tensor) -> Tensor:
-        """The teacher's logits ``(N, C, H, W)`` for weak views."""
+    def label(self, images: Tensor, tags: Tensor) -> Tensor:
+        """The teacher's logits ``(N, C, H, W)`` for weak views, classes known to be absent masked out."""
         logits: Tensor = self.teacher.train(self.options.teacher_mode == "train")(images)
-        return logits
+        return mask_absent(logits, tags)

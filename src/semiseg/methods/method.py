@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from semiseg.ops.losses import cross_entropy
+from semiseg.ops.losses import cross_entropy, filled_cross_entropy
 from semiseg.ops.schedules import ramp_up
+from semiseg.ops.tags import tag_loss
 
 
 @dataclass
@@ -24,6 +25,13 @@ class Batch:
         labeled_valid: bool ``(B, S, S)``, False on padding; where it is True, 255 means that nobody knows.
         unlabeled_images: uint8 ``(B_u, 3, S, S)``, RGB, weakly augmented; ``B_u`` is 0 for methods without them.
         unlabeled_valid: bool ``(B_u, S, S)``, False on padding. There are no masks here: nothing may look at them.
+        fill: bool ``(B, S, S)``, pixels of labeled images that nobody annotated and a teacher may label; ``(0, S, S)``
+            where the annotation is full, so that a method knows without looking at values.
+        labeled_tags: int8 ``(B, C)``: class present in the image (1), absent (0), unknown (-1); ``(0, 0)`` where the
+            data has no tags.
+        unlabeled_tags: likewise, int8 ``(B_u, C)`` or ``(0, 0)``.
+        labeled_area: int64 ``(B,)``, pixels of the whole image at the view's scale, of which the view shows a part.
+        unlabeled_area: likewise, int64 ``(B_u,)``.
     """
 
     labeled_images: Tensor
@@ -31,6 +39,21 @@ class Batch:
     labeled_valid: Tensor
     unlabeled_images: Tensor
     unlabeled_valid: Tensor
+    fill: Tensor = None  # type: ignore[assignment]
+    labeled_tags: Tensor = None  # type: ignore[assignment]
+    unlabeled_tags: Tensor = None  # type: ignore[assignment]
+    labeled_area: Tensor = None  # type: ignore[assignment]
+    unlabeled_area: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        """Fill in what a batch of fully annotated, whole images without tags has."""
+        if self.fill is None:
+            self.fill = self.labeled_valid[:0]
+        for kind in ("labeled", "unlabeled"):
+            if getattr(self, f"{kind}_tags") is None:
+                setattr(self, f"{kind}_tags", torch.empty((0, 0), dtype=torch.int8, device=self.masks.device))
+            if getattr(self, f"{kind}_area") is None:
+                setattr(self, f"{kind}_area", getattr(self, f"{kind}_valid").flatten(1).sum(dim=1))
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
         """Return the batch on ``device``."""
@@ -116,9 +139,17 @@ class Method(nn.Module, ABC):
         return ramp_up(progress.step, start, length)
 
     def supervised_step(self, batch: Batch) -> StepOutput:
-        """Return the labeled term alone, ``CE(f(w(x_l)), y_l)``: what there is to a step of the burn-in."""
-        loss = cross_entropy(self.student(as_float(batch.labeled_images)), batch.masks, self.class_weights)
-        return StepOutput(loss, {"loss/supervised": loss.detach()})
+        """Return what labels say, ``CE(f(w(x_l)), y_l)`` and, where the method has an option for them, tags.
+
+        That is all there is to a step of the burn-in, and to one of supervised training.
+        """
+        z_l = self.student(as_float(batch.labeled_images))
+        loss = cross_entropy(z_l, batch.masks, self.class_weights)
+        scalars = {"loss/supervised": loss.detach()}
+        if hasattr(self.options, "tag_weight"):
+            loss_tags = tag_term(batch, z_l)
+            loss, scalars["loss/tags"] = loss + self.options.tag_weight * loss_tags, loss_tags.detach()
+        return StepOutput(loss, scalars)
 
 
 def as_float(images: Tensor) -> Tensor:
@@ -133,3 +164,33 @@ def check_range(options: Any, high: float, *names: str) -> None:
         if not 0 <= value <= high:
             rule = "0 or more" if high == float("inf") else f"in [0, {high:g}]"
             raise ValueError(f"{name.replace('_', '-')} is {value}: it must be {rule}")
+
+
+def fill_term(batch: Batch, z_l: Tensor, label: Callable[[], Tensor], options: Any) -> Tensor:
+    """Return the loss by which a teacher fills in what nobody annotated of labeled images (``filled_cross_entropy``).
+
+    Args:
+        batch: its ``fill`` says which pixels.
+        z_l: the student's logits ``(B, C, S, S)`` of the labeled images.
+        label: gives the teacher's for the same views; asked only where there is something to fill.
+        options: with ``fill_weight``, ``label_temperature``, ``threshold`` and ``threshold_mode``.
+    """
+    o = options
+    if not len(batch.fill) or o.fill_weight == 0:
+        return z_l.new_zeros(())
+    return filled_cross_entropy(z_l, label(), batch.fill, o.label_temperature, o.threshold, o.threshold_mode)
+
+
+def tag_term(batch: Batch, z_l: Tensor, z_m: Tensor | None = None, region: Tensor | None = None) -> Tensor:
+    """Return what the tags say (``tag_loss``) of labeled images and, by mixed ones, of unlabeled images.
+
+    Args:
+        batch: its tags, and how much of each image a view shows.
+        z_l: the student's logits ``(B, C, S, S)`` of the labeled images.
+        z_m: those of the mixed images ``(B_u, C, S, S)``; None in a step without any.
+        region: bool ``(B_u, S, S)``, True where mixed image i shows unlabeled image i and not its partner.
+    """
+    loss = tag_loss(z_l, batch.labeled_tags, batch.labeled_valid, batch.labeled_area)
+    if z_m is None or region is None:
+        return loss
+    return loss + tag_loss(z_m, batch.unlabeled_tags, region & batch.unlabeled_valid, batch.unlabeled_area)

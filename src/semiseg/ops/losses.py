@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from semiseg.ops.pseudo_labels import ThresholdMode, confidence_weights, pseudo_label, soft_label
+
 IGNORE = 255
 
 
@@ -65,6 +67,27 @@ def weighted_squared_error(logits: Tensor, probabilities: Tensor, weights: Tenso
     """
     per_pixel = (logits.float().softmax(dim=1) - probabilities).square().sum(dim=1)
     return (per_pixel * weights * valid).sum() / valid.sum().clamp(min=1)
+
+
+def filled_cross_entropy(
+    logits: Tensor, teacher_logits: Tensor, fill: Tensor, temperature: float, threshold: float, mode: ThresholdMode
+) -> Tensor:
+    """Return ``1/|F| sum_{j in F} w_j CE(p_j, yhat_j)``: a teacher's labels on the pixels that nobody annotated.
+
+    The labels and their weights are those of the unlabeled images (``soft_label``, ``confidence_weights``), taken over
+    ``F`` alone: a threshold by images counts the trusted among the pixels to fill.
+
+    Args:
+        logits: the student's, ``(N, C, H, W)``, of labeled images.
+        teacher_logits: ``(N, C, H, W)``, of the same views.
+        fill: ``F``, bool ``(N, H, W)``.
+        temperature: of the labels, in [0, 1]; 0: decisions.
+        threshold: in [0, 1].
+        mode: what the threshold gates.
+    """
+    _, confidence = pseudo_label(teacher_logits)
+    weights, _ = confidence_weights(confidence, fill, threshold, mode)
+    return weighted_cross_entropy(logits, soft_label(teacher_logits, temperature), weights, fill)
 
 
 def balancing_weights(pixels: Tensor, power: float) -> Tensor:

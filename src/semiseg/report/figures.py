@@ -35,6 +35,8 @@ LOSSES = {
     "loss/supervised": ("supervised", BLUE),
     "loss/unsupervised": ("unsupervised", ORANGE),
     "loss/consistency": ("consistency", GREEN),
+    "loss/filled": ("filled in", PURPLE),
+    "loss/tags": ("tags", SKY),
 }
 COUPLING = {
     "disagreement": "pixels on which they\ndisagree (%)",

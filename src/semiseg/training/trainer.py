@@ -31,6 +31,7 @@ from semiseg.training.run_directory import RunDirectory
 from semiseg.training.validation import Validator
 
 DEFAULT_STEPS = 2000
+LOSS_TERMS = ("supervised", "unsupervised", "consistency", "filled", "tags")
 
 
 class TrainingStopped(RuntimeError):
@@ -103,7 +104,7 @@ class Loop:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.method.after_step(progress)
-        off = dict.fromkeys(("loss/supervised", "loss/unsupervised", "loss/consistency"), 0.0)
+        off = dict.fromkeys((f"loss/{term}" for term in LOSS_TERMS), 0.0)
         return {"loss": output.loss.detach()} | off | {"lr": lr, "trusted_fraction": 0.0} | output.scalars, finite
 
     def log_due(self, done: int) -> bool:
@@ -191,6 +192,7 @@ def make_stream(config: TrainConfig, dataset: SegmentationDataset, split: Split,
         scale_min=config.scale_min,
         scale_max=config.scale_max,
         seed=config.seed,
+        fill=config.annotation != "full",
     )
     rank, world = fabric.global_rank, fabric.world_size
     return TrainStream(dataset, split.labeled, split.unlabeled, stream_config, rank=rank, world_size=world)
