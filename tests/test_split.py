@@ -64,13 +64,12 @@ def test_regions_are_of_one_value_and_no_two_that_touch_are_alike(seed: int) -> 
 def test_what_is_kept_is_as_it_was(seed: int) -> None:
     mask = random_mask(seed)
     before = mask.copy()
-    for kept in (derive.scribbles(mask, 0.2, seed, "a"), derive.boxes(mask), derive.single_positive(mask, seed, "a")):
+    for kept in (derive.scribbles(mask, 0.2, seed, "a"), derive.boxes(mask), derive.some_classes(mask, (1, 3))):
         assert kept.dtype == np.uint8 and ((kept == mask) | (kept == IGNORE)).all()
         assert (mask == before).all()
     every = set(np.unique(mask)) - {IGNORE}
     assert set(np.unique(derive.scribbles(mask, 0.2, seed, "a"))) - {IGNORE} == every
     assert set(np.unique(derive.boxes(mask))) - {IGNORE} == every
-    assert len(set(np.unique(derive.single_positive(mask, seed, "a"))) - {IGNORE}) == min(1, len(every))
 
 
 def test_a_scribble_is_a_connected_curve_of_about_the_share_away_from_the_border() -> None:
@@ -117,7 +116,23 @@ def test_classes_and_tags_by_hand() -> None:
     assert derive.all_tags(mask, 5) == (1, 0, 1, 1, 0)
     nothing = np.full((2, 2), 255, dtype=np.uint8)
     assert derive.single_tag(nothing, 3, 0, "a") == (-1, -1, -1)
-    assert derive.single_positive(nothing, 0, "a").tolist() == nothing.tolist()
+
+
+@given(st.integers(0, 10**6))
+@few
+def test_classes_are_dealt_out_evenly_and_to_the_first_images_first(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    shown = {f"{n:02d}": sorted(draw.choice(6, draw.integers(2, 6), replace=False).tolist()) for n in range(40)}
+    shown |= {"empty": []}
+    first = {f"{n:02d}" for n in range(5, 17)}
+    dealt = derive.deal_classes(shown, first, seed)
+    assert dealt.keys() == shown.keys() - {"empty"} and all(value in shown[id] for id, value in dealt.items())
+    assert dealt == derive.deal_classes(dict(reversed(shown.items())), first, seed)
+    everything = {f"{n}": list(range(6)) for n in range(30)}
+    counts = np.bincount(list(derive.deal_classes(everything, (), seed).values()))
+    assert counts.tolist() == [5] * 6
+    among_first = derive.deal_classes(everything, {"3", "4", "7", "11", "20", "29"}, seed)
+    assert {among_first[id] for id in ("3", "4", "7", "11", "20", "29")} == set(range(6))
 
 
 def test_draws_depend_on_seed_and_image() -> None:
@@ -163,6 +178,7 @@ def test_a_derived_data_set(tiny_folder: Path, tmp_path: Path, kind: str, capsys
         kept, mask = part.read_mask(id), full.read_mask(id)
         if id.startswith("train"):
             assert ((kept == mask) | (kept == IGNORE)).all() and torch.equal(kept, mask) == (kind == "tags")
+            assert kind != "single" or len(set(kept.unique().tolist()) - {IGNORE}) == 1
         else:
             assert torch.equal(kept, mask)
             assert part.tags(id) is None

@@ -17,6 +17,7 @@ from semiseg.data import FolderDataset, StreamConfig, TrainStream, resolve_split
 from semiseg.data.tags import read_tags, write_tags
 from semiseg.errors import UserError
 from semiseg.methods import Batch, Method, Progress
+from semiseg.methods.method import tag_term
 from semiseg.ops.pseudo_labels import pseudo_label, soft_label
 from semiseg.ops.tags import SHARPNESS, mask_absent, tag_loss
 from toy import gradients, make, make_batch
@@ -195,6 +196,20 @@ def test_tags_of_unlabeled_images_wait_for_the_end_of_the_burn_in_those_of_label
         batch = replace(make_batch(), labeled_tags=labeled, unlabeled_tags=unlabeled)
         assert bool(step(make(name, burn_in=0.5), batch, at=10)["loss/tags"]) == early
         assert step(make(name, burn_in=0.5), batch, at=60)["loss/tags"] > 0
+
+
+def test_of_a_mixed_image_the_part_that_shows_the_tagged_image_counts() -> None:
+    batch = replace(make_batch(), unlabeled_tags=tags_of((1, -1, 0), (-1, 0, -1)))
+    batch.unlabeled_valid[:, :2] = False
+    region = torch.zeros(2, 16, 16, dtype=torch.bool)
+    region[0, :, :8], region[1, :4] = True, True
+    z_l, z_m = torch.randn(2, 3, 16, 16), torch.randn(2, 3, 16, 16, requires_grad=True)
+    loss = tag_term(batch, z_l, z_m, region)
+    loss.backward()
+    shown = region & batch.unlabeled_valid
+    assert z_m.grad is not None
+    assert torch.equal((z_m.grad != 0).any(dim=1), shown)
+    assert loss == tag_loss(z_m, batch.unlabeled_tags, shown, batch.unlabeled_area) > 0
 
 
 # The stream.

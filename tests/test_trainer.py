@@ -111,6 +111,7 @@ def test_a_line_of_metrics_is_what_the_contract_says(finished: Path) -> None:
     for line in training:
         assert list(line) == [
             *("step", "epoch", "time_s", "loss", "loss/supervised", "loss/unsupervised", "loss/consistency"),
+            *("loss/filled", "loss/tags"),
             *("lr", "trusted_fraction", "images_per_s", "data_wait_fraction"),
         ]
     assert training[0]["loss/unsupervised"] == training[0]["loss/consistency"] == 0  # burn-in

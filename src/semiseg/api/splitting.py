@@ -46,7 +46,7 @@ def split(
         scribbles: share of each region to cover with a curve, in (0, 1].
         boxes: keep a rectangle inside each region.
         classes: keep these classes, ``car,tree``.
-        single_positive: keep one class an image.
+        single_positive: keep one class an image, dealt out evenly, first among the images that ``labeled`` names.
         tags: write ``tags.csv`` with all tags, some, or a single positive one an image.
         labeled: also, or only, write the lists of so many labeled images, ``1/16``.
         seed: of whatever is drawn.
@@ -55,17 +55,13 @@ def split(
         UserError: the input is at fault, or something would be overwritten.
     """
     dataset = open_dataset(data)
-    change = _derivation(dataset, scribbles, boxes, classes, single_positive, seed)
-    if change is None and tags is None:
-        if labeled is None:
-            raise UserError(
-                "nothing to do: give --labeled, --scribbles, --boxes, --classes, --single-positive or --tags"
-            )
+    if (scribbles, classes, tags) == (None, None, None) and not boxes and not single_positive:
         return _write_lists(dataset, labeled, seed, out)
     if out is None:
         raise UserError("--out is missing: derived annotation goes into a new folder")
     if labeled is not None and not _is_share(labeled):
         raise UserError(f"--labeled {labeled}: a data set has lists for shares; give one such as 1/16")
+    change = _derivation(dataset, scribbles, boxes, classes, single_positive, labeled, seed)
     return _write_derived(dataset, Path(out), change, tags, labeled, seed)
 
 
@@ -75,6 +71,7 @@ def _derivation(
     boxes: bool,
     classes: str | None,
     single_positive: bool,
+    labeled: str | None,
     seed: int,
 ) -> Derivation | None:
     """Return the one change of masks that was asked for, None where there is none."""
@@ -89,7 +86,13 @@ def _derivation(
     if classes is not None:
         kept = tuple(_class_index(dataset, name.strip()) for name in classes.split(","))
         return lambda mask, id: derive.some_classes(mask, kept)
-    return (lambda mask, id: derive.single_positive(mask, seed, id)) if single_positive else None
+    if single_positive:
+        train = filter(dataset.has_mask, lists_of(dataset)[0])
+        shown = {id: derive.shown_classes(dataset.read_mask(id).numpy()) for id in train}
+        first = draw_labeled(dataset, labeled, seed)[0] if labeled is not None else ()
+        dealt = derive.deal_classes(shown, set(first), seed)
+        return lambda mask, id: derive.some_classes(mask, (dealt[id],) if id in dealt else ())
+    return None
 
 
 def _class_index(dataset: SegmentationDataset, name: str) -> int:
@@ -106,7 +109,9 @@ def _list_folder(root: Path, labeled: str, seed: int) -> Path:
     return root / "splits" / labeled.replace("/", "_") / f"seed{seed}"
 
 
-def _write_lists(dataset: SegmentationDataset, labeled: str, seed: int, out: str | Path | None) -> Path:
+def _write_lists(dataset: SegmentationDataset, labeled: str | None, seed: int, out: str | Path | None) -> Path:
+    if labeled is None:
+        raise UserError("nothing to do: give --labeled, --scribbles, --boxes, --classes, --single-positive or --tags")
     if out is None and (dataset.root is None or not _is_share(labeled)):
         raise UserError(f"--labeled {labeled} of {dataset.name}: give --out, a folder for the two lists")
     folder = Path(out) if out is not None else _list_folder(dataset.root or Path(), labeled, seed)

@@ -1,13 +1,14 @@
 """Cheaper annotation, derived from full masks: what a person would have left unannotated becomes 255.
 
-Each function is a pure one of a mask, a seed and an image's id; what it keeps is as it was, nothing is ever wrong.
+Pure functions of masks, a seed and an image's id; what is kept is as it was, so that nothing is ever wrong.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,17 +63,31 @@ def some_classes(mask: Mask, classes: tuple[int, ...]) -> Mask:
     return np.where(np.isin(mask, classes), mask, np.uint8(IGNORE))
 
 
-def single_positive(mask: Mask, seed: int, id: str) -> Mask:
-    """Keep the pixels of one class, drawn among those that the image shows."""
-    shown = _shown(mask)
-    if not shown:
-        return mask.copy()
-    return some_classes(mask, (random.Random(derive_seed("single positive", seed, id)).choice(shown),))
+def deal_classes(shown: Mapping[str, Sequence[int]], first: Collection[str], seed: int) -> dict[str, int]:
+    """Choose the one class that a single-positive mask keeps, for each image: the one fewest images have got so far.
+
+    So does a person who wants every class annotated somewhere; draws for each image alone leave classes out where
+    images are few. The order in which images choose is drawn.
+
+    Args:
+        shown: the classes that each image shows; an image that shows none gets none.
+        first: the images that choose before the others, so that every class they show is among theirs if it can be.
+        seed: decides order and ties.
+    """
+    draw = random.Random(derive_seed("single positive", seed))
+    order = [id for id in sorted(shown) if shown[id]]
+    draw.shuffle(order)
+    dealt: dict[str, int] = {}
+    for id in sorted(order, key=lambda id: id not in first):
+        counts = Counter(dealt.values())
+        least = min(counts[value] for value in shown[id])
+        dealt[id] = draw.choice([value for value in shown[id] if counts[value] == least])
+    return dealt
 
 
 def all_tags(mask: Mask, classes: int) -> Tags:
     """Tag every class: present if a pixel shows it, else absent."""
-    shown = _shown(mask)
+    shown = shown_classes(mask)
     return tuple(PRESENT if value in shown else ABSENT for value in range(classes))
 
 
@@ -87,12 +102,13 @@ def some_tags(mask: Mask, classes: int, seed: int, id: str) -> Tags:
 
 def single_tag(mask: Mask, classes: int, seed: int, id: str) -> Tags:
     """Tag one class that is present; nothing is known of the others."""
-    shown = _shown(mask)
+    shown = shown_classes(mask)
     chosen = random.Random(derive_seed("single tag", seed, id)).choice(shown) if shown else None
     return tuple(PRESENT if value == chosen else UNKNOWN for value in range(classes))
 
 
-def _shown(mask: Mask) -> list[int]:
+def shown_classes(mask: Mask) -> list[int]:
+    """Return the classes that a mask shows, in order."""
     return [int(value) for value in np.unique(mask) if value != IGNORE]
 
 
