@@ -21,11 +21,15 @@ class TrainConfig:
     """A training run, but for the method's own options."""
 
     data: str = ""
-    """Data set: a directory (images/, masks/), or shapes[:images=N,size=S,...] for generated images."""
+    """Data set: a directory (`semiseg datasets`), or shapes[:images=N,size=S,...] for generated images."""
     method: str = "dual-teacher"
     """Training method; `semiseg methods` lists them."""
     labeled: str | None = None
-    """Labels to use: a share (1/16), a number (23), or a file with one image a line; all masks where absent."""
+    """Labels to use: a share (1/16), a number (23), a list in a file, or split_0.pkl:N; all masks where absent."""
+    unlabeled: str | None = None
+    """Unlabeled images: a list in a file; where absent, the list published with the labeled one, or the rest."""
+    existing_only: bool = False
+    """Leave images that are not there out of the lists, and say how many; they are an error otherwise."""
 
     architecture: str = "deeplabv3plus-separable"
     """Decoder; `semiseg networks` lists them."""

@@ -121,7 +121,7 @@ def prepare(path: Path, config: TrainConfig, options: Any, processes: int = 1) -
     if not config.data:
         raise UserError("--data is missing: give a directory with images/ and masks/, or shapes")
     dataset = open_dataset(config.data)
-    split = resolve_split(dataset, config.labeled, config.seed)
+    split = resolve_split(dataset, config.labeled, config.seed, config.unlabeled, config.existing_only)
     if METHODS[config.method].uses_unlabeled and not split.unlabeled:
         raise UserError(
             f"{config.data}: no unlabeled images left for {config.method}: "

