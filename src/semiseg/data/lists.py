@@ -69,7 +69,7 @@ def _parse(line: str, ending: str, known: set[str]) -> tuple[str, str | None]:
     Own images may have spaces in their names: a line is cut at a tab, or at a space behind a suffix; at any other space
     only if the whole is no image.
     """
-    columns = re.fullmatch(rf"([^\t]+)\t+(\S+)|(.+?{SUFFIX}) +(\S+)", line, re.IGNORECASE)
+    columns = re.fullmatch(rf"([^\t]+)\t+(.+)|(.+?{SUFFIX}) +(.+)", line, re.IGNORECASE)
     if columns is None and not known.intersection(_forms(line, ending)):
         columns = re.fullmatch(r"(\S+) +(\S+)", line)
     image, mask = [part for part in columns.groups() if part] if columns else (line, None)
