@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from trees import ADE_TRAIN, ADE_VAL, make_ade20k, refused, write_lines, write_mask
 
 from semiseg.data import Ade20k, check_masks, open_dataset, resolve_split
+from trees import ADE_TRAIN, ADE_VAL, make_ade20k, refused, write_lines, write_mask
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from torch import Tensor
-from trees import VOC_TRAIN, VOC_VAL, make_voc, refused, write_lines
 
 from semiseg.data import SegmentationDataset, open_dataset, resolve_split
 from semiseg.data.lists import read_list, read_permutation, unlabeled_beside
+from trees import VOC_TRAIN, VOC_VAL, make_voc, refused, write_lines
 
 
 class Names(SegmentationDataset):

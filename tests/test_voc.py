@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from trees import SIDE, VOC_TRAIN, VOC_VAL, make_voc, refused, write_lines, write_mask
 
 from semiseg.data import Voc, check_masks, open_dataset, resolve_split
+from trees import SIDE, VOC_TRAIN, VOC_VAL, make_voc, refused, write_lines, write_mask
 
 
 @pytest.fixture

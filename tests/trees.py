@@ -15,7 +15,7 @@ from semiseg.errors import UserError
 SIDE = 48
 VOC_TRAIN = tuple(f"2007_{index:06d}" for index in range(8))
 VOC_VAL = ("2008_000001", "2008_000002")
-CITY_TRAIN = tuple(f"aachen_{index:06d}_000019" for index in range(4)) + ("bremen_000000_000019",)
+CITY_TRAIN = (*(f"aachen_{index:06d}_000019" for index in range(4)), "bremen_000000_000019")
 CITY_VAL = ("lindau_000000_000019", "lindau_000001_000019")
 ADE_TRAIN = tuple(f"ADE_train_{index:08d}" for index in range(1, 7))
 ADE_VAL = ("ADE_val_00000001", "ADE_val_00000002")

@@ -9,6 +9,7 @@ from semiseg import __version__
 from semiseg.cli.demo import demo
 from semiseg.cli.lists import datasets, methods, networks
 from semiseg.cli.parsing import Argv
+from semiseg.cli.prepare import prepare
 from semiseg.cli.train import train
 from semiseg.cli.use import evaluate, predict, report
 from semiseg.errors import ToldElsewhere, UserError, lookup
@@ -19,6 +20,7 @@ COMMANDS: dict[str, Callable[[Argv], None]] = {
     "evaluate": evaluate,
     "predict": predict,
     "report": report,
+    "prepare": prepare,
     "methods": methods,
     "networks": networks,
     "datasets": datasets,
