@@ -84,6 +84,8 @@ def test_a_collection_of_lists_from_elsewhere(voc: Path, tmp_path: Path) -> None
     assert "1_4/split_0/labeled: 50.0 % of its masks are among those of 1464/labeled" in told
     assert resolve_split(open_dataset(tmp_path / "out"), "1/4", 0).labeled == VOC_TRAIN[:2]
     assert not list((tmp_path / "out" / "splits").glob("pseudoseg*"))
+    with refused("--lists nowhere", "no such folder"):
+        prepare(voc, tmp_path / "more", lists="nowhere")
 
 
 def test_what_is_not_there_is_told_or_left_out(voc: Path, tmp_path: Path) -> None:

@@ -73,10 +73,11 @@ def prepare(
     form, out = lookup("data set", name, FORMS), Path(out)
     if not out.name or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
         raise UserError(f"{out} exists: nothing is overwritten: choose another --out")
+    if lists is not None and not Path(lists).is_dir():
+        raise UserError(f"--lists {lists}: no such folder; give one that holds lists, such as UniMatch's splits/pascal")
     dataset = form.open(str(source))
     told = [f"{name} in {dataset.root}: {len(dataset)} images, {len(dataset.masks)} masks"]
-    reader = Checked(dataset, existing_only, told)
-    found = reader.read(form, Path(lists) if lists else dataset.root / "splits")
+    found = Checked(dataset, existing_only, told).read(form, Path(lists) if lists else dataset.root / "splits")
     masked = [id for id in dict.fromkeys((*found["train"], *found["val"])) if dataset.has_mask(id)]
     pixels = check_masks(dataset, masked)
     told.append(f"masks: {len(masked)} of the train and val lists read, every value is right")
@@ -84,14 +85,19 @@ def prepare(
         told.append(f"masks: no pixel of {len(absent)} of {len(pixels)} classes, e.g. {absent[0]}")
     copied = make_tree(dataset, form, out, found)
     told.append(f"{out}: made of {f'copies, since {copied} files could not be linked' if copied else 'links'}")
-    usable = (name for name in found if name.endswith("/labeled") and found[name] and found[f"{name[:-7]}unlabeled"])
-    if chosen := next(usable, None):
-        labels = out / "splits" / f"{chosen}.txt"
-    else:
-        told.append("no lists of labeled images: give a published collection by --lists DIR, or draw some")
-        labels = Path("1/16")
-    told.append(f"next: semiseg train --data {out} --labeled {labels.as_posix()}")
-    return told
+    return [*told, *next_step(out, found)]
+
+
+def next_step(out: Path, lists: Lists) -> list[str]:
+    """Tell how to train on what was made."""
+    pairs = ((lists[name], lists[f"{name[:-7]}unlabeled"], name) for name in lists if name.endswith("/labeled"))
+    chosen = next((name for labeled, unlabeled, name in pairs if labeled and unlabeled), None)
+    if chosen:
+        return [f"next: semiseg train --data {out} --labeled {(out / 'splits' / chosen).as_posix()}.txt"]
+    return [
+        "no lists of labeled images: give a published collection by --lists DIR, or draw some",
+        f"next: semiseg train --data {out} --labeled 1/16",
+    ]
 
 
 @dataclass
