@@ -35,7 +35,11 @@ def resolve(values: dict[str, Any], preset: str | None = None, file: str | None 
     kinds = (TrainConfig, method.Options)
     if file:
         from_file = check_mapping(kinds, from_file, file)
-    config, options = from_mapping(kinds, from_preset | from_file | values | {"method": name}, "options")
+    below = from_preset | from_file
+    for one, other in (("steps", "epochs"), ("epochs", "steps")):
+        if one in values:
+            below.pop(other, None)
+    config, options = from_mapping(kinds, below | values | {"method": name}, "options")
     return config, options
 
 
