@@ -71,6 +71,12 @@ class TrainConfig:
     """Largest norm of the gradient; 0: no clipping."""
     class_balance: float = 0.0
     """Exponent by which rare classes weigh more in the labeled loss: share^-x of pixels; 0: all alike."""
+    supervised_loss: Literal["ce", "ohem"] = "ce"
+    """Loss of the labels: cross-entropy, or ohem, that of the hard pixels only (Cityscapes in most papers)."""
+    ohem_threshold: float = 0.7
+    """ohem: a pixel is hard if its class has at most this probability (CPS, U2PL, AugSeg, UniMatch)."""
+    ohem_min_kept: int = 100_000
+    """ohem: at least so many pixels of a process's batch count as hard (U2PL, AugSeg; UniMatch 200,000)."""
     seed: int = 0
     """Seed of everything random."""
 
@@ -103,6 +109,8 @@ class TrainConfig:
         self._check(self.steps is None or self.epochs is None, "steps", "absent where epochs is given")
         self._check(self.lr > 0, "lr", "positive")
         self._check(0 <= self.class_balance <= 1, "class-balance", "in [0, 1]")
+        self._check(0 <= self.ohem_threshold <= 1, "ohem-threshold", "in [0, 1]")
+        self._check(self.ohem_min_kept >= 1, "ohem-min-kept", "at least 1")
         for option in ("weight-decay", "encoder-lr-factor", "clip-norm", "poly-power", "keep", "warmup-steps"):
             self._check(getattr(self, option.replace("-", "_")) >= 0, option, "0 or more")
         self._check(self.workers >= 0, "workers", "0 or more")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from semiseg.methods.method import Batch, Method, Progress, StepOutput, as_float, check_range
 from semiseg.ops.ema import BufferMode, ema_decay, ema_update
-from semiseg.ops.losses import cross_entropy, weighted_cross_entropy
+from semiseg.ops.losses import weighted_cross_entropy
 from semiseg.ops.mixing import REGIONS, partners, paste
 from semiseg.ops.photometric import photometric
 from semiseg.ops.pseudo_labels import ThresholdMode, confidence_weights, pseudo_label, soft_label
@@ -75,7 +75,7 @@ class MeanTeacher(Method):
         burn_in = round(o.burn_in * progress.total_steps)
         x_l, x_w = as_float(batch.labeled_images), as_float(batch.unlabeled_images)
         if progress.step < burn_in:
-            loss = cross_entropy(self.student(x_l), batch.masks, self.class_weights)
+            loss = self.supervised_loss(self.student(x_l), batch.masks, self.class_weights)
             return StepOutput(loss, {"loss/supervised": loss.detach()})
 
         z_t = self.label(x_w)
@@ -87,7 +87,7 @@ class MeanTeacher(Method):
         w_m, trusted_fraction = confidence_weights(c_m, valid_m, o.threshold, o.threshold_mode)
 
         z_l, z_m = self.student(torch.cat([x_l, x_m])).split([len(x_l), len(x_m)])
-        loss_sup = cross_entropy(z_l, batch.masks, self.class_weights)
+        loss_sup = self.supervised_loss(z_l, batch.masks, self.class_weights)
         loss_unsup = weighted_cross_entropy(z_m, q_m, w_m, valid_m)
         ramp = ramp_up(progress.step, burn_in, round(o.ramp_up * progress.total_steps))
         loss = loss_sup + ramp * o.unsupervised_weight * loss_unsup

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from semiseg.methods.method import Batch, Method, Progress, StepOutput, as_float
-from semiseg.ops.losses import cross_entropy
 
 
 @dataclass(frozen=True)
@@ -19,5 +18,5 @@ class Supervised(Method):
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Return the cross-entropy of the labeled images."""
-        loss = cross_entropy(self.student(as_float(batch.labeled_images)), batch.masks, self.class_weights)
+        loss = self.supervised_loss(self.student(as_float(batch.labeled_images)), batch.masks, self.class_weights)
         return StepOutput(loss, {"loss/supervised": loss.detach()})
