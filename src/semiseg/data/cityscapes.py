@@ -45,7 +45,7 @@ MASK_KINDS = {
 
 
 class Cityscapes(FileDataset):
-    """Cityscapes: leftImg8bit/{train,val,test}/CITY/ID_leftImg8bit.png, gtFine/ likewise, splits/.
+    """Cityscapes in the 19 classes of its benchmark.
 
     Masks are ``ID_gtFine_labelTrainIds.png`` where they have been made, else ``ID_gtFine_labelIds.png``, mapped to the
     19 classes on reading. Images of further folders (``train_extra``) may be listed as unlabeled. The masks of ``test``
@@ -59,6 +59,11 @@ class Cityscapes(FileDataset):
     """
 
     image_ending = "_leftImg8bit"
+    tree = (
+        "leftImg8bit/{train,val,test}/CITY/ID_leftImg8bit.png",
+        "gtFine/{train,val}/CITY/ID_gtFine_labelIds.png or ID_gtFine_labelTrainIds.png",
+        "splits/{1_16,...}/{labeled,unlabeled}.txt: optional",
+    )
 
     def __init__(self, root: str | Path) -> None:
         self.name, self.root = "cityscapes", Path(root)

@@ -25,12 +25,14 @@ class FileDataset(SegmentationDataset):
         images: the file of each image, by id.
         masks: the file of each mask, by id; an image without one is unlabeled.
         list_places: where a list may lie, beside ``splits/NAME.txt``, in the order in which they are looked for.
+        tree: how the files lie, line by line, for a person to read.
     """
 
     root: Path
     images: dict[str, Path]
     masks: dict[str, Path]
     list_places: ClassVar[dict[str, tuple[str, ...]]] = {}
+    tree: ClassVar[tuple[str, ...]] = ()
 
     def read_image(self, id: str) -> Tensor:
         """Read an image as uint8 ``(3, H, W)``, RGB, upright."""

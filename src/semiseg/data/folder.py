@@ -43,6 +43,12 @@ class FolderDataset(FileDataset):
         UserError: a folder or file is missing, unreadable or ambiguous; the message names it.
     """
 
+    tree = (
+        "images/NAME.jpg, .png, ...",
+        "masks/NAME.png              for those that are annotated",
+        "classes.txt or classes.json, splits/{train,val,test}.txt: optional",
+    )
+
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
         self.name = self.root.resolve().name

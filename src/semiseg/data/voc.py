@@ -40,7 +40,7 @@ RULE = "masks are palette PNGs of 0 to 20, and 255 for the borders: take the ori
 
 
 class Voc(FileDataset):
-    """Pascal VOC 2012: JPEGImages/ID.jpg, SegmentationClassAug/ID.png or SegmentationClass/ID.png, splits/.
+    """Pascal VOC 2012 in 21 classes, with the masks of SBD where they are there.
 
     The 10,582 training images of the field are the list ``train_aug``, whose masks, those of SBD, are in
     ``SegmentationClassAug``; where that folder has no mask, the one of ``SegmentationClass`` is taken. Masks of the
@@ -53,6 +53,12 @@ class Voc(FileDataset):
         UserError: a folder is missing or empty; the message names it.
     """
 
+    tree = (
+        "JPEGImages/ID.jpg",
+        "SegmentationClassAug/ID.png or SegmentationClass/ID.png",
+        "ImageSets/Segmentation/{train,val}.txt or splits/{train_aug,val}.txt",
+        "splits/{92,...,1_16,...}/{labeled,unlabeled}.txt: optional",
+    )
     list_places: ClassVar[dict[str, tuple[str, ...]]] = {
         "train": (
             "splits/train_aug.txt",
