@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ class FolderDataset(FileDataset):
         UserError: a folder or file is missing, unreadable or ambiguous; the message names it.
     """
 
-    tree = (
+    tree: ClassVar[tuple[str, ...]] = (
         "images/NAME.jpg, .png, ...",
         "masks/NAME.png              for those that are annotated",
         "classes.txt or classes.json, splits/{train,val,test}.txt: optional",
