@@ -26,11 +26,28 @@ def tiny_folder(_tiny_source: Path, tmp_path: Path) -> Path:
     return target
 
 
+def real_data(name: str, variable: str, holds: str) -> Path:
+    """The folder in an environment variable, or ../shared/data/NAME beside the repository; skips where it is absent."""
+    root = Path(__file__).resolve().parents[1]
+    path = Path(os.environ.get(variable) or root.parent / "shared" / "data" / name)
+    if not (path / holds).is_dir():
+        pytest.skip(f"no {name} at {path}; set {variable} to its folder")
+    return path
+
+
 @pytest.fixture(scope="session")
 def camvid_dir() -> Path:
-    """CamVid in the own-folder form: $SEMISEG_CAMVID, or ../shared/data/camvid beside the repository."""
-    root = Path(__file__).resolve().parents[1]
-    path = Path(os.environ.get("SEMISEG_CAMVID") or root.parent / "shared" / "data" / "camvid")
-    if not (path / "images").is_dir():
-        pytest.skip(f"no CamVid at {path}; set SEMISEG_CAMVID to its folder")
-    return path
+    """CamVid in the own-folder form: $SEMISEG_CAMVID."""
+    return real_data("camvid", "SEMISEG_CAMVID", "images")
+
+
+@pytest.fixture(scope="session")
+def voc_dir() -> Path:
+    """Pascal VOC 2012, or some of its images with the lists of UniMatch: $SEMISEG_VOC2012."""
+    return real_data("voc2012", "SEMISEG_VOC2012", "JPEGImages")
+
+
+@pytest.fixture(scope="session")
+def list_dir() -> Path:
+    """Published lists, a folder a source: $SEMISEG_SPLIT_LISTS."""
+    return real_data("split-lists", "SEMISEG_SPLIT_LISTS", "pseudoseg")

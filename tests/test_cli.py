@@ -423,6 +423,15 @@ def test_options_come_from_preset_file_and_command_line_in_this_order(
         assert line in text.splitlines()
 
 
+def test_steps_on_the_command_line_win_over_epochs_in_the_file(call: Call, _tiny_source: Path, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("epochs: 80\n")
+    arguments = ("--data", _tiny_source, "--config", tmp_path / "c.yaml", "--out", tmp_path / "run", *TRAIN)
+    assert call("train", *arguments, "--val-every", "never").status == 0
+    assert {"steps: 2", "epochs: null"} <= set((tmp_path / "run" / "config.yaml").read_text().splitlines())
+    arguments = ("--data", _tiny_source, "--config", tmp_path / "c.yaml", "--out", tmp_path / "other", *TRAIN)
+    assert_refused(call("train", *arguments, "--epochs", "3"), "absent where epochs is given")
+
+
 # The other commands.
 
 
@@ -552,7 +561,9 @@ def test_lists(call: Call) -> None:
         assert re.search(f"^{re.escape(name)}: ", result.out, re.MULTILINE)
     assert "--ema-reset shift" in result.out
     result = call("datasets")
-    assert result.status == 0 and result.out.count("\n") == 3
+    names = re.findall(r"^(\w+): \w", result.out, re.MULTILINE)
+    assert result.status == 0 and names == ["folder", "camvid", "voc2012", "cityscapes", "ade20k", "shapes"]
+    assert "    leftImg8bit/{train,val,test}/CITY/ID_leftImg8bit.png" in result.out.splitlines()
 
 
 def test_unknown_command(call: Call) -> None:

@@ -187,3 +187,12 @@ def test_names_that_are_close() -> None:
     assert lookup("network", "a", {"a": 1}) == 1
     with pytest.raises(UserError, match="unknown network 'b': choose from a"):
         lookup("network", "b", {"a": 1})
+
+
+def test_a_given_length_wins_over_the_files_length(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("epochs: 80\n")
+    config, _ = api.resolve({"steps": 5}, file=str(tmp_path / "c.yaml"))
+    assert (config.steps, config.epochs) == (5, None)
+    (tmp_path / "c.yaml").write_text("steps: 80\n")
+    config, _ = api.resolve({"epochs": 5}, file=str(tmp_path / "c.yaml"))
+    assert (config.steps, config.epochs) == (None, 5)

@@ -14,6 +14,7 @@ from semiseg.data import Shapes, StreamConfig, TrainStream
 from semiseg.evaluation.metrics import ConfusionMatrix
 from semiseg.methods import ALIASES, METHODS, VARIANTS, Batch, Method, Progress
 from semiseg.methods.method import as_float
+from semiseg.ops.losses import cross_entropy
 from semiseg.ops.schedules import poly, ramp_up
 from semiseg.training.trainer import LOSS_TERMS
 from toy import Toy, gradients, make, make_batch, run, state
@@ -322,6 +323,19 @@ def test_class_weights_weigh_the_labels_and_only_them(name: str, progress_step: 
 
 
 # Strange batches.
+
+
+@pytest.mark.parametrize("progress_step", [0, 3])
+def test_labels_are_learned_by_the_loss_that_the_run_asks_for(name: str, progress_step: int) -> None:
+    batch, progress = make_batch(), Progress(progress_step, 100, 10)
+    options = {} if name == "supervised" else {"burn_in": 0.02}
+    plain = step(make(name, **options), batch, progress)
+    method = make(name, **options)
+    method.supervised_loss = lambda logits, masks, weights: 3 * cross_entropy(logits, masks, weights)
+    other = step(method, batch, progress)
+    assert other["loss/supervised"] == pytest.approx(3 * plain["loss/supervised"], rel=1e-5)
+    for key in plain.keys() - {"loss", "loss/supervised"}:
+        assert other[key] == plain[key]
 
 
 @pytest.mark.parametrize("classes", [2, 21, 150])

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from semiseg.ops.ema import ema_decay, ema_update
-from semiseg.ops.losses import balancing_weights, cross_entropy, weighted_cross_entropy, weighted_squared_error
+from semiseg.ops.losses import (
+    balancing_weights,
+    cross_entropy,
+    ohem_cross_entropy,
+    weighted_cross_entropy,
+    weighted_squared_error,
+)
 from semiseg.ops.mixing import REGIONS, classmix_region, cutmix_region, partners, paste
 from semiseg.ops.photometric import photometric
 from semiseg.ops.pseudo_labels import confidence_weights, labeling, pseudo_label, soft_label
@@ -73,6 +79,31 @@ def test_balancing_keeps_the_size_of_the_loss(pixels: list[int], power: float) -
         assert (weights[counts > 0][order].diff() <= 1e-5 * weights.max()).all()  # the rarer, the heavier
 
 
+def test_ohem_by_hand() -> None:
+    # Probabilities of the true class: 0.880797, 0.5, 0.119203, 0.880797, and a pixel that nobody knows.
+    logits = logits_of((2.0, 0.0), (0.0, 0.0), (2.0, 0.0), (0.0, 2.0), (0.0, 9.0))
+    labels = torch.tensor([[[0, 0, 1, 1, 255]]])
+
+    def loss(threshold: float, min_kept: int) -> float:
+        return ohem_cross_entropy(logits, labels, threshold=threshold, min_kept=min_kept).item()
+
+    assert loss(0.7, 1) == pytest.approx((0.693147 + 2.126928) / 2)  # both under the threshold
+    assert loss(0.3, 1) == pytest.approx(2.126928)
+    assert loss(0.3, 2) == pytest.approx((0.693147 + 2.126928) / 2)  # the second hardest sets the limit
+    everything = cross_entropy(logits, labels).item()
+    for threshold, min_kept in ((1.0, 1), (0.7, 4), (0.0, 5), (0.0, 99)):  # fewer known pixels than are to be kept
+        assert loss(threshold, min_kept) == pytest.approx(everything)
+    weighted = ohem_cross_entropy(logits, labels, torch.tensor([2.0, 1.0]), threshold=0.7, min_kept=1)
+    assert weighted.item() == pytest.approx((2 * 0.693147 + 2.126928) / 2)
+
+
+def test_ohem_gives_no_gradient_to_easy_pixels() -> None:
+    logits = logits_of((2.0, 0.0), (0.0, 0.0), (0.0, 3.0)).requires_grad_()
+    ohem_cross_entropy(logits, torch.tensor([[[0, 0, 0]]]), threshold=0.7, min_kept=1).backward()
+    assert logits.grad is not None
+    assert logits.grad[0, :, 0].abs().sum(0).gt(0).tolist() == [False, True, True]
+
+
 def test_weighted_cross_entropy_by_hand() -> None:
     logits = logits_of((0.0, 0.0), (2.0, 0.0), (2.0, 0.0), (2.0, 0.0))
     labels, weights = torch.tensor([[[0, 1, 0, 1]]]), torch.tensor([[[1.0, 0.5, 0.0, 1.0]]])
@@ -119,6 +150,7 @@ def test_the_squared_error_lies_between_zero_and_two(seed: int, classes: int) ->
     "kind",
     [
         "supervised, ignored",
+        "ohem, ignored",
         "weighted, ignored",
         "weighted, padding",
         "weighted, zero",
@@ -132,6 +164,7 @@ def test_a_crop_without_a_known_pixel_costs_nothing(kind: str) -> None:
     ignored, ones = torch.full_like(labels, 255), torch.ones(2, 4, 4)
     loss = {
         "supervised, ignored": lambda: cross_entropy(logits, ignored),
+        "ohem, ignored": lambda: ohem_cross_entropy(logits, ignored, min_kept=3),
         "weighted, ignored": lambda: weighted_cross_entropy(logits, ignored, ones, ones.bool()),
         "weighted, padding": lambda: weighted_cross_entropy(logits, labels, ones, ~ones.bool()),
         "weighted, zero": lambda: weighted_cross_entropy(logits, labels, 0 * ones, ones.bool()),

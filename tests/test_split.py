@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from semiseg import api, cli
 from semiseg.data import IGNORE, FolderDataset, Shapes, derive, open_dataset, resolve_split
+from semiseg.data.splits import draw_labeled
 from semiseg.errors import UserError
 
 few = settings(max_examples=30, deadline=None, derandomize=True)
@@ -172,7 +173,8 @@ def test_a_derived_data_set(tiny_folder: Path, tmp_path: Path, kind: str, capsys
     full, part = FolderDataset(tiny_folder), FolderDataset(out)
     assert (part.ids, part.classes, part.palette) == (full.ids, full.classes, full.palette)
     assert all(part.split(name) == full.split(name) for name in ("train", "val", "test"))
-    assert part.published_split("1/4", 0) == full.published_split("1/4", 0) is not None
+    assert part.published_lists("1/4", 0) is not None is not full.published_lists("1/4", 0)
+    assert draw_labeled(part, "1/4", 0) == draw_labeled(full, "1/4", 0)
     for id in full.ids:
         assert torch.equal(part.read_image(id), full.read_image(id))
         kept, mask = part.read_mask(id), full.read_mask(id)

@@ -365,6 +365,17 @@ def test_class_balance_reaches_the_loss(no_report: None, _tiny_source: Path, tmp
     assert losses[0.0] != losses[1.0]
 
 
+def test_hard_pixels_reach_the_loss(no_report: None, _tiny_source: Path, tmp_path: Path) -> None:
+    losses = []
+    wishes: dict[str, dict[str, Any]] = {"ce": {}, "all": {"ohem_threshold": 1.0}, "one": {"ohem_threshold": 0.0}}
+    for name, options in wishes.items():
+        kind = "ce" if name == "ce" else "ohem"
+        options |= {"ohem_min_kept": 1, "steps": 1, "val_every": 1}
+        run = train(_tiny_source, tmp_path / name, supervised_loss=kind, **options)
+        losses.append(metrics(run)[0]["loss/supervised"])
+    assert losses[0] == pytest.approx(losses[1]) and losses[2] > 1.2 * losses[0]
+
+
 # When to log, validate and save.
 
 

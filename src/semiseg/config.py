@@ -21,11 +21,15 @@ class TrainConfig:
     """A training run, but for the method's own options."""
 
     data: str = ""
-    """Data set: a directory (images/, masks/), or shapes[:images=N,size=S,...] for generated images."""
+    """Data set: a directory (`semiseg datasets`), or shapes[:images=N,size=S,...] for generated images."""
     method: str = "dual-teacher"
     """Training method; `semiseg methods` lists them."""
     labeled: str | None = None
-    """Labels to use: a share (1/16), a number (23), or a file with one image a line; all masks where absent."""
+    """Labels to use: a share (1/16), a number (23), a list in a file, or split_0.pkl:N; all masks where absent."""
+    unlabeled: str | None = None
+    """Unlabeled images: a list in a file; where absent, the list published with the labeled one, or the rest."""
+    existing_only: bool = False
+    """Leave images that are not there out of the lists, and say how many; they are an error otherwise."""
     annotation: Literal["full", "partial", "single-positive"] = "full"
     """What 255 in a labeled mask means: nothing to learn (full), or that nobody annotated it (partial: any pixels are;
     single-positive: those of one class an image), so that a teacher may label it."""
@@ -70,6 +74,12 @@ class TrainConfig:
     """Largest norm of the gradient; 0: no clipping."""
     class_balance: float = 0.0
     """Exponent by which rare classes weigh more in the labeled loss: share^-x of pixels; 0: all alike."""
+    supervised_loss: Literal["ce", "ohem"] = "ce"
+    """Loss of the labels: cross-entropy, or ohem, that of the hard pixels only (Cityscapes in most papers)."""
+    ohem_threshold: float = 0.7
+    """ohem: a pixel is hard if its class has at most this probability (CPS, U2PL, AugSeg, UniMatch)."""
+    ohem_min_kept: int = 100_000
+    """ohem: at least so many pixels of a process's batch count as hard (U2PL, AugSeg; UniMatch 200,000)."""
     seed: int = 0
     """Seed of everything random."""
 
@@ -102,6 +112,8 @@ class TrainConfig:
         self._check(self.steps is None or self.epochs is None, "steps", "absent where epochs is given")
         self._check(self.lr > 0, "lr", "positive")
         self._check(0 <= self.class_balance <= 1, "class-balance", "in [0, 1]")
+        self._check(0 <= self.ohem_threshold <= 1, "ohem-threshold", "in [0, 1]")
+        self._check(self.ohem_min_kept >= 1, "ohem-min-kept", "at least 1")
         for option in ("weight-decay", "encoder-lr-factor", "clip-norm", "poly-power", "keep", "warmup-steps"):
             self._check(getattr(self, option.replace("-", "_")) >= 0, option, "0 or more")
         self._check(self.workers >= 0, "workers", "0 or more")

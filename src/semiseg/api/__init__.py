@@ -2,8 +2,9 @@
 
 from semiseg.api.inference import evaluate, predict
 from semiseg.api.model import Model, load
+from semiseg.api.preparing import prepare
 from semiseg.api.reporting import report
 from semiseg.api.splitting import split
 from semiseg.api.training import resolve, train, train_with
 
-__all__ = ["Model", "evaluate", "load", "predict", "report", "resolve", "split", "train", "train_with"]
+__all__ = ["Model", "evaluate", "load", "predict", "prepare", "report", "resolve", "split", "train", "train_with"]

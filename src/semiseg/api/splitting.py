@@ -218,8 +218,8 @@ def _place_lists(dataset: SegmentationDataset, root: Path, labeled: str | None, 
     if dataset.root is not None:
         for path in (dataset.root / "splits").glob("*_*/seed*/labeled.txt"):
             share, number = path.parent.parent.name.replace("_", "/"), path.parent.name.removeprefix("seed")
-            if number.isdecimal() and (lists := dataset.published_split(share, int(number))):
-                found[share, int(number)] = lists
+            if number.isdecimal() and dataset.published_lists(share, int(number)):
+                found[share, int(number)] = draw_labeled(dataset, share, int(number))
     if labeled is not None:
         found.setdefault((labeled, seed), draw_labeled(dataset, labeled, seed))
     for (share, of_seed), lists in found.items():

@@ -38,8 +38,11 @@ def resolve(values: dict[str, Any], preset: str | None = None, file: str | None 
     kinds = (TrainConfig, method.Options)
     if file:
         from_file = check_mapping(kinds, from_file, file)
-    merged = of_variant | from_preset | from_file | values | {"method": name}
-    config, options = from_mapping(kinds, merged, "options")
+    below = of_variant | from_preset | from_file
+    for one, other in (("steps", "epochs"), ("epochs", "steps")):
+        if one in values:
+            below.pop(other, None)
+    config, options = from_mapping(kinds, below | values | {"method": name}, "options")
     return config, options
 
 
@@ -125,7 +128,7 @@ def prepare(path: Path, config: TrainConfig, options: Any, processes: int = 1) -
     if not config.data:
         raise UserError("--data is missing: give a directory with images/ and masks/, or shapes")
     dataset = open_dataset(config.data)
-    split = resolve_split(dataset, config.labeled, config.seed)
+    split = resolve_split(dataset, config.labeled, config.seed, config.unlabeled, config.existing_only)
     if METHODS[config.method].uses_unlabeled and not split.unlabeled:
         raise UserError(
             f"{config.data}: no unlabeled images left for {config.method}: "

@@ -9,6 +9,7 @@ from semiseg import __version__
 from semiseg.cli.demo import demo
 from semiseg.cli.lists import datasets, methods, networks
 from semiseg.cli.parsing import Argv
+from semiseg.cli.prepare import prepare
 from semiseg.cli.split import split
 from semiseg.cli.train import train
 from semiseg.cli.use import evaluate, predict, report
@@ -21,6 +22,7 @@ COMMANDS: dict[str, Callable[[Argv], None]] = {
     "predict": predict,
     "report": report,
     "split": split,
+    "prepare": prepare,
     "methods": methods,
     "networks": networks,
     "datasets": datasets,

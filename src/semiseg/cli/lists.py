@@ -40,3 +40,5 @@ def datasets(argv: Argv) -> None:
 
     for name, kind in DATASETS.items():
         print(f"{name}: {(kind.__doc__ or '').strip().splitlines()[0]}")
+        for line in getattr(kind, "tree", ()):  # what is generated has none
+            print(f"    {line}")

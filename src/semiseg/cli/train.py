@@ -27,6 +27,10 @@ def train(argv: Argv) -> None:
     if "method" in early:
         given["method"] = early["method"]
     config, options = api.resolve(given, early.get("preset"), early.get("config"))
+    if "steps" in early:  # it wins over the file's length, in whichever way that is given
+        config = replace(config, epochs=None)
+    if "epochs" in early:
+        config = replace(config, steps=None)
     own = METHODS[config.method].Options
     arguments = make_dataclass(
         "Arguments",
@@ -51,7 +55,7 @@ def early_options(argv: Argv) -> dict[str, str]:
     found = {}
     for index, argument in enumerate(argv):
         name, equals, value = argument.partition("=")
-        if name in ("--method", "--preset", "--config", "--resume"):
+        if name in ("--method", "--preset", "--config", "--resume", "--steps", "--epochs"):
             if not equals and index + 1 == len(argv):
                 raise UserError(f"{name} needs a value")
             found[name[2:]] = value if equals else argv[index + 1]

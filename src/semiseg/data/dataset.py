@@ -43,6 +43,7 @@ class SegmentationDataset(ABC):
         classes: the class names; mask value ``k`` means ``classes[k]``.
         palette: one RGB color per class, 0 to 255, for pictures and indexed PNG files.
         ids: every image, sorted.
+        image_ending: what the names of image files in lists have behind the id, beside a suffix.
     """
 
     name: str
@@ -50,6 +51,7 @@ class SegmentationDataset(ABC):
     classes: tuple[str, ...]
     palette: tuple[Color, ...]
     ids: tuple[str, ...]
+    image_ending: str = ""
 
     @abstractmethod
     def read_image(self, id: str) -> Tensor:
@@ -66,12 +68,17 @@ class SegmentationDataset(ABC):
     def has_mask(self, id: str) -> bool:
         """Tell whether there is a mask, without opening it."""
 
-    def split(self, name: str) -> tuple[str, ...] | None:
-        """Return the list ``train``, ``val`` or ``test`` that comes with the data, None where there is none."""
+    def split(self, name: str, missing: list[str] | None = None) -> tuple[str, ...] | None:
+        """Return the list ``train``, ``val`` or ``test`` that comes with the data, None where there is none.
+
+        Images that it names and that are not there are an error; where ``missing`` is given, they are put there.
+        """
         return None
 
-    def published_split(self, labeled: str, seed: int) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-        """Return the (labeled, unlabeled) lists that come with the data for ``"1/16"`` and a seed, None if absent."""
+    def published_lists(self, labeled: str, seed: int) -> tuple[Path, Path] | None:
+        """Return the files of labeled and unlabeled images that come with the data for ``"1/16"`` (or ``"92"``) and a
+        seed, None if absent.
+        """
         return None
 
     def tags(self, id: str) -> tuple[int, ...] | None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,23 +15,23 @@ from PIL import Image
 from torch import Tensor
 
 from semiseg.data.dataset import IGNORE, Color, SegmentationDataset, default_palette
+from semiseg.data.files import FileDataset
 from semiseg.data.images import (
     IMAGE_SUFFIXES,
     JPEG_SUFFIXES,
     MASK_SUFFIXES,
     color_indices,
     list_files,
-    read_image_file,
     read_mask_file,
     reason,
     write_mask_file,
 )
-from semiseg.data.splits import read_lines, read_list, write_list
+from semiseg.data.lists import read_lines, write_list
 from semiseg.data.tags import Tags, read_tags
 from semiseg.errors import UserError
 
 
-class FolderDataset(SegmentationDataset):
+class FolderDataset(FileDataset):
     """A person's own folder, which needs no configuration.
 
     ``images/*`` and ``masks/*`` share their stems; an image without a mask is unlabeled. A mask holds integers, palette
@@ -45,8 +45,14 @@ class FolderDataset(SegmentationDataset):
         UserError: a folder or file is missing, unreadable or ambiguous; the message names it.
     """
 
+    tree: ClassVar[tuple[str, ...]] = (
+        "images/NAME.jpg, .png, ...",
+        "masks/NAME.png              for those that are annotated",
+        "classes.txt or classes.json, splits/{train,val,test}.txt: optional",
+    )
+
     def __init__(self, root: str | Path) -> None:
-        self.root: Path = Path(root)
+        self.root = Path(root)
         self.name = self.root.resolve().name
         if not self.root.is_dir():
             raise UserError(f"{root}: there is no such folder; give one that holds images/ and masks/")
@@ -64,10 +70,6 @@ class FolderDataset(SegmentationDataset):
         tags = self.root / "tags.csv"
         self._tags = read_tags(tags, self.classes, self.ids) if tags.exists() else {}
 
-    def read_image(self, id: str) -> Tensor:
-        """Read an image as uint8 ``(3, H, W)``, RGB, upright."""
-        return read_image_file(self.images[id])
-
     def read_mask(self, id: str) -> Tensor:
         """Read a mask as uint8 ``(H, W)``: class index or 255."""
         path = self.masks[id]
@@ -82,33 +84,9 @@ class FolderDataset(SegmentationDataset):
             )
         return torch.from_numpy(mask)
 
-    def has_mask(self, id: str) -> bool:
-        """Tell whether there is a mask, without opening it."""
-        return id in self.masks
-
-    def split(self, name: str) -> tuple[str, ...] | None:
-        """Return the ids in ``splits/NAME.txt``, None if there is no such file."""
-        path = self.root / "splits" / f"{name}.txt"
-        return read_list(path, self) if path.exists() else None
-
-    def published_split(self, labeled: str, seed: int) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-        """Return the lists in ``splits/1_16/seed0`` for ``"1/16"`` and 0, None unless both are there."""
-        directory = self.root / "splits" / labeled.replace("/", "_") / f"seed{seed}"
-        if not all((directory / f"{name}.txt").exists() for name in ("labeled", "unlabeled")):
-            return None
-        return read_list(directory / "labeled.txt", self), read_list(directory / "unlabeled.txt", self)
-
     def tags(self, id: str) -> Tags | None:
         """Return the image's line of ``tags.csv``, None where it has none."""
         return self._tags.get(id)
-
-    def image_path(self, id: str) -> Path:
-        """Return the image's file."""
-        return self.images[id]
-
-    def mask_path(self, id: str) -> Path | None:
-        """Return the mask's file, None where there is none."""
-        return self.masks.get(id)
 
     def _find_files(self) -> tuple[dict[str, Path], dict[str, Path]]:
         images = list_files(self.root / "images", IMAGE_SUFFIXES)

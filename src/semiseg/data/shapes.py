@@ -117,7 +117,7 @@ class Shapes(SegmentationDataset):
         """Every image has one."""
         return True
 
-    def split(self, name: str) -> tuple[str, ...] | None:
+    def split(self, name: str, missing: list[str] | None = None) -> tuple[str, ...] | None:
         """Return the ids of ``train``, ``val`` or ``test``."""
         return self._lists.get(name)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from semiseg.data.dataset import IGNORE, SegmentationDataset, read_sample
+from semiseg.data.lists import ListReader, read_lines, read_list, read_permutation, unlabeled_beside, write_list
 from semiseg.errors import UserError
 from semiseg.seeding import generator
 
@@ -32,86 +32,122 @@ class Split:
     notes: tuple[str, ...] = ()
 
 
-def resolve_split(dataset: SegmentationDataset, labeled: str | None, seed: int) -> Split:
+def resolve_split(
+    dataset: SegmentationDataset,
+    labeled: str | None,
+    seed: int,
+    unlabeled: str | None = None,
+    existing_only: bool = False,
+) -> Split:
     """Decide which images are labeled, and which of the rest serve for what.
 
     The training images are the train list, or all that are in neither the val nor the test list. All of them that are
-    not labeled are unlabeled, whether they have a mask or not. Without a val list, a fifth of the labeled images (at
-    least one) is held out.
+    not labeled are unlabeled, whether they have a mask or not, unless a list says otherwise. Without a val list, a
+    fifth of the labeled images (at least one) is held out.
 
     Args:
         dataset: the data; no file of it but lists is opened.
-        labeled: None for all training images that have a mask; a share of the training images, ``"1/16"``, by the list
-            that comes with the data for this seed or else drawn; a number of images, ``"23"``, drawn; or a file with an
-            id a line.
+        labeled: None for all training images that have a mask; a share of the training images, ``"1/16"``, or a number
+            of images, ``"23"``, by the lists that come with the data or else drawn; a list in a file, with the list of
+            unlabeled images that was published beside it, if there is one; or ``"split_0.pkl:N"``, the first N of a
+            permutation of the sorted training images.
         seed: of whatever is drawn.
+        unlabeled: a list of the unlabeled images in a file, in place of the above.
+        existing_only: leave images that are not there out of the lists, with a note; otherwise they are an error.
 
     Raises:
         UserError: a list or file contradicts the data or another list, or there are too few masks.
     """
-    train, val, test = lists_of(dataset)
-    notes: list[str] = []
-    chosen, unlabeled = _choose_labeled(dataset, train, labeled, seed, notes)
-    if not val:
-        chosen, val = _hold_out(dataset, chosen, seed, notes)
+    reader = ListReader(dataset, existing_only)
+    val, test = read_lists(reader)
+    chosen, rest = _choose_labeled(reader, labeled, seed, Path(unlabeled) if unlabeled else None)
+    if val is None:
+        chosen, val = _hold_out(dataset, chosen, seed, reader.notes)
     unmasked = [id for id in val if not dataset.has_mask(id)]
     if unmasked:
         raise UserError(f"{dataset.name}: {unmasked[0]!r} in the val list has no mask; add it or take the line out")
     if any(not dataset.has_mask(id) for id in test):
         masked = tuple(id for id in test if dataset.has_mask(id))
-        notes.append(f"{len(test) - len(masked)} of {len(test)} test images have no mask and are left out")
+        reader.notes.append(f"{len(test) - len(masked)} of {len(test)} test images have no mask and are left out")
         test = masked
-    split = Split(chosen, unlabeled, val, test, tuple(notes))
+    split = Split(chosen, rest, val, test, tuple(reader.notes))
     _check_disjoint(dataset, split)
     return split
 
 
-def lists_of(dataset: SegmentationDataset) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Return training, val and test images before any is labeled or held out; the last two may be empty.
+def read_lists(reader: ListReader) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    """Fill in the reader's training images; return val, None where there is no such list, and test images.
 
     Raises:
         UserError: a list that comes with the data is empty.
     """
-    lists = {name: dataset.split(name) for name in ("train", "val", "test")}
-    for name, ids in lists.items():
-        if ids == ():
-            raise UserError(f"{dataset.name}: the {name} list is empty; fill splits/{name}.txt or remove it")
-    val, test = lists["val"] or (), lists["test"] or ()
-    held_back = {*val, *test}
-    return lists["train"] or tuple(id for id in dataset.ids if id not in held_back), val, test
+    lists = {name: reader.named(name) for name in ("train", "val", "test")}
+    held_back = {*(lists["val"] or ()), *(lists["test"] or ())}
+    reader.train = lists["train"] or tuple(id for id in reader.dataset.ids if id not in held_back)
+    return lists["val"], lists["test"] or ()
+
+
+def lists_of(dataset: SegmentationDataset) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Return training, val and test images before any is labeled or held out; the last two may be empty."""
+    reader = ListReader(dataset, existing_only=False)
+    val, test = read_lists(reader)
+    return reader.train, val or (), test
 
 
 def draw_labeled(dataset: SegmentationDataset, labeled: str, seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the (labeled, unlabeled) lists that ``resolve_split`` begins with, before it holds any image out."""
-    return _choose_labeled(dataset, lists_of(dataset)[0], labeled, seed, [])
+    reader = ListReader(dataset, existing_only=False)
+    read_lists(reader)
+    return _choose_labeled(reader, labeled, seed, None)
 
 
 def _choose_labeled(
-    dataset: SegmentationDataset, train: tuple[str, ...], labeled: str | None, seed: int, notes: list[str]
+    reader: ListReader, labeled: str | None, seed: int, unlabeled: Path | None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the labeled and the unlabeled ids of the training images."""
+    """Return the labeled and the unlabeled ids."""
+    dataset, train = reader.dataset, reader.train
     masked = tuple(id for id in train if dataset.has_mask(id))
     if not masked:
         where = dataset.root / "masks" if dataset.root else dataset.name
         raise UserError(f"{where}: none of {len(train)} training images has a mask; annotate a few, as masks/NAME.png")
     if labeled is None:
         chosen = masked
-    elif re.fullmatch(r"\d+/\d+", labeled):
-        published = dataset.published_split(labeled, seed)
-        if published is not None:
-            notes.append(f"labeled {labeled}: the lists that come with {dataset.name} for seed {seed}")
-            _check_labeled(dataset, published[0], train, f"the {labeled} list for seed {seed}")
-            return published
-        chosen = _draw(masked, _share(labeled, len(train)), labeled, seed)
-    elif re.fullmatch(r"\d+", labeled):
-        chosen = _draw(masked, int(labeled), labeled, seed)
+    elif match := re.fullmatch(r"(.+\.pkl)(?::(\d+))?", labeled):
+        chosen = _from_permutation(reader, Path(match[1]), int(match[2] or 0))
+    elif re.fullmatch(r"\d+(/\d+)?", labeled):
+        if published := dataset.published_lists(labeled, seed):
+            reader.notes.append(f"labeled {labeled}: the lists that come with {dataset.name} for seed {seed}")
+            chosen, unlabeled = reader.file(published[0]), unlabeled or published[1]
+        else:
+            count = _share(labeled, len(train)) if "/" in labeled else int(labeled)
+            chosen = _draw(masked, count, labeled, seed)
     elif Path(labeled).is_file():
-        chosen = read_list(Path(labeled), dataset)
-        _check_labeled(dataset, chosen, train, labeled)
+        chosen = reader.file(Path(labeled))
+        if unlabeled is None and (unlabeled := unlabeled_beside(Path(labeled))):
+            reader.notes.append(f"unlabeled: the list {unlabeled} that lies beside {labeled}")
     else:
-        raise UserError(f"--labeled {labeled}: no such file; give a share (1/16), a number (23) or a file of ids")
+        raise UserError(
+            f"--labeled {labeled}: no such file; give a share (1/16), a number (23), a list in a file or split_0.pkl:N"
+        )
+    _check_labeled(dataset, chosen, None if unlabeled else train, f"--labeled {labeled}")
+    if unlabeled:
+        return chosen, reader.file(unlabeled, may_be_empty=True)  # a method that needs some says so
     taken = set(chosen)
     return chosen, tuple(id for id in train if id not in taken)
+
+
+def _from_permutation(reader: ListReader, path: Path, count: int) -> tuple[str, ...]:
+    """Return the labeled images by CutMix-Seg's and ClassMix's files: the first of the permuted, sorted train list."""
+    order, whole = read_permutation(path), sorted({*reader.train, *reader.train_missing})
+    if len(order) != len(whole):
+        mismatch = f"it permutes {len(order)} images, and the train list has {len(whole)}"
+        raise UserError(f"{path}: {mismatch}; take the file made for these data, or complete the train list")
+    if not 0 < count < len(order):
+        raise UserError(f"--labeled {path}: say how many of the {len(order)} images are labeled, e.g. {path}:100")
+    chosen, here = [whole[index] for index in order[:count]], set(reader.train)
+    return reader.present(
+        f"{path}:{count}", tuple(id for id in chosen if id in here), [id for id in chosen if id not in here]
+    )
 
 
 def _share(labeled: str, count: int) -> int:
@@ -131,10 +167,13 @@ def _draw(masked: tuple[str, ...], count: int, labeled: str, seed: int) -> tuple
     return tuple(sorted(masked[index] for index in order[:count]))
 
 
-def _check_labeled(dataset: SegmentationDataset, ids: tuple[str, ...], train: tuple[str, ...], source: str) -> None:
+def _check_labeled(
+    dataset: SegmentationDataset, ids: tuple[str, ...], train: tuple[str, ...] | None, source: str
+) -> None:
+    """Raise UserError where one of the labeled images has no mask, or is no training image, if these are given."""
     if not ids:
         raise UserError(f"{source}: the list is empty; name at least one image")
-    known = set(train)
+    known = set(ids if train is None else train)
     for id in ids:
         if id not in known:
             raise UserError(
@@ -166,44 +205,6 @@ def _check_disjoint(dataset: SegmentationDataset, split: Split) -> None:
             other = owner.setdefault(id, name)
             if other != name:
                 raise UserError(f"{dataset.name}: {id!r} is in the {other} and the {name} list; keep it in one of them")
-
-
-def read_lines(path: Path) -> tuple[str, ...]:
-    """Read the lines of a text file, stripped, blank ones left out; raises UserError if it cannot be read."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({type(error).__name__}); it must be a UTF-8 text file") from error
-    return tuple(stripped for line in text.splitlines() if (stripped := line.strip()))
-
-
-def read_list(path: Path, dataset: SegmentationDataset) -> tuple[str, ...]:
-    """Read a list of ids, one a line; a folder before an id or a suffix behind it is tolerated.
-
-    Raises:
-        UserError: it cannot be read, or a line names an image that is not there or stands there twice.
-    """
-    known = set(dataset.ids)
-    ids: dict[str, None] = {}
-    for line in read_lines(path):
-        id = find_id(line, known)
-        if id is None:
-            raise UserError(f"{path}: {line!r} is no image of {dataset.name}; add the image or take the line out")
-        if id in ids:
-            raise UserError(f"{path}: {line!r} stands there twice; take one of the lines out")
-        ids[id] = None
-    return tuple(ids)
-
-
-def find_id(text: str, known: set[str]) -> str | None:
-    """Return the id that ``text`` means, with or without a folder before it and a suffix behind it; None for none."""
-    name = re.split(r"[/\\]", text)[-1]
-    return next((form for form in (text, name, os.path.splitext(name)[0]) if form in known), None)
-
-
-def write_list(path: Path, ids: Iterable[str]) -> None:
-    """Write ids to a file, one a line."""
-    path.write_text("".join(f"{id}\n" for id in ids), encoding="utf-8")
 
 
 def write_split(split: Split, directory: str | Path) -> None:

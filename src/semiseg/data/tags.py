@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from semiseg.data.splits import find_id
+from semiseg.data.lists import find_id
 from semiseg.errors import UserError, did_you_mean
 
 PRESENT, ABSENT, UNKNOWN = 1, 0, -1

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from semiseg.methods.method import Batch, Method, Progress, StepOutput, as_float, check_range
 from semiseg.ops.ema import ema_decay, ema_update
 from semiseg.ops.intensity import random_intensity
-from semiseg.ops.losses import IGNORE, cross_entropy, weighted_cross_entropy
+from semiseg.ops.losses import IGNORE, weighted_cross_entropy
 from semiseg.ops.mixing import cutmix_region, partners, paste
 from semiseg.ops.pseudo_labels import ThresholdMode, certainty, confidence_weights, pseudo_label, soft_label
 
@@ -90,7 +90,7 @@ class AugSeg(Method):
         w_m, trusted_fraction = confidence_weights(c_m, valid_m, o.threshold, o.threshold_mode)
 
         z_l, z_m = self.student(torch.cat([x_l, x_m])).split([len(x_l), len(x_m)])
-        loss_sup = cross_entropy(z_l, batch.masks, self.class_weights)
+        loss_sup = self.supervised_loss(z_l, batch.masks, self.class_weights)
         loss_unsup = weighted_cross_entropy(z_m, q_m, w_m, valid_m)
         loss = loss_sup + ramp * o.unsupervised_weight * loss_unsup
         scalars = {"loss/supervised": loss_sup.detach(), "loss/unsupervised": loss_unsup.detach()}

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from semiseg.methods.method import Batch, Method, Progress, StepOutput, as_float, check_range
-from semiseg.ops.losses import cross_entropy, weighted_cross_entropy
+from semiseg.ops.losses import weighted_cross_entropy
 from semiseg.ops.mixing import cutmix_region, partners, paste
 from semiseg.ops.pseudo_labels import labeling, soft_label
 
@@ -57,10 +57,10 @@ class DualStudent(Method):
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Return the loss of both students together: one backward pass, one optimizer."""
-        o, omega, ramp = self.options, self.class_weights, self.ramp(progress)
+        o, ce, omega, ramp = self.options, self.supervised_loss, self.class_weights, self.ramp(progress)
         x_l, x_w, y_l = as_float(batch.labeled_images), as_float(batch.unlabeled_images), batch.masks
         if ramp == 0:
-            loss = cross_entropy(self.student(x_l), y_l, omega) + cross_entropy(self.student2(x_l), y_l, omega)
+            loss = ce(self.student(x_l), y_l, omega) + ce(self.student2(x_l), y_l, omega)
             return StepOutput(loss, {"loss/supervised": loss.detach()})
 
         if o.cutmix:
@@ -72,7 +72,7 @@ class DualStudent(Method):
             yhat_1, yhat_2 = soft_label(z_1, o.label_temperature), soft_label(z_2, o.label_temperature)
 
         u_1, u_2 = z_1[-len(yhat_1) :], z_2[-len(yhat_2) :]
-        loss_sup = cross_entropy(z_1[: len(x_l)], y_l, omega) + cross_entropy(z_2[: len(x_l)], y_l, omega)
+        loss_sup = ce(z_1[: len(x_l)], y_l, omega) + ce(z_2[: len(x_l)], y_l, omega)
         ones = torch.ones_like(valid, dtype=torch.float32)
         loss_cps = weighted_cross_entropy(u_1, yhat_2, ones, valid) + weighted_cross_entropy(u_2, yhat_1, ones, valid)
         loss = loss_sup + ramp * o.unsupervised_weight * loss_cps

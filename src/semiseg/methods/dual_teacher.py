@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from semiseg.methods.method import Batch, Method, Progress, StepOutput, as_float, check_range, fill_term, tag_term
 from semiseg.ops.ema import BufferMode, ema_decay, ema_update
-from semiseg.ops.losses import cross_entropy, weighted_cross_entropy
+from semiseg.ops.losses import weighted_cross_entropy
 from semiseg.ops.mixing import REGIONS, partners, paste
 from semiseg.ops.photometric import photometric
 from semiseg.ops.pseudo_labels import ThresholdMode, confidence_weights, pseudo_label, soft_label
@@ -130,7 +130,7 @@ class DualTeacher(Method):
         w_m, trusted_fraction = confidence_weights(c_m, valid_m, o.threshold, o.threshold_mode)
 
         z_l, z_m, z_c = self.student_and_sub_models(x_l, x_m, x_c)
-        loss_sup = cross_entropy(z_l, batch.masks, self.class_weights)
+        loss_sup = self.supervised_loss(z_l, batch.masks, self.class_weights)
         loss_unsup = weighted_cross_entropy(z_m, q_m, w_m, valid_m)
         loss_cons = loss_sup.new_zeros(())
         if z_c is not None:

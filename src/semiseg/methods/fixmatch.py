@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from semiseg.methods.method import Batch, Method, Progress, StepOutput, as_float, check_range
-from semiseg.ops.losses import cross_entropy, weighted_cross_entropy
+from semiseg.ops.losses import weighted_cross_entropy
 from semiseg.ops.pseudo_labels import ThresholdMode, confidence_weights, pseudo_label, soft_label
 from semiseg.ops.strong_view import strong_view
 
@@ -64,7 +64,7 @@ class FixMatch(Method):
         x_m, q_m, c_m, valid_m = strong_view(x_w, q, c, batch.unlabeled_valid, o.color_strength)
         w_m, trusted_fraction = confidence_weights(c_m, valid_m, o.threshold, o.threshold_mode)
 
-        loss_sup = cross_entropy(z_l, batch.masks, self.class_weights)
+        loss_sup = self.supervised_loss(z_l, batch.masks, self.class_weights)
         loss_unsup = weighted_cross_entropy(self.student(x_m), q_m, w_m, valid_m)
         loss = (loss_sup + ramp * o.unsupervised_weight * loss_unsup) / 2
         scalars = {"loss/supervised": loss_sup.detach(), "loss/unsupervised": loss_unsup.detach()}

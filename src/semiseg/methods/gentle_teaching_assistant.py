@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from semiseg.methods.method import Batch, Method, Progress, StepOutput, as_float, check_range
 from semiseg.ops.ema import ema_decay, ema_update
-from semiseg.ops.losses import cross_entropy, per_pixel_cross_entropy
+from semiseg.ops.losses import per_pixel_cross_entropy
 from semiseg.ops.mixing import half_box_region, partners, paste
 from semiseg.ops.pseudo_labels import pseudo_label, soft_label
 
@@ -92,7 +92,7 @@ class GentleTeachingAssistant(Method):
         x = torch.cat([x_l, x_m])  # both see both: BatchNorm's statistics are of all images
         z_a, z_s = self.assistant(x)[len(x_l) :], self.student(x)[: len(x_l)]
         loss_a = (omega * per_pixel_cross_entropy(z_a, q_m)).sum()
-        loss_s = cross_entropy(z_s, batch.masks, self.class_weights)
+        loss_s = self.supervised_loss(z_s, batch.masks, self.class_weights)
         scalars = {"loss/supervised": loss_s.detach(), "loss/unsupervised": loss_a.detach()}
         loss = loss_s + ramp * o.unsupervised_weight * loss_a
         return StepOutput(loss, scalars | {"trusted_fraction": trusted_fraction})

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from semiseg.methods.method import Batch, Method, Progress, StepOutput, as_float, check_range, fill_term, tag_term
 from semiseg.ops.ema import BufferMode, ema_decay, ema_update
-from semiseg.ops.losses import cross_entropy, weighted_cross_entropy, weighted_squared_error
+from semiseg.ops.losses import weighted_cross_entropy, weighted_squared_error
 from semiseg.ops.mixing import REGIONS, partners, paste
 from semiseg.ops.photometric import photometric
 from semiseg.ops.pseudo_labels import ThresholdMode, confidence_weights, pseudo_label, soft_label
@@ -96,7 +96,7 @@ class MeanTeacher(Method):
         w_m, trusted_fraction = confidence_weights(c_m, valid_m, o.threshold, o.threshold_mode)
 
         z_l, z_m = self.student(torch.cat([x_l, x_m])).split([len(x_l), len(x_m)])
-        loss_sup = cross_entropy(z_l, batch.masks, self.class_weights)
+        loss_sup = self.supervised_loss(z_l, batch.masks, self.class_weights)
         compare = weighted_cross_entropy if o.unsupervised_loss == "ce" else weighted_squared_error
         loss_unsup = compare(z_m, q_m, w_m, valid_m)
         loss_fill = fill_term(batch, z_l, lambda: self.label(x_l, batch.labeled_tags), o)

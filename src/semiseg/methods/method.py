@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from semiseg.ops.losses import cross_entropy, filled_cross_entropy
+from semiseg.ops.losses import SupervisedLoss, cross_entropy, filled_cross_entropy
 from semiseg.ops.schedules import ramp_up
 from semiseg.ops.tags import tag_loss
 
@@ -93,10 +93,11 @@ class Method(nn.Module, ABC):
     """A training method: owns ``student`` and its companions, nothing else.
 
     The trainer optimizes every parameter that requires a gradient, calls ``training_step``, takes the optimizer's
-    step, and calls ``after_step``. It also sets ``class_weights``, float ``(C,)``, by which the labeled loss weighs the
-    class of each pixel (1 each, or balanced); pseudo-labels are not weighted, since where a class is rare the teacher
-    errs most. All that a method remembers is in its ``state_dict`` or follows from
-    ``Progress``, so that a resumed run equals an uninterrupted one.
+    step, and calls ``after_step``. It also sets what holds for the labels of every method: ``supervised_loss``, called
+    with logits, masks and ``class_weights``, and these weights, float ``(C,)``, by which the loss weighs the class of
+    each pixel (1 each, or balanced); pseudo-labels are not weighted, since where a class is rare the teacher errs most.
+    All that a method remembers is in its ``state_dict`` or follows from ``Progress``, so that a resumed run equals an
+    uninterrupted one.
     """
 
     Options: ClassVar[type]
@@ -109,6 +110,7 @@ class Method(nn.Module, ABC):
         self.student = build()
         self.class_weights: Tensor
         self.register_buffer("class_weights", torch.ones(classes))
+        self.supervised_loss: SupervisedLoss = cross_entropy
         self.classes = classes
         self.options = options
 
@@ -144,7 +146,7 @@ class Method(nn.Module, ABC):
         That is all there is to a step of the burn-in, and to one of supervised training.
         """
         z_l = self.student(as_float(batch.labeled_images))
-        loss = cross_entropy(z_l, batch.masks, self.class_weights)
+        loss = self.supervised_loss(z_l, batch.masks, self.class_weights)
         scalars = {"loss/supervised": loss.detach()}
         if hasattr(self.options, "tag_weight"):
             loss_tags = tag_term(batch, z_l)

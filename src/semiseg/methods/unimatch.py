@@ -16,7 +16,7 @@ import torch
 
 from semiseg.methods.method import Batch, Method, Progress, StepOutput, as_float, check_range
 from semiseg.ops.features import channel_dropout, decode, encode
-from semiseg.ops.losses import cross_entropy, weighted_cross_entropy
+from semiseg.ops.losses import weighted_cross_entropy
 from semiseg.ops.pseudo_labels import ThresholdMode, confidence_weights, pseudo_label, soft_label
 from semiseg.ops.strong_view import strong_view
 
@@ -78,7 +78,7 @@ class UniMatch(Method):
         w_s, _ = confidence_weights(c_s, valid_s, o.threshold, o.threshold_mode)
         w, trusted_fraction = confidence_weights(c, valid, o.threshold, o.threshold_mode)
 
-        loss_sup = cross_entropy(z_l, batch.masks, self.class_weights)
+        loss_sup = self.supervised_loss(z_l, batch.masks, self.class_weights)
         loss_strong = weighted_cross_entropy(self.student(x_s), q_s, w_s, valid_s)  # over both views: their mean
         loss_fp = weighted_cross_entropy(z_fp, q, w, valid)
         loss = (loss_sup + ramp * (o.unsupervised_weight * loss_strong + o.feature_weight * loss_fp)) / 2

@@ -20,7 +20,7 @@ from torch import nn
 from semiseg.methods.method import Batch, Method, Progress, StepOutput, as_float, check_range
 from semiseg.ops.ema import ema_decay, ema_update
 from semiseg.ops.features import complementary_dropout, decode, encode
-from semiseg.ops.losses import cross_entropy, weighted_cross_entropy
+from semiseg.ops.losses import weighted_cross_entropy
 from semiseg.ops.pseudo_labels import ThresholdMode, confidence_weights, pseudo_label, soft_label
 from semiseg.ops.strong_view import strong_view
 
@@ -84,7 +84,7 @@ class UniMatchV2(Method):
 
         features = complementary_dropout(encode(self.student, x_s), o.whole_pairs)
         loss_unsup = weighted_cross_entropy(decode(self.student, features, x_s.shape[-2:]), q_s, w_s, valid_s)
-        loss_sup = cross_entropy(self.student(as_float(batch.labeled_images)), batch.masks, self.class_weights)
+        loss_sup = self.supervised_loss(self.student(as_float(batch.labeled_images)), batch.masks, self.class_weights)
         loss = (loss_sup + ramp * o.unsupervised_weight * loss_unsup) / 2
         scalars = {"loss/supervised": loss_sup.detach(), "loss/unsupervised": loss_unsup.detach()}
         return StepOutput(loss, scalars | {"trusted_fraction": trusted_fraction})

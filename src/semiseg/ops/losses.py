@@ -1,5 +1,7 @@
 """Per-pixel losses that are defined on every batch, also on one without a single known pixel."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,6 +9,8 @@ from torch import Tensor
 from semiseg.ops.pseudo_labels import ThresholdMode, confidence_weights, pseudo_label, soft_label
 
 IGNORE = 255
+SupervisedLoss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""What learns from labels: logits, labels and class weights, as ``cross_entropy`` takes them, to a scalar."""
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
@@ -22,6 +26,41 @@ def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None =
     """
     known = (labels != IGNORE).sum().clamp(min=1)
     return F.cross_entropy(logits, labels, class_weights, ignore_index=IGNORE, reduction="sum") / known
+
+
+def ohem_cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    class_weights: Tensor | None = None,
+    *,
+    threshold: float = 0.7,
+    min_kept: int = 100_000,
+) -> Tensor:
+    """Return the mean cross-entropy over the hard labeled pixels (online hard example mining, as in CPS).
+
+    Hard is a pixel whose class is given a probability of at most ``threshold``, or of at most that of the
+    ``min_kept``-th hardest pixel of the batch, if this is more; where fewer pixels are labeled, all are kept. Each
+    process chooses from its own part of the batch, as in the releases.
+
+    Args:
+        logits: ``(N, C, H, W)``.
+        labels: int64 ``(N, H, W)``, class index or 255 where nothing is known.
+        class_weights: float ``(C,)``; absent: 1.
+        threshold: in [0, 1]; 1 keeps every pixel.
+        min_kept: at least 1.
+
+    Returns:
+        A scalar; 0, with a gradient of 0, where no pixel is known.
+    """
+    with torch.no_grad():
+        known = labels != IGNORE
+        true_class = labels.masked_fill(~known, 0)[:, None]
+        probability = logits.float().softmax(1).gather(1, true_class)[:, 0].masked_fill_(~known, 2)  # after all others
+        if min_kept < probability.numel():
+            # The limit is 2, or one of the unknown pixels, where too few are known: then all are kept.
+            limit = probability.flatten().kthvalue(min_kept).values.clamp(min=threshold)
+            labels = labels.masked_fill(probability > limit, IGNORE)
+    return cross_entropy(logits, labels, class_weights)
 
 
 def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor, valid: Tensor) -> Tensor:

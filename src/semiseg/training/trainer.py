@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from semiseg.data.splits import Split, check_masks
 from semiseg.errors import UserError
 from semiseg.methods import METHODS, Batch, Method, Progress
 from semiseg.networks import SegmentationNetwork, build
-from semiseg.ops.losses import balancing_weights
+from semiseg.ops.losses import balancing_weights, ohem_cross_entropy
 from semiseg.seeding import derive_seed
 from semiseg.training.checkpoint import FORMAT, load_checkpoint, save_checkpoint
 from semiseg.training.clock import Clock
@@ -179,7 +180,12 @@ def make_method(config: TrainConfig, options: Any, dataset: SegmentationDataset)
             network.freeze_encoder_batchnorm()
         return network
 
-    return METHODS[config.method](make, classes, options).to(memory_format=torch.channels_last)
+    method = METHODS[config.method](make, classes, options)
+    if config.supervised_loss == "ohem":
+        method.supervised_loss = partial(
+            ohem_cross_entropy, threshold=config.ohem_threshold, min_kept=config.ohem_min_kept
+        )
+    return method.to(memory_format=torch.channels_last)
 
 
 def make_stream(config: TrainConfig, dataset: SegmentationDataset, split: Split, fabric: Fabric) -> TrainStream:
