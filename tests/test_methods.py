@@ -184,6 +184,17 @@ def test_the_consistency_term_gives_the_student_gradients_and_no_teacher(on: str
     assert_gradients(method, due=("student",))
 
 
+@pytest.mark.parametrize("name", WITH_UNLABELED)
+def test_who_labels_in_lower_precision_still_learns(name: str) -> None:
+    method, batch = make(name), make_batch()
+    method.zero_grad()
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = method(batch, EARLY).loss
+    loss.backward()
+    assert_gradients(method, due=EXPECTED[name].labeled)
+
+
 def test_nothing_trusted_leaves_the_supervised_gradient_alone() -> None:
     batch, alone = make_batch(), make("dual-teacher", **EXPECTED["dual-teacher"].off)
     step(alone, batch)

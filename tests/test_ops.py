@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from semiseg.ops.ema import ema_decay, ema_update
-from semiseg.ops.losses import balancing_weights, cross_entropy, weighted_cross_entropy
+from semiseg.ops.losses import balancing_weights, cross_entropy, weighted_cross_entropy, weighted_squared_error
 from semiseg.ops.mixing import REGIONS, classmix_region, cutmix_region, partners, paste
 from semiseg.ops.photometric import photometric
-from semiseg.ops.pseudo_labels import confidence_weights, pseudo_label, soft_label
+from semiseg.ops.pseudo_labels import confidence_weights, labeling, pseudo_label, soft_label
 from semiseg.ops.schedules import poly, ramp_up
 from toy import Toy, parameters, state
 
@@ -97,7 +97,35 @@ def test_weighted_cross_entropy_with_probabilities_by_hand() -> None:
     torch.testing.assert_close(loss, torch.tensor((math.log(2) + 0.5 * 0.836988) / 2))
 
 
-@pytest.mark.parametrize("kind", ["supervised, ignored", "weighted, ignored", "weighted, padding", "weighted, zero"])
+def test_weighted_squared_error_by_hand() -> None:
+    logits, valid = logits_of((0.0, 0.0), (math.log(3), 0.0), (9.0, 0.0)), torch.tensor([[[True, True, False]]])
+    q = torch.tensor([[[[0.3, 0.0, 0.0]], [[0.7, 1.0, 1.0]]]])  # (1, 2, 1, 3)
+    # Pixel 1: 0.2^2 + 0.2^2 = 0.08. Pixel 2: 0.75^2 + 0.75^2 = 1.125, with half the weight. Padding: nothing.
+    loss = weighted_squared_error(logits, q, torch.tensor([[[1.0, 0.5, 1.0]]]), valid)
+    torch.testing.assert_close(loss, torch.tensor((0.08 + 0.5 * 1.125) / 2))
+
+
+@few
+@given(seed=seeds, classes=st.sampled_from([2, 19, 150]))
+def test_the_squared_error_lies_between_zero_and_two(seed: int, classes: int) -> None:
+    g = torch.Generator().manual_seed(seed)
+    logits, other = (30 * torch.randn(2, classes, 3, 5, generator=g) for _ in range(2))
+    ones = torch.ones(2, 3, 5)
+    assert 0 <= weighted_squared_error(logits, other.softmax(dim=1), ones, ones.bool()).item() <= 2
+    assert weighted_squared_error(logits, logits.softmax(dim=1), ones, ones.bool()).item() == 0
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "supervised, ignored",
+        "weighted, ignored",
+        "weighted, padding",
+        "weighted, zero",
+        "squared, padding",
+        "squared, zero",
+    ],
+)
 def test_a_crop_without_a_known_pixel_costs_nothing(kind: str) -> None:
     logits = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
     labels = torch.zeros(2, 4, 4, dtype=torch.long)
@@ -107,6 +135,8 @@ def test_a_crop_without_a_known_pixel_costs_nothing(kind: str) -> None:
         "weighted, ignored": lambda: weighted_cross_entropy(logits, ignored, ones, ones.bool()),
         "weighted, padding": lambda: weighted_cross_entropy(logits, labels, ones, ~ones.bool()),
         "weighted, zero": lambda: weighted_cross_entropy(logits, labels, 0 * ones, ones.bool()),
+        "squared, padding": lambda: weighted_squared_error(logits, soft_label(0 * logits, 1), ones, ~ones.bool()),
+        "squared, zero": lambda: weighted_squared_error(logits, soft_label(0 * logits, 1), 0 * ones, ones.bool()),
     }[kind]()
     assert loss.item() == 0
     loss.backward()
@@ -156,6 +186,23 @@ def test_soft_labels_are_probabilities_and_sharpening_keeps_the_decision(
     torch.testing.assert_close(q.sum(dim=1), torch.ones(2, 3, 4))
     if not half:
         assert torch.equal(q.argmax(dim=1), logits.argmax(dim=1))
+
+
+def test_labeling_keeps_no_cast_and_leaves_everything_as_it_was() -> None:
+    layer, x = nn.Conv2d(3, 4, 3), torch.rand(1, 3, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        with labeling():
+            assert not torch.is_autocast_cache_enabled() and not torch.is_grad_enabled()
+            labels = layer(x)
+        assert torch.is_autocast_cache_enabled() and torch.is_grad_enabled()
+        out = layer(x)
+        with pytest.raises(ZeroDivisionError), labeling():
+            assert 1 / 0
+        assert torch.is_autocast_cache_enabled() and torch.is_grad_enabled()
+    assert labels.dtype == out.dtype == torch.bfloat16
+    assert not labels.requires_grad and torch.equal(labels, out)
+    out.float().sum().backward()
+    assert layer.weight.grad is not None and layer.weight.grad.any()
 
 
 CONFIDENCE = torch.tensor([[[0.99, 0.95], [0.94, 0.99]], [[0.5, 0.99], [0.2, 0.1]]])

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from semiseg.methods.method import Batch, Method, Progress, StepOutput, as_float, check_range
 from semiseg.ops.losses import cross_entropy, weighted_cross_entropy
 from semiseg.ops.mixing import cutmix_region, partners, paste
-from semiseg.ops.pseudo_labels import soft_label
+from semiseg.ops.pseudo_labels import labeling, soft_label
 from semiseg.ops.schedules import ramp_up
 
 
@@ -82,7 +82,7 @@ class DualStudent(Method):
         scalars = {"loss/supervised": loss_sup.detach(), "loss/unsupervised": loss_cps.detach()}
         return StepOutput(loss, scalars | {"trusted_fraction": loss.new_ones(())})
 
-    @torch.no_grad()
+    @labeling()
     def cutmix(self, x_w: Tensor, valid: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
         """Both students' labels of the weak views, the views and their validity, all mixed by one box an image."""
         temperature = self.options.label_temperature

@@ -42,6 +42,23 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor, vali
     return (per_pixel * weights * valid).sum() / valid.sum().clamp(min=1)
 
 
+def weighted_squared_error(logits: Tensor, probabilities: Tensor, weights: Tensor, valid: Tensor) -> Tensor:
+    """Return ``1/|valid| sum_j w_j sum_k (softmax(z)_jk - q_jk)^2``, a term between 0 and 2.
+
+    The consistency loss of Mean Teacher (Tarvainen & Valpola 2017; French et al. 2020) and of PC2Seg (Zhong et al.
+    2021). It is bounded where cross-entropy is not, so that a wrong label costs little, and its gradient vanishes where
+    the student is sure. Summed over the classes, not averaged, so that its size does not depend on their number.
+
+    Args:
+        logits: ``(N, C, H, W)``.
+        probabilities: q, float ``(N, C, H, W)``, of sum 1 over C.
+        weights: float ``(N, H, W)`` in [0, 1]; pixels without weight count in the denominator.
+        valid: bool ``(N, H, W)``, False on padding.
+    """
+    per_pixel = (logits.float().softmax(dim=1) - probabilities).square().sum(dim=1)
+    return (per_pixel * weights * valid).sum() / valid.sum().clamp(min=1)
+
+
 def balancing_weights(pixels: Tensor, power: float) -> Tensor:
     """Return class weights ``omega_c = f_c^-power / sum_k f_k^(1 - power)``: rare classes count more.
 

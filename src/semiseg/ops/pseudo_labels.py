@@ -1,11 +1,31 @@
 """From a teacher's logits to labels, confidences, and the weight each pixel gets in the loss."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 ThresholdMode = Literal["pixel", "image", "batch", "none"]
+
+
+@contextmanager
+def labeling() -> Iterator[None]:
+    """Inside the block, a network that also learns in this step labels: no gradients, and no casts kept for later.
+
+    Autocast keeps the casts of weights to lower precision until it ends. A cast made under ``torch.no_grad()`` knows
+    no gradient; older versions of torch kept it nevertheless and used it again in the passes that are to learn, whose
+    weights then got no gradient, without a word (pytorch#112583, fixed at the end of 2025). So nothing is kept inside
+    the block. Of no concern to a teacher, which never learns. Also a decorator: ``@labeling()``.
+    """
+    kept = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.set_autocast_cache_enabled(kept)
 
 
 @torch.no_grad()
