@@ -4,6 +4,7 @@ from semiseg.methods.dual_student import DualStudent
 from semiseg.methods.dual_teacher import DualTeacher
 from semiseg.methods.mean_teacher import MeanTeacher
 from semiseg.methods.method import Batch, Method, Progress, StepOutput
+from semiseg.methods.pseudoseg import PseudoSeg
 from semiseg.methods.supervised import Supervised
 
 METHODS: dict[str, type[Method]] = {
@@ -11,6 +12,7 @@ METHODS: dict[str, type[Method]] = {
     "mean-teacher": MeanTeacher,
     "dual-student": DualStudent,
     "dual-teacher": DualTeacher,
+    "pseudoseg": PseudoSeg,
 }
 ALIASES = {"cps": "dual-student"}
 
