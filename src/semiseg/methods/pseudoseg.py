@@ -166,7 +166,7 @@ class SelfAttentionGradCAM(nn.Module):
         return to_pixels(self.project(r), features, valid.shape[-2:]), s
 
     def refine(self, m: Tensor, levels: Tensor, inside: Tensor) -> Tensor:
-        """Return ``R = A M + M``, ``A`` from each cell to all that are no padding; maps ``(N, C', h, w)`` throughout."""
+        """Return ``R = A M + M``; ``A`` leads from each cell to all that are no padding. Maps are ``(N, C', h, w)``."""
         q, k, v = (t.flatten(2).mT for t in (self.query(levels), self.key(levels), m))
         keys = inside.flatten(2)
         keys = keys | ~keys.any(dim=2, keepdim=True)  # all padding: the maps are 0, and a softmax wants something

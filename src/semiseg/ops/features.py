@@ -49,11 +49,11 @@ def to_cells(maps: Tensor, features: list[Tensor], grid: Sequence[int]) -> Tenso
     """
     height, width = features[0].shape[-2:]
     padded = F.pad(maps, (0, width - maps.shape[-1], 0, height - maps.shape[-2]))
-    return F.adaptive_avg_pool2d(padded, list(grid))
+    return F.adaptive_avg_pool2d(padded, (grid[0], grid[1]))
 
 
 def to_pixels(maps: Tensor, features: list[Tensor], size: Sequence[int]) -> Tensor:
-    """Return ``maps`` ``(N, C, h, w)``, on a grid as in ``to_cells``, at the pixels of images of ``size`` ``(H, W)``."""
+    """Return ``maps`` ``(N, C, h, w)``, on a grid as in ``to_cells``, at the pixels of images of size ``(H, W)``."""
     maps = F.interpolate(maps, features[0].shape[-2:], mode="bilinear", align_corners=False)
     return maps[..., : size[0], : size[1]]
 
