@@ -62,4 +62,7 @@ EXPECTED: dict[str, Expected] = {
         # No threshold either (see dual-student). The grid: 12 cells for 48 pixels, where the release has 33 for 513.
         short_run={"ramp_up": 1.0, "unsupervised_weight": 0.5, "attention_side": 12},
     ),
+    "pc2seg": Expected(
+        off={"unsupervised_weight": 0.0, "contrast_weight": 0.0}, trusting={}, choosy={}, weights=(1, 0.7, 0.1)
+    ),
 }

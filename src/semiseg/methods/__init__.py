@@ -4,6 +4,7 @@ from semiseg.methods.dual_student import DualStudent
 from semiseg.methods.dual_teacher import DualTeacher
 from semiseg.methods.mean_teacher import MeanTeacher
 from semiseg.methods.method import Batch, Method, Progress, StepOutput
+from semiseg.methods.pc2seg import PC2Seg
 from semiseg.methods.pseudoseg import PseudoSeg
 from semiseg.methods.supervised import Supervised
 
@@ -13,6 +14,7 @@ METHODS: dict[str, type[Method]] = {
     "dual-student": DualStudent,
     "dual-teacher": DualTeacher,
     "pseudoseg": PseudoSeg,
+    "pc2seg": PC2Seg,
 }
 ALIASES = {"cps": "dual-student"}
 
