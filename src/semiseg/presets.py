@@ -5,6 +5,8 @@ from typing import Any
 SMALL_COMMON: dict[str, Any] = {"batchnorm": "frozen-encoder", "class_balance": 0.5}
 # Probabilities as pseudo-labels: of a pole seen with a probability of 0.4, a decision leaves nothing.
 SMALL_UNLABELED: dict[str, Any] = SMALL_COMMON | {"burn_in": 0.3, "ramp_up": 0.15, "label_temperature": 1.0}
+# Labels that are soft by themselves, over all pixels; milder colors, as below.
+SMALL_SOFT: dict[str, Any] = SMALL_COMMON | {"burn_in": 0.3, "ramp_up": 0.15, "color_strength": 0.25}
 # A threshold starves what the teacher is least sure of, the rare classes; colors for crops of 128 pixels, not 321.
 SMALL_TEACHER: dict[str, Any] = SMALL_UNLABELED | {"threshold_mode": "none", "color_strength": 0.25}
 
@@ -15,5 +17,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "mean-teacher": SMALL_TEACHER,
         "dual-student": SMALL_UNLABELED,
         "dual-teacher": SMALL_TEACHER,
+        "pseudoseg": SMALL_SOFT,
+        "pc2seg": SMALL_SOFT,
     },
 }
