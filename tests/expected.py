@@ -21,6 +21,7 @@ class Expected:
         choosy: options under which a random network trusts some pixels and others not.
         weights: of loss/supervised, loss/unsupervised and loss/consistency in the loss, where ``weighted`` is given.
         weighted: options for that.
+        auxiliary: whether there is a further term, on labels: loss/auxiliary, of weight 1.
         short_run: options for 60 steps from a random start.
     """
 
@@ -32,6 +33,7 @@ class Expected:
     choosy: Options = field(default_factory=lambda: {"threshold": 0.37})
     weights: tuple[float, float, float] = (1, 0.7, 0)
     weighted: Options = field(default_factory=lambda: {"unsupervised_weight": 0.7})
+    auxiliary: bool = False
     short_run: Options = field(default_factory=dict)
 
 
@@ -53,6 +55,15 @@ EXPECTED: dict[str, Expected] = {
         off={"unsupervised_weight": 0.0, "consistency_weight": 0.0},
         trusting={"threshold_mode": "none", "consistency_weight": 0.0},
         weights=(1, 0.7, 0.2),
+    ),
+    "pseudoseg": Expected(
+        trusting={},
+        auxiliary=True,
+        # No threshold either (see dual-student). The grid: 12 cells for 48 pixels, where the release has 33 for 513.
+        short_run={"ramp_up": 1.0, "unsupervised_weight": 0.5, "attention_side": 12},
+    ),
+    "pc2seg": Expected(
+        off={"unsupervised_weight": 0.0, "contrast_weight": 0.0}, trusting={}, choosy={}, weights=(1, 0.7, 0.1)
     ),
     "augseg": Expected(
         networks=("student", "teacher1"),

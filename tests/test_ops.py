@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -19,7 +20,7 @@ from semiseg.ops.losses import (
     weighted_squared_error,
 )
 from semiseg.ops.mixing import REGIONS, classmix_region, cutmix_region, partners, paste
-from semiseg.ops.photometric import photometric
+from semiseg.ops.photometric import MEAN_PIXEL, color_jitter, cutout, photometric
 from semiseg.ops.pseudo_labels import confidence_weights, labeling, pseudo_label, soft_label
 from semiseg.ops.schedules import poly, ramp_up
 from toy import Toy, parameters, state
@@ -440,6 +441,70 @@ def test_photometric_follows_the_seed() -> None:
     assert torch.equal(draw(1), draw(1))
     assert not torch.equal(draw(1), draw(2))
     assert photometric(images[:0]).shape == (0, 3, 8, 8)
+
+
+@few
+@given(seed=seeds, strength=st.sampled_from([0.0, 0.25, 0.5, 1.0]))
+def test_color_jitter_keeps_shape_and_range_and_leaves_its_input_alone(seed: int, strength: float) -> None:
+    torch.manual_seed(seed)
+    images = torch.rand(2, 3, 7, 9)
+    before = images.clone()
+    changed = color_jitter(images, strength)
+    assert changed.shape == images.shape and changed.min() >= 0 and changed.max() <= 1
+    assert torch.equal(images, before)
+    if strength == 0:
+        torch.testing.assert_close(changed, images)
+    else:
+        assert not torch.allclose(changed[0], images[0]) and not torch.allclose(changed[1], images[1])
+
+
+def test_color_jitter_adds_brightness_and_draws_for_each_image() -> None:
+    torch.manual_seed(0)
+    gray = torch.full((400, 3, 2, 2), 0.5)  # contrast, saturation and hue of an even gray change nothing
+    changed = color_jitter(gray, 0.3)[:, 0, 0, 0]
+    assert 0.2 <= changed.min() < 0.22 and 0.78 < changed.max() <= 0.8
+    assert changed.mean().item() == pytest.approx(0.5, abs=0.03)
+    assert len(changed.unique()) > 390
+
+
+def test_color_jitter_changes_in_random_order() -> None:
+    def one(seed: int, order: list[int]) -> Tensor:
+        torch.manual_seed(seed)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch, "randperm", lambda n: torch.tensor(order))
+            return color_jitter(image, 0.5)
+
+    image = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    assert not torch.allclose(one(3, [0, 1, 2, 3]), one(3, [3, 2, 1, 0]))
+    torch.manual_seed(3)
+    assert any(torch.allclose(color_jitter(image, 0.5), one(3, list(o))) for o in itertools.permutations(range(4)))
+
+
+@few
+@given(seed=seeds, n=st.integers(0, 3), height=st.integers(1, 20), width=st.integers(1, 20), share=st.floats(0, 1))
+def test_cutout_fills_a_rectangle_with_the_mean_color(seed: int, n: int, height: int, width: int, share: float) -> None:
+    torch.manual_seed(seed)
+    images = torch.rand(n, 3, height, width)
+    filled, cut = cutout(images, share)
+    assert cut.shape == (n, height, width) and cut.dtype == torch.bool
+    assert torch.equal(filled, torch.where(cut[:, None], torch.tensor(MEAN_PIXEL).view(3, 1, 1), images))
+    for mask in cut:
+        rows, columns = mask.any(dim=1), mask.any(dim=0)
+        assert torch.equal(mask, rows[:, None] & columns)
+        for inside, side in ((rows, height), (columns, width)):
+            where = inside.nonzero().flatten()
+            assert len(where) <= round(share * side)
+            assert (where.diff() == 1).all()
+
+
+def test_cutout_is_as_large_as_asked_for_unless_the_border_cuts_it() -> None:
+    torch.manual_seed(0)
+    _, cut = cutout(torch.rand(500, 3, 20, 30), 0.2)
+    areas = cut.sum(dim=(1, 2))
+    assert areas.max() == 4 * 6 and areas.median() == 4 * 6
+    assert areas.min() >= 2 * 3  # a center in a corner leaves a quarter
+    assert cut.any(dim=0).all()  # any pixel may be hit
+    assert not cutout(torch.rand(2, 3, 20, 30), 0.0)[1].any()
 
 
 def test_photometric_on_tiny_images() -> None:

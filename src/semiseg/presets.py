@@ -11,6 +11,8 @@ SMALL_TRUSTING: dict[str, Any] = SMALL_UNLABELED | {"threshold_mode": "none"}
 SMALL_TEACHER: dict[str, Any] = SMALL_TRUSTING | {"color_strength": 0.25}
 # An average over a thousand steps would be one over the whole run.
 SMALL_EMA: dict[str, Any] = {"ema_decay": 0.99}
+# Labels that are soft by themselves, over all pixels; milder colors, as below.
+SMALL_SOFT: dict[str, Any] = SMALL_COMMON | {"burn_in": 0.3, "ramp_up": 0.15, "color_strength": 0.25}
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     # Small batches, small crops, a thousand steps, perhaps no GPU.
@@ -19,6 +21,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "mean-teacher": SMALL_TEACHER,
         "dual-student": SMALL_UNLABELED,
         "dual-teacher": SMALL_TEACHER,
+        "pseudoseg": SMALL_SOFT,
+        "pc2seg": SMALL_SOFT,
         # What follows takes over what was chosen for the methods above.
         "augseg": SMALL_TRUSTING | SMALL_EMA,
         "fixmatch": SMALL_TEACHER,

@@ -9,6 +9,8 @@ from semiseg.methods.fixmatch import FixMatch
 from semiseg.methods.gentle_teaching_assistant import GentleTeachingAssistant
 from semiseg.methods.mean_teacher import MeanTeacher
 from semiseg.methods.method import Batch, Method, Progress, StepOutput
+from semiseg.methods.pc2seg import PC2Seg
+from semiseg.methods.pseudoseg import PseudoSeg
 from semiseg.methods.supervised import Supervised
 from semiseg.methods.unimatch import UniMatch
 from semiseg.methods.unimatch_v2 import UniMatchV2
@@ -18,6 +20,8 @@ METHODS: dict[str, type[Method]] = {
     "mean-teacher": MeanTeacher,
     "dual-student": DualStudent,
     "dual-teacher": DualTeacher,
+    "pseudoseg": PseudoSeg,
+    "pc2seg": PC2Seg,
     "augseg": AugSeg,
     "fixmatch": FixMatch,
     "unimatch": UniMatch,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -33,6 +34,28 @@ def feature_channels(network: nn.Module) -> list[int]:
     for module in was_training:
         module.training = True
     return channels
+
+
+def to_cells(maps: Tensor, features: list[Tensor], grid: Sequence[int]) -> Tensor:
+    """Return the mean of ``maps`` over each cell of a grid that covers what the features cover.
+
+    Args:
+        maps: float ``(N, C, H, W)``, over the pixels of the images that were encoded.
+        features: what ``encode`` gave for them. What the network padded to its stride counts as 0 in a cell's mean.
+        grid: ``(h, w)``.
+
+    Returns:
+        float ``(N, C, h, w)``.
+    """
+    height, width = features[0].shape[-2:]
+    padded = F.pad(maps, (0, width - maps.shape[-1], 0, height - maps.shape[-2]))
+    return F.adaptive_avg_pool2d(padded, (grid[0], grid[1]))
+
+
+def to_pixels(maps: Tensor, features: list[Tensor], size: Sequence[int]) -> Tensor:
+    """Return ``maps`` ``(N, C, h, w)``, on a grid as in ``to_cells``, at the pixels of images of size ``(H, W)``."""
+    maps = F.interpolate(maps, features[0].shape[-2:], mode="bilinear", align_corners=False)
+    return maps[..., : size[0], : size[1]]
 
 
 def channel_dropout(features: list[Tensor], rate: float) -> list[Tensor]:

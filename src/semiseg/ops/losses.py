@@ -129,6 +129,25 @@ def filled_cross_entropy(
     return weighted_cross_entropy(logits, soft_label(teacher_logits, temperature), weights, fill)
 
 
+def info_nce(positives: Tensor, negatives: Tensor, allowed: Tensor, anchors: Tensor, temperature: float) -> Tensor:
+    """Return ``1/|anchors| sum_i -log e^(s_i+ / tau) / (e^(s_i+ / tau) + sum_(n allowed) e^(s_in / tau))``.
+
+    InfoNCE (van den Oord et al. 2018, equation 4). An anchor without an allowed negative costs nothing, with a gradient
+    of 0, and counts in the denominator.
+
+    Args:
+        positives: similarity of each anchor and its positive, float ``(..., M)``.
+        negatives: similarity of each anchor and each negative, float ``(..., M, N)``.
+        allowed: bool, of that shape: which negatives an anchor is told from.
+        anchors: bool ``(..., M)``, which anchors count.
+        temperature: tau, positive.
+    """
+    told_from = (negatives / temperature).masked_fill(~allowed, -torch.inf)
+    logits = torch.cat([positives[..., None] / temperature, told_from], dim=-1)
+    per_anchor = logits.logsumexp(dim=-1) - logits[..., 0]
+    return (per_anchor * anchors).sum() / anchors.sum().clamp(min=1)
+
+
 def balancing_weights(pixels: Tensor, power: float) -> Tensor:
     """Return class weights ``omega_c = f_c^-power / sum_k f_k^(1 - power)``: rare classes count more.
 

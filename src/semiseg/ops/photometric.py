@@ -1,8 +1,11 @@
-"""The strong view's colors: jitter, grayscale and blur, drawn for each image by itself."""
+"""The strong view's colors: jitter, grayscale, blur, and pieces cut out, drawn for each image by itself."""
 
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
+
+MEAN_PIXEL = (0.485, 0.456, 0.406)
+"""Mean color of ImageNet, in [0, 1]: what a network's normalization maps to about zero."""
 
 
 def _uniform(low: float, high: float) -> float:
@@ -44,3 +47,57 @@ def _strong_colors(image: Tensor, strength: float) -> Tensor:
         kernel = 2 * min(int(2 * sigma + 0.5), (min(image.shape[-2:]) - 1) // 2) + 1
         image = TF.gaussian_blur(image, [kernel, kernel], [sigma, sigma])
     return image
+
+
+def color_jitter(images: Tensor, strength: float = 0.5) -> Tensor:
+    """Change brightness, contrast, saturation and hue of each image, always and in random order (PseudoSeg).
+
+    With strength ``s``, a number from ``[-s, s]`` is added to all values, contrast and saturation are scaled by factors
+    from ``[1 - s, 1 + s]``, and the hue is turned by up to ``s/2`` of the circle. The sum is cut off at 0 and 1: at the
+    release's ``s`` = 0.5 much of an image may turn black or white.
+
+    Args:
+        images: float ``(N, 3, H, W)`` in [0, 1].
+        strength: ``s``, in [0, 1].
+
+    Returns:
+        A new tensor of the same shape and range.
+    """
+    return torch.stack([_jittered(image, strength) for image in images]) if len(images) else images
+
+
+def _jittered(image: Tensor, strength: float) -> Tensor:
+    low, high = 1 - strength, 1 + strength
+    added, contrast, saturation = _uniform(-strength, strength), _uniform(low, high), _uniform(low, high)
+    hue = _uniform(-strength / 2, strength / 2)
+    changes = (
+        lambda image: (image + added).clamp(0, 1),
+        lambda image: TF.adjust_contrast(image, contrast),
+        lambda image: TF.adjust_saturation(image, saturation),
+        lambda image: TF.adjust_hue(image, hue),
+    )
+    for index in torch.randperm(len(changes)).tolist():
+        image = changes[index](image)
+    return image
+
+
+def cutout(images: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Fill a rectangle of each image with the mean color (CutOut, DeVries & Taylor 2017).
+
+    Its center is any pixel of the image; what lies beyond the border is lost.
+
+    Args:
+        images: float ``(N, 3, H, W)`` in [0, 1].
+        share: sides of the rectangle, relative to the image's, in [0, 1].
+
+    Returns:
+        A new tensor like ``images``, and bool ``(N, H, W)``, True where something was cut out.
+    """
+    n, _, height, width = images.shape
+    inside = []
+    for side in (height, width):
+        center, length = torch.randint(side, (n, 1)), round(share * side)
+        since = torch.arange(side) - (center - length // 2)
+        inside.append((since >= 0) & (since < length))
+    cut = (inside[0][:, :, None] & inside[1][:, None, :]).to(images.device)
+    return torch.where(cut[:, None], images.new_tensor(MEAN_PIXEL).view(3, 1, 1), images), cut

@@ -33,6 +33,7 @@ NETWORK_COLORS = {
 LOSSES = {
     "loss": ("total", "#333333"),
     "loss/supervised": ("supervised", BLUE),
+    "loss/auxiliary": ("auxiliary", PURPLE),
     "loss/unsupervised": ("unsupervised", ORANGE),
     "loss/consistency": ("consistency", GREEN),
     "loss/filled": ("filled in", PURPLE),

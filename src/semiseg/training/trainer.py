@@ -32,7 +32,7 @@ from semiseg.training.run_directory import RunDirectory
 from semiseg.training.validation import Validator
 
 DEFAULT_STEPS = 2000
-LOSS_TERMS = ("supervised", "unsupervised", "consistency", "filled", "tags")
+LOSS_TERMS = ("supervised", "unsupervised", "consistency", "auxiliary", "filled", "tags")
 
 
 class TrainingStopped(RuntimeError):
