@@ -9,7 +9,8 @@ from typing import Any
 from semiseg.api.reporting import report
 from semiseg.config import TrainConfig, check_mapping, from_mapping, read_yaml
 from semiseg.data import open_dataset
-from semiseg.data.splits import check_masks, resolve_split
+from semiseg.data.dataset import SegmentationDataset
+from semiseg.data.splits import Split, check_masks, resolve_split
 from semiseg.errors import ToldElsewhere, UserError, lookup
 from semiseg.methods import ALIASES, METHODS
 from semiseg.presets import PRESETS
@@ -115,18 +116,12 @@ def prepare(path: Path, config: TrainConfig, options: Any, processes: int = 1) -
     Raises:
         UserError: anything the user should correct first.
     """
-    from semiseg.training.trainer import make_method
-
     RunDirectory.refuse_existing(path)
     if not config.data:
         raise UserError("--data is missing: give a directory with images/ and masks/, or shapes")
     dataset = open_dataset(config.data)
     split = resolve_split(dataset, config.labeled, config.seed)
-    if METHODS[config.method].uses_unlabeled and not split.unlabeled:
-        raise UserError(
-            f"{config.data}: no unlabeled images left for {config.method}: "
-            "add images without masks, use fewer labels by --labeled, or take --method supervised"
-        )
+    check_unlabeled(config, split)
     check_masks(dataset, (*split.val, *split.test))
     pixels = check_masks(dataset, split.labeled)
     if config.batch_size % processes:
@@ -140,10 +135,7 @@ def prepare(path: Path, config: TrainConfig, options: Any, processes: int = 1) -
         notes.append(
             f"warning: {len(split.labeled)} labeled images for batches of {config.batch_size}: images repeat in a batch"
         )
-    try:
-        make_method(config, options, dataset)
-    except ValueError as error:
-        raise UserError(f"{config.method} over {config.encoder}: {error}") from None
+    check_network(config, options, dataset)
     run = RunDirectory.create(path, config, options, split)
     head = (
         f"{config.method} on {config.data}: {len(split.labeled)} labeled, {len(split.unlabeled)} unlabeled, "
@@ -153,3 +145,22 @@ def prepare(path: Path, config: TrainConfig, options: Any, processes: int = 1) -
     for line in (head, *notes):
         print(line, file=sys.stderr)
     return run
+
+
+def check_unlabeled(config: TrainConfig, split: Split) -> None:
+    """Raise UserError where the method needs unlabeled images and the split has none."""
+    if METHODS[config.method].uses_unlabeled and not split.unlabeled:
+        raise UserError(
+            f"{config.data}: no unlabeled images left for {config.method}: "
+            "add images without masks, use fewer labels by --labeled, or take --method supervised"
+        )
+
+
+def check_network(config: TrainConfig, options: Any, dataset: SegmentationDataset) -> None:
+    """Build the method once; raises UserError where there is no such network, or the method cannot use it."""
+    from semiseg.training.trainer import make_method
+
+    try:
+        make_method(config, options, dataset)
+    except ValueError as error:
+        raise UserError(f"{config.method} over {config.encoder}: {error}") from None
