@@ -9,8 +9,8 @@ from typing import Any
 
 from semiseg import api
 from semiseg.config import TrainConfig, check_mapping, from_mapping, read_yaml, to_mapping
-from semiseg.errors import UserError, did_you_mean
-from semiseg.methods import ALIASES
+from semiseg.errors import UserError, did_you_mean, lookup
+from semiseg.methods import ALIASES, METHODS
 
 VARIED = ("method", "labeled", "seed")
 """What the cells of a comparison differ in, beside the methods' own options."""
@@ -88,7 +88,7 @@ def make_entries(
     """
     entries: dict[str, Entry] = {}
     for name in (ALIASES.get(name, name) for name in names):
-        entry = _entry(name, overrides.get(name, {}), shared, preset, source)
+        entry = _entry(name, overrides, shared, preset, source)
         if entry.name in entries:
             raise UserError(f"--methods: {entry.name} stands there twice: take one of them out")
         entries[entry.name] = entry
@@ -96,9 +96,17 @@ def make_entries(
     return entries
 
 
-def _entry(name: str, values: Mapping[str, Any], shared: Mapping[str, Any], preset: str | None, source: str) -> Entry:
-    own = {key.replace("-", "_"): value for key, value in values.items()}
-    method = own.pop("method", name)
+def _entry(
+    name: str,
+    overrides: Mapping[str, Mapping[str, Any]],
+    shared: Mapping[str, Any],
+    preset: str | None,
+    source: str,
+) -> Entry:
+    own = {str(key).replace("-", "_"): value for key, value in overrides.get(name, {}).items()}
+    if name in overrides and name not in METHODS and "method" not in own:
+        raise UserError(f"{source}: methods: {name} is no method: add 'method: NAME' to its options, or correct it")
+    method = own.pop("method", None) or lookup("method", name, {known: known for known in (*METHODS, *overrides)})
     config, options = api.resolve({**shared, "method": method}, preset)
     for key in own:
         if key in (*SHARED, *VARIED):

@@ -32,8 +32,8 @@ def gallery(runs: Mapping[str, LoadedRun]) -> tuple[Picture, str]:
     if not ids:
         raise UserError("the runs have no val or test image in common to compare on")
     drawn = draw(ids)
-    ranked = by_disagreement(runs, [id for id in spread(ids, CANDIDATES) if id not in drawn])
-    differing = ranked[:ROWS] if len(runs) > 1 else []
+    ranked = by_disagreement(runs, spread(ids, CANDIDATES)) if len(runs) > 1 else []
+    differing = apart(ranked, ids, drawn)
     width = 320 if len(runs) <= 4 else 240
     groups = {title: chosen for title, chosen in zip(GROUPS, (drawn, differing), strict=True) if chosen}
     parts = [titled(title, grid(*predicted_rows(runs, chosen, width))) for title, chosen in groups.items()]
@@ -45,6 +45,16 @@ def draw(ids: Sequence[str]) -> list[str]:
     """Return a few of the images, drawn at random; the same ones at every call."""
     order = torch.randperm(len(ids), generator=generator(0, "pictures of a comparison")).tolist()
     return [ids[index] for index in sorted(order[:ROWS])]
+
+
+def apart(ranked: Sequence[str], ids: Sequence[str], shown: Sequence[str]) -> list[str]:
+    """Return the first few of the ranked images that are no near neighbors in the list of one another or of those
+    shown already: neighbors are often frames of one video, and alike."""
+    place, taken = {id: index for index, id in enumerate(ids)}, list(shown)
+    for id in ranked:
+        if len(taken) < len(shown) + ROWS and all(abs(place[id] - place[other]) > len(ids) // 20 for other in taken):
+            taken.append(id)
+    return taken[len(shown) :]
 
 
 def by_disagreement(runs: Mapping[str, LoadedRun], ids: Sequence[str]) -> list[str]:

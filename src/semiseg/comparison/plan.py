@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -84,8 +85,13 @@ class Cell:
 
     @property
     def result(self) -> Path:
-        """Its evaluation: there when the cell is finished."""
+        """What `semiseg.comparison.judging` writes."""
         return self.run / "evaluation.json"
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has been trained and judged (on another list than ours, where a test list was added since)."""
+        return self.result.is_file() and json.loads(self.result.read_text(encoding="utf-8"))["split"] == self.split
 
     def write_config(self) -> Path:
         """Write its configuration beside its run, for ``semiseg train --config``."""
@@ -175,12 +181,8 @@ class Plan:
             "methods": {name: entry.own() for name, entry in self.entries.items()},
             "asked": [{key: list(value) for key, value in vars(block).items()} for block in self.blocks],
         }
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-            text = HEAD + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-            write_atomically(self.out / FILE, text.encode())
-        except OSError as error:
-            raise UserError(f"{self.out}: cannot be written ({error.strerror}): choose another --out") from None
+        text = HEAD + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        write_atomically(self.out / FILE, text.encode())
 
 
 def make_plan(out: Path, entries: Mapping[str, Entry], block: Block) -> Plan:

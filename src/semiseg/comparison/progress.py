@@ -58,7 +58,7 @@ class Display:
             self.live.start()
         self.sizes: dict[Path, tuple[int, Standing]] = {}
         self.told: dict[Path, str] = {}
-        self.last_plain = time.monotonic()
+        self.last_plain: float | None = None
 
     def show(self, states: Mapping[Path, str], failures: Mapping[Path, str]) -> None:
         """Show the cells' states, by run, and the reasons of those that have failed."""
@@ -88,11 +88,12 @@ class Display:
     def _plain(self, standings: Sequence[Standing]) -> None:
         """Print a line where a cell's state has changed, and from time to time how the running ones stand."""
         for one in standings:
-            if self.told.get(one.cell.run, WAITING) != one.state:
+            before = DONE if one.state == DONE else WAITING  # what was done before needs no line
+            if self.told.get(one.cell.run, before) != one.state:
                 told = {DONE: f"done, best mIoU on val {show(one.miou)}", FAILED: f"failed: {one.reason}"}
                 self._print(f"{one.cell.title}: {told.get(one.state, one.state)}")
             self.told[one.cell.run] = one.state
-        if time.monotonic() - self.last_plain > PLAIN_EVERY_S:
+        if self.last_plain is None or time.monotonic() - self.last_plain > PLAIN_EVERY_S:
             self.last_plain = time.monotonic()
             for one in standings:
                 if one.state == RUNNING:
@@ -129,7 +130,7 @@ def summary(standings: Sequence[Standing], jobs: int) -> str:
     counts = Counter(one.state for one in standings)
     text = ", ".join(f"{counts[state]} {state}" for state in (DONE, RUNNING, WAITING, FAILED) if counts[state])
     left = seconds_left(standings, jobs) if counts[RUNNING] + counts[WAITING] else None
-    return f"{len(standings)} cells: {text}{f'; about {duration(left)} left' if left is not None else ''}"
+    return f"{len(standings)} cells: {text}{f'; about {duration(left)} left' if left else ''}"
 
 
 def table(standings: Sequence[Standing], jobs: int, rows: int) -> Table:
@@ -139,7 +140,7 @@ def table(standings: Sequence[Standing], jobs: int, rows: int) -> Table:
         result.add_column(head, justify="right" if head in ("mIoU, val", "left") else "left", no_wrap=True)
     for one in sorted(standings, key=lambda one: ORDER.index(one.state))[: max(1, rows)]:
         left = seconds_left([one], 1) if one.state == RUNNING else None
-        time_left = "" if left is None else duration(left)
+        time_left = duration(left) if left else ""
         state = Text(one.progress, STYLES[one.state])
         result.add_row(Text(one.cell.title), state, show(one.miou), time_left, Text(one.reason))
     return result

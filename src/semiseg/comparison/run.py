@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from semiseg.comparison.entries import ALL, make_entries, read_file, split_names
+from semiseg.comparison.entries import ALL, LISTS, SHARED, make_entries, read_file, split_names
 from semiseg.comparison.page import write_page, write_tables
 from semiseg.comparison.plan import Block, Plan, check_list, make_plan
 from semiseg.comparison.progress import Display
 from semiseg.comparison.table import make_table, read_results
 from semiseg.comparison.work import Crew, ended_as_interrupted, locked
-from semiseg.errors import UserError
+from semiseg.errors import UserError, did_you_mean
 
 Names = str | Sequence[str | int] | None
 
@@ -53,12 +53,12 @@ def compare(
         KeyboardInterrupt: after the tables have been written for what is there.
     """
     given = {key: value for key, value in ({"data": data and str(data)} | options).items() if value is not None}
-    plan = plan_of(Path(out), methods, labeled, seeds, preset, config, given)
     if jobs < 1:
         raise UserError(f"--jobs is {jobs}: it must be at least 1")
+    plan = plan_of(Path(out), methods, labeled, seeds, preset, config, given)
     plan.check()
-    plan.save()
     with locked(plan.out) as lock, ended_as_interrupted():
+        plan.save()
         crew, display = Crew(plan.todo, jobs, lock), Display(plan.todo, jobs)
         interrupt: KeyboardInterrupt | None = None
         try:
@@ -90,6 +90,9 @@ def plan_of(
     Raises:
         UserError: as `compare`.
     """
+    for key in given:
+        if key not in SHARED:
+            raise UserError(f"unknown option {key!r}: {did_you_mean(key, (*SHARED, *LISTS))}")
     shared, lists = read_file(config)
     overrides = lists.get("methods", {})
     names = as_list(list(overrides) if methods is None else methods, overrides)

@@ -21,7 +21,7 @@ def read_results(cells: Iterable[Cell]) -> dict[tuple[str, str, int], dict[str, 
     """Return what finished cells left, by (method, labeled, seed): evaluation.json and resources.json together."""
     results = {}
     for cell in cells:
-        if cell.result.is_file():
+        if cell.finished:
             files = (cell.result, cell.run / "resources.json")
             contents = [json.loads(path.read_text(encoding="utf-8")) for path in files if path.is_file()]
             results[cell.name, cell.labeled, cell.seed] = {

@@ -32,7 +32,7 @@ class Crew:
 
     def __init__(self, cells: Sequence[Cell], jobs: int, lock: IO[str]) -> None:
         self.cells, self.jobs, self.lock = cells, jobs, lock
-        self.states = {cell.run: DONE if cell.result.is_file() else WAITING for cell in cells}
+        self.states = {cell.run: DONE if cell.finished else WAITING for cell in cells}
         self.failures: dict[Path, str] = {}
         self.processes: set[subprocess.Popen[bytes]] = set()
         self.stopping = threading.Event()
@@ -119,12 +119,17 @@ def cores() -> int:
 
 @contextmanager
 def locked(out: Path) -> Iterator[IO[str]]:
-    """Hold a directory for one comparison at a time.
+    """Make a directory where there is none, and hold it for one comparison at a time.
 
     Raises:
-        UserError: another one is at work there.
+        UserError: it cannot be written, or another one is at work there.
     """
-    with open(out / LOCK, "w", encoding="utf-8") as lock:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        file = open(out / LOCK, "w", encoding="utf-8")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}): choose another --out") from None
+    with file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
