@@ -174,7 +174,7 @@ def miou_by_labels(methods: Mapping[str, Sequence[tuple[int, float, float]]], yl
     images = sorted({point[0] for points in methods.values() for point in points})
     if not images:
         return None
-    figure, (axes,) = _figure(1, height=3.6)
+    figure, (axes,) = _figure(1, height=4.2)
     for index, ((name, points), look) in enumerate(zip(methods.items(), looks(len(methods)), strict=True)):
         beside = 1 + 0.012 * (index - (len(methods) - 1) / 2)  # so that error bars do not hide one another
         x, mean, std = zip(*((n * beside, mean, std) for n, mean, std in sorted(points)), strict=True)
@@ -186,13 +186,19 @@ def miou_by_labels(methods: Mapping[str, Sequence[tuple[int, float, float]]], yl
     axes.xaxis.set_major_locator(FixedLocator(images))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter("{x:.0f}")
+    if len(methods) > 4 and (inside := axes.get_legend()):  # it would hide the lines
+        inside.remove()
+        figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False, handlelength=3.5)
     return figure
 
 
 def looks(count: int) -> list[dict[str, Any]]:
     """Return a color, a marker and a line style for each of several lines, no two alike up to 28."""
     return [
-        {"color": color, "marker": marker, "linestyle": STYLES[index // len(CYCLE) % len(STYLES)]}
+        {
+            **{"color": color, "marker": marker, "linestyle": STYLES[index // len(CYCLE) % len(STYLES)]},
+            **{"markerfacecolor": color if index < len(CYCLE) else "white"},
+        }
         for index, color, marker in zip(range(count), cycle(CYCLE), cycle(MARKERS), strict=False)
     ]
 
