@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from semiseg import api
+from semiseg.comparison.run import plan_of
 from semiseg.config import TrainConfig, describe, from_mapping, read_yaml, to_mapping
 from semiseg.errors import UserError, did_you_mean, lookup
 from semiseg.methods import METHODS
@@ -168,7 +169,9 @@ def test_every_preset_fits_every_method(preset: str, method: str) -> None:
     assert PRESETS[preset].keys() <= METHODS.keys()
 
 
-SHIPPED = sorted((Path(__file__).resolve().parents[1] / "configs").rglob("*.yaml"))
+CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").rglob("*.yaml"))
+SHIPPED = [path for path in CONFIGS if path.name != "compare.yaml"]
+COMPARISONS = [path for path in CONFIGS if path.name == "compare.yaml"]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -176,6 +179,19 @@ def test_every_shipped_configuration_is_understood(path: Path) -> None:
     assert path.read_text().startswith("#")  # what it is for, and the command
     config, _ = api.resolve({}, file=str(path))
     assert config.method in METHODS
+
+
+@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.parent.name)
+def test_a_comparison_trains_each_method_as_its_own_configuration_does(path: Path, tmp_path: Path) -> None:
+    assert path.read_text().startswith("#")
+    plan = plan_of(tmp_path / "new", None, None, None, None, str(path), {"data": "shapes"})
+    own = {name: path.with_name(f"{name}.yaml") for name in plan.entries if path.with_name(f"{name}.yaml").is_file()}
+    assert "supervised" in own
+    for name, file in own.items():
+        config, options = api.resolve({}, file=str(file))
+        entry = plan.entries[name]
+        shared = replace(entry.config, data=config.data, labeled=plan.blocks[0].labeled[0])
+        assert (shared, entry.options) == (config, options)
 
 
 # Names the user may have meant.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +30,8 @@ from semiseg.training.console import duration, show
 from semiseg.training.fabric import make_fabric
 from semiseg.training.metrics_log import MetricsLog, read_metrics
 from semiseg.training.optimizer import make_optimizer, set_learning_rate
+from semiseg.training.resources import write_resources
+from semiseg.training.run_directory import RunDirectory
 from semiseg.training.trainer import Loop, TrainingStopped, make_method
 
 QUICK: dict[str, Any] = {
@@ -86,6 +90,7 @@ def finished(_tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def test_a_run_directory_explains_itself(finished: Path) -> None:
     files = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
     expected = {"config.yaml", "environment.json", "metrics.jsonl", "log.txt", "report.html", "confusion.json"}
+    expected |= {"resources.json"}
     expected |= {f"checkpoints/{name}.pt" for name in ("last", "best")}
     expected |= {f"splits/{name}.txt" for name in ("labeled", "unlabeled", "val", "test")}
     assert expected <= files
@@ -94,6 +99,35 @@ def test_a_run_directory_explains_itself(finished: Path) -> None:
     assert samples == [f"000000{step}_val0000{index}.png" for step in (2, 4, 6) for index in range(3)]
     assert all(path.suffix == ".png" for path in (finished / "plots").iterdir())
     assert not list(finished.parent.glob(".*"))  # no draft
+
+
+def test_what_a_run_costs_is_kept(finished: Path) -> None:
+    content = json.loads((finished / "resources.json").read_text())
+    config, options = RunDirectory(finished).read_config()
+    method = make_method(config, options, open_dataset(config.data))
+    assert content["trainable_parameters"] == sum(p.numel() for p in method.student.parameters())
+    assert metrics(finished, timed=True)[-1]["time_s"] <= content["training_s"] < 1e4
+    assert content["device"] == "cpu" and 50 < content["peak_memory_mb"] < 1e5
+
+
+def test_of_the_peaks_of_several_sittings_the_highest_is_kept(tmp_path: Path) -> None:
+    path, network = tmp_path / "resources.json", nn.Linear(3, 2).requires_grad_(False)
+    for before, kept in ((None, False), (1e9, True)):
+        if before:
+            path.write_text(json.dumps({"peak_memory_mb": before}))
+        write_resources(path, network, torch.device("cpu"), 12.3456)
+        content = json.loads(path.read_text())
+        assert (content["peak_memory_mb"] == before) == kept
+        assert (content["trainable_parameters"], content["training_s"]) == (0, 12.346)
+
+
+def test_the_peak_is_that_of_the_process_not_of_the_one_that_started_it() -> None:
+    """A launcher that has loaded much must not make its runs look greedy."""
+    code = "import torch; from semiseg.training.resources import _peak_memory_mb as p; print(p(torch.device('cpu')))"
+    ballast = torch.ones(2**28)  # 1 GiB
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    del ballast
+    assert 50 < float(out) < 1000
 
 
 def test_the_environment_is_kept(finished: Path) -> None:

@@ -122,18 +122,12 @@ def prepare(path: Path, config: TrainConfig, options: Any, processes: int = 1) -
     Raises:
         UserError: anything the user should correct first.
     """
-    from semiseg.training.trainer import make_method
-
     RunDirectory.refuse_existing(path)
     if not config.data:
         raise UserError("--data is missing: give a directory with images/ and masks/, or shapes")
     dataset = open_dataset(config.data)
     split = resolve_split(dataset, config.labeled, config.seed, config.unlabeled, config.existing_only)
-    if METHODS[config.method].uses_unlabeled and not split.unlabeled:
-        raise UserError(
-            f"{config.data}: no unlabeled images left for {config.method}: "
-            "add images without masks, use fewer labels by --labeled, or take --method supervised"
-        )
+    check_unlabeled(config, split)
     check_masks(dataset, (*split.val, *split.test))
     pixels = count_pixels(dataset, split.labeled)
     if config.batch_size % processes:
@@ -142,10 +136,7 @@ def prepare(path: Path, config: TrainConfig, options: Any, processes: int = 1) -
         require_tensorboard()
     notes = [*split.notes, *check_annotation(dataset, split.labeled, pixels, config.annotation)]
     notes += noteworthy(config, options, dataset, split, pixels.sum(axis=0).tolist())
-    try:
-        make_method(config, options, dataset)
-    except ValueError as error:
-        raise UserError(f"{config.method} over {config.encoder}: {error}") from None
+    check_network(config, options, dataset)
     run = RunDirectory.create(path, config, options, split)
     head = (
         f"{config.method} on {config.data}: {len(split.labeled)} labeled, {len(split.unlabeled)} unlabeled, "
@@ -176,3 +167,22 @@ def noteworthy(
             f"warning: {len(split.labeled)} labeled images for batches of {config.batch_size}: images repeat in a batch"
         )
     return notes
+
+
+def check_unlabeled(config: TrainConfig, split: Split) -> None:
+    """Raise UserError where the method needs unlabeled images and the split has none."""
+    if METHODS[config.method].uses_unlabeled and not split.unlabeled:
+        raise UserError(
+            f"{config.data}: no unlabeled images left for {config.method}: "
+            "add images without masks, use fewer labels by --labeled, or take --method supervised"
+        )
+
+
+def check_network(config: TrainConfig, options: Any, dataset: SegmentationDataset) -> None:
+    """Build the method once; raises UserError where there is no such network, or the method cannot use it."""
+    from semiseg.training.trainer import make_method
+
+    try:
+        make_method(config, options, dataset)
+    except ValueError as error:
+        raise UserError(f"{config.method} over {config.encoder}: {error}") from None

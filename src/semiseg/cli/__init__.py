@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 from semiseg import __version__
+from semiseg.cli.compare import compare
 from semiseg.cli.demo import demo
 from semiseg.cli.lists import datasets, methods, networks
 from semiseg.cli.parsing import Argv
@@ -20,6 +21,7 @@ COMMANDS: dict[str, Callable[[Argv], None]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "compare": compare,
     "report": report,
     "split": split,
     "prepare": prepare,
@@ -53,10 +55,11 @@ def main() -> int:
         print(f"semiseg: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("semiseg: interrupted; a run goes on by semiseg train --resume RUN", file=sys.stderr)
+        how = "the same command again" if argv[0] == "compare" else "semiseg train --resume RUN"
+        print(f"semiseg: interrupted; it goes on by {how}", file=sys.stderr)
         return 130
     except RuntimeError as error:
-        if type(error).__name__ != "TrainingStopped":
+        if type(error).__name__ not in ("TrainingStopped", "CellsFailed"):
             raise
         print(f"semiseg: {error}", file=sys.stderr)
         return 1

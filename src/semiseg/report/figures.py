@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from semiseg.report.run_files import RunFiles, series
 
@@ -22,6 +22,7 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW = (
 )  # fmt: skip
 CYCLE = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, YELLOW)
 MARKERS = "osD^vPX"
+STYLES = ("-", "--", "-.", ":")
 NETWORK_COLORS = {
     "student": BLUE,
     "student2": SKY,
@@ -141,8 +142,8 @@ def confusion(content: Mapping[str, Any]) -> Figure | None:
 def compared_miou(runs: Mapping[str, RunFiles]) -> Figure | None:
     """Plot the mIoU on val of each run's default network over the steps."""
     figure, (axes,) = _figure(1, height=3.6)
-    for (name, run), color, marker in zip(runs.items(), cycle(CYCLE), cycle(MARKERS), strict=False):
-        _curve(axes, *run.curve(run.default_network or "", "miou"), label=name, color=color, marker=marker)
+    for (name, run), look in zip(runs.items(), looks(len(runs)), strict=True):
+        _curve(axes, *run.curve(run.default_network or "", "miou"), label=name, **look)
     return _finish(figure, axes, "mIoU on val (%)") if axes.lines else None
 
 
@@ -164,6 +165,45 @@ def compared_coupling(runs: Mapping[str, RunFiles]) -> Figure | None:
     for axes, name in zip(grid[0], shown, strict=True):
         axes.set_title(plain(name), fontsize=11)
     return figure
+
+
+def miou_by_labels(methods: Mapping[str, Sequence[tuple[int, float, float]]], ylabel: str) -> Figure | None:
+    """Plot mIoU over the number of labeled images, on a logarithmic scale: a line a method, with error bars.
+
+    Args:
+        methods: by name, points (labeled images, mean, standard deviation or 0).
+        ylabel: what the mIoU is of.
+    """
+    images = sorted({point[0] for points in methods.values() for point in points})
+    if not images:
+        return None
+    figure, (axes,) = _figure(1, height=4.2)
+    for index, ((name, points), look) in enumerate(zip(methods.items(), looks(len(methods)), strict=True)):
+        beside = 1 + 0.012 * (index - (len(methods) - 1) / 2)  # so that error bars do not hide one another
+        x, mean, std = zip(*((n * beside, mean, std) for n, mean, std in sorted(points)), strict=True)
+        bars = std if any(std) else None
+        axes.errorbar(x, mean, bars, label=plain(name), linewidth=1.8, markersize=5, capsize=3, elinewidth=1.0, **look)
+    axes.set_xscale("log")
+    _finish(figure, axes, ylabel, "labeled images")
+    axes.set_xlim(images[0] / 1.25, images[-1] * 1.25)
+    axes.xaxis.set_major_locator(FixedLocator(images))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter("{x:.0f}")
+    if len(methods) > 4 and (inside := axes.get_legend()):  # it would hide the lines
+        inside.remove()
+        figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False, handlelength=3.5)
+    return figure
+
+
+def looks(count: int) -> list[dict[str, Any]]:
+    """Return a color, a marker and a line style for each of several lines, no two alike up to 28."""
+    return [
+        {
+            **{"color": color, "marker": marker, "linestyle": STYLES[index // len(CYCLE) % len(STYLES)]},
+            **{"markerfacecolor": color if index < len(CYCLE) else "white"},
+        }
+        for index, color, marker in zip(range(count), cycle(CYCLE), cycle(MARKERS), strict=False)
+    ]
 
 
 def running_mean(values: Sequence[float]) -> Sequence[float]:
@@ -201,9 +241,9 @@ def _coupling_panel(axes: Axes, run: RunFiles, key: str) -> None:
         _curve(axes, *run.curve(network, key), label=label, color=colors[network], marker="o")
 
 
-def _curve(axes: Axes, steps: list[int], values: list[float], *, label: str, color: str, marker: str) -> None:
+def _curve(axes: Axes, steps: list[int], values: list[float], *, label: str, **look: Any) -> None:
     if steps:
-        axes.plot(steps, values, color=color, label=plain(label), linewidth=1.8, marker=marker, markersize=4)
+        axes.plot(steps, values, label=plain(label), linewidth=1.8, markersize=4, **look)
 
 
 def _figure(panels: int, height: float = 3.2) -> tuple[Figure, list[Axes]]:

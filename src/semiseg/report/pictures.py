@@ -123,15 +123,28 @@ def comparison_picture(
         raise UserError(f"{', '.join(names)}: the runs have no val or test image in common to compare on")
     rows = min(rows, len(common))
     ids = [common[index * len(common) // rows] for index in range(rows)]
+    named = dict(zip(names, runs, strict=True))
+    return grid(*predicted_rows(named, ids, cell_width), run_legend(named, cell_width)), ids
+
+
+def predicted_rows(
+    runs: Mapping[str, LoadedRun], ids: Sequence[str], cell_width: int = 320
+) -> tuple[list[str], list[list[Picture]]]:
+    """Return the captions and the rows of a grid: image | each run, by name | ground truth for images with masks."""
+    first = next(iter(runs.values()))
     cells = []
     for id in ids:
         sample = read_sample(first.dataset, id)
         assert sample.mask is not None
-        masks = [*(run.predict(sample.image) for run in runs), sample.mask]
+        masks = [*(run.predict(sample.image) for run in runs.values()), sample.mask]
         cells.append([_resized(sample.image, cell_width), *(_cell(mask, first.palette, cell_width) for mask in masks)])
-    columns = ["image", *names, "ground truth"]
-    strip = legend(first.classes, first.palette, len(columns) * (cell_width + GAP) + GAP)
-    return grid(columns, cells, strip), ids
+    return ["image", *runs, "ground truth"], cells
+
+
+def run_legend(runs: Mapping[str, LoadedRun], cell_width: int = 320) -> Picture:
+    """Return the legend that goes below a grid of the runs."""
+    first = next(iter(runs.values()))
+    return legend(first.classes, first.palette, (len(runs) + 2) * (cell_width + GAP) + GAP)
 
 
 def check_classes(classes: Mapping[str, Sequence[str]]) -> None:
@@ -222,3 +235,8 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     import matplotlib
 
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+
+
+def caption_font() -> ImageFont.FreeTypeFont:
+    """Return the font of captions."""
+    return _font(CAPTION)

@@ -28,12 +28,15 @@ class MetricsLog:
         self.started = time.perf_counter()
         self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
 
+    def time_s(self) -> float:
+        """Seconds of training so far, over all sittings."""
+        return self.elapsed + time.perf_counter() - self.started
+
     def write(self, step: int, epoch: int, values: dict[str, Any]) -> None:
         """Append one line; ``time_s`` counts training time over all sittings. NaN and infinity become null."""
         if not self.enabled:
             return
-        time_s = round(self.elapsed + time.perf_counter() - self.started, 3)
-        line = {"step": step, "epoch": epoch, "time_s": time_s} | values
+        line = {"step": step, "epoch": epoch, "time_s": round(self.time_s(), 3)} | values
         line = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
         self.file.write(json.dumps(line) + "\n")
         self.file.flush()

@@ -31,6 +31,7 @@ class RunDirectory:
         self.last = self.path / "checkpoints" / "last.pt"
         self.best = self.path / "checkpoints" / "best.pt"
         self.confusion = self.path / "confusion.json"
+        self.resources = self.path / "resources.json"
         self.samples = self.path / "samples"
 
     @classmethod

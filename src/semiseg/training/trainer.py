@@ -28,6 +28,7 @@ from semiseg.training.clock import Clock
 from semiseg.training.console import Console
 from semiseg.training.metrics_log import MetricsLog
 from semiseg.training.optimizer import make_optimizer, set_learning_rate
+from semiseg.training.resources import write_resources
 from semiseg.training.run_directory import RunDirectory
 from semiseg.training.validation import Validator
 
@@ -144,7 +145,8 @@ class Loop:
             self.console.validation(done, lines, improved)
         if self.fabric.is_global_zero:
             self.validator.write_samples(self.method, self.run.samples, done)
-            self.save(done, improved)
+            write_resources(self.run.resources, self.method, self.fabric.device, log.time_s())
+            self.save(done, improved)  # last, so that a run that was saved at its end lacks nothing
         self.method.train()
 
     def save(self, done: int, improved: bool) -> None:
