@@ -10,7 +10,7 @@ from typing import Any
 from semiseg import api
 from semiseg.config import TrainConfig, check_mapping, from_mapping, read_yaml, to_mapping
 from semiseg.errors import UserError, did_you_mean, lookup
-from semiseg.methods import ALIASES, METHODS
+from semiseg.methods import ALIASES, METHODS, VARIANTS
 
 VARIED = ("method", "labeled", "seed")
 """What the cells of a comparison differ in, beside the methods' own options."""
@@ -104,9 +104,10 @@ def _entry(
     source: str,
 ) -> Entry:
     own = {str(key).replace("-", "_"): value for key, value in overrides.get(name, {}).items()}
-    if name in overrides and name not in METHODS and "method" not in own:
+    known = (*METHODS, *VARIANTS)
+    if name in overrides and name not in known and "method" not in own:
         raise UserError(f"{source}: methods: {name} is no method: add 'method: NAME' to its options, or correct it")
-    method = own.pop("method", None) or lookup("method", name, {known: known for known in (*METHODS, *overrides)})
+    method = own.pop("method", None) or lookup("method", name, {one: one for one in (*known, *overrides)})
     config, options = api.resolve({**shared, "method": method}, preset)
     for key in own:
         if key in (*SHARED, *VARIED):

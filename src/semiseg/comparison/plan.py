@@ -130,7 +130,8 @@ class Plan:
     def splits(self) -> dict[tuple[str, int], Split]:
         """The lists of images by labels and seed."""
         keys = dict.fromkeys((labeled, seed) for block in self.blocks for _, labeled, seed in block.triples())
-        return {key: resolve_split(self.dataset, None if key[0] == ALL else key[0], key[1]) for key in keys}
+        lists = self.settings["unlabeled"], self.settings["existing_only"]
+        return {key: resolve_split(self.dataset, None if key[0] == ALL else key[0], key[1], *lists) for key in keys}
 
     @cached_property
     def split(self) -> str:
