@@ -13,9 +13,9 @@ from semiseg.devices import find_accelerator
 from semiseg.errors import UserError, lookup
 from semiseg.evaluation.evaluate import TEACHERS_AVERAGE
 from semiseg.evaluation.predictor import Prediction, Predictor
-from semiseg.methods import METHODS
 from semiseg.networks import build
 from semiseg.training.checkpoint import load_checkpoint
+from semiseg.training.find_method import find_method
 from semiseg.training.run_directory import RunDirectory
 
 
@@ -30,7 +30,7 @@ class Model:
         state = load_checkpoint(checkpoint)
         self.path, self.step = checkpoint, int(state["step"])
         self.classes, self.palette = tuple(state["classes"]), tuple(tuple(color) for color in state["palette"])
-        method = lookup("method", state["config"]["method"], METHODS)
+        method = find_method(state["config"]["method"])
         self.config, options = from_mapping((TrainConfig, method.Options), state["config"], str(checkpoint))
         device = torch.device(find_accelerator(accelerator))
         shape = (self.config.architecture, self.config.encoder, len(self.classes))

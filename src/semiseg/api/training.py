@@ -13,8 +13,9 @@ from semiseg.data.annotation import check_annotation
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.splits import Split, check_masks, count_pixels, resolve_split
 from semiseg.errors import ToldElsewhere, UserError, lookup
-from semiseg.methods import ALIASES, METHODS, VARIANTS
+from semiseg.methods import ALIASES, VARIANTS
 from semiseg.presets import PRESETS
+from semiseg.training.find_method import find_method, is_own, short_name
 from semiseg.training.run_directory import RunDirectory
 from semiseg.training.trackers import require_tensorboard
 
@@ -31,9 +32,10 @@ def resolve(values: dict[str, Any], preset: str | None = None, file: str | None 
     if preset is not None and not isinstance(preset, str):
         raise UserError(f"{file}: preset is {preset!r}: expected one of {', '.join(PRESETS)}")
     name = str(values.get("method") or from_file.get("method") or TrainConfig.method)
-    lookup("method", name, {**METHODS, **ALIASES, **VARIANTS})
     name, of_variant = VARIANTS.get(name, (ALIASES.get(name, name), {}))
-    method = METHODS[name]
+    method = find_method(name)
+    if is_own(name):
+        name = f"{Path(name.rpartition(':')[0]).resolve()}:{short_name(name)}"  # the run may be opened from elsewhere
     from_preset = lookup("preset", preset, PRESETS).get(name, {}) if preset else {}
     kinds = (TrainConfig, method.Options)
     if file:
@@ -83,7 +85,7 @@ def train_with(config: TrainConfig, options: Any, out: str | Path | None = None)
     """Train by a resolved configuration; return the run directory."""
     from semiseg.training.fabric import launched
 
-    path = Path(out) if out else Path("runs") / f"{Path(config.data).name.split(':')[0]}-{config.method}"
+    path = Path(out) if out else Path("runs") / f"{Path(config.data).name.split(':')[0]}-{short_name(config.method)}"
     with launched(config) as fabric:
         if fabric.is_global_zero:
             try:
@@ -156,7 +158,8 @@ def noteworthy(
     ``pixels`` counts those of each mask value over the labeled images.
     """
     notes, tagged = [], any(dataset.tags(id) is not None for id in (*split.labeled, *split.unlabeled))
-    if config.annotation != "full" and METHODS[config.method].uses_unlabeled and not hasattr(options, "fill_weight"):
+    fills = hasattr(options, "fill_weight") or not find_method(config.method).uses_unlabeled
+    if config.annotation != "full" and not fills:
         notes.append(f"{config.method} has no teacher that fills in what nobody annotated: those pixels are left out")
     if tagged and not hasattr(options, "tag_weight"):
         notes.append(f"warning: {config.method} makes no use of image tags")
@@ -171,7 +174,7 @@ def noteworthy(
 
 def check_unlabeled(config: TrainConfig, split: Split) -> None:
     """Raise UserError where the method needs unlabeled images and the split has none."""
-    if METHODS[config.method].uses_unlabeled and not split.unlabeled:
+    if find_method(config.method).uses_unlabeled and not split.unlabeled:
         raise UserError(
             f"{config.data}: no unlabeled images left for {config.method}: "
             "add images without masks, use fewer labels by --labeled, or take --method supervised"

@@ -16,7 +16,6 @@ def train(argv: Argv) -> None:
     """Train a model."""
     from semiseg import api
     from semiseg.config import TrainConfig
-    from semiseg.methods import METHODS
 
     early, given = early_options(argv), {}
     if "resume" in early:
@@ -31,7 +30,7 @@ def train(argv: Argv) -> None:
         config = replace(config, epochs=None)
     if "epochs" in early:
         config = replace(config, steps=None)
-    own = METHODS[config.method].Options
+    own = type(options)
     arguments = make_dataclass(
         "Arguments",
         [

@@ -19,9 +19,9 @@ from semiseg.config import TrainConfig, from_mapping, read_yaml, to_mapping
 from semiseg.data import open_dataset
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.splits import Split, resolve_split
-from semiseg.errors import UserError, lookup
-from semiseg.methods import METHODS
+from semiseg.errors import UserError
 from semiseg.training.checkpoint import write_atomically
+from semiseg.training.find_method import find_method
 from semiseg.training.trainer import DEFAULT_STEPS
 
 FILE = "compare.yaml"
@@ -229,7 +229,7 @@ def _read(path: Path) -> Plan:
     try:
         settings, entries = content["settings"], {}
         for name, own in content["methods"].items():
-            kinds = (TrainConfig, lookup("method", own["method"], METHODS).Options)
+            kinds = (TrainConfig, find_method(own["method"]).Options)
             entries[name] = Entry(name, *from_mapping(kinds, settings | own, str(path)))
         blocks = [Block(*(tuple(block[key]) for key in ("methods", "labeled", "seeds"))) for block in content["asked"]]
     except (KeyError, TypeError, AttributeError):

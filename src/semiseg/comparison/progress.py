@@ -16,8 +16,8 @@ from rich.text import Text
 
 from semiseg.comparison.judging import best_on_val
 from semiseg.comparison.plan import Cell
-from semiseg.methods import METHODS
 from semiseg.training.console import duration, show
+from semiseg.training.find_method import find_method
 from semiseg.training.metrics_log import read_metrics
 
 WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
@@ -80,7 +80,7 @@ class Display:
         known = self.sizes.get(cell.run)
         if known is None or known[0] != size or (known[1].state, known[1].reason) != (state, reason):
             lines = read_metrics(path)
-            miou = best_on_val(lines, METHODS[cell.config.method].default_network)
+            miou = best_on_val(lines, find_method(cell.config.method).default_network)
             step, time_s = (lines[-1]["step"], lines[-1]["time_s"]) if lines else (0, 0.0)
             known = self.sizes[cell.run] = (size, Standing(cell, state, step, time_s, miou, reason))
         return known[1]

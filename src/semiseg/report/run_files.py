@@ -75,7 +75,7 @@ class RunFiles:
     @property
     def method(self) -> str:
         """The method's name, or the directory's where it is not known."""
-        return str(self.config.get("method") or self.name)
+        return str(self.config.get("method") or self.name).rpartition(":")[2]  # of file:Class the class
 
     @cached_property
     def networks(self) -> list[str]:

@@ -17,8 +17,8 @@ from semiseg import __version__
 from semiseg.config import TrainConfig, from_mapping, read_yaml, to_mapping
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.splits import Split, read_split, write_split
-from semiseg.errors import UserError, lookup
-from semiseg.methods import METHODS
+from semiseg.errors import UserError
+from semiseg.training.find_method import find_method
 
 
 class RunDirectory:
@@ -84,7 +84,7 @@ class RunDirectory:
         """Return the run's configuration and its method's options."""
         source = self.path / "config.yaml"
         values = read_yaml(source)
-        method = lookup("method", str(values.get("method")), METHODS)
+        method = find_method(str(values.get("method")))
         config, options = from_mapping((TrainConfig, method.Options), values, str(source))
         return config, options
 

@@ -19,13 +19,14 @@ from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.loaders import StreamConfig, TrainStream, make_loader
 from semiseg.data.splits import Split, check_masks
 from semiseg.errors import UserError
-from semiseg.methods import METHODS, Batch, Method, Progress
+from semiseg.methods import Batch, Method, Progress
 from semiseg.networks import SegmentationNetwork, build
 from semiseg.ops.losses import balancing_weights, ohem_cross_entropy
 from semiseg.seeding import derive_seed
 from semiseg.training.checkpoint import FORMAT, load_checkpoint, save_checkpoint
 from semiseg.training.clock import Clock
 from semiseg.training.console import Console
+from semiseg.training.find_method import find_method
 from semiseg.training.metrics_log import MetricsLog
 from semiseg.training.optimizer import make_optimizer, set_learning_rate
 from semiseg.training.resources import write_resources
@@ -182,7 +183,7 @@ def make_method(config: TrainConfig, options: Any, dataset: SegmentationDataset)
             network.freeze_encoder_batchnorm()
         return network
 
-    method = METHODS[config.method](make, classes, options)
+    method = find_method(config.method)(make, classes, options)
     if config.supervised_loss == "ohem":
         method.supervised_loss = partial(
             ohem_cross_entropy, threshold=config.ohem_threshold, min_kept=config.ohem_min_kept
@@ -194,7 +195,7 @@ def make_stream(config: TrainConfig, dataset: SegmentationDataset, split: Split,
     """Return the stream of batches of this process."""
     stream_config = StreamConfig(
         batch_size=config.batch_size,
-        unlabeled_batch_size=config.batch_size if METHODS[config.method].uses_unlabeled else 0,
+        unlabeled_batch_size=config.batch_size if find_method(config.method).uses_unlabeled else 0,
         crop_size=config.crop_size,
         image_scale=config.image_scale,
         scale_min=config.scale_min,
