@@ -58,12 +58,12 @@ def apart(ranked: Sequence[str], ids: Sequence[str], shown: Sequence[str]) -> li
 
 
 def by_disagreement(runs: Mapping[str, LoadedRun], ids: Sequence[str]) -> list[str]:
-    """Return the images sorted by how much the runs' predictions differ, the most first."""
+    """Return the images on which the runs' predictions differ, those with the most first."""
     found: dict[str, float] = {}
     for sample in (read_sample(next(iter(runs.values())).dataset, id) for id in ids):
         assert sample.mask is not None
         found[sample.id] = disagreement([run.predict(sample.image) for run in runs.values()], sample.mask)
-    return sorted(ids, key=lambda id: -found[id])
+    return sorted((id for id in ids if found[id] > 0), key=lambda id: -found[id])
 
 
 def disagreement(masks: Sequence[Tensor], truth: Tensor) -> float:

@@ -25,6 +25,7 @@ from semiseg.training.find_method import find_method
 from semiseg.training.trainer import DEFAULT_STEPS
 
 FILE = "compare.yaml"
+LOCK = ".lock"  # held by the process that works in the directory
 HEAD = "# What the runs in this folder have in common, and which were asked for. Written by semiseg compare.\n"
 
 
@@ -192,7 +193,7 @@ def make_plan(out: Path, entries: Mapping[str, Entry], block: Block) -> Plan:
     Raises:
         UserError: the directory holds something else, or a comparison with other settings.
     """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if not out.exists() or (out.is_dir() and {path.name for path in out.iterdir()} <= {LOCK}):
         return Plan(out, entries, (block,))
     if not (out / FILE).is_file():
         raise UserError(f"{out} exists and holds no comparison: choose another --out")

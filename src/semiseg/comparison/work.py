@@ -15,11 +15,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from semiseg.comparison.plan import Cell
+from semiseg.comparison.plan import LOCK, Cell
 from semiseg.comparison.progress import DONE, FAILED, RUNNING, WAITING, Display
 from semiseg.errors import UserError
 
-LOCK = ".lock"
 REFRESH_S = 1.0
 
 
