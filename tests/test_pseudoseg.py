@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from semiseg.data import CamVid
+from semiseg.data.views import weak_view
 from semiseg.methods import METHODS, Batch, Progress
 from semiseg.methods import pseudoseg as module
 from semiseg.methods.method import as_float
@@ -193,6 +196,19 @@ def test_image_labels_by_hand() -> None:
     assert known.int().tolist() == [[1, 1, 1], [0, 1, 0], [1, 0, 0], [1, 1, 1]]
     _, known = image_labels(masks, torch.zeros_like(valid), PseudoSegOptions(), 3)
     assert not known[:, 0][shown[:, 0] == 0].any()  # nothing but padding: nothing is absent
+
+
+def test_nearly_all_crops_of_camvid_show_what_is_absent_and_at_a_share_of_one_few(camvid_dir: Path) -> None:
+    dataset, views = CamVid(camvid_dir), []
+    for index, id in enumerate((dataset.split("train") or ())[::10]):
+        image, mask = dataset.read_image(id), dataset.read_mask(id)
+        views += [weak_view(image, mask, 128, 4 * index + k, image_scale=0.5)[1:] for k in range(4)]
+    masks, valid = (torch.stack(parts) for parts in zip(*views, strict=True))
+    shares = []
+    for options in (PseudoSegOptions(), PseudoSegOptions(known_share=1.0)):
+        _, known = image_labels(masks.long(), valid, options, len(dataset.classes))
+        shares.append(known.all(dim=1).float().mean().item())
+    assert shares[0] > 0.95 and shares[1] < 0.2
 
 
 def test_the_classifier_learns_from_what_is_known() -> None:

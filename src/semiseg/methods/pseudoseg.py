@@ -208,8 +208,8 @@ def image_labels(masks: Tensor, valid: Tensor, options: PseudoSegOptions, classe
     """Return which classes each image shows, and of which of them that is known: bool ``(N, C')`` each.
 
     A class among the labeled pixels is shown. Another is absent where ``known_share`` of the pixels are labeled; else
-    nobody knows: it may hide among the others. (To demand all of them would leave nothing absent: borders are not
-    labeled in VOC, nor odd things in CamVid, and in either 99 % of the crops have some unknown pixels.)
+    nobody knows: it may hide among the others. (To demand all of them would leave little absent: borders are
+    unlabeled in VOC, odd things in CamVid, and few crops are without either.)
 
     Args:
         masks: int64 ``(N, H, W)``, 255 where nothing is known.
