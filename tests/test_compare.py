@@ -22,7 +22,7 @@ from rich.console import Console
 import semiseg
 from semiseg import cli
 from semiseg.comparison import progress, work
-from semiseg.comparison.entries import split_names
+from semiseg.comparison.entries import make_entries, split_names
 from semiseg.comparison.gallery import ROWS, apart, disagreement, draw, gallery
 from semiseg.comparison.page import write_page, write_tables
 from semiseg.comparison.plan import Cell, Plan
@@ -523,9 +523,8 @@ def test_cells_are_interrupted_gone_on_with_and_left_alone_when_finished(
     monkeypatch.setattr(work, "REFRESH_S", 0.01)
     out = tmp_path / "out"
     arguments = ["compare", "--data", DATA, "--methods", "supervised,mean-teacher", "--labeled", "4"]
-    arguments += [
-        f"--{key.replace('_', '-')}={value}" for key, value in (QUICK | {"steps": 16, "val_every": 4, "val_limit": 1}).items()
-    ]
+    settings = QUICK | {"steps": 16, "val_every": 4, "val_limit": 1}
+    arguments += [f"--{key.replace('_', '-')}={value}" for key, value in settings.items()]
     crews = []
 
     def interrupt(self: Display, states: Any, failures: Any) -> None:
@@ -589,3 +588,12 @@ def test_a_cell_that_fails_stops_no_other_and_is_reported(
     assert status == 1 and "supervised, 4, seed 0: loss or gradient is not finite at step 1" in err.splitlines()[-1]
     assert "| supervised | 4 | failed |" in printed and "40.00" in printed
     assert "failed: loss or gradient is not finite" in (out / "report.html").read_text()
+
+
+def test_a_variant_is_compared_under_its_own_name() -> None:
+    shared = {"data": "shapes", "weights": "none"}
+    entries = make_entries(["cutmix-seg", "mean-teacher"], {"cutmix-seg": {"threshold": 0.9}}, shared, None, "file")
+    assert list(entries) == ["cutmix-seg", "mean-teacher"]
+    options = entries["cutmix-seg"].options
+    assert (options.unsupervised_loss, options.threshold) == ("mse", 0.9)
+    assert entries["cutmix-seg"].config.method == "mean-teacher"
