@@ -181,12 +181,12 @@ def test_every_shipped_configuration_is_understood(path: Path) -> None:
     assert config.method in METHODS
 
 
-@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
 def test_a_comparison_trains_each_method_as_its_own_configuration_does(path: Path, tmp_path: Path) -> None:
     assert path.read_text().startswith("#")
     plan = plan_of(tmp_path / "new", None, None, None, None, str(path), {"data": "shapes"})
     own = {name: path.with_name(f"{name}.yaml") for name in plan.entries if path.with_name(f"{name}.yaml").is_file()}
-    assert "supervised" in own
+    assert "dual-teacher" in own
     for name, file in own.items():
         config, options = api.resolve({}, file=str(file))
         entry = plan.entries[name]
