@@ -336,6 +336,11 @@ def of_another_network(run: Path) -> None:
         torch.save(state, run / "checkpoints" / name)
 
 
+def of_another_run(run: Path) -> None:
+    state = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
+    torch.save(state | {"config": state["config"] | {"seed": 5, "workers": 9}}, run / "checkpoints" / "last.pt")
+
+
 def garbage(run: Path) -> None:
     for name in ("last.pt", "best.pt"):
         (run / "checkpoints" / name).write_bytes(b"garbage")
@@ -356,19 +361,21 @@ def something_else(run: Path) -> None:
     [
         (of_another_network, "last.pt: a checkpoint of another network", "best.pt: its weights do not fit the network"),
         (garbage, "last.pt: cannot be read as a checkpoint", "best.pt: cannot be read as a checkpoint"),
+        (of_another_run, "last.pt: of another run .seed is 5 there, 0 here.: put the run's own", None),
         (cut_short, "last.pt: cannot be read as a checkpoint", "best.pt: cannot be read as a checkpoint"),
         (something_else, "last.pt: not a checkpoint of semiseg", "best.pt: not a checkpoint of semiseg"),
     ],
 )
 def test_checkpoints_at_fault(
-    call: Call, copy_of_run: Path, spoil: Callable[[Path], None], resuming: str, evaluating: str
+    call: Call, copy_of_run: Path, spoil: Callable[[Path], None], resuming: str, evaluating: str | None
 ) -> None:
     spoil(copy_of_run)
     before = content(copy_of_run)
     before.pop("log.txt")
     assert_refused(call("train", "--resume", copy_of_run), resuming)
-    assert_refused(call("evaluate", copy_of_run), evaluating)
-    assert_refused(call("predict", copy_of_run, "image.png", "--out", copy_of_run / "masks"), evaluating)
+    if evaluating is not None:
+        assert_refused(call("evaluate", copy_of_run), evaluating)
+        assert_refused(call("predict", copy_of_run, "image.png", "--out", copy_of_run / "masks"), evaluating)
     after = content(copy_of_run)
     after.pop("log.txt")
     assert after == before
@@ -551,6 +558,11 @@ def test_predict_refuses(call: Call, trained: Path, tmp_path: Path) -> None:
         assert_refused(call("predict", trained, tmp_path / image, "--out", out), pattern)
     (tmp_path / "file").write_text("")
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    Image.new("RGB", (9, 9)).save(tmp_path / "a_overlay.png")
+    both = tmp_path / "a.png", tmp_path / "a_overlay.png"
+    twice = "a_overlay.png: would be written for two images"
+    assert_refused(call("predict", trained, *both, "--out", tmp_path / "new", "--overlay"), twice)
+    assert not (tmp_path / "new").exists()
     assert_refused(call("predict", trained, tmp_path / "a.png", "--out", tmp_path / "file"), "file: cannot be written")
 
 

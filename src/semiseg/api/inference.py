@@ -123,9 +123,13 @@ def predict(
     out = Path(out)
     todo = collect_images([images] if isinstance(images, (str, Path)) else images)
     kinds = ["", *(["_overlay"] if overlay else []), *(["_confidence"] if confidence else [])]
+    files: set[Path] = set()
     for file in (out / f"{stem}{kind}.png" for stem in todo for kind in kinds):
         if file.exists():
             raise UserError(f"{file} exists: choose another --out")
+        if file in files:
+            raise UserError(f"{file}: would be written for two images: predict them into folders of their own")
+        files.add(file)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -13,12 +13,11 @@ class Clock:
 
     def __init__(self, images_per_step: int) -> None:
         self.images_per_step = images_per_step
-        self.steps_read = 0
-        self.restart()
+        self.restart(0)
 
-    def restart(self) -> None:
-        """Forget the time that has passed (a validation is no training)."""
-        self.waited, self.since = 0.0, time.perf_counter()
+    def restart(self, steps: int) -> None:
+        """Forget the time that has passed up to step ``steps`` of this sitting (a validation is no training)."""
+        self.steps_read, self.waited, self.since = steps, 0.0, time.perf_counter()
 
     def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Hand the batches on, counting the time each took to come."""
@@ -37,6 +36,5 @@ class Clock:
             "images_per_s": round((steps - self.steps_read) * self.images_per_step / seconds, 3),
             "data_wait_fraction": round(min(1.0, self.waited / seconds), 4),
         }
-        self.steps_read = steps
-        self.restart()
+        self.restart(steps)
         return rates

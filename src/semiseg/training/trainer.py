@@ -34,6 +34,8 @@ from semiseg.training.run_directory import RunDirectory
 from semiseg.training.validation import Validator
 
 DEFAULT_STEPS = 2000
+# What one may change between two sittings of a run: where it runs and where its data lie.
+MOVABLE = ("data", "workers", "accelerator", "devices", "nodes", "precision", "tensorboard", "keep")
 LOSS_TERMS = ("supervised", "unsupervised", "consistency", "auxiliary", "filled", "tags")
 
 
@@ -86,7 +88,7 @@ class Loop:
                 self.console.step(done, self.total_steps, values, self.best.miou)
             if validated:
                 self.validate(log, done, progress.epoch)
-                clock.restart()
+                clock.restart(done - first_step)
         log.close()
 
     def batches(self, first_step: int) -> Iterator[Batch]:
@@ -172,13 +174,16 @@ class Loop:
                 old.unlink()
 
 
-def make_method(config: TrainConfig, options: Any, dataset: SegmentationDataset) -> Method:
-    """Build the method on networks whose start depends on the seed alone: the same student for every method."""
+def make_method(config: TrainConfig, options: Any, dataset: SegmentationDataset, weights: str | None = None) -> Method:
+    """Build the method on networks whose start depends on the seed alone: the same student for every method.
+
+    ``weights`` takes the place of the configured ones; ``none`` where a checkpoint is about to fill the networks.
+    """
     torch.manual_seed(derive_seed(config.seed, "start"))
     classes = len(dataset.classes)
 
     def make() -> SegmentationNetwork:
-        network = build(config.architecture, config.encoder, classes, config.weights)
+        network = build(config.architecture, config.encoder, classes, weights or config.weights)
         if config.batchnorm == "frozen-encoder":
             network.freeze_encoder_batchnorm()
         return network
@@ -207,11 +212,15 @@ def make_stream(config: TrainConfig, dataset: SegmentationDataset, split: Split,
     return TrainStream(dataset, split.labeled, split.unlabeled, stream_config, rank=rank, world_size=world)
 
 
-def restore(method: Method, state: dict[str, Any], source: Path) -> None:
+def restore(method: Method, state: dict[str, Any], config: TrainConfig, source: Path) -> None:
     """Load the networks of a checkpoint; raises UserError where it is not one that this run can go on from."""
     remedy = "put the run's own last.pt back, or remove it to start over"
     if "optimizer" not in state:
         raise UserError(f"{source}: it holds no optimizer, so it is no last.pt: {remedy}")
+    ours = to_mapping(config, method.options)
+    for key, theirs in state["config"].items():
+        if key not in MOVABLE and ours.get(key) != theirs:
+            raise UserError(f"{source}: of another run ({key} is {theirs} there, {ours.get(key)} here): {remedy}")
     try:
         method.load_state_dict(state["method"])
     except RuntimeError as error:
@@ -224,7 +233,8 @@ def train_run(run: RunDirectory, fabric: Fabric) -> Loop:
     config, options = run.read_config()
     dataset = open_dataset(config.data)
     split = run.read_split(dataset)
-    method = make_method(config, options, dataset)
+    state = load_checkpoint(run.last) if run.last.exists() else None
+    method = make_method(config, options, dataset, weights="none" if state else None)
     if config.class_balance > 0:
         pixels = torch.tensor(check_masks(dataset, split.labeled))
         method.class_weights.copy_(balancing_weights(pixels, config.class_balance))
@@ -232,9 +242,8 @@ def train_run(run: RunDirectory, fabric: Fabric) -> Loop:
     stream = make_stream(config, dataset, split, fabric)
     total_steps = config.steps or (config.epochs * stream.steps_per_epoch if config.epochs else DEFAULT_STEPS)
     console = Console(run.log, enabled=fabric.is_global_zero)
-    state = load_checkpoint(run.last) if run.last.exists() else None
     if state:
-        restore(method, state, run.last)
+        restore(method, state, config, run.last)
     wrapped, wrapped_optimizer = fabric.setup(method, optimizer)
     best = Best()
     if state:
