@@ -524,7 +524,8 @@ def test_cells_are_interrupted_gone_on_with_and_left_alone_when_finished(
     out = tmp_path / "out"
     arguments = ["compare", "--data", DATA, "--methods", "supervised,mean-teacher", "--labeled", "4"]
     arguments += [
-        f"--{key.replace('_', '-')}={value}" for key, value in (QUICK | {"steps": 16, "val_every": 4, "val_limit": 1}).items()
+        f"--{key.replace('_', '-')}={value}"
+        for key, value in (QUICK | {"steps": 16, "val_every": 4, "val_limit": 1}).items()
     ]
     crews = []
 
