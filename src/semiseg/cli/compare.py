@@ -20,7 +20,7 @@ class Shared(TrainConfig):
 
     method: tyro.conf.Suppress[str] = TrainConfig.method
     labeled: str | None = None
-    """Labels to use, separated by commas: shares (1/16), numbers (23), files with one image a line, or all."""
+    """Labels to use, separated by commas: shares (1/16), numbers (23), files of ids; all (the default): all masks."""
     seed: tyro.conf.Suppress[int] = TrainConfig.seed
 
 
