@@ -78,3 +78,8 @@ def test_what_is_no_method_is_told_in_one_line(name: str, content: str | None, m
     with pytest.raises(UserError) as caught:
         find_method(name.replace("FILE", str(path)))
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_preset_gives_an_own_method_what_all_methods_share(file: Path) -> None:
+    config, _ = api.resolve({"method": f"{file}:SelfTraining"}, preset="small")
+    assert (config.batchnorm, config.class_balance) == ("frozen-encoder", 0.5)

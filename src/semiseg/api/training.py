@@ -36,7 +36,8 @@ def resolve(values: dict[str, Any], preset: str | None = None, file: str | None 
     method = find_method(name)
     if is_own(name):
         name = f"{Path(name.rpartition(':')[0]).resolve()}:{short_name(name)}"  # the run may be opened from elsewhere
-    from_preset = lookup("preset", preset, PRESETS).get(name, {}) if preset else {}
+    presets = lookup("preset", preset, PRESETS) if preset else {}
+    from_preset = presets.get(name, presets.get("supervised", {}))  # a method of one's own: what all share
     kinds = (TrainConfig, method.Options)
     if file:
         from_file = check_mapping(kinds, from_file, file)
