@@ -105,8 +105,8 @@ def test_padding_is_neither_anchor_nor_negative() -> None:
 
 
 def test_a_cells_class_is_that_of_most_of_its_pixels_without_padding() -> None:
-    """Cells of three by one pixel; were padding counted, both images would show class 2."""
-    q = labels_of([0, 0, 2], [1, 2, 2])
+    """Cells of three by one pixel; were padding counted, both images would show class 0."""
+    q = labels_of([0, 0, 1], [1, 0, 0])
     valid = torch.tensor([[[True, True, True]], [[True, False, False]]])
     strong, weak = ([torch.zeros(2, 3, 1, 3), f[1]] for f in (STRONG, WEAK))
     loss = contrastive(contrast_temperature=0.5).contrast(strong, weak, q, valid)
