@@ -24,15 +24,15 @@ from semiseg import cli
 from semiseg.comparison import progress, work
 from semiseg.comparison.entries import make_entries, split_names
 from semiseg.comparison.gallery import ROWS, apart, disagreement, draw, gallery
-from semiseg.comparison.page import write_page, write_tables
-from semiseg.comparison.plan import Cell, Plan
+from semiseg.comparison.page import shown_cells, write_page, write_tables
+from semiseg.comparison.plan import Block, Cell, Plan
 from semiseg.comparison.progress import DONE, FAILED, RUNNING, WAITING, Display, Standing, seconds_left, summary
 from semiseg.comparison.published import TABLES, published
 from semiseg.comparison.run import compare, plan_of
 from semiseg.comparison.statistics import Spread, paired, t_quantile
 from semiseg.comparison.table import make_table, read_results
 from semiseg.comparison.text import columns, comma_separated, markdown
-from semiseg.data import open_dataset
+from semiseg.data import open_dataset, write_split
 from semiseg.errors import UserError
 from semiseg.report import LoadedRun
 
@@ -419,7 +419,8 @@ def test_what_is_wrong_is_said_in_one_line_before_anything_is_trained(
 
 
 def test_a_preset_may_not_treat_methods_differently(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(semiseg.presets.PRESETS, "odd", {"supervised": {"batchnorm": "frozen-encoder"}})
+    odd = {"supervised": {"batchnorm": "frozen-encoder"}, "mean-teacher": {}}
+    monkeypatch.setitem(semiseg.presets.PRESETS, "odd", odd)
     with pytest.raises(UserError, match="--preset odd gives batchnorm frozen-encoder to supervised and train to mean"):
         plan(tmp_path / "out", preset="odd")
     assert plan(tmp_path / "out", preset="odd", batchnorm="train").settings["batchnorm"] == "train"
@@ -597,3 +598,37 @@ def test_a_variant_is_compared_under_its_own_name() -> None:
     options = entries["cutmix-seg"].options
     assert (options.unsupervised_loss, options.threshold) == ("mse", 0.9)
     assert entries["cutmix-seg"].config.method == "mean-teacher"
+
+
+# What a further call finds.
+
+
+def test_cells_of_other_images_are_no_cells_of_this_comparison(tmp_path: Path) -> None:
+    made = plan(tmp_path / "out")
+    cell = made.cells["supervised", "4", 0]
+    finish(cell, 40, 40)
+    split = made.splits["4", 0]
+    write_split(split, cell.run / "splits")
+    made.check()
+    write_split(replace(split, test=()), cell.run / "splits")
+    made.check()  # a test list that has been added since
+    write_split(replace(split, labeled=split.labeled[1:]), cell.run / "splits")
+    with pytest.raises(UserError, match=r"its labeled list has 3 images, and by the data as they are now .* 4"):
+        made.check()
+
+
+def test_the_length_on_the_command_line_wins_over_the_files(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("steps: 5\nmethods: {supervised: }\n")
+    quick = {key: value for key, value in QUICK.items() if key != "steps"}
+    made = plan_of(tmp_path / "out", None, "4", "0", None, str(file), {"data": DATA, "epochs": 3} | quick)
+    entry = made.entries["supervised"]
+    assert (entry.config.steps, entry.config.epochs) == (None, 3)
+
+
+def test_pictures_are_of_the_first_seed_that_is_finished_with_the_fewest_labels(tmp_path: Path) -> None:
+    made = plan(tmp_path / "out", seeds="1")
+    finish(made.cells["supervised", "4", 1], 40, 40)
+    later = replace(made, blocks=(*made.blocks, Block(("supervised",), ("5",), (0,))))
+    shown = shown_cells(later, read_results(later.cells.values()))
+    assert {name: (cell.labeled, cell.seed) for name, cell in shown.items()} == {"supervised": ("4", 1)}

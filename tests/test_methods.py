@@ -250,10 +250,7 @@ def test_loss_is_the_weighted_sum_of_its_terms(name: str, progress_step: int) ->
     weighted = [weight * term for weight, term in zip(expected.weights, terms, strict=True)]
     auxiliary = values.get("loss/auxiliary", 0)  # what other parts than the student's decoder learn from the labels
     assert (auxiliary > 0) == expected.auxiliary
-    if ramp:  # in the burn-in the labeled terms are all there is, whatever their weight later
-        assert values["loss"] == pytest.approx(weighted[0] + auxiliary + ramp * sum(weighted[1:]))
-    else:
-        assert values["loss"] == pytest.approx(values["loss/supervised"] + auxiliary)
+    assert values["loss"] == pytest.approx(weighted[0] + auxiliary + ramp * sum(weighted[1:]))
     assert (progress_step < 10) == (values.get("loss/unsupervised", 0) == 0)
 
 
@@ -324,7 +321,7 @@ def test_class_weights_weigh_the_labels_and_only_them(name: str, progress_step: 
     assert weighted["loss/supervised"] == pytest.approx(2 * plain["loss/supervised"])
     for term in ("loss/unsupervised", "loss/consistency"):
         assert weighted.get(term) == plain.get(term)
-    weight = 1 if progress_step < 10 else EXPECTED[name].weights[0]
+    weight = EXPECTED[name].weights[0]
     auxiliary = weighted.get("loss/auxiliary", 0) - plain.get("loss/auxiliary", 0)  # some of it is by pixel, some not
     assert auxiliary >= 0
     assert weighted["loss"] == pytest.approx(plain["loss"] + weight * plain["loss/supervised"] + auxiliary)

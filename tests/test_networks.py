@@ -195,6 +195,13 @@ def test_weights_of_a_vision_transformer_from_a_file(tmp_path: Path) -> None:
     assert torch.equal(network.encoder.model.blocks[5].attn.qkv.weight, model.blocks[5].attn.qkv.weight)
 
 
+def test_a_tensor_of_another_shape_is_told_and_not_left_out(tmp_path: Path) -> None:
+    torch.save(timm.create_model("vit_tiny_patch16_224", img_size=96).state_dict(), tmp_path / "vit.pt")
+    shapes = r"\(1, 37, 192\) there, \(1, 197, 192\) here"
+    with pytest.raises(UserError, match=rf"pos_embed .* has another shape \({shapes}\)"):
+        build("dpt", "vit_tiny_patch16_224", 3, str(tmp_path / "vit.pt"))
+
+
 def _resnet18() -> dict[str, Tensor]:
     torch.manual_seed(5)
     return timm.create_model("resnet18").state_dict()

@@ -67,7 +67,7 @@ def test_known_methods_are_found_by_name_and_own_ones_have_a_short_one() -> None
         (
             "FILE:Mine",
             "from semiseg.methods import Method\nclass Mine(Method):\n    def training_step(self, *_): ...\n",
-            "Options must be a dataclass",
+            "Options must be a dataclass, with a default",
         ),
     ],
 )

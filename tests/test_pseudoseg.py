@@ -342,7 +342,7 @@ def test_background_and_few_or_many_classes(classes: int) -> None:
     [
         ({"background": 3}, "background is 3: it must be -1 or one of several classes, from 0"),
         ({"background": -2}, "background is -2"),
-        ({"attention_side": 0}, "attention-side is 0: it must be at least 1"),
+        ({"attention_side": 1}, "attention-side is 1: it must be at least 2"),
         ({"attention_channels": 0}, "attention-channels is 0: it must be at least 1"),
         ({"cutout": 1.5}, r"cutout is 1.5: it must be in \[0, 1\]"),
     ],

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semiseg import api, cli
-from semiseg.data import IGNORE, FolderDataset, Shapes, derive, open_dataset, resolve_split
+from semiseg.data import IGNORE, FolderDataset, Shapes, derive, open_dataset, resolve_split, write_folder
 from semiseg.data.splits import draw_labeled
 from semiseg.errors import UserError
 
@@ -311,3 +311,25 @@ def test_camvid_in_part(camvid_dir: Path) -> None:
         kept = derive.scribbles(mask, 0.03, 0, id)
         assert 0.02 < (kept != IGNORE).mean() / (mask != IGNORE).mean() < 0.035
         assert set(np.unique(kept)) >= set(np.unique(mask)) - {IGNORE}
+
+
+def test_every_published_list_comes_along_and_so_do_tags(tmp_path: Path) -> None:
+    source = write_folder(Shapes(images=8, val=1, test=1, size=48), tmp_path / "full")
+    ids = FolderDataset(source).split("train") or ()
+    for place in ("1_4", "3/split_0"):
+        (source / "splits" / place).mkdir(parents=True)
+        (source / "splits" / place / "labeled.txt").write_text(f"{ids[2]}\n{ids[5]}")
+        (source / "splits" / place / "unlabeled.txt").write_text(f"{ids[0]}\n")
+    classes = FolderDataset(source).classes
+    (source / "tags.csv").write_text(f"image,{','.join(classes)}\n{ids[0]},1,0{',' * (len(classes) - 2)}\n")
+    api.split(source, tmp_path / "boxes", boxes=True)
+    part, full = open_dataset(tmp_path / "boxes"), open_dataset(source)
+    for labeled in ("1/4", "3"):
+        assert draw_labeled(part, labeled, 0) == draw_labeled(full, labeled, 0) == ((ids[2], ids[5]), (ids[0],))
+    assert part.tags(ids[0]) == full.tags(ids[0]) is not None
+
+
+def test_lists_that_cannot_be_written_are_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file: cannot be written"):
+        api.split("shapes:images=8,val=1,test=1,size=48", tmp_path / "file", labeled="1/4")

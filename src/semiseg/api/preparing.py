@@ -196,8 +196,9 @@ def make_tree(dataset: FileDataset, form: Form, out: Path, lists: Lists) -> int:
             write_list(path, ids)
         os.replace(draft, out)
     except OSError as error:
-        shutil.rmtree(draft, ignore_errors=True)
         raise UserError(f"{out}: cannot be written ({error.strerror}): choose another --out") from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
     return copied
 
 

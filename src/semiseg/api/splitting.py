@@ -18,6 +18,7 @@ from PIL import Image
 from semiseg.data import derive, open_dataset
 from semiseg.data.dataset import IGNORE, SegmentationDataset
 from semiseg.data.images import write_mask_file
+from semiseg.data.lists import read_list
 from semiseg.data.splits import draw_labeled, lists_of, write_list
 from semiseg.data.tags import Tags, write_tags
 from semiseg.errors import UserError, did_you_mean
@@ -119,9 +120,12 @@ def _write_lists(dataset: SegmentationDataset, labeled: str | None, seed: int, o
     if existing := next((path for path in paths if path.exists()), None):
         raise UserError(f"{existing} exists: give another --seed or --out, or remove it")
     lists = draw_labeled(dataset, labeled, seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    for path, ids in zip(paths, lists, strict=True):
-        write_list(path, ids)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, ids in zip(paths, lists, strict=True):
+            write_list(path, ids)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); give another --out") from None
     print(f"{len(lists[0])} labeled, {len(lists[1])} unlabeled images", file=sys.stderr)
     return folder
 
@@ -199,7 +203,9 @@ def _place_masks(
         write_mask_file(root / "masks" / f"{id}.png", mask, dataset.palette)
     before, after = known[:2] / max(1, known[2])
     notes = [f"{after:.2%} of the pixels of annotated training images are known (before: {before:.2%})"]
-    if kind is not None:
+    if kind is None:  # those that the data have stay
+        tags = {id: known_tags for id in dataset.ids if (known_tags := dataset.tags(id)) is not None}
+    if tags:
         write_tags(root / "tags.csv", dataset.classes, tags)
         present, absent, unknown = (int((np.array(list(tags.values())) == value).sum()) for value in (1, 0, -1))
         notes.append(f"tags of {len(tags)} images: {present} present, {absent} absent, {unknown} unknown")
@@ -214,16 +220,15 @@ def _tags(kind: TagKind, mask: derive.Mask, classes: int, seed: int, id: str) ->
 
 def _place_lists(dataset: SegmentationDataset, root: Path, labeled: str | None, seed: int) -> None:
     """Copy the labeled lists that come with the data, and draw those asked for unless they are among them."""
-    found: dict[tuple[str, int], tuple[tuple[str, ...], tuple[str, ...]]] = {}
+    found: dict[Path, tuple[tuple[str, ...], tuple[str, ...]]] = {}
     if dataset.root is not None:
-        for path in (dataset.root / "splits").glob("*_*/seed*/labeled.txt"):
-            share, number = path.parent.parent.name.replace("_", "/"), path.parent.name.removeprefix("seed")
-            if number.isdecimal() and dataset.published_lists(share, int(number)):
-                found[share, int(number)] = draw_labeled(dataset, share, int(number))
-    if labeled is not None:
-        found.setdefault((labeled, seed), draw_labeled(dataset, labeled, seed))
-    for (share, of_seed), lists in found.items():
-        folder = _list_folder(root, share, of_seed)
-        folder.mkdir(parents=True)
+        for path in sorted((dataset.root / "splits").rglob("labeled.txt")):
+            if (unlabeled := path.with_name("unlabeled.txt")).is_file():
+                place = root / path.parent.relative_to(dataset.root)
+                found[place] = read_list(path, dataset), read_list(unlabeled, dataset)
+    if labeled is not None and not dataset.published_lists(labeled, seed):
+        found[_list_folder(root, labeled, seed)] = draw_labeled(dataset, labeled, seed)
+    for folder, lists in found.items():
+        folder.mkdir(parents=True, exist_ok=True)
         for name, ids in zip(("labeled", "unlabeled"), lists, strict=True):
             write_list(folder / f"{name}.txt", ids)

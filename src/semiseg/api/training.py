@@ -21,7 +21,7 @@ from semiseg.training.trackers import require_tensorboard
 
 
 def resolve(values: dict[str, Any], preset: str | None = None, file: str | None = None) -> tuple[TrainConfig, Any]:
-    """Merge defaults, variant, preset, file and ``values``, later ones first in rank, into one configuration.
+    """Merge defaults, preset, variant, file and ``values``, later ones first in rank, into one configuration.
 
     Raises:
         UserError: an unknown method, preset or key, or a value of the wrong type or range.
@@ -41,7 +41,7 @@ def resolve(values: dict[str, Any], preset: str | None = None, file: str | None 
     kinds = (TrainConfig, method.Options)
     if file:
         from_file = check_mapping(kinds, from_file, file)
-    below = of_variant | from_preset | from_file
+    below = from_preset | of_variant | from_file
     for one, other in (("steps", "epochs"), ("epochs", "steps")):
         if one in values:
             below.pop(other, None)

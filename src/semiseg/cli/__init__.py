@@ -55,8 +55,8 @@ def main() -> int:
         print(f"semiseg: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        how = "the same command again" if argv[0] == "compare" else "semiseg train --resume RUN"
-        print(f"semiseg: interrupted; it goes on by {how}", file=sys.stderr)
+        how = {"compare": "the same command again", "train": "semiseg train --resume RUN"}.get(argv[0])
+        print(f"semiseg: interrupted{f'; it goes on by {how}' if how else ''}", file=sys.stderr)
         return 130
     except RuntimeError as error:
         if type(error).__name__ not in ("TrainingStopped", "CellsFailed"):

@@ -56,7 +56,8 @@ def compare(argv: Argv) -> None:
     from semiseg.comparison import CellsFailed
     from semiseg.comparison import compare as run
 
-    names = {argument.partition("=")[0].removeprefix("--").replace("-", "_").removeprefix("no_") for argument in argv}
+    options = (argument.partition("=")[0] for argument in argv if argument.startswith("--"))
+    names = {option.removeprefix("--").replace("-", "_").removeprefix("no_") for option in options}
     given = {f.name: getattr(a.settings, f.name) for f in fields(TrainConfig) if f.name in names}
     arguments: dict[str, Any] = {key: value for key, value in vars(a).items() if key != "settings"}
     table = run(**given, **arguments)

@@ -83,9 +83,15 @@ def _labels(table: Row, out: Path) -> list[Picture]:
 
 
 def shown_cells(plan: Plan, results: Results) -> dict[str, Cell]:
-    """Return by method the finished cells of the fewest labels and the first seed, those that pictures are made of."""
-    labeled, seed = min(plan.cells.values(), key=lambda cell: cell.labeled_images).labeled, plan.blocks[-1].seeds[0]
-    return {name: plan.cells[key] for name in plan.entries if (key := (name, labeled, seed)) in results}
+    """Return by method the finished cells of the fewest labels and one seed, those that pictures are made of.
+
+    It is the first seed asked for of which there are such cells.
+    """
+    labeled = min(plan.cells.values(), key=lambda cell: cell.labeled_images).labeled
+    for seed in dict.fromkeys(seed for block in reversed(plan.blocks) for seed in block.seeds):
+        if found := {name: plan.cells[key] for name in plan.entries if (key := (name, labeled, seed)) in results}:
+            return found
+    return {}
 
 
 def _pictures(plan: Plan, results: Results, reason: str) -> Section:
@@ -94,8 +100,8 @@ def _pictures(plan: Plan, results: Results, reason: str) -> Section:
         return Section("Pictures", f"No pictures: {reason or 'no cell of the fewest labels is finished'}.")
     try:
         picture, caption = gallery({name: loaded_run(cell.run) for name, cell in cells.items()})
-    except UserError as error:
-        return Section("Pictures", f"No pictures: {error}.")
+    except (UserError, RuntimeError) as error:  # a device without memory to spare must not cost the page
+        return Section("Pictures", f"No pictures: {' '.join(str(error).split())[:200]}.")
     save_picture(picture, plan.out / "pictures.png")
     one = next(iter(cells.values()))
     text = f"{one.labeled_images} labeled images, seed {one.seed}, checkpoint that val chose."

@@ -18,7 +18,7 @@ from semiseg.comparison.entries import ALL, SHARED, Entry
 from semiseg.config import TrainConfig, from_mapping, read_yaml, to_mapping
 from semiseg.data import open_dataset
 from semiseg.data.dataset import SegmentationDataset
-from semiseg.data.splits import Split, resolve_split
+from semiseg.data.splits import Split, read_split, resolve_split
 from semiseg.errors import UserError
 from semiseg.training.checkpoint import write_atomically
 from semiseg.training.find_method import find_method
@@ -173,8 +173,23 @@ class Plan:
                     raise UserError(f"--{kind}: {first[folder(name)]!r} and {name!r} would share a folder: rename one")
         for cell in self.todo:
             check_unlabeled(cell.config, self.splits[cell.labeled, cell.seed])
+        for cell in self.cells.values():
+            self._check_lists(cell)
         for name in self.blocks[-1].methods:
             check_network(self.entries[name].config, self.entries[name].options, self.dataset)
+
+    def _check_lists(self, cell: Cell) -> None:
+        """Raise UserError where a cell that has been begun has other images than it would get now."""
+        if not (cell.run / "splits").is_dir():
+            return
+        theirs, ours = read_split(cell.run / "splits"), self.splits[cell.labeled, cell.seed]
+        for name in ("labeled", "unlabeled", "val", "test"):
+            before, now = {*getattr(theirs, name)}, {*getattr(ours, name)}
+            if before != now and (name != "test" or before):  # a test list may be added later
+                raise UserError(
+                    f"{cell.run}: its {name} list has {len(before)} images, and by the data as they are now it would "
+                    f"have {len(now)}, or others: restore the data's lists and masks, or choose another --out"
+                )
 
     def save(self) -> None:
         """Write what was asked for into the directory."""

@@ -58,6 +58,7 @@ def compare(
     plan = plan_of(Path(out), methods, labeled, seeds, preset, config, given)
     plan.check()
     with locked(plan.out) as lock, ended_as_interrupted():
+        plan = plan_of(Path(out), methods, labeled, seeds, preset, config, given)  # another call may just have ended
         plan.save()
         crew, display = Crew(plan.todo, jobs, lock), Display(plan.todo, jobs)
         interrupt: KeyboardInterrupt | None = None
@@ -94,6 +95,9 @@ def plan_of(
         if key not in SHARED:
             raise UserError(f"unknown option {key!r}: {did_you_mean(key, (*SHARED, *LISTS))}")
     shared, lists = read_file(config)
+    for one, other in (("steps", "epochs"), ("epochs", "steps")):
+        if one in given:  # it wins over the file's length, in whichever way that is given
+            shared.pop(other, None)
     overrides = lists.get("methods", {})
     names = as_list(list(overrides) if methods is None else methods, overrides)
     check_list("methods", names)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -18,6 +17,11 @@ from typing import IO, Any
 from semiseg.comparison.plan import LOCK, Cell
 from semiseg.comparison.progress import DONE, FAILED, RUNNING, WAITING, Display
 from semiseg.errors import UserError
+
+try:
+    import fcntl
+except ImportError:
+    raise UserError("semiseg compare needs Linux or macOS: on Windows, run it inside WSL") from None
 
 REFRESH_S = 1.0
 

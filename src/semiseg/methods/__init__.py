@@ -56,6 +56,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
-"""Published methods that are another one with these options (what a preset or the user gives comes before them)."""
+"""Published methods that are another one with these options; they come before a preset's, the user's before them."""
 
 __all__ = ["ALIASES", "METHODS", "VARIANTS", "Batch", "Method", "Progress", "StepOutput"]

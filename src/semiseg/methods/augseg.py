@@ -118,8 +118,12 @@ class AugSeg(Method):
         return x, q, c, valid
 
     def after_step(self, progress: Progress) -> None:
-        """Let the teacher follow the student: a copy through the first epoch, an average from then on (release)."""
-        decay = 0.0 if progress.epoch == 0 else ema_decay(progress.step, self.options.ema_decay)
+        """Let the teacher follow the student: a copy through the first epoch, an average from then on (release).
+
+        In short runs the copies end after an eighth of the run.
+        """
+        copies = min(progress.steps_per_epoch, progress.total_steps // 8)
+        decay = 0.0 if progress.step < copies else ema_decay(progress.step, self.options.ema_decay)
         ema_update(self.teacher, self.student, decay, "ema")
 
     @property

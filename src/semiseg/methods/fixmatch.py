@@ -56,7 +56,7 @@ class FixMatch(Method):
         """Return the loss of one step."""
         o, ramp = self.options, self.ramp(progress)
         if ramp == 0:
-            return self.supervised_step(batch)
+            return self.supervised_step(batch, weight=0.5)
         x_l, x_w = as_float(batch.labeled_images), as_float(batch.unlabeled_images)
         z_l, z_w = self.student(torch.cat([x_l, x_w])).split([len(x_l), len(x_w)])
         _, c = pseudo_label(z_w)

@@ -140,10 +140,11 @@ class Method(nn.Module, ABC):
         start, length = (round(share * progress.total_steps) for share in (self.options.burn_in, self.options.ramp_up))
         return ramp_up(progress.step, start, length)
 
-    def supervised_step(self, batch: Batch) -> StepOutput:
+    def supervised_step(self, batch: Batch, weight: float = 1.0) -> StepOutput:
         """Return what labels say, ``CE(f(w(x_l)), y_l)`` and, where the method has an option for them, tags.
 
-        That is all there is to a step of the burn-in, and to one of supervised training.
+        That is all there is to a step of the burn-in, and to one of supervised training. ``weight`` is that of the
+        labeled loss in the method's own steps, so that the burn-in's end changes nothing for it.
         """
         z_l = self.student(as_float(batch.labeled_images))
         loss = self.supervised_loss(z_l, batch.masks, self.class_weights)
@@ -151,7 +152,7 @@ class Method(nn.Module, ABC):
         if hasattr(self.options, "tag_weight"):
             loss_tags = tag_term(batch, z_l)
             loss, scalars["loss/tags"] = loss + self.options.tag_weight * loss_tags, loss_tags.detach()
-        return StepOutput(loss, scalars)
+        return StepOutput(weight * loss, scalars)
 
 
 def as_float(images: Tensor) -> Tensor:

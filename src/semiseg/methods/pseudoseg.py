@@ -59,9 +59,10 @@ class PseudoSegOptions:
         check_range(self, 1, "label_temperature", "threshold", "known_share", "color_strength", "cutout")
         check_range(self, 1, "burn_in", "ramp_up")
         check_range(self, float("inf"), "unsupervised_weight")
-        for name in ("attention_channels", "attention_side"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name.replace('_', '-')} is {getattr(self, name)}: it must be at least 1")
+        if self.attention_channels < 1:
+            raise ValueError(f"attention-channels is {self.attention_channels}: it must be at least 1")
+        if self.attention_side < 2:  # BatchNorm cannot train on a single cell
+            raise ValueError(f"attention-side is {self.attention_side}: it must be at least 2")
 
 
 class PseudoSeg(Method):

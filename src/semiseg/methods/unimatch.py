@@ -64,7 +64,7 @@ class UniMatch(Method):
         """Return the loss of one step."""
         o, ramp = self.options, self.ramp(progress)
         if ramp == 0:
-            return self.supervised_step(batch)
+            return self.supervised_step(batch, weight=0.5)
         x_l, x_w, valid = as_float(batch.labeled_images), as_float(batch.unlabeled_images), batch.unlabeled_valid
         features = encode(self.student, torch.cat([x_l, x_w]))
         perturbed = channel_dropout([f[len(x_l) :] for f in features], o.feature_dropout)

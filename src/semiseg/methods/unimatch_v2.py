@@ -72,7 +72,7 @@ class UniMatchV2(Method):
         """Return the loss of one step."""
         o, ramp = self.options, self.ramp(progress)
         if ramp == 0:
-            return self.supervised_step(batch)
+            return self.supervised_step(batch, weight=0.5)
         x_w, valid = as_float(batch.unlabeled_images), batch.unlabeled_valid
         with torch.no_grad():
             z_t = self.teacher.eval()(x_w)

@@ -146,8 +146,13 @@ def _load_matching(encoder: nn.Module, found: dict[str, Tensor], name: str, sour
     best: dict[str, Tensor] = {}
     for prefix in prefixes:
         pairs = ((ours, found.get(prefix + key)) for key, ours in wanted.items())
-        fitting = {ours: tensor for ours, tensor in pairs if tensor is not None and tensor.shape == state[ours].shape}
-        best = max(best, fitting, key=len)
+        there = {ours: tensor for ours, tensor in pairs if tensor is not None}
+        best = max(best, there, key=lambda tensors: sum(t.shape == state[ours].shape for ours, t in tensors.items()))
+    others = [ours for ours, tensor in best.items() if tensor.shape != state[ours].shape]
+    if others and len(best) - len(others) >= LEAST_SHARE * len(wanted):
+        shapes = f"{tuple(best[others[0]].shape)} there, {tuple(state[others[0]].shape)} here"
+        raise UserError(f"{source}: {others[0]} of encoder {name!r} has another shape ({shapes}): take one that fits")
+    best = {ours: tensor for ours, tensor in best.items() if ours not in others}
     if len(best) < LEAST_SHARE * len(wanted):
         raise UserError(f"{source}: fits {len(best)} of the {len(wanted)} tensors of encoder {name!r}")
     nn.Module.load_state_dict(encoder, best, strict=False)  # smp's encoders have a method of their own, without strict

@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import inspect
 import sys
-from dataclasses import is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -31,8 +31,9 @@ def find_method(name: str) -> type[Method]:
     found = getattr(_load(Path(path)), class_name, None)
     if not (inspect.isclass(found) and issubclass(found, Method)) or inspect.isabstract(found):
         raise UserError(f"{path}: {class_name} is no class there that is a semiseg Method with a training_step")
-    if not is_dataclass(getattr(found, "Options", None)):
-        raise UserError(f"{path}: {class_name}.Options must be a dataclass, which may be empty")
+    options = getattr(found, "Options", None)
+    if not is_dataclass(options) or any(f.default is MISSING and f.default_factory is MISSING for f in fields(options)):
+        raise UserError(f"{path}: {class_name}.Options must be a dataclass, with a default for each option there is")
     return found
 
 
