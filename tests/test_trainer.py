@@ -145,7 +145,7 @@ def test_a_line_of_metrics_is_what_the_contract_says(finished: Path) -> None:
     for line in training:
         assert list(line) == [
             *("step", "epoch", "time_s", "loss", "loss/supervised", "loss/unsupervised", "loss/consistency"),
-            *("loss/filled", "loss/tags"),
+            *("loss/auxiliary", "loss/filled", "loss/tags"),
             *("lr", "trusted_fraction", "images_per_s", "data_wait_fraction"),
         ]
     assert training[0]["loss/unsupervised"] == training[0]["loss/consistency"] == 0  # burn-in
@@ -349,7 +349,7 @@ def test_the_optimizer_has_every_learning_parameter_once(optimizer: str) -> None
         built = make_optimizer(method, config)
         listed = [id(p) for group in built.param_groups for p in group["params"]]
         assert sorted(listed) == sorted(id(p) for p in method.parameters() if p.requires_grad)
-        networks = [method.student, method.student2] if name == "dual-student" else [method.student]
+        networks = [n for n in method.predictors.values() if all(p.requires_grad for p in n.parameters())]
         encoder = {id(p) for network in networks for p in network.encoder_parameters()}
         for group in built.param_groups:
             for p in group["params"]:
