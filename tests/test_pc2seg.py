@@ -113,6 +113,14 @@ def test_a_cells_class_is_that_of_most_of_its_pixels_without_padding() -> None:
     torch.testing.assert_close(loss, torch.tensor(sum(TOLD_APART) / 2))
 
 
+def test_features_have_length_one_and_cells_beyond_the_grid_are_cut_off() -> None:
+    deepest = torch.arange(1.0, 13.0).view(1, 1, 3, 4).repeat(1, 2, 1, 1) * torch.tensor([3.0, 4.0]).view(1, 2, 1, 1)
+    deepest[..., 2, 1] = torch.tensor([0.0, -1.0])
+    h = contrastive().project(deepest, (3, 2))
+    expected = [[0.6, 0.8]] * 5 + [[0.0, -1.0]]
+    torch.testing.assert_close(h, torch.tensor([expected]))
+
+
 # What is drawn.
 
 
