@@ -1,18 +1,19 @@
 """Semi-supervised semantic segmentation: few masks and many images in, a trained model out.
 
-``train``, ``evaluate``, ``predict``, ``compare``, ``report`` and ``load`` are loaded on first use, so that importing
-costs nothing.
+``train``, ``evaluate``, ``predict``, ``compare``, ``report``, ``suggest`` and ``load`` are loaded on first use, so
+that importing costs nothing.
 """
 
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["UserError", "__version__", "compare", "evaluate", "load", "predict", "report", "train"]
+__all__ = ["UserError", "__version__", "compare", "evaluate", "load", "predict", "report", "suggest", "train"]
 
 if TYPE_CHECKING:
     from semiseg.api import evaluate, load, predict, report, train
     from semiseg.comparison import compare
     from semiseg.errors import UserError
+    from semiseg.suggestion import suggest
 
 
 def __getattr__(name: str) -> Any:
@@ -22,6 +23,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("semiseg.errors").UserError
     if name == "compare":
         return importlib.import_module("semiseg.comparison").compare
+    if name == "suggest":
+        return importlib.import_module("semiseg.suggestion").suggest
     if name in __all__:
         return getattr(importlib.import_module("semiseg.api"), name)
     raise AttributeError(f"module 'semiseg' has no attribute {name!r}")

@@ -148,7 +148,7 @@ def _write_derived(
         for folder in ("images", "masks", "splits"):
             (draft / folder).mkdir(parents=True)
         for id in dataset.ids:
-            _place_image(dataset, id, draft / "images")
+            place_image(dataset, id, draft / "images")
         notes = _place_masks(dataset, {*val, *test}, draft, change, tags, seed)
         content = {"classes": dataset.classes, "palette": dataset.palette, "ignore": IGNORE}
         (draft / "classes.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -167,18 +167,19 @@ def _write_derived(
     return out
 
 
-def _place_image(dataset: SegmentationDataset, id: str, folder: Path) -> None:
-    """Link an image, or copy it where links are not possible, or write it where it is generated."""
+def place_image(dataset: SegmentationDataset, id: str, folder: Path) -> Path:
+    """Link an image, or copy it where links are not possible, or write it where it is generated; return the file."""
     source = dataset.image_path(id)
     if source is None:
         pixels = dataset.read_image(id).permute(1, 2, 0).contiguous().numpy()
-        Image.fromarray(pixels).save(folder / f"{id}.png", compress_level=1)
-        return
+        Image.fromarray(pixels).save(target := folder / f"{id}.png", compress_level=1)
+        return target
     target = folder / f"{id}{source.suffix}"
     try:
         target.symlink_to(source.absolute())
     except OSError:
         shutil.copy(source, target)
+    return target
 
 
 def _place_masks(

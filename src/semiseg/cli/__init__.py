@@ -12,6 +12,7 @@ from semiseg.cli.lists import datasets, methods, networks
 from semiseg.cli.parsing import Argv
 from semiseg.cli.prepare import prepare
 from semiseg.cli.split import split
+from semiseg.cli.suggest import suggest
 from semiseg.cli.train import train
 from semiseg.cli.use import evaluate, predict, report
 from semiseg.errors import ToldElsewhere, UserError, lookup
@@ -23,6 +24,7 @@ COMMANDS: dict[str, Callable[[Argv], None]] = {
     "predict": predict,
     "compare": compare,
     "report": report,
+    "suggest": suggest,
     "split": split,
     "prepare": prepare,
     "methods": methods,

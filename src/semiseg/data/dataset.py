@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -13,7 +17,9 @@ from semiseg.errors import UserError
 IGNORE = 255
 """The mask value for pixels of which nothing is known: no loss and no metric looks at them."""
 
+READ_AHEAD = 4
 Color = tuple[int, int, int]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,21 @@ def read_sample(dataset: SegmentationDataset, id: str) -> Sample:
             f"{dataset.image_path(id) or id} is {width}x{height}; save the mask at the size of its image"
         )
     return Sample(image, mask, id)
+
+
+def read_ahead(read: Callable[[str], T], ids: Sequence[str]) -> Iterator[T]:
+    """Yield ``read(id)`` for each id in order, reading the next ones in threads while the caller is at work."""
+    pool = ThreadPoolExecutor(max_workers=2)
+    try:
+        pending: deque[Future[T]] = deque()
+        for id in ids:
+            pending.append(pool.submit(read, id))
+            if len(pending) > READ_AHEAD:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def default_palette(classes: int) -> tuple[Color, ...]:

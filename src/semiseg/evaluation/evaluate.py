@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from semiseg.data.dataset import Sample, SegmentationDataset, read_sample
+from semiseg.data.dataset import Sample, SegmentationDataset, read_ahead, read_sample
 from semiseg.errors import UserError
 from semiseg.evaluation.metrics import ConfusionMatrix
 from semiseg.evaluation.predictor import Predictor
 
 TEACHERS_AVERAGE = "teachers-average"
 STUDENT = "student"
-READ_AHEAD = 4
 
 
 @dataclass
@@ -89,7 +86,9 @@ def evaluate_networks(
         {name: torch.zeros((), dtype=torch.int64, device=device) for name in others},
         torch.zeros((), dtype=torch.int64, device=device),
     )
-    for image, mask in _read_ahead(dataset, spread(ids, limit)[rank::world_size]):
+    for image, mask in read_ahead(
+        lambda id: _labeled(read_sample(dataset, id)), spread(ids, limit)[rank::world_size]
+    ):
         predictions = _predict(predictors, teachers, image)
         target = mask.to(device)
         for name, prediction in predictions.items():
@@ -140,21 +139,6 @@ def parameter_distance(teacher: nn.Module, student: nn.Module) -> float:
     norms = [torch.linalg.vector_norm(value.float()) for value in mine.values()]
     distance, norm = (float(torch.linalg.vector_norm(torch.stack(parts))) for parts in (distances, norms))
     return distance / norm if norm else 0.0
-
-
-def _read_ahead(dataset: SegmentationDataset, ids: Sequence[str]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield image and mask of each id in order, decoding the next ones while the networks are at work."""
-    pool = ThreadPoolExecutor(max_workers=2)
-    try:
-        pending: deque[Future[Sample]] = deque()
-        for id in ids:
-            pending.append(pool.submit(read_sample, dataset, id))
-            if len(pending) > READ_AHEAD:
-                yield _labeled(pending.popleft().result())
-        while pending:
-            yield _labeled(pending.popleft().result())
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _labeled(sample: Sample) -> tuple[Tensor, Tensor]:

@@ -62,7 +62,7 @@ class Predictor:
     def probabilities(self, image: Tensor) -> Tensor:
         """Return float32 ``(C, H, W)``, summing to 1 over C, for an image uint8 ``(3, H, W)``, on the device."""
         size = (image.shape[-2], image.shape[-1])
-        images = self._network_input(image)
+        images = self.network_input(image)
         with evaluation_mode(self.networks):
             total = self._one(self.networks[0], images, size)
             for network in self.networks[1:]:
@@ -74,7 +74,7 @@ class Predictor:
         confidence, mask = self.probabilities(image).max(dim=0)
         return Prediction(mask.to(torch.uint8), confidence)
 
-    def _network_input(self, image: Tensor) -> Tensor:
+    def network_input(self, image: Tensor) -> Tensor:
         """Return float32 ``(1, 3, h, w)`` in [0, 1]: the image as the network sees it."""
         if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8:
             raise ValueError(f"expected an image uint8 (3, H, W), got {image.dtype} {tuple(image.shape)}")

@@ -1,0 +1,211 @@
+"""``suggest``: from a run and a pool of images to a list, a contact sheet and drafts."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from semiseg.api.model import Model, load
+from semiseg.api.splitting import place_image
+from semiseg.data import open_dataset
+from semiseg.data.dataset import SegmentationDataset
+from semiseg.data.lists import write_list
+from semiseg.errors import UserError, lookup
+from semiseg.report.pictures import save_indexed_png, save_picture
+from semiseg.seeding import generator
+from semiseg.suggestion.drafts import Mask, write_cvat, write_label_studio
+from semiseg.suggestion.measure import Measures, measure
+from semiseg.suggestion.ranking import RANKINGS, Choice, choose
+from semiseg.suggestion.sheet import Entry, contact_sheet, entry
+from semiseg.training.run_directory import RunDirectory
+
+DEFAULT = "combined"
+POOL = 2000  # images looked at, where nothing else is said: some minutes on a CPU
+SHEET = 40  # suggestions on one contact sheet
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """An image to annotate.
+
+    Attributes:
+        id: its name in lists.
+        score: what it was chosen for; higher is better, comparable within one call only.
+        uncertainty: of the student, in [0, 1].
+        disagreement: of the teachers, in [0, 1].
+        distance: cosine distance in [0, 2] to the nearest image that is annotated or suggested before it.
+        classes: what the student sees in it, the largest share first.
+    """
+
+    id: str
+    score: float
+    uncertainty: float
+    disagreement: float
+    distance: float
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Suggestions:
+    """What was suggested, best first, and where the files are."""
+
+    folder: Path
+    images: tuple[Suggestion, ...]
+
+
+def suggest(
+    run: str | Path,
+    n: int = 20,
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    *,
+    by: str = DEFAULT,
+    pool: int = POOL,
+    seed: int = 0,
+    checkpoint: str = "best",
+    accelerator: str = "auto",
+) -> Suggestions:
+    """Say which images to annotate next, and draft their masks.
+
+    Args:
+        run: a run, whose student is asked, and its teachers.
+        n: how many images.
+        data: where they are chosen from: the images without a mask there. The run's unlabeled images where absent.
+        out: a new directory: ``suggestions.txt``, ``suggestions.csv``, ``contact-sheet.png``, and ``images/``,
+            ``masks/``, ``cvat.zip``, ``label-studio.json`` with drafts. ``RUN/suggestions`` where absent.
+        by: ``combined``, ``uncertainty``, ``disagreement``, ``diversity`` or ``random``, see ``ranking.py``.
+        pool: look at this many images only, drawn at random.
+        seed: of whatever is drawn.
+        checkpoint: ``best`` or ``last``.
+        accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+
+    Raises:
+        UserError: no run, no image to choose from, or ``out`` exists.
+    """
+    lookup("ranking", by, RANKINGS)
+    if n < 1 or pool < 1:
+        raise UserError(f"-n {n}, --pool {pool}: both must be at least 1")
+    directory = RunDirectory.open(run)
+    folder = Path(out) if out is not None else directory.path / "suggestions"
+    if folder.exists():
+        raise UserError(f"{folder} exists: choose another --out")
+    model = load(run, None, checkpoint, accelerator)
+    dataset, annotated, candidates = find_candidates(model, directory, str(data) if data is not None else None)
+    if len(candidates) > pool:
+        drawn = torch.randperm(len(candidates), generator=generator(seed, "pool"))[:pool].sort().values.tolist()
+        tell(f"{len(candidates)} images without a mask: {pool} of them, drawn at random, are looked at (--pool)")
+        candidates = tuple(candidates[index] for index in drawn)
+    measures = measure(model, dataset, candidates, lambda done: progress(done, len(candidates)))
+    for line in measures.unreadable:
+        tell(f"left out: {line}")
+    if not measures.ids:
+        raise UserError(f"{dataset.name}: none of {len(candidates)} images could be read: see the lines above")
+    known = measure(model, *annotated)
+    choice = choose(measures, known.features, n, by, seed)
+    suggestions = describe(measures, choice, model.classes)
+    write(folder, model, dataset, suggestions)
+    return Suggestions(folder, suggestions)
+
+
+def find_candidates(
+    model: Model, run: RunDirectory, data: str | None
+) -> tuple[SegmentationDataset, tuple[SegmentationDataset, tuple[str, ...]], tuple[str, ...]]:
+    """Return the data to choose from, the annotated images with the data they are in, and the images to choose from.
+
+    From the run's own data, wherever they lie now, these are its unlabeled images; where the run learned from all
+    masks there were, without those that have got a mask since. From other data, images without a mask.
+
+    Raises:
+        UserError: there is none.
+    """
+    dataset = open_dataset(data or model.config.data)
+    try:
+        split = run.read_split(dataset)
+    except UserError:
+        if data is None:
+            raise
+        own = open_dataset(model.config.data)
+        annotated = run.read_split(own).labeled
+        candidates = tuple(id for id in dataset.ids if not dataset.has_mask(id))
+    else:
+        own, annotated, candidates = dataset, split.labeled, split.unlabeled
+        if model.config.labeled is None:  # otherwise masks of unlabeled images are there and not looked at
+            annotated += tuple(id for id in candidates if own.has_mask(id))
+            candidates = tuple(id for id in candidates if not own.has_mask(id))
+    if not candidates:
+        raise UserError(f"{dataset.name}: no image without a mask: add images, or give others by --data")
+    return dataset, (own, annotated), candidates
+
+
+def describe(measures: Measures, choice: Choice, classes: Sequence[str]) -> tuple[Suggestion, ...]:
+    """Put numbers and names together."""
+    found = []
+    for index, score, distance in zip(choice.indices, choice.scores, choice.distances, strict=True):
+        shares = measures.shares[index]
+        seen = tuple(classes[k] for k in shares.argsort()[::-1] if shares[k] > 0)
+        numbers = float(measures.uncertainty[index]), float(measures.disagreement[index]), distance
+        found.append(Suggestion(measures.ids[index], score, *numbers, seen))
+    return tuple(found)
+
+
+def write(folder: Path, model: Model, dataset: SegmentationDataset, suggestions: Sequence[Suggestion]) -> None:
+    """Fill the folder beside its place and rename it: after a fault there is nothing, or the whole."""
+    draft = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        for name in ("images", "masks"):
+            (draft / name).mkdir(parents=True)
+        write_list(draft / "suggestions.txt", [one.id for one in suggestions])
+        write_csv(draft / "suggestions.csv", suggestions)
+        write_drafts(draft, model, dataset, suggestions)
+        os.replace(draft, folder)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}): choose another --out") from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def write_csv(path: Path, suggestions: Sequence[Suggestion]) -> None:
+    """Write a line a suggestion."""
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["rank", "image", "score", "uncertainty", "disagreement", "distance", "classes"])
+        for rank, one in enumerate(suggestions, 1):
+            numbers = (one.score, one.uncertainty, one.disagreement, one.distance)
+            table.writerow([rank, one.id, *(f"{number:.6g}" for number in numbers), " ".join(one.classes)])
+
+
+def write_drafts(folder: Path, model: Model, dataset: SegmentationDataset, suggestions: Sequence[Suggestion]) -> None:
+    """Write images, drafts of their masks in three forms, and contact sheets."""
+    masks: dict[str, Mask] = {}
+    files: dict[str, str] = {}
+    entries: list[Entry] = []
+    for rank, one in enumerate(suggestions, 1):
+        image = dataset.read_image(one.id)
+        mask, confidence = model(image)
+        masks[one.id] = mask.cpu().numpy()
+        files[one.id] = place_image(dataset, one.id, folder / "images").name
+        save_indexed_png(mask, model.palette, folder / "masks" / f"{one.id}.png")
+        entries.append(entry(f"{rank}. {one.id}", image, mask.cpu(), confidence, model.palette))
+    write_cvat(folder / "cvat.zip", masks, model.classes, model.palette)
+    write_label_studio(folder, files, masks, model.classes, model.palette)
+    for number, start in enumerate(range(0, len(entries), SHEET)):
+        name = f"contact-sheet-{number + 1}.png" if number else "contact-sheet.png"
+        save_picture(contact_sheet(entries[start : start + SHEET], model.classes, model.palette), folder / name)
+
+
+def tell(line: str) -> None:
+    """Say something that is no result."""
+    print(line, file=sys.stderr)
+
+
+def progress(done: int, count: int) -> None:
+    """Say how far it is, ten times on the way."""
+    if done == count or done * 10 // count > (done - 1) * 10 // count:
+        tell(f"{done} of {count} images looked at")
