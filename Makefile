@@ -6,7 +6,7 @@ TEST_THREADS ?= 2
 # Options for pytest: make test ARGS="-k ema -x"
 ARGS ?=
 
-.PHONY: demo test test-long check setup lock clean
+.PHONY: demo test test-long check setup lock docs clean
 .DELETE_ON_ERROR:
 
 demo: .venv/ready  ## Generated images, three trainings, a report
@@ -51,6 +51,9 @@ lock:  ## Make requirements.lock anew
 	  | sed -E '/^(nvidia-|cuda-|triton==)/ s/$$/ ; sys_platform == "linux"/'; } > requirements.lock.new
 	mv requirements.lock.new requirements.lock
 	rm -rf .venv.lock
+
+docs: .venv/ready  ## The pages that are made from the sources
+	$(BIN)/python docs/make_reference.py
 
 clean:  ## Remove .venv and every cache; runs and demo-out stay
 	rm -rf .venv .venv.lock build dist src/semiseg.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
