@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from semiseg.ops.injection import inject_labels
 from semiseg.ops.intensity import POOL, random_intensity
 from semiseg.ops.pseudo_labels import certainty
 from toy import Toy, make, make_batch, parameters, run
@@ -63,7 +64,7 @@ def test_certainty_by_hand() -> None:
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_an_unsure_image_receives_labels_and_a_sure_one_does_not(temperature: float) -> None:
-    method, batch = make("augseg", label_temperature=temperature), make_batch(labeled=3, unlabeled=4, side=32)
+    batch = make_batch(labeled=3, unlabeled=4, side=32)
     batch.masks[:, :5] = 255
     n, (height, width) = 4, batch.unlabeled_images.shape[-2:]
     labels = torch.full((n, height, width), 2)
@@ -71,7 +72,7 @@ def test_an_unsure_image_receives_labels_and_a_sure_one_does_not(temperature: fl
     views = (torch.full((n, 3, height, width), 2.0), q, torch.full((n, height, width), 0.5), batch.unlabeled_valid)
     rho = torch.tensor([0.0, 1.0, 0.0, 1.0])  # unsure of images 0 and 2
     x_l = batch.labeled_images.float() / 255
-    x, q_i, c, _ = method.inject_labels(views, x_l, batch, rho)
+    x, q_i, c, _ = inject_labels(views, x_l, batch.masks, batch.labeled_valid, rho, 3)
     pasted = (x != 2).any(dim=1)
     assert pasted.flatten(1).any(dim=1).tolist() == [True, False, True, False]
     share = pasted[[0, 2]].float().mean()

@@ -7,12 +7,15 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from semiseg import api
 from semiseg.errors import UserError
-from semiseg.methods import METHODS
+from semiseg.methods import METHODS, Method
 from semiseg.training.find_method import find_method, short_name
+from toy import Toy, make_batch, run
 
+PLUS = Path(__file__).parent.parent / "examples" / "dual_teacher_plus.py"
 EXAMPLE = Path(__file__).parent.parent / "CONTRIBUTING.md"
 SMALL = {
     "data": "shapes:images=10,val=2,test=2,size=48",
@@ -83,3 +86,19 @@ def test_what_is_no_method_is_told_in_one_line(name: str, content: str | None, m
 def test_a_preset_gives_an_own_method_what_all_methods_share(file: Path) -> None:
     config, _ = api.resolve({"method": f"{file}:SelfTraining"}, preset="small")
     assert (config.batchnorm, config.class_balance) == ("frozen-encoder", 0.5)
+
+
+def test_dual_teacher_plus_without_its_parts_is_dual_teacher_and_with_each_it_is_not() -> None:
+    plus = find_method(f"{PLUS}:DualTeacherPlus")
+    batches = [make_batch(unlabeled=3, seed=seed) for seed in range(4)]
+
+    def train(kind: type[Method], **options: object) -> list[float]:
+        torch.manual_seed(0)
+        chosen = kind.Options(threshold_mode="none", label_temperature=1.0, **options)
+        return run(kind(lambda: Toy(3), 3, chosen).train(), batches)
+
+    bare = {"intensity_changes": 0, "label_injection": False}
+    expected = train(METHODS["dual-teacher"])
+    assert train(plus, **bare) == expected
+    assert train(plus, **bare | {"intensity_changes": 3}) != expected
+    assert train(plus, **bare | {"label_injection": True}) != expected

@@ -86,9 +86,7 @@ def evaluate_networks(
         {name: torch.zeros((), dtype=torch.int64, device=device) for name in others},
         torch.zeros((), dtype=torch.int64, device=device),
     )
-    for image, mask in read_ahead(
-        lambda id: _labeled(read_sample(dataset, id)), spread(ids, limit)[rank::world_size]
-    ):
+    for image, mask in read_ahead(lambda id: _labeled(read_sample(dataset, id)), spread(ids, limit)[rank::world_size]):
         predictions = _predict(predictors, teachers, image)
         target = mask.to(device)
         for name, prediction in predictions.items():

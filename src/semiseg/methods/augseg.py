@@ -16,18 +16,15 @@ from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from semiseg.methods.method import Batch, Method, Progress, StepOutput, as_float, check_range
 from semiseg.ops.ema import ema_decay, ema_update
+from semiseg.ops.injection import Views, inject_labels
 from semiseg.ops.intensity import random_intensity
-from semiseg.ops.losses import IGNORE, weighted_cross_entropy
+from semiseg.ops.losses import weighted_cross_entropy
 from semiseg.ops.mixing import cutmix_region, partners, paste
 from semiseg.ops.pseudo_labels import ThresholdMode, certainty, confidence_weights, pseudo_label, soft_label
-
-# What belongs to each pixel of a view: image, pseudo-label, confidence, validity.
-Views = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,10 @@ class AugSeg(Method):
         x_s = random_intensity(x_w, o.intensity_changes) if o.intensity_changes else x_w
 
         views: Views = (x_s, q, c, valid)
-        sources = self.inject_labels(views, x_l, batch, certainty(z_t, valid)) if o.label_injection else views
+        sources = views
+        if o.label_injection:
+            rho = certainty(z_t, valid)
+            sources = inject_labels(views, x_l, batch.masks, batch.labeled_valid, rho, self.classes)
         region, partner = cutmix_region(valid), partners(len(x_w))
         x_m, q_m, c_m, valid_m = (paste(region, s[partner], t) for s, t in zip(sources, views, strict=True))
         w_m, trusted_fraction = confidence_weights(c_m, valid_m, o.threshold, o.threshold_mode)
@@ -95,27 +95,6 @@ class AugSeg(Method):
         loss = loss_sup + ramp * o.unsupervised_weight * loss_unsup
         scalars = {"loss/supervised": loss_sup.detach(), "loss/unsupervised": loss_unsup.detach()}
         return StepOutput(loss, scalars | {"trusted_fraction": trusted_fraction})
-
-    def inject_labels(self, views: Views, x_l: Tensor, batch: Batch, rho: Tensor) -> Views:
-        """Return the views, those of which the teacher is unsure under a small box of a labeled image.
-
-        Args:
-            views: what belongs to each pixel of the unlabeled images.
-            x_l: the labeled images.
-            batch: their masks and validity.
-            rho: float ``(B_u,)`` in [0, 1], the teacher's certainty; with probability ``1 - rho`` a box is pasted.
-        """
-        n = len(rho)
-        known = batch.masks != IGNORE
-        labels = batch.masks
-        if views[1].is_floating_point():  # probabilities: an unknown pixel has none
-            labels = F.one_hot(labels.where(known, 0), self.classes).permute(0, 3, 1, 2).float() * known[:, None]
-        region = cutmix_region(views[3], concentration=(8, 2))
-        region &= (torch.rand(n).to(rho.device) >= rho)[:, None, None]
-        donor = torch.randperm(max(n, len(x_l)))[:n] % len(x_l)
-        given = (x_l, labels, known.float(), batch.labeled_valid)
-        x, q, c, valid = (paste(region, g[donor].to(t.dtype), t) for g, t in zip(given, views, strict=True))
-        return x, q, c, valid
 
     def after_step(self, progress: Progress) -> None:
         """Let the teacher follow the student: a copy through the first epoch, an average from then on (release).
