@@ -30,7 +30,6 @@ from semiseg.data.lists import read_lines, write_list
 from semiseg.data.tags import Tags, read_tags
 from semiseg.errors import UserError
 
-
 JPEG_MASK = "a JPEG mask is blurred at its edges and worthless; save masks as PNG"
 
 
