@@ -80,15 +80,18 @@ def from_messages(
     groups: dict[str, list[tuple[str, str]]] = {}
     for message in messages:
         head, _, rest = message.partition(": ")
-        alike = re.sub(r"\d+", "#", rest.replace(Path(head).stem, "#"))
-        groups.setdefault(alike, []).append((head, rest))
+        alike = re.sub(rf"(?<![\w.-]){re.escape(Path(head).stem)}\.", "#.", rest)
+        groups.setdefault(re.sub(r"\d+", "#", alike), []).append((head, rest))
     return [_of_group(group, kind, root, severity) for group in groups.values()]
 
 
 def _of_group(group: Sequence[tuple[str, str]], kind: str, root: Path | None, severity: Severity) -> Finding:
-    files = tuple(relative(Path(head), root) for head, _ in group if Path(head).exists())
-    heads = files or tuple(head for head, _ in group)
-    fault, _, remedy = group[0][1].partition("; ")
+    heads = [relative(Path(head), root) for head, _ in group]
+    paths = [Path(re.sub(r", line \d+$", "", head)) for head, _ in group]
+    files = tuple(relative(path, root) for path in paths if path.exists())
+    fault, found, remedy = group[0][1].partition("; ")
+    if not found:  # 'X' is no class: did you mean Y?
+        fault, _, remedy = fault.partition(": ")
     if root is not None:
         fault, remedy = (part.replace(f"{root}/", "") for part in (fault, remedy))
     differ = len({rest for _, rest in group}) > 1

@@ -155,11 +155,10 @@ def content_findings(dataset: SegmentationDataset, masks: Masks) -> list[Finding
 def _foreground_255(
     dataset: SegmentationDataset, ids: Sequence[str], shown: NDArray[np.bool_], ignored: NDArray[np.bool_]
 ) -> list[Finding]:
-    """Tell masks of 0 and 255. They are no news where other masks show another single class beside 255: then 255 is
-    what nobody annotated."""
-    alone = ignored & (shown.sum(axis=1) == 1)
-    suspect = alone & shown[:, 0]
-    if not suspect.any() or (alone & ~suspect).any() or len(dataset.classes) < 2:
+    """Tell masks of 0 and 255, unless 255 stands beside other classes too: then it is what nobody annotated."""
+    classes = shown.sum(axis=1)
+    suspect = ignored & (classes == 1) & shown[:, 0]
+    if not suspect.any() or (ignored & (classes > 0) & ~suspect).any() or len(dataset.classes) < 2:
         return []
     files = _named(dataset, ids, suspect)
     every = not shown[:, 1:].any()

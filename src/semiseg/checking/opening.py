@@ -25,7 +25,8 @@ def open_anyhow(data: str | Path) -> tuple[SegmentationDataset | None, list[str]
     # CamVid in its other layout is an own folder by its code alone; text before a colon means data that are generated.
     if Path(data).is_dir() and DATASETS[layout_of(data)] is FolderDataset:
         folder = RestOfFolder(data)
-        return (folder if folder.ids else None), list(dict.fromkeys(refusals + folder.refusals))
+        if folder.ids:
+            return folder, list(dict.fromkeys(refusals + folder.refusals))
     return None, refusals
 
 

@@ -39,7 +39,7 @@ def write_page(path: Path, checked: DataCheck, material: Material | None) -> Non
         summary=f"{verdict(checked).capitalize()}.",
         tiles=[(name, value, "") for name, value in facts(checked).items()],
         sections=[section for section in sections if section.blocks],
-        footer=f"Written by semiseg check {printable(checked.data)}. A finding's number is that of what to do about it.",
+        footer=f"Written by semiseg check {printable(checked.data)}. Findings bear the number of their remedy.",
     )
     content = render(page).encode()
     if path.exists():  # it may have come while the data were read
