@@ -167,6 +167,14 @@ def denying_tags(data: Path) -> None:
     write_lines(data / "tags.csv", "image,background,circle", "train00000,0,1")
 
 
+def one_label(data: Path) -> None:
+    for path in (data / "masks").glob("*.png"):
+        if path.stem != "train00000":
+            path.unlink()
+    for name in ("val", "test"):
+        (data / "splits" / f"{name}.txt").unlink()
+
+
 PROBLEMS: dict[str, tuple[Change, str, str, tuple[str, ...]]] = {
     "images that cannot be read": (
         break_images,
@@ -208,6 +216,7 @@ PROBLEMS: dict[str, tuple[Change, str, str, tuple[str, ...]]] = {
     ),
     "val without mask": (val_without_mask, "val-without-mask", "1 image of the val list", ("images/val00002.png",)),
     "no training mask": (no_training_mask, "no-masks", "none of 12 training images has a mask", ()),
+    "one label and no val list": (one_label, "refused", "one labeled image cannot serve", ()),
     "wrong tags": (wrong_tags, "refused", "banana", ()),
     "tags that deny a mask": (denying_tags, "refused", "the tags say that it is absent", ("masks/train00000.png",)),
 }
@@ -414,6 +423,8 @@ def test_copies_within_a_list_are_noted_and_a_warning_where_validation_is_drawn(
     shutil.copy(data / "images" / "p0.png", data / "images" / "p2.png")
     finding = one(check(data), "copies")
     assert (finding.severity, finding.files) == ("note", ("images/p0.png", "images/p2.png"))
+    shutil.copy(data / "images" / "p0.png", data / "images" / "of no list.png")
+    assert one(check(data), "copies").files == finding.files
     shutil.rmtree(data / "splits")
     assert one(check(data), "copies").severity == "warning"
 

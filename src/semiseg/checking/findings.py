@@ -55,7 +55,7 @@ def printable(text: str) -> str:
 
 def relative(path: Path, root: Path | None) -> str:
     """Return a file's name for a person: relative to the data where it lies below them."""
-    if root is not None and path.is_relative_to(root):
+    if root is not None and path != root and path.is_relative_to(root):
         return path.relative_to(root).as_posix()
     return str(path)
 

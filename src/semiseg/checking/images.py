@@ -65,7 +65,7 @@ def copies(dataset: SegmentationDataset, seen: Sequence[Seen], lists: Lists) -> 
     """Tell images whose pixels are the same, across lists and within; flat ones are told elsewhere."""
     groups: dict[bytes, list[Seen]] = defaultdict(list)
     for one in seen:
-        if one.look and not one.look.flat:
+        if one.look and not one.look.flat and lists.roles[one.id] != "unlisted":
             groups[one.digest].append(one)
     across: list[str] = []
     within: list[str] = []
@@ -89,9 +89,8 @@ def copies(dataset: SegmentationDataset, seen: Sequence[Seen], lists: Lists) -> 
         findings.append(Finding("warning", "contradiction", text, "keep the better mask of each", files))
     if within:
         files = image_names(dataset, within)
-        # Which labeled images are held out is drawn: copies may come to lie on both sides.
-        grave = not lists.has_val
-        text = f"{len(files)} images that are not the only ones of their picture, within a list: {listed(files)}"
+        grave = not lists.has_val  # which images are held out is drawn: copies may come to lie on both sides
+        text = f"{len(files)} images of which a list holds copies: {listed(files)}"
         remedy = "keep one of each: some will be held out for validation, their copies learned from" if grave else ""
         findings.append(Finding("warning" if grave else "note", "copies", text, remedy, files))
     return findings

@@ -134,8 +134,9 @@ def content_findings(dataset: SegmentationDataset, masks: Masks) -> list[Finding
     if len(unknown := _named(dataset, ids, kinds == 0)):
         text = f"{counted(len(unknown), 'mask')} of nothing but 255, which is ignored: {listed(unknown)}"
         findings.append(Finding("warning", "mask-unknown", text, "annotate something in it, or remove it", unknown))
-    findings += _foreground_255(dataset, ids, shown, ignored)
-    if len(single := _named(dataset, ids, kinds == 1)) and not findings:
+    foreground = _foreground_255(dataset, ids, shown, ignored)
+    findings += foreground
+    if len(single := _named(dataset, ids, kinds == 1)) and not foreground:
         names = [dataset.classes[value] for value in np.flatnonzero(shown[kinds == 1].any(axis=0))]
         text = f"{len(single)} of {counted(len(ids), 'mask')} of a single class ({listed(names)}): {listed(single)}"
         if len(single) >= ALMOST_ALL * len(ids):

@@ -30,8 +30,9 @@ def facts(checked: DataCheck) -> dict[str, str]:
     """Return what there is, by a word each."""
     lists = ", ".join(f"{count} {name}" for name, count in checked.lists.items())
     sizes = [f"{width}x{height}" for width, height in checked.sizes]
-    if len(set(sizes)) > 1:
-        sizes = [f"{sizes[0]} to {sizes[2]}, median {sizes[1]}"]
+    if sizes:
+        one_size = sizes[0] == sizes[2]  # the smallest and the largest
+        sizes = [f"all {sizes[0]}" if one_size else f"{sizes[0]} to {sizes[2]}, median {sizes[1]}"]
     found = {
         "images": f"{checked.images}, {counted(checked.masks, 'mask')}" if checked.images else "",
         "lists": lists,

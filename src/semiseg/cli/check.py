@@ -30,6 +30,7 @@ def check(argv: Argv) -> None:
     """Look through data before the first training."""
     from semiseg.checking import check as run  # api would load what trains, which takes longer than the check
     from semiseg.checking import in_words
+    from semiseg.checking.findings import counted
 
     a: Check = parse(Check, argv, "semiseg check")
     with progress_bar() as progress:
@@ -41,9 +42,8 @@ def check(argv: Argv) -> None:
         if a.html:
             print(f"\npage: {a.html}")
     if not checked.usable:
-        count = len(checked.of("problem"))
-        where = "problems, above" if not a.json else "findings of severity problem"
-        raise UserError(f"{a.data}: it cannot be trained on; correct what is listed ({count} {where})")
+        problems = counted(len(checked.of("problem")), "problem")
+        raise UserError(f"{a.data}: it cannot be trained on; correct what is listed ({problems})")
 
 
 @contextmanager
