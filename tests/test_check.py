@@ -154,10 +154,6 @@ def no_training_mask(data: Path) -> None:
         path.unlink()
 
 
-def no_mask(data: Path) -> None:
-    shutil.rmtree(data / "masks")
-
-
 def wrong_tags(data: Path) -> None:
     write_lines(data / "tags.csv", "image,tags", "train00000,banana")
 
@@ -241,6 +237,15 @@ def test_all_that_is_wrong_is_told_at_once(folder: Path) -> None:
     checked = check(folder)
     assert kinds(checked, "problem") == {"refused", "image", "mask", "missing-images"}
     assert [f.kind for f in checked.findings].count("refused") == 2
+
+
+def test_a_folder_without_masks_and_class_file_is_still_looked_through(folder: Path) -> None:
+    shutil.rmtree(folder / "masks")
+    (folder / "classes.json").unlink()
+    (folder / "images" / "val00001.png").write_bytes(b"no picture")
+    checked = check(folder)
+    assert kinds(checked, "problem") == {"refused", "val-without-mask", "no-masks", "image"}
+    assert checked.lists["unlabeled"] == 12
 
 
 def test_five_bad_masks_are_all_named_in_words(folder: Path) -> None:
