@@ -30,7 +30,7 @@ class Pair:
 
 def image_faults(dataset: SegmentationDataset, seen: Sequence[Seen], lists: Lists) -> list[Finding]:
     """Name every image that cannot be read; it is a problem where training or a measurement would read it."""
-    used = {id for id, role in lists.roles.items() if role in TRAINING or (role != "unlisted" and dataset.has_mask(id))}
+    used = {*lists.ids("labeled", "unlabeled", "val"), *filter(dataset.has_mask, lists.ids("test"))}
     faults = {one.id: one.image_fault for one in seen if one.image_fault}
     needed = [fault for id, fault in faults.items() if id in used]
     others = [fault for id, fault in faults.items() if id not in used]
