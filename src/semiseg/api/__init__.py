@@ -6,5 +6,18 @@ from semiseg.api.preparing import prepare
 from semiseg.api.reporting import report
 from semiseg.api.splitting import split
 from semiseg.api.training import resolve, train, train_with
+from semiseg.checking import check
 
-__all__ = ["Model", "evaluate", "load", "predict", "prepare", "report", "resolve", "split", "train", "train_with"]
+__all__ = [
+    "Model",
+    "check",
+    "evaluate",
+    "load",
+    "predict",
+    "prepare",
+    "report",
+    "resolve",
+    "split",
+    "train",
+    "train_with",
+]

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 from semiseg import __version__
+from semiseg.cli.check import check
 from semiseg.cli.compare import compare
 from semiseg.cli.demo import demo
 from semiseg.cli.lists import datasets, methods, networks
@@ -19,6 +20,7 @@ from semiseg.errors import ToldElsewhere, UserError, lookup
 
 COMMANDS: dict[str, Callable[[Argv], None]] = {
     "demo": demo,
+    "check": check,
     "train": train,
     "evaluate": evaluate,
     "predict": predict,

@@ -45,8 +45,12 @@ def open_dataset(data: str | Path) -> SegmentationDataset:
     name, _, options = str(data).partition(":")
     if name == "shapes":
         return DATASETS["shapes"](options)
-    form = next((form for form, recognizes in LAYOUTS.items() if recognizes(str(data))), "folder")
-    return DATASETS[form](str(data))
+    return DATASETS[layout_of(data)](str(data))
+
+
+def layout_of(directory: str | Path) -> str:
+    """Return which of ``DATASETS`` a directory is laid out as; one that is none of ``LAYOUTS`` is an own folder."""
+    return next((form for form, recognizes in LAYOUTS.items() if recognizes(str(directory))), "folder")
 
 
 __all__ = [
@@ -65,6 +69,7 @@ __all__ = [
     "TrainStream",
     "Voc",
     "check_masks",
+    "layout_of",
     "make_loader",
     "open_dataset",
     "read_image_file",

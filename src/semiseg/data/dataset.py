@@ -112,13 +112,18 @@ def read_sample(dataset: SegmentationDataset, id: str) -> Sample:
     if not dataset.has_mask(id):
         return Sample(image, None, id)
     mask = dataset.read_mask(id)
+    check_size(dataset, id, image, mask)
+    return Sample(image, mask, id)
+
+
+def check_size(dataset: SegmentationDataset, id: str, image: Tensor, mask: Tensor) -> None:
+    """Raise UserError where a mask, ``(H, W)``, has another size than its image, ``(3, H, W)``."""
     if mask.shape != image.shape[-2:]:
         (height, width), (mask_height, mask_width) = image.shape[-2:], mask.shape
         raise UserError(
             f"{dataset.mask_path(id) or id}: the mask is {mask_width}x{mask_height}, its image "
             f"{dataset.image_path(id) or id} is {width}x{height}; save the mask at the size of its image"
         )
-    return Sample(image, mask, id)
 
 
 def read_ahead(read: Callable[[str], T], ids: Sequence[str]) -> Iterator[T]:

@@ -52,9 +52,13 @@ class FileDataset(SegmentationDataset):
 
     def split(self, name: str, missing: list[str] | None = None) -> tuple[str, ...] | None:
         """Return the ids in ``splits/NAME.txt`` or another place of the format, None if there is no such file."""
-        places = (self.root / file for file in (f"splits/{name}.txt", *self.list_places.get(name, ())))
-        path = next((path for path in places if path.is_file()), None)
+        path = self.list_path(name)
         return read_list(path, self, missing) if path else None
+
+    def list_path(self, name: str) -> Path | None:
+        """Return the file of the list ``train``, ``val`` or ``test``, None if there is none."""
+        places = (self.root / file for file in (f"splits/{name}.txt", *self.list_places.get(name, ())))
+        return next((path for path in places if path.is_file()), None)
 
     def published_lists(self, labeled: str, seed: int) -> tuple[Path, Path] | None:
         """Return the files in ``splits/1_16/seed0``, ``splits/1_16/split_0`` (ST++) or ``splits/1_16``."""

@@ -30,6 +30,8 @@ from semiseg.data.lists import read_lines, write_list
 from semiseg.data.tags import Tags, read_tags
 from semiseg.errors import UserError
 
+JPEG_MASK = "a JPEG mask is blurred at its edges and worthless; save masks as PNG"
+
 
 class FolderDataset(FileDataset):
     """A person's own folder, which needs no configuration.
@@ -63,12 +65,10 @@ class FolderDataset(FileDataset):
         class_files = self.root / "classes.json", self.root / "classes.txt"
         self._class_file = next((path for path in class_files if path.exists()), None)
         self.classes = self._read_classes()
-        if not 1 <= len(self.classes) <= IGNORE or len(set(self.classes)) < len(self.classes):
-            raise UserError(f"{self._class_file}: {len(self.classes)} names; write 1 to 255 class names, each once")
+        self._check_classes(self.classes)
         count = min(len(self._colors), len(self.classes))
         self.palette = self._colors[:count] + default_palette(len(self.classes))[count:]
-        tags = self.root / "tags.csv"
-        self._tags = read_tags(tags, self.classes, self.ids) if tags.exists() else {}
+        self._tags = self._read_tags()
 
     def read_mask(self, id: str) -> Tensor:
         """Read a mask as uint8 ``(H, W)``: class index or 255."""
@@ -88,13 +88,17 @@ class FolderDataset(FileDataset):
         """Return the image's line of ``tags.csv``, None where it has none."""
         return self._tags.get(id)
 
+    def _read_tags(self) -> dict[str, Tags]:
+        path = self.root / "tags.csv"
+        return read_tags(path, self.classes, self.ids) if path.exists() else {}
+
     def _find_files(self) -> tuple[dict[str, Path], dict[str, Path]]:
         images = list_files(self.root / "images", IMAGE_SUFFIXES)
         if not images:
             raise UserError(f"{self.root / 'images'}: no images there; put yours in ({' '.join(IMAGE_SUFFIXES)})")
         masks = list_files(self.root / "masks", MASK_SUFFIXES)
         for path in list_files(self.root / "masks", JPEG_SUFFIXES).values():
-            raise UserError(f"{path}: a JPEG mask is blurred at its edges and worthless; save masks as PNG")
+            raise UserError(f"{path}: {JPEG_MASK}")
         matching = {stem: path for stem, path in masks.items() if stem in images}
         if masks and not matching:
             path = next(iter(masks.values()))
@@ -123,10 +127,12 @@ class FolderDataset(FileDataset):
                 '{"classes": ["name", ...], "palette": [[red, green, blue], ...], "ignore": 255}, the last two optional'
             ) from error
 
-    def _largest_value(self) -> int:
-        """Find the largest value of any mask; a mask that cannot be read is left to whoever uses it."""
-        if not self.masks:
-            raise UserError(f"{self.root / 'masks'}: no masks there; annotate a few images, as masks/NAME.png")
+    def _check_classes(self, classes: tuple[str, ...]) -> None:
+        if not 1 <= len(classes) <= IGNORE or len(set(classes)) < len(classes):
+            raise UserError(f"{self._class_file}: {len(classes)} names; write 1 to 255 class names, each once")
+
+    def _mask_values(self) -> set[int]:
+        """Find the values of all masks; a mask that cannot be read is left to whoever uses it."""
 
         def values(path: Path) -> list[int]:
             try:
@@ -135,7 +141,13 @@ class FolderDataset(FileDataset):
                 return []
 
         with ThreadPoolExecutor() as pool:
-            found = {value for values in pool.map(values, self.masks.values()) for value in values}
+            return {value for values in pool.map(values, self.masks.values()) for value in values}
+
+    def _largest_value(self) -> int:
+        """Find the largest value of any mask."""
+        if not self.masks:
+            raise UserError(f"{self.root / 'masks'}: no masks there; annotate a few images, as masks/NAME.png")
+        found = self._mask_values()
         if not found:
             self._read_indices(next(iter(self.masks.values())))  # says what is wrong with it
         if found <= {0, IGNORE}:

@@ -22,8 +22,11 @@ IMAGE_SUFFIXES = JPEG_SUFFIXES + MASK_SUFFIXES
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
-def list_files(directory: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+def list_files(directory: Path, suffixes: tuple[str, ...], clashes: list[str] | None = None) -> dict[str, Path]:
     """Map the stem of each file in a folder with one of the suffixes to its path, sorted, without opening any.
+
+    Two files that share a stem are an error; where ``clashes`` is given, what is wrong is put there, and the first is
+    taken.
 
     Raises:
         UserError: two files share a stem.
@@ -38,8 +41,11 @@ def list_files(directory: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
         if suffix.lower() not in suffixes:
             continue
         if stem in files:
-            raise UserError(f"{files[stem]}: {name} beside it has the same stem; rename or remove one of the two")
-        files[stem] = directory / name
+            clash = f"{files[stem]}: {name} beside it has the same stem; rename or remove one of the two"
+            if clashes is None:
+                raise UserError(clash)
+            clashes.append(clash)
+        files.setdefault(stem, directory / name)
     return files
 
 

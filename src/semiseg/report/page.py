@@ -61,12 +61,13 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A page: title, one sentence that says it all, tiles (label, value, remark), sections."""
+    """A page: title, one sentence that says it all, tiles (label, value, remark), sections, where it is from."""
 
     title: str
     summary: str
     tiles: Sequence[tuple[str, str, str]] = ()
     sections: Sequence[Section] = field(default_factory=tuple)
+    footer: str = "Written by semiseg from the run's own files. IoU and mIoU in percent."
 
 
 def render(page: Page) -> str:
@@ -106,8 +107,8 @@ def photo(source: Path | PIL.Image.Image, caption: str, limit: int = 300_000) ->
         picture = picture.resize((picture.width * 4 // 5, picture.height * 4 // 5), PIL.Image.Resampling.LANCZOS)
 
 
-def write(path: Path, content: bytes) -> None:
-    """Write a file so that it appears whole or not at all, its folder made where missing.
+def write(path: Path, content: bytes, option: str = "--out") -> None:
+    """Write a file so that it appears whole or not at all, its folder made where missing; ``option`` named the place.
 
     Raises:
         UserError: the place cannot be written.
@@ -120,7 +121,7 @@ def write(path: Path, content: bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             draft.unlink()
-        raise UserError(f"{path}: cannot be written ({error.strerror}): choose another place by --out") from None
+        raise UserError(f"{path}: cannot be written ({error.strerror}): choose another place by {option}") from None
 
 
 def _uri(kind: str, content: bytes) -> str:

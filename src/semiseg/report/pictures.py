@@ -98,7 +98,7 @@ def sample_picture(
     Class names, if given, are explained by their colors below.
     """
     columns = ["image", *masks]
-    return grid(columns, [[_resized(image, cell_width), *(_cell(m, palette, cell_width) for m in masks.values())]],
+    return grid(columns, [[resized(image, cell_width), *(_cell(m, palette, cell_width) for m in masks.values())]],
                 legend(classes, palette, len(columns) * (cell_width + GAP) + GAP) if classes else None)  # fmt: skip
 
 
@@ -137,7 +137,7 @@ def predicted_rows(
         sample = read_sample(first.dataset, id)
         assert sample.mask is not None
         masks = [*(run.predict(sample.image) for run in runs.values()), sample.mask]
-        cells.append([_resized(sample.image, cell_width), *(_cell(mask, first.palette, cell_width) for mask in masks)])
+        cells.append([resized(sample.image, cell_width), *(_cell(mask, first.palette, cell_width) for mask in masks)])
     return ["image", *runs, "ground truth"], cells
 
 
@@ -209,7 +209,8 @@ def _pixels(image: Tensor) -> np.ndarray:
     return np.ascontiguousarray(image.detach().cpu().permute(1, 2, 0).numpy())
 
 
-def _resized(image: Tensor, width: int) -> Picture:
+def resized(image: Tensor, width: int) -> Picture:
+    """Return the image, uint8 ``(3, H, W)``, as a picture of the given width in pixels."""
     picture = PIL.Image.fromarray(_pixels(image))
     size = (width, max(1, round(picture.height * width / picture.width)))
     return picture.resize(size, PIL.Image.Resampling.LANCZOS)

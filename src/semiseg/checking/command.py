@@ -1,0 +1,53 @@
+"""The training command that fits the data."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from semiseg.checking.lists import Lists, published_shares
+from semiseg.config import TrainConfig
+from semiseg.data.annotation import LITTLE
+from semiseg.data.dataset import SegmentationDataset
+from semiseg.data.splits import resolve_split
+from semiseg.errors import UserError
+
+SMALLEST_CROP = 32  # pixels: what encoders make one field of
+
+
+def training_command(
+    data: str | Path,
+    dataset: SegmentationDataset,
+    lists: Lists,
+    known: float | None,
+    sizes: Sequence[tuple[int, int]],
+) -> str:
+    """Return ``semiseg train ...`` with the options that these data ask for; the defaults are left out.
+
+    Args:
+        data: what ``--data`` is.
+        dataset: the same, opened.
+        lists: what its images serve for.
+        known: the share of pixels of labeled images that are annotated.
+        sizes: of the smallest, the median and the largest image.
+    """
+    words = ["semiseg", "train", "--data", str(data)]
+    if not lists.ids("unlabeled"):
+        share = next((share for share in published_shares(dataset) if _fits(dataset, share, lists.incomplete)), None)
+        words += ["--labeled", share] if share else ["--method", "supervised"]
+    if lists.incomplete:
+        words.append("--existing-only")
+    if known is not None and known < LITTLE:
+        words += ["--annotation", "partial"]
+    if sizes and (side := min(sizes[1])) < TrainConfig.crop_size:
+        words += ["--crop-size", str(max(SMALLEST_CROP, side // SMALLEST_CROP * SMALLEST_CROP))]
+    return shlex.join([*words, "--out", "runs/first"])
+
+
+def _fits(dataset: SegmentationDataset, share: str, existing_only: bool) -> bool:
+    """Tell whether training takes the lists that come with the data for a share, and some images stay unlabeled."""
+    try:
+        return bool(resolve_split(dataset, share, 0, existing_only=existing_only).unlabeled)
+    except UserError:
+        return False
