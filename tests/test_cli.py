@@ -611,3 +611,12 @@ def test_the_process_ends_with_status_2_and_one_line() -> None:
     result = process("-m", "semiseg.cli", "train", "--data", "nowhere")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == "semiseg: nowhere: there is no such folder; give one that holds images/ and masks/\n"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    command = [sys.executable, "-m", "semiseg.cli", "methods"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()  # before anything is written, so that every write fails
+        assert process.stderr.read() == ""
+    assert process.returncode == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -53,6 +54,10 @@ def main() -> int:
         return 0
     try:
         lookup("command", argv[0], COMMANDS)(argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # who read our output has seen enough: semiseg methods | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
+        return 0
     except ToldElsewhere:
         return 0  # a launcher that sees a process fail kills the one that is about to tell why
     except UserError as error:

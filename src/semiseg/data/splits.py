@@ -121,6 +121,7 @@ def _choose_labeled(
         else:
             count = _share(labeled, len(train)) if "/" in labeled else int(labeled)
             chosen = _draw(masked, count, labeled, seed)
+            reader.notes.append(f"labeled {labeled}: {count} of {len(masked)} masks drawn by seed {seed}")
     elif Path(labeled).is_file():
         chosen = reader.file(Path(labeled))
         if unlabeled is None and (unlabeled := unlabeled_beside(Path(labeled))):
