@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from semiseg.report import figures
+from semiseg.report import confusion, figures
 from semiseg.report.page import Cell, Page, Picture, Section, Table, number, photo, plot
 from semiseg.report.run_files import Line, RunFiles, Score, series
 
@@ -151,7 +151,7 @@ def _confusion(run: RunFiles, plots: Path) -> Section:
         return Section("Confusion")
     where = f"{run.confusion.get('network', '')} on {run.confusion.get('split', '')}".strip()
     caption = f"Which classes are taken for which: {where}, best checkpoint. Each row adds up to 100 %."
-    return Section("Confusion", blocks=plot(figures.confusion(run.confusion), plots / "confusion.png", caption))
+    return Section("Confusion", blocks=plot(confusion.confusion(run.confusion), plots / "confusion.png", caption))
 
 
 def _samples(run: RunFiles) -> Section:
