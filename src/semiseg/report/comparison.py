@@ -9,7 +9,7 @@ from pathlib import Path
 
 from semiseg.errors import UserError
 from semiseg.report import figures
-from semiseg.report.page import Cell, Page, Picture, Section, Table, photo, plot
+from semiseg.report.page import WIDE, Cell, Page, Picture, Section, Table, photo, plot
 from semiseg.report.pictures import LoadedRun, check_classes, comparison_picture, save_picture
 from semiseg.report.run_files import RunFiles
 from semiseg.report.single import class_table, in_words, judged, lists_in_words, score_rows
@@ -33,6 +33,7 @@ def comparison_page(files: Sequence[RunFiles], folder: Path, load_run: LoadRun |
             figures.compared_coupling(runs),
             plots / "compared-coupling.png",
             "Teacher-student distance: share of val pixels with different classes, and relative parameter distance.",
+            at_least=WIDE if len(runs) > 2 else 0,
         ),
     ]
     sections = [
@@ -102,7 +103,7 @@ def _pictures(runs: Mapping[str, RunFiles], folder: Path, load_run: LoadRun | No
     caption = (
         f"Image, each run, ground truth: {', '.join(ids)}. The images are spread evenly over the list, not chosen."
     )
-    blocks: list[Picture] = [photo(picture, caption, limit=1_500_000)]
+    blocks: list[Picture] = [photo(picture, caption, limit=1_500_000, at_least=min(picture.width // 2, WIDE))]
     return Section("Pictures", "", blocks)
 
 

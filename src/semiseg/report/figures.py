@@ -44,7 +44,7 @@ COUPLING = {
     "disagreement": "pixels on which they\ndisagree (%)",
     "parameter_distance": "relative parameter\ndistance",
 }
-WIDTH = 6.6  # inches; at this width the text stays readable when a phone shrinks the picture
+WIDTH = 5.6  # inches; at this width the text stays readable when a phone shrinks the picture
 
 
 def losses(run: RunFiles) -> Figure | None:
