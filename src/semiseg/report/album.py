@@ -57,7 +57,7 @@ def pseudo_labels(run: RunFiles) -> Section:
             trusted = _about(path).get("trusted")
             caption = f"step {int(step)}, {network}" + (f", {trusted} % trusted" if trusted else "")
             cells += _read(path, caption, CELL_LIMIT, alt=f"{name}: labels at {caption}")
-        blocks += [Strip(name, cells, in_time=True)] if len(cells) > 1 else []
+        blocks += [Strip(name, cells)] if len(cells) > 1 else []
     text = (
         "How the labels of a few unlabeled images changed while training; time runs to the right. The network named "
         "labeled at that time; pale pixels are below its threshold and teach nothing. Nobody knows the truth here."

@@ -81,6 +81,11 @@ def _course(run: RunFiles) -> list[Finding]:
     if len(values) < 3:
         return []
     best, last = max(values), values[-1]
+    if best <= _one_class(run):
+        text = f"It has hardly learned: {best:.1f} % mIoU on val is no more than one class alone can give."
+        return [
+            Finding(True, text, "Train longer, start from pretrained weights, and check the labels (semiseg check).")
+        ]
     lately = values[len(values) * 2 // 3 :]
     if best - last >= 2 * POINT:
         text = f"It fell from {best:.1f} % mIoU on val at step {run.best_step} to {last:.1f} % at the end."
@@ -94,6 +99,11 @@ def _course(run: RunFiles) -> list[Finding]:
     return [
         Finding(False, f"It had settled: no more than {POINT:.0f} point of mIoU on val since step {_settled(run)}.")
     ]
+
+
+def _one_class(run: RunFiles) -> float:
+    """The mIoU in percent of a network that is perfect in one class and knows no other."""
+    return 100 / max(len(run.classes), 2)
 
 
 def _settled(run: RunFiles) -> int:
@@ -138,8 +148,8 @@ def _coupling(run: RunFiles) -> list[Finding]:
         return []
     middle = [line for line in run.validations if 0.4 * steps[-1] <= line["step"] <= 0.8 * steps[-1]]
     apart = [line["disagreement"] for line in middle if isinstance(line.get("disagreement"), int | float)]
-    if not apart or median(apart) >= ALIKE:
-        return []
+    if not apart or median(apart) >= ALIKE or (run.scores[0].highest or 0.0) <= _one_class(run):
+        return []  # networks that all say the same class agree, too
     text = f"Teachers and student grew alike: they disagreed on {median(apart):.1f} % of val's pixels in mid-run."
     return [Finding(True, text, "A larger --ema-decay, or two teachers (dual-teacher), keeps them apart.")]
 

@@ -66,11 +66,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class Strip:
-    """Pictures side by side under a title; ``in_time``: in one row that scrolls, else in as many as they need."""
+    """Pictures side by side under a title, in one row that scrolls where it is longer than the page is wide."""
 
     title: str
     pictures: Sequence[Picture]
-    in_time: bool = False
     kind: str = "strip"
 
 

@@ -83,9 +83,10 @@ def _summary(run: RunFiles) -> str:
 def _learned(run: RunFiles) -> str:
     sizes = run.list_sizes
     unlabeled = f" and {sizes['unlabeled']} unlabeled" if sizes.get("unlabeled") and _uses_unlabeled(run) else ""
-    judges = " and ".join(f"{sizes[name]} {name}" for name in ("val", "test") if sizes.get(name))
+    judges = ", ".join(f"{name} has {sizes[name]} images" for name in ("val", "test") if sizes.get(name))
+    steps = f" in {run.training[-1]['step']} steps" if run.training else ""
     classes = f"{len(run.classes)} classes" if run.classes else "its classes"
-    return f"It learned {classes} from {sizes.get('labeled', 0)} labeled{unlabeled} images; judges: {judges} images."
+    return f"It learned {classes} from {sizes.get('labeled', 0)} labeled{unlabeled} images{steps}; {judges}."
 
 
 def _uses_unlabeled(run: RunFiles) -> bool:
