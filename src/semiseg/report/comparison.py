@@ -33,7 +33,7 @@ def comparison_page(files: Sequence[RunFiles], folder: Path, load_run: LoadRun |
             figures.compared_coupling(runs),
             plots / "compared-coupling.png",
             "Teacher-student distance: share of val pixels with different classes, and relative parameter distance.",
-            at_least=WIDE if len(runs) > 2 else 0,
+            at_least=min(240 * len(runs), WIDE),
         ),
     ]
     sections = [
@@ -66,12 +66,18 @@ def _summary(runs: Mapping[str, RunFiles]) -> str:
 
 
 def _results(runs: Mapping[str, RunFiles]) -> list[Table]:
-    rows = [
-        ([Cell(name), Cell(run.method), Cell(lists_in_words(run))], run.scores[0])
-        for name, run in runs.items()
-        if run.scores
-    ]
-    return [score_rows(rows, ["run", "method", "images"], "")] if rows else []
+    """mIoU of each run; what is the same for all, or its name already, takes no column from the figures."""
+    shown = {name: run for name, run in runs.items() if run.scores}
+    lists = {name: lists_in_words(run) for name, run in shown.items()}
+    about = {"method": {name: run.method for name, run in shown.items()}, "images": lists}
+    if all(name == run.method for name, run in shown.items()):
+        del about["method"]
+    if len(set(lists.values())) == 1:
+        del about["images"]
+    heads = {name: [Cell(name), *(Cell(texts[name]) for texts in about.values())] for name in shown}
+    rows = [(heads[name], run.scores[0]) for name, run in shown.items()]
+    caption = "" if "images" in about else f"All with {next(iter(lists.values()), '')}."
+    return [score_rows(rows, ["run", *about], caption)] if rows else []
 
 
 def _classes(runs: Mapping[str, RunFiles]) -> list[Table]:

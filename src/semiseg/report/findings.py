@@ -84,7 +84,7 @@ def _course(run: RunFiles) -> list[Finding]:
     if best <= _one_class(run):
         text = f"It has hardly learned: {best:.1f} % mIoU on val is no more than one class alone can give."
         return [
-            Finding(True, text, "Train longer, start from pretrained weights, and check the labels (semiseg check).")
+            Finding(True, text, "Train longer, start from pretrained weights, and look at the labels below.")
         ]
     lately = values[len(values) * 2 // 3 :]
     if best - last >= 2 * POINT:
@@ -122,7 +122,7 @@ def _classes(run: RunFiles) -> list[Finding]:
     absent = [name for name, is_there in zip(classes, truth, strict=True) if not is_there]
     found = []
     if never:
-        remedy = "Label images that show it (semiseg suggest), or weigh rare classes (--class-balance)."
+        remedy = "Label images that show it, or weigh rare classes (--class-balance)."
         found.append(Finding(True, f"Never predicted on val: {_named(never)}.", remedy))
     if absent:
         found.append(Finding(True, f"Val shows no pixel of {_named(absent)}: nothing is known of it.", "Extend val."))
