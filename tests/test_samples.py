@@ -22,6 +22,7 @@ from semiseg.methods import METHODS, Progress
 from semiseg.report import marks
 from semiseg.training.samples import Samples, apart, chosen
 from semiseg.training.trainer import Loop, make_method
+from toy import Toy
 
 DATA = "shapes:images=10,val=3,test=2,size=48"
 OPTIONS = {"labeled": "4", "steps": 6, "val_every": 2, "batch_size": 2, "crop_size": 32, "weights": "none"}
@@ -113,6 +114,21 @@ def test_an_unlabeled_image_that_cannot_be_read_costs_its_picture_alone(tmp_path
     Samples(tmp_path, dataset, split, config, torch.device("cpu")).write_pseudo_labels(method, Progress(0, 4, 2))
     assert torch.equal(torch.random.get_rng_state(), state)  # training draws what it would have drawn
     assert sorted(path.name for path in (tmp_path / "pseudo-labels").iterdir()) == ["2_train00002", "3_train00003"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_names_the_network_that_labels_for_it(name: str) -> None:
+    method = METHODS[name](Toy, 3, METHODS[name].Options())
+    labeler = method.labeler(Progress(0, 80, 10))
+    assert (labeler in method.predictors) if method.uses_unlabeled else (labeler is None)
+    assert name not in ("mean-teacher", "dual-teacher", "augseg") or labeler == "teacher1"
+
+
+def test_in_dual_teacher_s_burn_in_the_first_teacher_is_named() -> None:
+    kind = METHODS["dual-teacher"]
+    method = kind(Toy, 3, kind.Options(burn_in=0.25, shift_steps=10))
+    names = [method.labeler(Progress(step, 80, 10)) for step in (0, 12, 19, 20, 29, 30, 40)]
+    assert names == ["teacher1"] * 5 + ["teacher2", "teacher1"]
 
 
 def test_image_miou_is_of_the_classes_its_truth_shows() -> None:

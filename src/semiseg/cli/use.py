@@ -42,7 +42,8 @@ def evaluate(argv: Argv) -> None:
     result = api.evaluate(
         a.run, a.data, a.split, network=a.network, checkpoint=a.checkpoint, sliding=a.sliding, accelerator=a.accelerator
     )
-    if a.data is None and not a.sliding and (Path(a.run) / "report.html").is_file():
+    shown = a.data is None and not a.sliding and a.split in ("val", "test")
+    if shown and (Path(a.run) / "report.html").is_file():
         api.report([a.run])  # its page shows the new figures
     if a.json:
         print(json.dumps(result))

@@ -83,9 +83,7 @@ def _course(run: RunFiles) -> list[Finding]:
     best, last = max(values), values[-1]
     if best <= _one_class(run):
         text = f"It has hardly learned: {best:.1f} % mIoU on val is no more than one class alone can give."
-        return [
-            Finding(True, text, "Train longer, start from pretrained weights, and look at the labels below.")
-        ]
+        return [Finding(True, text, "Train longer, start from pretrained weights, and look at the labels below.")]
     lately = values[len(values) * 2 // 3 :]
     if best - last >= 2 * POINT:
         text = f"It fell from {best:.1f} % mIoU on val at step {run.best_step} to {last:.1f} % at the end."
