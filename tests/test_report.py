@@ -247,6 +247,14 @@ def test_what_the_figures_say(tmp_path):
     assert CLASSES[1] in outline_of(write_report([run], None)).text
 
 
+def test_labels_trusted_beyond_what_is_right_are_told(tmp_path):
+    run = make_run(tmp_path / "run")
+    text = (run / "metrics.jsonl").read_text()
+    (run / "metrics.jsonl").write_text(text.replace('"pixel_accuracy": 80.0', '"pixel_accuracy": 55.0'))
+    (told,) = [finding.text for finding in findings(read_run(run)) if "its own mistakes" in finding.text]
+    assert "only 55 % of val's are right" in told
+
+
 def test_the_gain_is_over_a_supervised_run_of_the_same_lists_and_settings(tmp_path):
     run = make_run(tmp_path / "semi", "dual-teacher", level=60)
     make_run(tmp_path / "labels", "supervised", level=50)

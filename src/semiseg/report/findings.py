@@ -16,6 +16,7 @@ from semiseg.report.run_files import RunFiles, read_run, series
 
 POINT = 1.0  # of mIoU; below it, two runs of another seed differ as much
 BARELY_TRUSTED = 0.05  # share of pixels: what is left teaches next to nothing
+OVERTRUSTED = 10.0  # points of pixels that are trusted beyond those that are right
 ALIKE = 1.0  # percent of pixels on which a teacher disagrees; while the learning rate is high, sound ones reach 2 to 5
 FEW_VAL = 20  # images
 WAITING = 0.25  # share of a step
@@ -133,6 +134,12 @@ def _trust(run: RunFiles) -> list[Finding]:
     if not run.list_sizes.get("unlabeled") or not any(series(run.training, "loss/unsupervised")[1]):
         return []
     end = median(shares[-max(1, len(shares) // 10) :]) if shares else 0.0
+    right = run.curve(run.default_network or "", "pixel_accuracy")[1]
+    if right and 100 * end >= right[-1] + OVERTRUSTED:
+        text = (
+            f"{100 * end:.0f} % of the pixels were trusted at the end, but only {right[-1]:.0f} % of val's are right: "
+        )
+        return [Finding(True, text + "it learns its own mistakes.", "Raise --threshold, or --burn-in.")]
     if end >= BARELY_TRUSTED:
         return [Finding(False, f"{100 * end:.0f} % of the pixels were trusted at the end.")]
     text = f"Only {100 * end:.1f} % of the pixels were trusted at the end: unlabeled images taught next to nothing."
