@@ -456,6 +456,16 @@ def test_evaluate_prints_one_json_object_and_nothing_else(call: Call, trained: P
     assert content["miou"] == pytest.approx(sum(present) / len(present))
 
 
+def test_the_run_s_own_page_shows_what_evaluate_measured(call: Call, copy_of_run: Path) -> None:
+    (copy_of_run / "evaluations.jsonl").unlink(missing_ok=True)
+    call("report", copy_of_run)
+    before = (copy_of_run / "report.html").read_text()
+    result = call("evaluate", copy_of_run, "--json")
+    after = (copy_of_run / "report.html").read_text()
+    figure = f"{json.loads(result.out)['miou']:.1f} % on test with that checkpoint"
+    assert result.status == 0 and figure in after and "% on test" not in before
+
+
 def test_evaluate_on_the_labels_it_learned_from(call: Call, trained: Path) -> None:
     result = call("evaluate", trained, "--split", "labeled", "--json")
     assert result.status == 0

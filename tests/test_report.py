@@ -6,6 +6,7 @@ import json
 import math
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from semiseg.errors import UserError
 from semiseg.report import LoadedRun, write_report
 from semiseg.report import pictures as draw
 from semiseg.report.figures import compared_coupling, running_mean
+from semiseg.report.findings import findings
 from semiseg.report.run_files import read_run
 
 CLASSES = ("sky", "<script>alert(1)</script>", "a$b$c & d", "_hidden")
@@ -82,17 +84,32 @@ def evaluation(method, split, level, classes, random):
         yield line
 
 
+PREDICTED = ("truth", "prediction", "wrong", "confidence")
+
+
+def album(folder, names, pixels, **about):
+    """Write one picture a name, as training keeps them."""
+    for name in names:
+        draw.save_picture(PIL.Image.fromarray(pixels), folder / f"{name}.png", about)
+
+
+def write_classes(run, classes=CLASSES):
+    colors = [[index % 256, 9, 9] for index in range(len(classes))]
+    (run / "samples" / "classes.json").write_text(json.dumps({"classes": classes, "palette": colors}))
+
+
 class Outline(HTMLParser):
     """Collects what a browser would load or run."""
 
     def __init__(self, page):
         super().__init__()
-        self.tags, self.links, self.open, self.text = [], [], [], ""
+        self.tags, self.links, self.alts, self.open, self.text = [], [], [], [], ""
         self.feed(page)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.links += [value for key, value in attrs if key in ("src", "href")]
+        self.alts += [value for key, value in attrs if key == "alt"]
         if tag not in ("meta", "img", "br", "link"):
             self.open.append(tag)
 
@@ -109,6 +126,10 @@ def outline_of(path):
     assert outline.open == []
     assert all(link.startswith("data:image/") for link in outline.links), "the page must need nothing else"
     assert "script" not in outline.tags
+    assert len(outline.alts) == outline.tags.count("img") and all(outline.alts)
+    levels = [int(tag[1]) for tag in outline.tags if tag in ("h1", "h2", "h3")]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(next_ <= level + 1 for level, next_ in pairwise(levels)), "a heading is left out"
     assert "viewport" in page and len(page) < 5_000_000
     for link in outline.links:
         PIL.Image.open(io.BytesIO(base64.b64decode(link.split(",", 1)[1]))).verify()
@@ -129,7 +150,8 @@ def test_page_of_one_run(run):
     assert CLASSES[1] in outline.text  # shown as text, and not among the tags
     plots = {"miou.png", "losses.png", "trusted.png", "coupling.png", "confusion.png"}
     assert {path.name for path in (run / "plots").iterdir()} == plots
-    assert len(outline.links) == len(plots) + 1  # the last step's sample only
+    assert len(outline.links) == len(plots)  # the last step's sample only; the confusion matrix is a table
+    assert "true class, predicted as" in outline.text and "are taken for" in outline.text
 
 
 def test_figures_are_those_of_the_files(run):
@@ -170,6 +192,82 @@ def test_missing_pieces_are_left_out(tmp_path):
     assert {path.name for path in (run / "plots").iterdir()} == {"miou.png", "losses.png"}
 
 
+def test_predictions_and_pseudo_labels_over_time_are_shown(tmp_path):
+    run = make_run(tmp_path / "run", steps=100)
+    noise = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
+    album(run / "samples" / "val" / "best-1", ("image", *PREDICTED), noise, id="city/<b>one</b>", miou="71.5")
+    album(run / "samples" / "val" / "worst-1", ("image", *PREDICTED), noise, id='two"x', miou="3.0")
+    strip = run / "samples" / "pseudo-labels" / "1_three"
+    album(strip, ("image",), noise, id="three")
+    for step, teacher, trusted in ((50, "teacher1", "12.5"), (100, "teacher2", "60.0")):
+        album(strip, (f"{step:07d}_{teacher}",), noise, trusted=trusted)
+    write_classes(run)
+    outline = outline_of(write_report([run], None))
+    for expected in ("Best: city/<b>one</b>, mIoU 71.5 %", 'Worst: two"x, mIoU 3.0 %', "wrong in red", "three"):
+        assert expected in outline.text
+    times = ["step 50, teacher1, 12.5 % trusted", "step 100, teacher2, 60.0 % trusted"]
+    assert outline.text.index(times[0]) < outline.text.index(times[1])
+    assert "b" not in outline.tags and 'two"x: prediction' in outline.alts
+    for path in (strip / "0000050_teacher1.png", run / "samples" / "val" / "best-1" / "image.png"):
+        path.write_bytes(path.read_bytes()[:60])
+    (run / "samples" / "val" / "worst-1" / "truth.png").unlink()
+    (run / "samples" / "classes.json").write_text("{")
+    outline = outline_of(write_report([run], None))
+    assert times[0] not in outline.text and times[1] in outline.text and "Best: best-1" in outline.text
+
+
+def test_what_the_figures_say(tmp_path):
+    sound = make_run(tmp_path / "a" / "run", "dual-teacher", level=60)
+    assert not [
+        finding for finding in findings(read_run(sound)) if finding.watch and "Val shows no" not in finding.text
+    ]
+    run = make_run(tmp_path / "b" / "run", "dual-teacher", level=60)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line |= {"trusted_fraction": 0.01, "data_wait_fraction": 0.6} if "loss" in line else {}
+        line |= {"disagreement": 0.2} if "disagreement" in line else {}
+        line |= {"miou": line["miou"] - 30} if line.get("split") == "val" and line["step"] == 600 else {}
+        line |= {"loss/supervised": 0.01} if "loss" in line and line["step"] > 540 else {}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    content = json.loads((run / "confusion.json").read_text())
+    content["counts"] = [[0 if column == 1 else value for column, value in enumerate(row)] for row in content["counts"]]
+    (run / "confusion.json").write_text(json.dumps(content))
+    (run / "splits" / "val.txt").write_text("one\ntwo\n")
+    text = " ".join(finding.text for finding in findings(read_run(run)) if finding.watch)
+    for expected in (
+        f"Never predicted on val: {CLASSES[1]}",
+        "Only 1.0 % of the pixels were trusted",
+        "grew alike",
+        "learns its images by heart",
+        "It fell from",
+        "Val has 2 images",
+        "60 % of the time went by waiting",
+    ):
+        assert expected in text
+    assert CLASSES[1] in outline_of(write_report([run], None)).text
+
+
+def test_labels_trusted_beyond_what_is_right_are_told(tmp_path):
+    run = make_run(tmp_path / "run")
+    text = (run / "metrics.jsonl").read_text()
+    (run / "metrics.jsonl").write_text(text.replace('"pixel_accuracy": 80.0', '"pixel_accuracy": 55.0'))
+    (told,) = [finding.text for finding in findings(read_run(run)) if "its own mistakes" in finding.text]
+    assert "only 55 % of val's are right" in told
+
+
+def test_the_gain_is_over_a_supervised_run_of_the_same_lists_and_settings(tmp_path):
+    run = make_run(tmp_path / "semi", "dual-teacher", level=60)
+    make_run(tmp_path / "labels", "supervised", level=50)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.yaml").write_text("method: supervised\n[")
+    (gain,) = [finding.text for finding in findings(read_run(run)) if "unlabeled images brought" in finding.text]
+    ours, theirs = (read_run(tmp_path / name).scores[0].test for name in ("semi", "labels"))
+    assert gain.startswith(f"{ours - theirs:+.1f} points of mIoU on test over the supervised run beside it, labels")
+    (tmp_path / "labels" / "splits" / "labeled.txt").write_text("others\n")
+    (unknown,) = [finding.text for finding in findings(read_run(run)) if "unlabeled images brought" in finding.text]
+    assert "not known" in unknown
+
+
 def test_a_broken_off_and_resumed_run_is_read(tmp_path):
     run = make_run(tmp_path / "run", "supervised", finals=False, steps=100)
     text = (run / "metrics.jsonl").read_text()
@@ -188,6 +286,17 @@ def test_later_evaluations_on_the_runs_own_data_count(tmp_path):
     entries = [entry | {"data": "data/camvid"}, other]
     (run / "evaluations.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     assert read_run(run).scores[0].test == 43.21
+    cell = {
+        "split": "test",
+        "val": 50.0,
+        "best": entry | {"networks": {"student": figures | {"miou": 43.0}}},
+        "last": None,
+    }
+    (run / "evaluation.json").write_text(json.dumps(cell))  # what a comparison judged it by, if that is all there is
+    (run / "evaluations.jsonl").unlink()
+    assert read_run(run).scores[0].test == 43.0
+    assert "43.0 % on test" in outline_of(write_report([run], None)).text
+    (run / "evaluation.json").unlink()
     stale = entries[0] | {"step": 480}  # evaluated, then resumed: the best checkpoint is another one by now
     (run / "evaluations.jsonl").write_text(json.dumps(stale) + "\n")
     assert read_run(run).scores[0].test is None
@@ -198,7 +307,16 @@ def test_many_classes_and_large_samples_stay_small(tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (400, 800, 3), dtype=np.uint8)
     for index in range(10):
         PIL.Image.fromarray(noise).save(run / "samples" / f"0000100_{index}.png", compress_level=1)
-    assert outline_of(write_report([run], None)).tags.count("img") == 5 + 8
+    for group in ("best", "worst", "random"):
+        for number in (1, 2, 3):
+            album(run / "samples" / "val" / f"{group}-{number}", ("image", *PREDICTED), noise)
+    for number in (1, 2, 3):
+        names = [f"{step:07d}_teacher1" for step in range(10, 510, 10)]
+        album(run / "samples" / "pseudo-labels" / f"{number}_x", ("image", *names), noise[:200, :200])
+    write_classes(run, tuple(f"class number {i}" for i in range(150)))
+    outline = outline_of(write_report([run], None))
+    assert outline.tags.count("img") == 5 + 4 + 9 * 5 + 3 * (1 + 12)  # the matrix of so many classes is a picture
+    assert "class number 149" in outline.text and "true class, predicted as" not in outline.text
 
 
 @pytest.mark.parametrize("name", ["missing", "empty"])

@@ -95,7 +95,7 @@ def test_a_run_directory_explains_itself(finished: Path) -> None:
     expected |= {f"splits/{name}.txt" for name in ("labeled", "unlabeled", "val", "test")}
     assert expected <= files
     assert {file.split("/")[0] for file in files - expected} == {"samples", "plots"}
-    samples = sorted(path.name for path in (finished / "samples").iterdir())
+    samples = sorted(path.name for path in (finished / "samples").glob("*.png"))
     assert samples == [f"000000{step}_val0000{index}.png" for step in (2, 4, 6) for index in range(3)]
     assert all(path.suffix == ".png" for path in (finished / "plots").iterdir())
     assert not list(finished.parent.glob(".*"))  # no draft

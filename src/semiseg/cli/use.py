@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import tyro
@@ -41,6 +42,9 @@ def evaluate(argv: Argv) -> None:
     result = api.evaluate(
         a.run, a.data, a.split, network=a.network, checkpoint=a.checkpoint, sliding=a.sliding, accelerator=a.accelerator
     )
+    shown = a.data is None and not a.sliding and a.split in ("val", "test")
+    if shown and (Path(a.run) / "report.html").is_file():
+        api.report([a.run])  # its page shows the new figures
     if a.json:
         print(json.dumps(result))
         return

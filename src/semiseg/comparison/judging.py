@@ -30,6 +30,7 @@ def judge(path: Path, split: str, accelerator: str = "auto") -> dict[str, Any]:
     else:
         last = api.evaluate(path, split=split, checkpoint="last", accelerator=accelerator)
     result = {"split": split, "val": best_on_val(lines, best["network"]), "best": best, "last": last}
+    api.report([path])  # the run's own page tells of it, too
     write_atomically(path / "evaluation.json", (json.dumps(result) + "\n").encode())
     return result
 

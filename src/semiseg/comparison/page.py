@@ -14,13 +14,14 @@ from semiseg.comparison.table import Results, Row
 from semiseg.comparison.text import columns, comma_separated, explanation, labels, markdown, unfinished_lines
 from semiseg.errors import UserError
 from semiseg.report import figures
+from semiseg.report.page import WIDE, Page, Picture, Section, Table, number, photo, plot, render, write
 from semiseg.report.page import Cell as PageCell
-from semiseg.report.page import Page, Picture, Section, Table, number, photo, plot, render, write
 from semiseg.report.pictures import save_picture
 from semiseg.report.run_files import read_run
 from semiseg.report.single import class_table, in_words
 
 TEXT = ("method", "labels", "each seed", "published")
+MOST_IN_TITLE = 4
 
 
 def write_tables(out: Path, table: Row) -> None:
@@ -43,7 +44,8 @@ def write_page(plan: Plan, table: Row, results: Results, no_pictures: str = "") 
         Section("Settings", "Of all runs, and of each method.", _settings(table), folded=True),
     ]
     shown = [section for section in sections if section.blocks or section.text]
-    page = Page(f"{' · '.join(plan.entries)} on {table['data']}", _summary(table), sections=shown)
+    names = " · ".join(plan.entries) if len(plan.entries) <= MOST_IN_TITLE else f"{len(plan.entries)} methods"
+    page = Page(f"{names} on {table['data']}", _summary(table), sections=shown)
     write(plan.out / "report.html", render(page).encode())
     return plan.out / "report.html"
 
@@ -105,7 +107,7 @@ def _pictures(plan: Plan, results: Results, reason: str) -> Section:
     save_picture(picture, plan.out / "pictures.png")
     one = next(iter(cells.values()))
     text = f"{one.labeled_images} labeled images, seed {one.seed}, checkpoint that val chose."
-    return Section("Pictures", text, [photo(picture, caption, limit=1_500_000)])
+    return Section("Pictures", text, [photo(picture, caption, limit=1_500_000, at_least=min(picture.width // 2, WIDE))])
 
 
 def _classes(plan: Plan, results: Results) -> Section:
@@ -141,6 +143,7 @@ def _curves(plan: Plan, results: Results) -> Section:
             figures.compared_coupling(runs),
             plots / "compared-coupling.png",
             "Teacher-student distance: share of val pixels with different classes, and relative parameter distance.",
+            at_least=WIDE,
         ),
     ]
     if not blocks:

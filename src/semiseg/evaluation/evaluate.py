@@ -26,11 +26,15 @@ class Evaluation:
         matrices: one confusion matrix a network, and ``teachers-average`` where there are two teachers or more.
         disagreeing: for each network but the student, int64 scalar: pixels on which its class is not the student's.
         pixels: int64 scalar: pixels seen, ignored ones included (disagreement needs no truth).
+        ids: the images evaluated, by all processes together.
+        by_image: for each network, float32 ``(len(ids),)``: see `image_miou`.
     """
 
     matrices: dict[str, ConfusionMatrix]
     disagreeing: dict[str, Tensor]
     pixels: Tensor
+    ids: Sequence[str]
+    by_image: dict[str, Tensor]
 
     @property
     def disagreement(self) -> dict[str, float]:
@@ -44,6 +48,7 @@ class Evaluation:
             matrix.counts = add(matrix.counts)
         self.disagreeing = {name: add(count) for name, count in self.disagreeing.items()}
         self.pixels = add(self.pixels)
+        self.by_image = {name: add(values) for name, values in self.by_image.items()}  # zero on all but one process
 
 
 def evaluate_networks(
@@ -81,20 +86,43 @@ def evaluate_networks(
     teachers = [name for name in networks if re.fullmatch(r"teacher\d+", name)]
     names = [*networks, TEACHERS_AVERAGE] if len(teachers) > 1 else [*networks]
     others = [name for name in networks if name != STUDENT] if STUDENT in networks else []
+    ids = spread(ids, limit)
     result = Evaluation(
         {name: ConfusionMatrix(len(dataset.classes), device) for name in names},
         {name: torch.zeros((), dtype=torch.int64, device=device) for name in others},
         torch.zeros((), dtype=torch.int64, device=device),
+        ids,
+        {name: torch.zeros(len(ids), device=device) for name in names},
     )
-    for image, mask in read_ahead(lambda id: _labeled(read_sample(dataset, id)), spread(ids, limit)[rank::world_size]):
+    read = read_ahead(lambda id: _labeled(read_sample(dataset, id)), ids[rank::world_size])
+    for index, (image, mask) in enumerate(read):
         predictions = _predict(predictors, teachers, image)
         target = mask.to(device)
         for name, prediction in predictions.items():
+            before = result.matrices[name].counts.clone()
             result.matrices[name].update(prediction, target)
+            result.by_image[name][rank + index * world_size] = image_miou(result.matrices[name].counts - before)
         for name in others:
             result.disagreeing[name] += (predictions[name] != predictions[STUDENT]).sum()
         result.pixels += mask.numel()
     return result
+
+
+def image_miou(counts: Tensor) -> Tensor:
+    """Return the mean IoU in percent over the classes that the truth of one image shows, NaN where it shows none.
+
+    Classes that are predicted alone lower the IoU of those in whose place they are, and do not count as such: a stray
+    pixel of a tenth class must not cost an image a tenth of its figure.
+
+    Args:
+        counts: int64 ``(C, C)``, rows are the truth.
+
+    Returns:
+        a float32 scalar, on the device of the counts.
+    """
+    hits, truth = counts.diagonal(), counts.sum(dim=1)
+    iou = hits / (counts.sum(dim=0) + truth - hits).clamp(min=1)
+    return 100 * iou.sum() / (truth > 0).sum()
 
 
 def _predict(predictors: Mapping[str, Predictor], teachers: Sequence[str], image: Tensor) -> dict[str, Tensor]:

@@ -162,6 +162,10 @@ class DualTeacher(Method):
         """The student and every teacher: ``student``, ``teacher1``, ``teacher2``, ..."""
         return {"student": self.student} | {f"teacher{i + 1}": t for i, t in enumerate(self.teachers)}
 
+    def labeler(self, progress: Progress) -> str:
+        """The name of the teacher on duty; in the burn-in, of the one that will be the first."""
+        return f"teacher{max(self.shift(progress), 0) % len(self.teachers) + 1}"
+
     def burn_in_steps(self, progress: Progress) -> int:
         """Steps on labels only, before the first shift."""
         return round(self.options.burn_in * progress.total_steps)

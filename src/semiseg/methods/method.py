@@ -131,6 +131,16 @@ class Method(nn.Module, ABC):
         """The networks one may evaluate, by name."""
         return {"student": self.student}
 
+    def labeler(self, progress: Progress) -> str | None:
+        """The name in ``predictors`` of the network that labels unlabeled images at this step (a run draws it).
+
+        None for a method without unlabeled images. By default that is the first of the teachers or, without any, the
+        default network; a method whose teachers take turns says whose turn it is.
+        """
+        if not self.uses_unlabeled:
+            return None
+        return next((name for name in self.predictors if name.startswith("teacher")), self.default_network)
+
     def ramp(self, progress: Progress) -> float:
         """Weight in [0, 1] of all unlabeled terms: 0 in the burn-in on labels, then rising linearly, then 1.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from semiseg.errors import UserError
 from semiseg.report import figures
-from semiseg.report.page import Cell, Page, Picture, Section, Table, photo, plot
+from semiseg.report.page import WIDE, Cell, Page, Picture, Section, Table, photo, plot
 from semiseg.report.pictures import LoadedRun, check_classes, comparison_picture, save_picture
 from semiseg.report.run_files import RunFiles
 from semiseg.report.single import class_table, in_words, judged, lists_in_words, score_rows
@@ -33,6 +33,7 @@ def comparison_page(files: Sequence[RunFiles], folder: Path, load_run: LoadRun |
             figures.compared_coupling(runs),
             plots / "compared-coupling.png",
             "Teacher-student distance: share of val pixels with different classes, and relative parameter distance.",
+            at_least=min(240 * len(runs), WIDE),
         ),
     ]
     sections = [
@@ -65,12 +66,18 @@ def _summary(runs: Mapping[str, RunFiles]) -> str:
 
 
 def _results(runs: Mapping[str, RunFiles]) -> list[Table]:
-    rows = [
-        ([Cell(name), Cell(run.method), Cell(lists_in_words(run))], run.scores[0])
-        for name, run in runs.items()
-        if run.scores
-    ]
-    return [score_rows(rows, ["run", "method", "images"], "")] if rows else []
+    """mIoU of each run; what is the same for all, or its name already, takes no column from the figures."""
+    shown = {name: run for name, run in runs.items() if run.scores}
+    lists = {name: lists_in_words(run) for name, run in shown.items()}
+    about = {"method": {name: run.method for name, run in shown.items()}, "images": lists}
+    if all(name == run.method for name, run in shown.items()):
+        del about["method"]
+    if len(set(lists.values())) == 1:
+        del about["images"]
+    heads = {name: [Cell(name), *(Cell(texts[name]) for texts in about.values())] for name in shown}
+    rows = [(heads[name], run.scores[0]) for name, run in shown.items()]
+    caption = "" if "images" in about else f"All with {next(iter(lists.values()), '')}."
+    return [score_rows(rows, ["run", *about], caption)] if rows else []
 
 
 def _classes(runs: Mapping[str, RunFiles]) -> list[Table]:
@@ -102,7 +109,7 @@ def _pictures(runs: Mapping[str, RunFiles], folder: Path, load_run: LoadRun | No
     caption = (
         f"Image, each run, ground truth: {', '.join(ids)}. The images are spread evenly over the list, not chosen."
     )
-    blocks: list[Picture] = [photo(picture, caption, limit=1_500_000)]
+    blocks: list[Picture] = [photo(picture, caption, limit=1_500_000, at_least=min(picture.width // 2, WIDE))]
     return Section("Pictures", "", blocks)
 
 

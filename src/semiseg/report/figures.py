@@ -44,7 +44,7 @@ COUPLING = {
     "disagreement": "pixels on which they\ndisagree (%)",
     "parameter_distance": "relative parameter\ndistance",
 }
-WIDTH = 6.6  # inches; at this width the text stays readable when a phone shrinks the picture
+WIDTH = 5.6  # inches; at this width the text stays readable when a phone shrinks the picture
 
 
 def losses(run: RunFiles) -> Figure | None:
@@ -106,36 +106,6 @@ def coupling(run: RunFiles) -> Figure | None:
         _coupling_panel(axes, run, key)
         axes.set_ylim(bottom=0)
         _finish(figure, axes, label, "step" if axes is all_axes[-1] else "")
-    return figure
-
-
-def confusion(content: Mapping[str, Any]) -> Figure | None:
-    """Draw a confusion matrix, each row in percent of the true class's pixels; rows without pixels stay gray.
-
-    Args:
-        content: ``classes`` and ``counts``, int ``(C, C)``, rows are the truth.
-    """
-    classes, counts = content.get("classes", []), np.asarray(content.get("counts", []), dtype=np.float64)
-    if not classes or counts.shape != (len(classes), len(classes)):
-        return None
-    totals = counts.sum(axis=1, keepdims=True)
-    shares = np.divide(100 * counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
-    side = min(10.0, max(4.2, 2.2 + 0.42 * len(classes)))
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_facecolor("#dddddd")
-    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
-    figure.colorbar(picture, ax=axes, shrink=0.7, label="share of the true class's pixels (%)")
-    if len(classes) <= 60:  # more names than that overlap
-        names = [plain(name if len(name) <= 18 else name[:17] + "…") for name in classes]
-        axes.set_xticks(range(len(classes)), names, rotation=90, fontsize=8)
-        axes.set_yticks(range(len(classes)), names, fontsize=8)
-    if len(classes) <= 20:
-        for (row, column), share in np.ndenumerate(shares):
-            if share >= 0.5:
-                color = "white" if share > 55 else "black"
-                axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=7, color=color)
-    axes.set(xlabel="predicted class", ylabel="true class")
     return figure
 
 

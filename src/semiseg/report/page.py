@@ -18,35 +18,70 @@ from semiseg.errors import UserError
 
 DPI = 120
 PHOTO_WIDTH = 1600  # pixels; wider pictures are made smaller for the page
+WIDE = 960  # pixels to which a picture of many columns may shrink, the width of the page on a large screen
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table: text, perhaps a number (right-aligned), perhaps with a bar of ``percent`` behind it."""
+    """A cell of a table: text, perhaps a number (right-aligned).
+
+    Perhaps with a bar of ``percent`` behind it, or all of it in a color as deep as ``shade``, in percent.
+    """
 
     text: str
     number: bool = False
     percent: float | None = None
+    shade: float | None = None
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table: column heads, rows of cells, and a caption below."""
+    """A table: column heads, rows of cells, and a caption below; ``turned`` heads read upward and take little room."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     caption: str = ""
+    turned: bool = False
     kind: str = "table"
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture embedded as a data URI, with a caption that also describes it to those who cannot see it."""
+    """A picture embedded as a data URI, with a caption.
+
+    Attributes:
+        uri: the picture.
+        caption: what stands below it.
+        alt: what it shows, for those who cannot see it; the caption where empty.
+        at_least: pixels of the page below which it does not shrink, but scrolls in a box of its own.
+    """
 
     uri: str
     caption: str
+    alt: str = ""
+    at_least: int = 0
     kind: str = "picture"
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Pictures side by side under a title, in one row that scrolls where it is longer than the page is wide."""
+
+    title: str
+    pictures: Sequence[Picture]
+    kind: str = "strip"
+
+
+@dataclass(frozen=True)
+class Legend:
+    """Names and their colors."""
+
+    entries: Sequence[tuple[str, tuple[int, int, int]]]
+    kind: str = "legend"
+
+
+Block = Table | Picture | Strip | Legend
 
 
 @dataclass(frozen=True)
@@ -55,17 +90,21 @@ class Section:
 
     title: str
     text: str = ""
-    blocks: Sequence[Table | Picture] = ()
+    blocks: Sequence[Block] = ()
     folded: bool = False
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page: title, one sentence that says it all, tiles (label, value, remark), sections, where it is from."""
+    """A page: title, summary of a sentence or two, tiles (label, value, remark), findings, sections, where it is from.
+
+    Findings are (whether to worry, sentence, what to try).
+    """
 
     title: str
     summary: str
     tiles: Sequence[tuple[str, str, str]] = ()
+    findings: Sequence[tuple[bool, str, str]] = ()
     sections: Sequence[Section] = field(default_factory=tuple)
     footer: str = "Written by semiseg from the run's own files. IoU and mIoU in percent."
 
@@ -85,25 +124,32 @@ def number(value: float | None, digits: int = 1, bar: bool = False) -> Cell:
     return Cell(f"{value:.{digits}f}", number=True, percent=min(max(value, 0.0), 100.0) if bar else None)
 
 
-def plot(figure: Figure | None, path: Path, caption: str) -> list[Picture]:
+def plot(figure: Figure | None, path: Path, caption: str, at_least: int = 0) -> list[Picture]:
     """Save a figure as PNG and return it as a picture of the page; nothing where there is no figure."""
     if figure is None:
         return []
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
     write(path, buffer.getvalue())
-    return [Picture(_uri("png", buffer.getvalue()), caption)]
+    return [Picture(_uri("png", buffer.getvalue()), caption, at_least=at_least)]
 
 
-def photo(source: Path | PIL.Image.Image, caption: str, limit: int = 300_000) -> Picture:
-    """Return a picture for the page as JPEG of at most ``limit`` bytes, made smaller where it must be."""
+def photo(
+    source: Path | PIL.Image.Image, caption: str, limit: int = 300_000, alt: str = "", at_least: int = 0
+) -> Picture:
+    """Return a picture for the page of at most ``limit`` bytes: a PNG that is small as it is, or else as JPEG.
+
+    What is too large is made smaller; raises what Pillow raises where the source cannot be read.
+    """
     picture = (PIL.Image.open(source) if isinstance(source, Path) else source).convert("RGB")
+    if isinstance(source, Path) and source.suffix == ".png" and source.stat().st_size <= limit:
+        return Picture(_uri("png", source.read_bytes()), caption, alt, at_least)
     picture.thumbnail((PHOTO_WIDTH, 4 * PHOTO_WIDTH))
     while True:
         buffer = io.BytesIO()
         picture.save(buffer, format="JPEG", quality=88, optimize=True)
         if buffer.tell() <= limit or min(picture.size) < 64:
-            return Picture(_uri("jpeg", buffer.getvalue()), caption)
+            return Picture(_uri("jpeg", buffer.getvalue()), caption, alt, at_least)
         picture = picture.resize((picture.width * 4 // 5, picture.height * 4 // 5), PIL.Image.Resampling.LANCZOS)
 
 

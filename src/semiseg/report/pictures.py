@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 from PIL import ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from semiseg.data.dataset import IGNORE, Color, SegmentationDataset, read_sample
@@ -75,12 +76,18 @@ def save_indexed_png(mask: Tensor, palette: Sequence[Color], path: Path) -> None
     save_picture(picture, path)
 
 
-def save_picture(picture: Picture, path: Path) -> None:
-    """Write a PNG so that it appears whole or not at all, its folder made where missing."""
+def save_picture(picture: Picture, path: Path, about: Mapping[str, str] | None = None) -> None:
+    """Write a PNG so that it appears whole or not at all, its folder made where missing.
+
+    ``about`` goes into the file as PNG's own texts, so that a picture says what it shows wherever it is moved.
+    """
+    texts = PngInfo()
+    for key, value in (about or {}).items():
+        texts.add_text(key, value)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        picture.save(draft, format="PNG", optimize=True)
+        picture.save(draft, format="PNG", optimize=True, pnginfo=texts)
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)

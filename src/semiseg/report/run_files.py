@@ -174,10 +174,16 @@ def _once(lines: list[Line], *keys: str) -> list[Line]:
 
 
 def _later_evaluations(path: Path, config: dict[str, Any]) -> list[Line]:
-    """Lines, one a network, from the evaluations of kept checkpoints on the run's own data after training."""
+    """Lines, one a network, from the evaluations of kept checkpoints on the run's own data after training.
+
+    These are what ``semiseg evaluate`` was asked and, in the cell of a comparison, by what the cell was judged.
+    """
+    cell = _json(path / "evaluation.json") or {}
+    found = [cell[name] for name in ("best", "last") if isinstance(cell.get(name), dict)]
+    of_comparison = [entry | {"data": config.get("data")} for entry in found]
     return [
         {key: entry.get(key) for key in ("split", "checkpoint", "step")} | {"network": network} | figures
-        for entry in _lines(path / "evaluations.jsonl")
+        for entry in [*_lines(path / "evaluations.jsonl"), *of_comparison]
         if entry.get("data") == config.get("data") and not entry.get("sliding")
         if entry.get("checkpoint") in ("best", "last")
         for network, figures in entry.get("networks", {}).items()

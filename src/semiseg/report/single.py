@@ -6,24 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from semiseg.report import figures
-from semiseg.report.page import Cell, Page, Picture, Section, Table, number, photo, plot
+from semiseg.report import album, confusion, figures
+from semiseg.report.findings import findings
+from semiseg.report.page import Block, Cell, Page, Section, Table, number, plot
 from semiseg.report.run_files import Line, RunFiles, Score, series
-
-MOST_SAMPLES = 8
 
 
 def run_page(run: RunFiles) -> Page:
     """Build the page of one run and save its plots in ``RUN/plots``."""
     plots = run.path / "plots"
-    sections = [_networks(run), _curves(run, plots), _coupling(run, plots), _classes(run), _confusion(run, plots)]
-    sections += [_samples(run), _settings(run), _environment(run)]
+    sections = [_networks(run), _curves(run, plots), _classes(run), _confusion(run, plots), album.predictions(run)]
+    sections += [album.pseudo_labels(run), _coupling(run, plots), album.samples(run), _settings(run), _environment(run)]
     return Page(
         title=f"{run.method} on {run.config['data']}" if run.config.get("data") else run.method,
         summary=_summary(run),
         tiles=_tiles(run),
+        findings=findings(run),
         sections=[section for section in sections if section.blocks],
     )
 
@@ -66,6 +64,7 @@ def judged(run: RunFiles) -> tuple[list[Line], str]:
 
 
 def _summary(run: RunFiles) -> str:
+    """What learned what from how much, and how well."""
     score = run.scores[0] if run.scores else None
     if score is None or (score.val is None and score.test is None):
         return "Nothing has been evaluated in this run yet."
@@ -78,7 +77,20 @@ def _summary(run: RunFiles) -> str:
             f"{score.test:.1f} % on test with that checkpoint" if parts else f"{score.test:.1f} % mIoU on test"
         )
     lists = lists_in_words(run)
-    return f"The {score.network} reached {' and '.join(parts)}.{f' Lists: {lists}.' if lists else ''}"
+    return f"The {score.network} reached {' and '.join(parts)}.{f' {_learned(run)}' if lists else ''}"
+
+
+def _learned(run: RunFiles) -> str:
+    sizes = run.list_sizes
+    unlabeled = f" and {sizes['unlabeled']} unlabeled" if sizes.get("unlabeled") and _uses_unlabeled(run) else ""
+    judges = ", ".join(f"{name} has {sizes[name]} images" for name in ("val", "test") if sizes.get(name))
+    steps = f" in {run.training[-1]['step']} steps" if run.training else ""
+    classes = f"{len(run.classes)} classes" if run.classes else "its classes"
+    return f"It learned {classes} from {sizes.get('labeled', 0)} labeled{unlabeled} images{steps}; {judges}."
+
+
+def _uses_unlabeled(run: RunFiles) -> bool:
+    return any(value for key in ("loss/unsupervised", "loss/consistency") for value in series(run.training, key)[1])
 
 
 def _tiles(run: RunFiles) -> list[tuple[str, str, str]]:
@@ -147,22 +159,15 @@ def _classes(run: RunFiles) -> Section:
 
 
 def _confusion(run: RunFiles, plots: Path) -> Section:
+    """The matrix as a table that a phone can scroll, or as a picture where it would be too large; both are saved."""
     if run.confusion is None:
         return Section("Confusion")
     where = f"{run.confusion.get('network', '')} on {run.confusion.get('split', '')}".strip()
-    caption = f"Which classes are taken for which: {where}, best checkpoint. Each row adds up to 100 %."
-    return Section("Confusion", blocks=plot(figures.confusion(run.confusion), plots / "confusion.png", caption))
-
-
-def _samples(run: RunFiles) -> Section:
-    count = min(len(run.samples), MOST_SAMPLES)
-    pictures: list[Picture] = []
-    for path in (run.samples[index * len(run.samples) // count] for index in range(count)):
-        try:
-            pictures.append(photo(path, path.stem))
-        except (OSError, SyntaxError, Image.DecompressionBombError):
-            continue  # a picture cut short by a crash is no reason to have no report
-    return Section("Samples", "Images that were not trained on.", pictures)
+    text = f"Which classes are taken for which: {where}, best checkpoint. Each row adds up to 100 %."
+    picture = plot(confusion.figure(run.confusion), plots / "confusion.png", "Rows: true class.", at_least=600)
+    table, worst = confusion.heat_table(run.confusion), confusion.taken_for(run.confusion)
+    blocks: list[Block] = [table] if table else [*picture]
+    return Section("Confusion", text, [*([worst] if worst else []), *blocks])
 
 
 def _settings(run: RunFiles) -> Section:

@@ -31,6 +31,7 @@ from semiseg.training.metrics_log import MetricsLog
 from semiseg.training.optimizer import make_optimizer, set_learning_rate
 from semiseg.training.resources import write_resources
 from semiseg.training.run_directory import RunDirectory
+from semiseg.training.samples import Samples
 from semiseg.training.validation import Validator
 
 DEFAULT_STEPS = 2000
@@ -63,6 +64,7 @@ class Loop:
     optimizer: Any
     stream: TrainStream
     validator: Validator
+    samples: Samples
     console: Console
     total_steps: int
     best: Best = field(default_factory=Best)
@@ -87,7 +89,7 @@ class Loop:
                 log.write(done, progress.epoch, values)
                 self.console.step(done, self.total_steps, values, self.best.miou)
             if validated:
-                self.validate(log, done, progress.epoch)
+                self.validate(log, progress)
                 clock.restart(done - first_step)
         log.close()
 
@@ -130,24 +132,24 @@ class Loop:
             remedy = "start over with a smaller --lr"
             raise TrainingStopped(f"loss or gradient is not finite at step {step}; {kept}: {remedy}")
 
-    def validate(self, log: MetricsLog, done: int, epoch: int) -> None:
-        """Evaluate every network, keep the best, save."""
-        improved = False
+    def validate(self, log: MetricsLog, progress: Progress) -> None:
+        """Evaluate every network after the step ``progress``, keep the best, save."""
+        done, improved, evaluation = progress.step + 1, False, None
         if self.fabric.world_size > 1:  # what is evaluated is what is saved: the first process's running statistics
             for buffer in self.method.buffers():
                 buffer.copy_(self.fabric.broadcast(buffer))
         if self.config.val_every != "never":
-            lines, counts = self.validator(self.method)
+            lines, evaluation = self.validator(self.method)
             for line in lines:
-                log.write(done, epoch, line)
+                log.write(done, progress.epoch, line)
             miou = next(line["miou"] for line in lines if line["network"] == self.method.default_network)
             improved = (miou if miou is not None else 0.0) > self.best.miou
             if improved:
                 self.best = Best(miou if miou is not None else 0.0, done)
-                self.validator.write_confusion(self.run.confusion, counts, self.method.default_network)
+                self.validator.write_confusion(self.run.confusion, evaluation, self.method.default_network)
             self.console.validation(done, lines, improved)
         if self.fabric.is_global_zero:
-            self.validator.write_samples(self.method, self.run.samples, done)
+            self.samples.write(self.method, progress, evaluation if improved else None)
             write_resources(self.run.resources, self.method, self.fabric.device, log.time_s())
             self.save(done, improved)  # last, so that a run that was saved at its end lacks nothing
         self.method.train()
@@ -251,7 +253,9 @@ def train_run(run: RunDirectory, fabric: Fabric) -> Loop:
         best = Best(state["best"]["miou"], state["best"]["step"])
         console.note(f"resumed at step {state['step']} of {total_steps}")
     validator = Validator(dataset, split, config, fabric)
-    loop = Loop(fabric, config, run, method, wrapped, wrapped_optimizer, stream, validator, console, total_steps, best)
+    samples = Samples(run.samples, dataset, split, config, fabric.device)
+    parts = (fabric, config, run, method, wrapped, wrapped_optimizer, stream, validator, samples, console)
+    loop = Loop(*parts, total_steps, best)
     try:
         loop.fit(state["step"] if state else 0)
     finally:
