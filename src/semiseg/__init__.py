@@ -1,16 +1,16 @@
 """Semi-supervised semantic segmentation: few masks and many images in, a trained model out.
 
-``train``, ``evaluate``, ``predict``, ``compare``, ``report`` and ``load`` are loaded on first use, so that importing
-costs nothing.
+``train``, ``evaluate``, ``predict``, ``compare``, ``report``, ``export`` and ``load`` are loaded on first use, so that
+importing costs nothing.
 """
 
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["UserError", "__version__", "compare", "evaluate", "load", "predict", "report", "train"]
+__all__ = ["UserError", "__version__", "compare", "evaluate", "export", "load", "predict", "report", "train"]
 
 if TYPE_CHECKING:
-    from semiseg.api import evaluate, load, predict, report, train
+    from semiseg.api import evaluate, export, load, predict, report, train
     from semiseg.comparison import compare
     from semiseg.errors import UserError
 

@@ -1,5 +1,6 @@
 """semiseg from Python: the same verbs as on the command line."""
 
+from semiseg.api.exporting import export
 from semiseg.api.inference import evaluate, predict
 from semiseg.api.model import Model, load
 from semiseg.api.preparing import prepare
@@ -7,4 +8,16 @@ from semiseg.api.reporting import report
 from semiseg.api.splitting import split
 from semiseg.api.training import resolve, train, train_with
 
-__all__ = ["Model", "evaluate", "load", "predict", "prepare", "report", "resolve", "split", "train", "train_with"]
+__all__ = [
+    "Model",
+    "evaluate",
+    "export",
+    "load",
+    "predict",
+    "prepare",
+    "report",
+    "resolve",
+    "split",
+    "train",
+    "train_with",
+]

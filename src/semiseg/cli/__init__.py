@@ -13,7 +13,7 @@ from semiseg.cli.parsing import Argv
 from semiseg.cli.prepare import prepare
 from semiseg.cli.split import split
 from semiseg.cli.train import train
-from semiseg.cli.use import evaluate, predict, report
+from semiseg.cli.use import evaluate, export, predict, report
 from semiseg.errors import ToldElsewhere, UserError, lookup
 
 COMMANDS: dict[str, Callable[[Argv], None]] = {
@@ -23,6 +23,7 @@ COMMANDS: dict[str, Callable[[Argv], None]] = {
     "predict": predict,
     "compare": compare,
     "report": report,
+    "export": export,
     "split": split,
     "prepare": prepare,
     "methods": methods,
