@@ -11,6 +11,7 @@ from semiseg.cli.demo import demo
 from semiseg.cli.lists import datasets, methods, networks
 from semiseg.cli.parsing import Argv
 from semiseg.cli.prepare import prepare
+from semiseg.cli.serve import serve
 from semiseg.cli.split import split
 from semiseg.cli.train import train
 from semiseg.cli.use import evaluate, export, predict, report
@@ -24,6 +25,7 @@ COMMANDS: dict[str, Callable[[Argv], None]] = {
     "compare": compare,
     "report": report,
     "export": export,
+    "serve": serve,
     "split": split,
     "prepare": prepare,
     "methods": methods,
