@@ -17,6 +17,7 @@ from typing import Any
 
 import semiseg
 from semiseg.data import open_dataset
+from semiseg.data.lists import read_lines
 from semiseg.data.splits import draw_labeled
 from semiseg.suggestion.ranking import RANKINGS
 
@@ -43,7 +44,7 @@ def main() -> None:
                 folder = args.out / "suggestions" / name
                 if not folder.exists():
                     semiseg.suggest(run, count - len(labeled), args.data, folder, by=ranking, seed=seed)
-                labeled = labeled + (folder / "suggestions.txt").read_text().split()
+                labeled = labeled + list(read_lines(folder / "suggestions.txt"))
                 run = cell(args, name, labeled, seed)
     rows = table(args.out)
     (args.out / "suggestion.json").write_text(json.dumps(rows, indent=1) + "\n")

@@ -19,6 +19,15 @@ from semiseg.ops.pseudo_labels import ThresholdMode
 PAGE = Path(__file__).with_name("reference.md")
 CLI = Path(semiseg.cli.__file__).parent
 NAMED: dict[str, Any] = {"ThresholdMode": ThresholdMode, "Device": Device, "BufferMode": BufferMode}
+TRAIN = """Beside the options of every run and of the method, below:
+
+| option | |
+|---|---|
+| `--out` | Run directory to make (`runs/DATA-METHOD`). |
+| `--preset` | Named set of options: `small`. |
+| `--config` | YAML file of options; the command line wins over it. |
+| `--resume` | Run to go on with, instead of all other options. |
+"""
 HEAD = """# Reference: every option
 
 Made by `python docs/make_reference.py`; a test keeps it true. At the terminal: `semiseg COMMAND --help`. Options of
@@ -39,6 +48,8 @@ def page() -> str:
         parts.append(f"### `semiseg {name}`\n\n{(function.__doc__ or '').strip()}\n")
         if name in of_command:
             parts.append(table(of_command[name]))
+        if name == "train":
+            parts.append(TRAIN)
     parts += ["## Options of every run: `semiseg train`\n", table(class_of(TrainConfig))]
     parts.append("## Options of each method: `semiseg train --method NAME`\n")
     for name, method in METHODS.items():

@@ -42,6 +42,9 @@ class DualTeacherPlusOptions(DualTeacherOptions):
         super().__post_init__()
         check_range(self, 1, "whole_pairs")
         check_range(self, float("inf"), "intensity_changes")
+        for name in ("fill_weight", "tag_weight", "consistency_on"):
+            if getattr(self, name) != getattr(DualTeacherOptions, name):
+                raise ValueError(f"{name} has no part in DualTeacherPlus: leave it out")
         if self.views not in (1, 2):
             raise ValueError(f"views must be 1 or 2, not {self.views}")
 

@@ -7,6 +7,8 @@ import importlib.util
 import pkgutil
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -128,6 +130,14 @@ def test_python_runs(page: Path, flowers: Path) -> None:
         assert isinstance(mask, torch.Tensor) and mask.dtype == torch.uint8 and mask.shape == (48, 48)
 
 
+def help_of(command: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "semiseg.cli", command, "--help"], capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0 and "--out" in done.stdout
+    return re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
+
+
 def test_the_reference_is_up_to_date() -> None:
     spec = importlib.util.spec_from_file_location("make_reference", ROOT / "docs" / "make_reference.py")
     assert spec and spec.loader
@@ -135,4 +145,6 @@ def test_the_reference_is_up_to_date() -> None:
     spec.loader.exec_module(module)
     made = module.page()
     assert made == module.PAGE.read_text(encoding="utf-8"), "run python docs/make_reference.py"
-    assert "--ema-decay" in made and "--val-every" in made and "--sliding" in made
+    for name in ("train", "suggest", "compare"):  # what --help tells is there
+        for option in re.findall(r"^[│ ]*(--[a-z-]+)", help_of(name), re.MULTILINE):
+            assert f"`{option.replace('--no-', '--')}`" in made, f"{option} of {name}"

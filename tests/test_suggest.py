@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -16,9 +17,10 @@ from PIL import Image
 
 import semiseg
 from semiseg.data import Shapes, open_dataset, write_folder
-from semiseg.suggestion.drafts import encode_brush, write_cvat
+from semiseg.suggestion.drafts import encode_brush, visible, write_cvat
 from semiseg.suggestion.measure import Measures, entropy, jensen_shannon, members
 from semiseg.suggestion.ranking import RANKINGS, choose, nearest, percentile
+from semiseg.suggestion.sheet import entry
 
 TINY = {"steps": 2, "batch_size": 2, "crop_size": 32, "weights": "none", "workers": 0, "val_every": 1}
 
@@ -45,7 +47,7 @@ def measures(**given: object) -> Measures:
     zero = np.zeros(n, np.float32)
     default = {"uncertainty": zero, "disagreement": zero, "features": np.eye(n, dtype=np.float32)}
     arrays = default | {key: np.array(value, np.float32) for key, value in given.items()}
-    return Measures(ids=tuple("abcdefgh"[:n]), shares=np.ones((n, 1), np.float32), unreadable=(), **arrays)
+    return Measures(ids=tuple("abcdefgh"[:n]), shares=np.ones((n, 1), np.float32), **arrays)
 
 
 def test_entropy_and_divergence_by_hand() -> None:
@@ -174,6 +176,49 @@ def test_other_data_and_an_unreadable_image(run: Path, tmp_path: Path, capsys: p
     found = semiseg.suggest(run, 9, other, tmp_path / "s")
     assert len(found.images) == 2
     assert f"left out: {broken}" in capsys.readouterr().err
+
+
+def test_images_that_come_later_are_suggested_too(run: Path, folder: Path, tmp_path: Path) -> None:
+    grown = tmp_path / "grown"
+    shutil.copytree(folder, grown)
+    shutil.copytree(run, tmp_path / "run")
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(re.sub(r"^data: .*$", f"data: {grown}", config.read_text(), flags=re.MULTILINE))
+    train = open_dataset(folder).split("train")
+    shutil.copy(grown / "images" / f"{train[5]}.png", grown / "images" / "new one & more.png")
+    found = semiseg.suggest(tmp_path / "run", 99, out=tmp_path / "s")
+    assert {one.id for one in found.images} == {*train[4:], "new one & more"}
+    tasks = (tmp_path / "s" / "label-studio.json").read_text()
+    assert "?d=images/new%20one%20%26%20more.png" in tasks
+
+
+def test_no_image_can_be_read(run: Path, tmp_path: Path) -> None:
+    shapes = Shapes.from_text("images=2,val=1,test=1,size=48")
+    other = write_folder(shapes, tmp_path / "other", shapes.split("train"))
+    (other / "masks" / "train00001.png").unlink()
+    (other / "images" / "train00001.png").write_bytes(b"no")
+    with pytest.raises(semiseg.UserError, match="none of the images could be read"):
+        semiseg.suggest(run, 9, other, tmp_path / "s")
+    assert not list(tmp_path.glob("s*")) and not list(tmp_path.glob(".s*"))
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_images_are_read(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(semiseg.UserError, match="cannot be written"):
+        semiseg.suggest(run, 1, "nowhere", tmp_path / "file" / "s")
+
+
+def test_a_tall_image_makes_no_tower(tmp_path: Path) -> None:
+    one = entry("tall", torch.zeros(3, 5000, 10, dtype=torch.uint8), torch.zeros(5000, 10, dtype=torch.uint8),
+                torch.ones(5000, 10), [(0, 0, 0)])  # fmt: skip
+    assert {picture.size for picture in one.pictures} == {(240, 480)}
+
+
+def test_labels_that_would_break_the_labelmap(tmp_path: Path) -> None:
+    assert visible([(0, 0, 0), (1, 1, 1), (0, 0, 0)]) == [(1, 1, 2), (1, 1, 1), (1, 1, 3)]
+    write_cvat(tmp_path / "a.zip", {}, ["#road: wet"], [(9, 9, 9)])
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        assert archive.read("labelmap.txt").decode().splitlines()[2] == "road_ wet:9,9,9::"
 
 
 def test_refusals(run: Path, folder: Path, tmp_path: Path) -> None:

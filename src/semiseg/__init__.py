@@ -12,6 +12,7 @@ __all__ = [
     "check",
     "compare",
     "evaluate",
+    "export",
     "load",
     "predict",
     "report",
@@ -20,7 +21,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from semiseg.api import check, evaluate, load, predict, report, train
+    from semiseg.api import check, evaluate, export, load, predict, report, train
     from semiseg.comparison import compare
     from semiseg.errors import UserError
     from semiseg.suggestion import suggest

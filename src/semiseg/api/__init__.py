@@ -1,5 +1,6 @@
 """semiseg from Python: the same verbs as on the command line."""
 
+from semiseg.api.exporting import export
 from semiseg.api.inference import evaluate, predict
 from semiseg.api.model import Model, load
 from semiseg.api.preparing import prepare
@@ -12,6 +13,7 @@ __all__ = [
     "Model",
     "check",
     "evaluate",
+    "export",
     "load",
     "predict",
     "prepare",

@@ -27,9 +27,8 @@ def evaluation_ids(model: Model, dataset: SegmentationDataset, data: str, split:
     Raises:
         UserError: the data has no such list.
     """
-    run = RunDirectory(model.path.parent.parent)
-    if data == model.config.data and (run.path / "splits").is_dir():
-        lists = run.read_split(dataset)
+    if model.run and data == model.config.data and (model.run / "splits").is_dir():
+        lists = RunDirectory(model.run).read_split(dataset)
         named = {"test": lists.test, "val": lists.val, "labeled": lists.labeled}
         ids: tuple[str, ...] | None = lookup("split", split, named)
         if split == "test" and not ids:  # the run began without one: one that has been added since will do
@@ -83,9 +82,8 @@ def evaluate(
     chosen = lookup("network", model.network, networks)
     where = {"split": split, "network": model.network, "checkpoint": model.path.stem, "step": model.step}
     result = where | {"sliding": sliding} | chosen | {"networks": networks}
-    run = model.path.parent.parent
-    if (run / "config.yaml").is_file():
-        with open(run / "evaluations.jsonl", "a", encoding="utf-8") as file:
+    if model.run:
+        with open(model.run / "evaluations.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(result | {"data": source}) + "\n")
     return result
 

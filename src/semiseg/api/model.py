@@ -1,18 +1,24 @@
-"""A trained network, from a run or a checkpoint."""
+"""A trained network, from a run, a checkpoint or an export."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from semiseg.config import TrainConfig, from_mapping
+from semiseg.data.dataset import Color
 from semiseg.data.images import read_image_file
 from semiseg.devices import find_accelerator
 from semiseg.errors import UserError, lookup
 from semiseg.evaluation.evaluate import TEACHERS_AVERAGE
 from semiseg.evaluation.predictor import Prediction, Predictor
+from semiseg.exporting import read_export
+from semiseg.exporting.description import WEIGHTS, colors
 from semiseg.networks import build
 from semiseg.training.checkpoint import load_checkpoint
 from semiseg.training.find_method import find_method
@@ -26,25 +32,15 @@ class Model:
     ``(H, W)`` in [0, 1], at the image's size.
     """
 
-    def __init__(self, checkpoint: Path, network: str | None = None, accelerator: str = "auto") -> None:
-        state = load_checkpoint(checkpoint)
-        self.path, self.step = checkpoint, int(state["step"])
-        self.classes, self.palette = tuple(state["classes"]), tuple(tuple(color) for color in state["palette"])
-        method = find_method(state["config"]["method"])
-        self.config, options = from_mapping((TrainConfig, method.Options), state["config"], str(checkpoint))
-        device = torch.device(find_accelerator(accelerator))
-        shape = (self.config.architecture, self.config.encoder, len(self.classes))
-        self.method = method(lambda: build(*shape, weights="none"), len(self.classes), options)
-        try:
-            self.method.load_state_dict(state["method"])
-        except RuntimeError as error:
-            raise UserError(
-                f"{checkpoint}: its weights do not fit the network it names, {shape[0]} over {shape[1]} "
-                f"({str(error).splitlines()[-1].strip()[:120]}): use an unchanged checkpoint"
-            ) from None
-        self.method.to(device).to(memory_format=torch.channels_last).eval()
-        self.device, self.networks = device, self.method.predictors
-        self.network = network or self.method.default_network
+    def __init__(self, file: Path, network: str | None = None, accelerator: str = "auto") -> None:
+        trained = read_safetensors(file) if file.suffix == ".safetensors" else read_checkpoint(file)
+        self.path, self.step, self.run = file, trained.step, trained.run
+        self.classes, self.palette = trained.classes, trained.palette
+        self.config, self.options = trained.config, trained.options
+        self.device, self.networks = torch.device(find_accelerator(accelerator)), trained.networks
+        for net in self.networks.values():
+            net.to(self.device).to(memory_format=torch.channels_last).eval()
+        self.network = network or trained.default_network
         self.predictor = self.make_predictor(self.network)
 
     def make_predictor(self, name: str, mode: str = "whole") -> Predictor:
@@ -63,13 +59,77 @@ class Model:
         return self.predictor(image if isinstance(image, Tensor) else read_image_file(image))
 
 
+@dataclass(frozen=True)
+class Trained:
+    """Networks as a file holds them, on the CPU.
+
+    Attributes:
+        classes, palette, step, config: of the run that they come from.
+        options: the method's options; None where the method is not known any more.
+        networks: by name.
+        default_network: the name of the one to ask.
+        run: the run directory that the file lies in, None where it lies elsewhere.
+    """
+
+    classes: tuple[str, ...]
+    palette: tuple[Color, ...]
+    step: int
+    config: TrainConfig
+    options: Any
+    networks: Mapping[str, nn.Module]
+    default_network: str
+    run: Path | None
+
+
+def read_checkpoint(file: Path) -> Trained:
+    """Read the networks of a checkpoint.
+
+    Raises:
+        UserError: it is none, or its weights do not fit the network that it names.
+    """
+    state = load_checkpoint(file)
+    classes = tuple(state["classes"])
+    kind = find_method(state["config"]["method"])
+    config, options = from_mapping((TrainConfig, kind.Options), state["config"], str(file))
+    shape = (config.architecture, config.encoder, len(classes))
+    method = kind(lambda: build(*shape, weights="none"), len(classes), options)
+    try:
+        method.load_state_dict(state["method"])
+    except RuntimeError as error:
+        raise UserError(
+            f"{file}: its weights do not fit the network it names, {shape[0]} over {shape[1]} "
+            f"({str(error).splitlines()[-1].strip()[:120]}): use an unchanged checkpoint"
+        ) from None
+    run = file.parent.parent if (file.parent.parent / "config.yaml").is_file() else None
+    palette = colors(state["palette"])
+    return Trained(
+        classes, palette, int(state["step"]), config, options, method.predictors, method.default_network, run
+    )
+
+
+def read_safetensors(file: Path) -> Trained:
+    """Read the network of an export; its method need not be known here.
+
+    Raises:
+        UserError: ``config.json`` beside it is missing, or the weights do not fit it.
+    """
+    description, network = read_export(file)
+    known = {field.name for field in fields(TrainConfig)}
+    settings = {key: value for key, value in description.training.items() if key in known}
+    (config,) = from_mapping((TrainConfig,), settings, str(file.with_name("config.json")))
+    name, classes = description.network, description.classes
+    return Trained(classes, description.palette, description.step, config, None, {name: network}, name, None)
+
+
 def find_checkpoint(path: str | Path, checkpoint: str = "best") -> Path:
-    """Return the checkpoint file that ``path``, a run or a file, means.
+    """Return the file that ``path``, a run, an export or a file, means.
 
     Raises:
         UserError: there is none.
     """
     path = Path(path)
+    if (path / WEIGHTS).is_file():
+        return path / WEIGHTS
     if path.is_dir():
         run = RunDirectory.open(path)
         path = lookup("checkpoint", checkpoint, {"best": run.best, "last": run.last})
@@ -79,7 +139,7 @@ def find_checkpoint(path: str | Path, checkpoint: str = "best") -> Path:
 
 
 def load(path: str | Path, network: str | None = None, checkpoint: str = "best", accelerator: str = "auto") -> Model:
-    """Load a trained model from a run directory or a checkpoint file.
+    """Load a trained model from a run directory, a checkpoint file, or the folder of an export as safetensors.
 
     Example:
         ``mask = semiseg.load("runs/flowers")("photo.jpg").mask``

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from semiseg.checking.findings import Finding
@@ -30,6 +31,8 @@ def check(data: str | Path, html: str | Path | None = None, progress: Progress |
     page = Path(html) if html is not None else None
     if page is not None and (page.exists() or page.is_symlink()):
         raise UserError(f"{page} exists: nothing is overwritten: choose another --html")
+    if page is not None and not os.access(page.parent, os.W_OK):
+        raise UserError(f"{page}: cannot be written: choose another --html")  # before everything is read
     checked, material = examine(data, progress)
     if page is not None:
         from semiseg.checking.page import write_page  # the page's library takes a second to import

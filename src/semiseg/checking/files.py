@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from semiseg.checking.findings import Finding, counted, image_names, listed, relative
@@ -46,17 +46,18 @@ def _without_image(dataset: FileDataset, folders: set[Path]) -> list[Finding]:
         return []
     files = tuple(relative(path, dataset.root) for path in strays)
     text = f"{counted(len(files), 'mask')} without image: {listed(files)}"
-    guess = next((hint for path in strays if (hint := _meant(path, dataset))), "")
+    unmasked = {id.casefold(): id for id in dataset.ids if id not in dataset.masks}
+    guess = next((hint for path in strays if (hint := _meant(path, dataset, unmasked))), "")
     return [Finding("warning", "mask-without-image", text, f"name each mask after its image{guess}", files)]
 
 
-def _meant(mask: Path, dataset: FileDataset) -> str:
+def _meant(mask: Path, dataset: FileDataset, unmasked: Mapping[str, str]) -> str:
     """Return which image a mask may be of: one whose name is the same but for case, or the beginning of the mask's."""
     stem = mask.stem.casefold()
-    near = [id for id in dataset.ids if stem.startswith(id.casefold()) and id not in dataset.masks]
-    if not near:
+    beginnings = (stem[:length] for length in range(len(stem), 0, -1))
+    id = next((unmasked[beginning] for beginning in beginnings if beginning in unmasked), None)
+    if id is None:
         return ""
-    id = max(near, key=len)
     return f": {mask.name} may be meant for {dataset.images[id].name}, and would be {id}{mask.suffix}"
 
 

@@ -93,7 +93,8 @@ def _of_group(group: Sequence[tuple[str, str]], kind: str, root: Path | None, se
     if not found:  # 'X' is no class: did you mean Y?
         fault, _, remedy = fault.partition(": ")
     if root is not None:
-        fault, remedy = (part.replace(f"{root}/", "") for part in (fault, remedy))
+        own = re.compile(rf"(?<![^\s'\"(]){re.escape(str(root))}/")  # where a path begins, not inside one
+        fault, remedy = (own.sub("", part) for part in (fault, remedy))
     differ = len({rest for _, rest in group}) > 1
     text = f"{listed(heads)}: {printable(fault)}{' (the first of these)' if differ else ''}"
     return Finding(severity, kind, text, printable(remedy), files)

@@ -13,6 +13,7 @@ from semiseg.checking.twins import twins
 from semiseg.data.dataset import SegmentationDataset
 
 COMMON = 0.9  # share of images of one size from which another size is odd
+MOST_WITHIN = 30_000  # images that are compared with one another: some ten seconds
 SMALL = 32  # pixels of the shorter side: what encoders make one field of
 TRAINING: tuple[Role, ...] = ("labeled", "unlabeled")
 
@@ -108,21 +109,26 @@ def _with_lists(files: Sequence[str], ids: Sequence[str], lists: Lists) -> str:
 def look_alikes(dataset: SegmentationDataset, seen: Sequence[Seen], lists: Lists) -> tuple[list[Finding], list[Pair]]:
     """Tell images that look much like one of another list, or of their own; one line for each, and the pairs.
 
-    Copies count once: their digests tell of them.
+    Copies on one side count once: their digests tell of them.
     """
     sides: Mapping[str, list[Seen]] = defaultdict(list)
-    known: set[bytes] = set()
+    known: set[tuple[str, bytes]] = set()
     for one in seen:
-        if one.look and one.digest not in known:
-            known.add(one.digest)
-            sides[_side(lists, one.id)].append(one)
+        side = _side(lists, one.id)
+        if one.look and (side, one.digest) not in known:
+            known.add((side, one.digest))
+            sides[side].append(one)
     across = [
         *_pairs(sides, "val", "training"),
         *_pairs(sides, "test", "training"),
         *_pairs(sides, "test", "val"),
     ]
-    within = _pairs(sides, "training", "training")
-    findings = []
+    findings, within = [], []
+    if len(sides["training"]) <= MOST_WITHIN:
+        within = _pairs(sides, "training", "training")
+    else:
+        text = f"more than {MOST_WITHIN} training images: look-alikes among themselves were not looked for"
+        findings.append(Finding("note", "not-compared", text))
     if across:
         remedy = "where they are frames of one video or series, put all of it into one list: on near twins of what it "
         remedy += "learned from, a network looks better than it is"

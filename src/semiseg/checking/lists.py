@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import Literal
 
 from semiseg.checking.findings import Finding, counted, from_messages, image_names, listed, relative
@@ -138,6 +139,8 @@ def _labeled_lists(dataset: SegmentationDataset, lists: Lists) -> list[Finding]:
     missing: dict[str, list[str]] = {}
     unmasked: dict[str, list[str]] = {}
     leaking: dict[str, list[str]] = {}
+    twice: dict[str, list[str]] = {}
+    listed_in: dict[Path, set[str]] = {}
     refusals = []
     for path in sorted((dataset.root / "splits").rglob("*labeled.txt")):
         absent: list[str] = []
@@ -150,11 +153,17 @@ def _labeled_lists(dataset: SegmentationDataset, lists: Lists) -> list[Finding]:
         missing[place] = absent
         unmasked[place] = [id for id in ids if path.name == "labeled.txt" and not dataset.has_mask(id)]
         leaking[place] = [id for id in ids if lists.roles[id] in ("val", "test")]
+        listed_in[path] = set(ids)
+    for path, ids_of_path in listed_in.items():
+        if path.name == "labeled.txt":
+            both = ids_of_path & listed_in.get(path.with_name("unlabeled.txt"), set())
+            twice[relative(path, dataset.root)] = sorted(both)
     return [
         *from_messages(refusals, "labeled-list", dataset.root, "warning"),
         *_in_lists("missing-images", "images that are not there", missing, "add them, or --existing-only"),
         *_in_lists("labeled-without-mask", "labeled images without mask", unmasked, "add the masks, or another list"),
         *_in_lists("overlap", "images of the val or test list", leaking, "take them out of one of the lists"),
+        *_in_lists("overlap", "images of the unlabeled list beside it", twice, "take them out of one of the lists"),
     ]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from semiseg.checking.findings import Finding, counted, from_messages, listed, mask_names
+from semiseg.checking.findings import Finding, Severity, counted, from_messages, listed, mask_names
 from semiseg.checking.lists import Lists
 from semiseg.checking.scan import Seen
 from semiseg.data.annotation import LITTLE
@@ -133,7 +133,9 @@ def content_findings(dataset: SegmentationDataset, masks: Masks) -> list[Finding
     findings = []
     if len(unknown := _named(dataset, ids, kinds == 0)):
         text = f"{counted(len(unknown), 'mask')} of nothing but 255, which is ignored: {listed(unknown)}"
-        findings.append(Finding("warning", "mask-unknown", text, "annotate something in it, or remove it", unknown))
+        nothing = not (pixels[: len(masks.ids["labeled"]), :IGNORE] > 0).any()  # the labeled ones come first
+        severity: Severity = "problem" if nothing and masks.ids["labeled"] else "warning"
+        findings.append(Finding(severity, "mask-unknown", text, "annotate something in it, or remove it", unknown))
     foreground = _foreground_255(dataset, ids, shown, ignored)
     findings += foreground
     if len(single := _named(dataset, ids, kinds == 1)) and not foreground:

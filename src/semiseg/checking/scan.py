@@ -15,6 +15,7 @@ from semiseg.checking.twins import Look, look_of
 from semiseg.data.dataset import IGNORE, SegmentationDataset, check_size
 from semiseg.errors import UserError
 
+AT_ONCE = 1024  # images that wait for a thread: a million would be memory
 Progress = Callable[[int, int], None]
 """Is told how many images have been read, of how many."""
 
@@ -52,10 +53,11 @@ def scan(dataset: SegmentationDataset, progress: Progress | None = None) -> list
     seen: list[Seen] = []
     pool = ThreadPoolExecutor()
     try:
-        for one in pool.map(lambda id: _look_at(dataset, id), dataset.ids):
-            seen.append(one)
-            if progress:
-                progress(len(seen), len(dataset))
+        for start in range(0, len(dataset), AT_ONCE):
+            for one in pool.map(lambda id: _look_at(dataset, id), dataset.ids[start : start + AT_ONCE]):
+                seen.append(one)
+                if progress:
+                    progress(len(seen), len(dataset))
     finally:
         pool.shutdown(cancel_futures=True)  # whoever interrupts does not want to wait for the rest
     return seen

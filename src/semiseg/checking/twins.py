@@ -18,7 +18,7 @@ DISTANCE = 8  # bits of the hash that may differ
 LIKENESS = 0.95  # correlation of the thumbnails
 FLAT = 3.0  # gray levels of standard deviation below which an image shows nothing that could look alike
 SIDE = 16
-BLOCK = 512
+PAIRS_AT_ONCE = 1 << 24  # 64 MB a matrix
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,9 @@ def twins(first: Sequence[Look], second: Sequence[Look] | None = None) -> list[T
         return []
     bits, thumbs, flat = _stacked(others)
     found = []
-    for start in range(0, len(first), BLOCK):
-        own_bits, own_thumbs, own_flat = _stacked(first[start : start + BLOCK])
+    block = max(1, PAIRS_AT_ONCE // len(others))
+    for start in range(0, len(first), block):
+        own_bits, own_thumbs, own_flat = _stacked(first[start : start + block])
         near = (BITS - own_bits @ bits.T) / 2 <= DISTANCE
         near &= ~own_flat[:, None] & ~flat
         if second is None:

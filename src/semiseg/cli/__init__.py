@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -13,11 +14,14 @@ from semiseg.cli.demo import demo
 from semiseg.cli.lists import datasets, methods, networks
 from semiseg.cli.parsing import Argv
 from semiseg.cli.prepare import prepare
+from semiseg.cli.serve import serve
 from semiseg.cli.split import split
 from semiseg.cli.suggest import suggest
 from semiseg.cli.train import train
-from semiseg.cli.use import evaluate, predict, report
+from semiseg.cli.use import evaluate, export, predict, report
 from semiseg.errors import ToldElsewhere, UserError, lookup
+
+PIPE_CLOSED = 141  # 128 + SIGPIPE, as of a program that the signal ends
 
 COMMANDS: dict[str, Callable[[Argv], None]] = {
     "demo": demo,
@@ -28,6 +32,8 @@ COMMANDS: dict[str, Callable[[Argv], None]] = {
     "compare": compare,
     "report": report,
     "suggest": suggest,
+    "export": export,
+    "serve": serve,
     "split": split,
     "prepare": prepare,
     "methods": methods,
@@ -44,8 +50,10 @@ def usage() -> str:
 
 
 def main() -> int:
-    """Run the command line; return the exit status: 0 fine, 2 the input is at fault, 1 we are."""
+    """Run the command line; return the exit status: 0 fine, 2 the input is at fault, 1 we are; 130, 141 interrupted."""
     argv = sys.argv[1:]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a class named in letters that the terminal does not have
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return 0
@@ -56,8 +64,12 @@ def main() -> int:
         lookup("command", argv[0], COMMANDS)(argv[1:])
         sys.stdout.flush()
     except BrokenPipeError:  # who read our output has seen enough: semiseg methods | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
-        return 0
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more
+            return PIPE_CLOSED
+        raise  # another pipe than ours
     except ToldElsewhere:
         return 0  # a launcher that sees a process fail kills the one that is about to tell why
     except UserError as error:

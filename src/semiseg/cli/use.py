@@ -1,4 +1,4 @@
-"""``semiseg evaluate``, ``predict`` and ``report``: what one does with a run."""
+"""``semiseg evaluate``, ``predict``, ``report`` and ``export``: what one does with a run."""
 
 from __future__ import annotations
 
@@ -107,3 +107,28 @@ def report(argv: Argv) -> None:
 
     a: Report = parse(Report, argv, "semiseg report")
     print(api.report(a.runs, a.out))
+
+
+@dataclass
+class Export:
+    """Write a trained network for others to use, with a model card, and check it against PyTorch."""
+
+    run: tyro.conf.Positional[str]
+    """Run directory, or checkpoint file."""
+    format: Literal["safetensors", "torch", "onnx"] = "safetensors"
+    """safetensors: for semiseg.load; torch: torch.export's .pt2; onnx: with a script that needs no PyTorch."""
+    out: str | None = None
+    """New folder; RUN/export-FORMAT where absent."""
+    network: str | None = None
+    """Network to export: student, teacher1, ..."""
+    checkpoint: Literal["best", "last"] = "best"
+    """Checkpoint of the run."""
+
+
+def export(argv: Argv) -> None:
+    """Write a trained network as safetensors, torch.export or ONNX."""
+    from semiseg import api
+
+    a: Export = parse(Export, argv, "semiseg export")
+    path, difference = api.export(a.run, a.format, a.out, network=a.network, checkpoint=a.checkpoint)
+    print(f"{path}: logits differ from PyTorch's by at most {difference:.1e}; license and text of README.md are yours")

@@ -58,9 +58,14 @@ def read_image_file(path: str | Path) -> Tensor:
     path = Path(path)
     try:
         with Image.open(path) as opened:
-            return torch.from_numpy(np.array(_as_rgb(ImageOps.exif_transpose(opened)))).permute(2, 0, 1)
+            return upright_rgb(opened)
     except UNREADABLE as error:
         raise UserError(f"{path}: the image cannot be read ({reason(error)}); replace or remove it") from error
+
+
+def upright_rgb(opened: Image.Image) -> Tensor:
+    """Decode an opened image of any mode as uint8 ``(3, H, W)``, RGB, turned upright by its EXIF orientation."""
+    return torch.from_numpy(np.array(_as_rgb(ImageOps.exif_transpose(opened)))).permute(2, 0, 1)
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

@@ -71,9 +71,14 @@ def save_indexed_png(mask: Tensor, palette: Sequence[Color], path: Path) -> None
 
     The file appears whole or not at all.
     """
+    save_picture(indexed_picture(mask, palette), path)
+
+
+def indexed_picture(mask: Tensor, palette: Sequence[Color]) -> Picture:
+    """Return the mask, integers ``(H, W)`` in [0, 255], as a picture whose values are classes, with their palette."""
     picture = PIL.Image.fromarray(_labels(mask))
     picture.putpalette(palette_table(palette).flatten().tolist())  # turns the gray picture into an indexed one
-    save_picture(picture, path)
+    return picture
 
 
 def save_picture(picture: Picture, path: Path, about: Mapping[str, str] | None = None) -> None:

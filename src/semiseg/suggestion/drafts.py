@@ -6,8 +6,10 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
@@ -32,12 +34,13 @@ def write_cvat(path: Path, masks: Mapping[str, Mask], classes: Sequence[str], pa
         classes: their names.
         palette: their colors.
     """
-    # Black is what CVAT takes for "nothing here": a class of that color would be lost.
-    colors = [color if any(color) else (1, 1, 1) for color in palette]
+    colors = visible(palette)
     lines = ["# label:color_rgb:parts:actions", *([] if BACKGROUND in classes else [f"{BACKGROUND}:0,0,0::"])]
     if BACKGROUND in classes:
         colors[classes.index(BACKGROUND)] = (0, 0, 0)
-    lines += [f"{name}:{red},{green},{blue}::" for name, (red, green, blue) in zip(classes, colors, strict=True)]
+    # A colon ends a name there and "#" begins a comment.
+    named = [name.replace(":", "_").lstrip("#") for name in classes]
+    lines += [f"{name}:{red},{green},{blue}::" for name, (red, green, blue) in zip(named, colors, strict=True)]
     table = np.zeros((256, 3), dtype=np.uint8)
     table[: len(colors)] = colors
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -47,6 +50,12 @@ def write_cvat(path: Path, masks: Mapping[str, Mask], classes: Sequence[str], pa
             file = io.BytesIO()
             PIL.Image.fromarray(table[mask]).save(file, format="PNG")
             archive.writestr(f"SegmentationClass/{stem}.png", file.getvalue())
+
+
+def visible(palette: Sequence[Color]) -> list[Color]:
+    """Return the colors, but for black, which is what CVAT takes for "nothing here": nearly black, and no other's."""
+    nearly = ((r, g, b) for r, g, b in product(range(1, 256), repeat=3) if (r, g, b) not in palette)
+    return [color if any(color) else next(nearly) for color in palette]
 
 
 def write_label_studio(
@@ -64,7 +73,7 @@ def write_label_studio(
     tasks = [
         {
             # Where Label Studio serves files of its own machine (LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT).
-            "data": {"image": f"/data/local-files/?d=images/{images[stem]}"},
+            "data": {"image": f"/data/local-files/?d=images/{quote(images[stem])}"},
             "predictions": [{"model_version": "semiseg", "result": _brushes(stem, mask, classes)}],
         }
         for stem, mask in masks.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from semiseg.api.model import Model
 from semiseg.data.dataset import SegmentationDataset, read_ahead
@@ -18,6 +20,7 @@ from semiseg.evaluation.predictor import evaluation_mode
 from semiseg.networks.network import SegmentationNetwork
 
 Array = NDArray[np.float32]
+LONGEST = 1024  # pixels of the longer side: a mean over a large photograph's pixels is as good over fewer
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,6 @@ class Measures:
             over the pixels.
         features: ``(N, D)``, of length 1: the student's deepest features, mean over the pixels.
         shares: ``(N, C)``: the share of the pixels that the student gives to each class.
-        unreadable: what is wrong with each image that could not be read.
     """
 
     ids: tuple[str, ...]
@@ -39,40 +41,64 @@ class Measures:
     disagreement: Array
     features: Array
     shares: Array
-    unreadable: tuple[str, ...]
 
 
 def measure(
-    model: Model, dataset: SegmentationDataset, ids: Sequence[str], tell: Callable[[int], None] | None = None
+    model: Model, dataset: SegmentationDataset, ids: Sequence[str], progress: Callable[[int, int], None] | None = None
 ) -> Measures:
     """Ask the networks about every image, each read once and seen as in training, unaugmented.
 
     Args:
         model: the student and its companions.
-        dataset: the images.
+        dataset: the images; those that cannot be read are told and left out.
         ids: those to measure.
-        tell: told how many are done, after each.
+        progress: told how many are done, of how many.
     """
     student, others = members(model)
     rows: list[tuple[float, float, Array, Array]] = []
-    read, unreadable = [], []
+    read = []
     for done, (id, image) in enumerate(read_ahead(lambda id: (id, _read(dataset, id)), ids), 1):
         if isinstance(image, UserError):
-            unreadable.append(str(image))
+            tell(f"left out: {image}")
         else:
             read.append(id)
-            rows.append(_measure_one(student, others, model.predictor.network_input(image)))
-        if tell:
-            tell(done)
+            rows.append(_measure_one(student, others, _seen(model, image)))
+        if progress:
+            progress(done, len(ids))
     uncertainty, disagreement, features, shares = zip(*rows, strict=True) if rows else ((), (), (), ())
     return Measures(
         tuple(read),
         np.array(uncertainty, np.float32),
         np.array(disagreement, np.float32),
-        np.array(features, np.float32).reshape(len(rows), -1),
-        np.array(shares, np.float32).reshape(len(rows), -1),
-        tuple(unreadable),
+        np.array(features, np.float32).reshape(len(rows), -1 if rows else 0),
+        np.array(shares, np.float32).reshape(len(rows), len(model.classes)),
     )
+
+
+@torch.inference_mode()
+def features_of(model: Model, dataset: SegmentationDataset, ids: Sequence[str]) -> Array:
+    """Return the student's features alone, ``(N, D)`` of length 1, of the images that can be read."""
+    student, _ = members(model)
+    found = []
+    for image in read_ahead(lambda id: _read(dataset, id), ids):
+        if isinstance(image, UserError):
+            tell(f"left out: {image}")
+            continue
+        with evaluation_mode([student]):
+            found.append(_feature(student.encode(_seen(model, image))))
+    return np.stack(found) if found else np.zeros((0, 0), np.float32)
+
+
+def tell(line: str) -> None:
+    """Say something that is no result."""
+    print(line, file=sys.stderr)
+
+
+def _seen(model: Model, image: Tensor) -> Tensor:
+    """Return an image as the networks see it, but no larger than needed for a mean over its pixels."""
+    images = model.predictor.network_input(image)
+    factor = LONGEST / max(images.shape[-2:])
+    return interpolate(images, scale_factor=factor, mode="bilinear", antialias=True) if factor < 1 else images
 
 
 def members(model: Model) -> tuple[SegmentationNetwork, list[nn.Module]]:
@@ -81,7 +107,7 @@ def members(model: Model) -> tuple[SegmentationNetwork, list[nn.Module]]:
     These are the teachers where there are two or more; otherwise all networks; where there is one alone, it and what
     it makes of the image in a mirror.
     """
-    student = model.networks[model.method.default_network]
+    student = model.networks[model.network]
     if not isinstance(student, SegmentationNetwork):
         raise UserError(f"{model.path}: its network has no encoder to compare images by: take a run of another method")
     teachers = [network for name, network in model.networks.items() if name.startswith("teacher")]
@@ -113,15 +139,20 @@ def _measure_one(
         several = torch.stack([p if other is student else other(images).float().softmax(dim=1) for other in others])
     classes = p.shape[1]
     shares = torch.bincount(p.argmax(dim=1).flatten(), minlength=classes) / p[0, 0].numel()
-    feature = encoded[-1].float().mean(dim=(0, 2, 3))
-    feature = feature / feature.norm().clamp(min=1e-12)
     uncertainty = entropy(p).mean() / math.log(max(2, classes))
     return (
         float(uncertainty),
         float(jensen_shannon(several).mean()),
-        feature.cpu().numpy(),
+        _feature(encoded),
         shares.float().cpu().numpy(),
     )
+
+
+def _feature(encoded: Sequence[Tensor]) -> Array:
+    """Return the deepest features, mean over the pixels, of length 1."""
+    feature = encoded[-1].float().mean(dim=(0, 2, 3))
+    normalized: Array = (feature / feature.norm().clamp(min=1e-12)).cpu().numpy()
+    return normalized
 
 
 def entropy(p: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ def choose(measures: Measures, annotated: Array, n: int, by: str, seed: int) -> 
         by: a key of ``RANKINGS``.
         seed: of ``random``.
     """
-    score, diverse = RANKINGS[by](measures, seed)
+    score, diverse = RANKINGS[by](measures, seed), by in DIVERSE
     distance = nearest(measures.features, annotated)
     indices, scores, distances = [], [], []
     left = np.ones(len(score), dtype=bool)
@@ -68,30 +68,30 @@ def percentile(values: Array) -> Array:
     return ranks / np.float32(max(1, len(values)))
 
 
-Ranking = Callable[[Measures, int], tuple[Array, bool]]
-"""Measures and seed to a score ``(N,)``, and whether it is multiplied by the distance to what is chosen already."""
+Ranking = Callable[[Measures, int], Array]
+"""Measures and seed to a score ``(N,)``."""
 
 
-def _combined(m: Measures, seed: int) -> tuple[Array, bool]:
+def _combined(m: Measures, seed: int) -> Array:
     both: Array = (percentile(m.uncertainty) + percentile(m.disagreement)) / np.float32(2)
-    return both, True
+    return both
 
 
-def _uncertainty(m: Measures, seed: int) -> tuple[Array, bool]:
-    return m.uncertainty, False
+def _uncertainty(m: Measures, seed: int) -> Array:
+    return m.uncertainty
 
 
-def _disagreement(m: Measures, seed: int) -> tuple[Array, bool]:
-    return m.disagreement, False
+def _disagreement(m: Measures, seed: int) -> Array:
+    return m.disagreement
 
 
-def _diversity(m: Measures, seed: int) -> tuple[Array, bool]:
-    return np.ones(len(m.ids), dtype=np.float32), True
+def _diversity(m: Measures, seed: int) -> Array:
+    return np.ones(len(m.ids), dtype=np.float32)
 
 
-def _random(m: Measures, seed: int) -> tuple[Array, bool]:
+def _random(m: Measures, seed: int) -> Array:
     draws = np.random.default_rng(derive_seed(seed, "suggest")).random(len(m.ids), dtype=np.float32)
-    return draws, False
+    return draws
 
 
 RANKINGS: dict[str, Ranking] = {
@@ -101,4 +101,7 @@ RANKINGS: dict[str, Ranking] = {
     "diversity": _diversity,
     "random": _random,
 }
-"""``diversity`` alone is the greedy k-center of Sener & Savarese 2018; ``combined`` weights its distances."""
+"""What an image is suggested for."""
+DIVERSE = ("combined", "diversity")
+"""Those whose scores are multiplied by the distance to what is annotated or chosen already. ``diversity`` alone is the
+greedy k-center of Sener & Savarese 2018."""

@@ -5,24 +5,21 @@ from __future__ import annotations
 import csv
 import os
 import shutil
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from semiseg.api.model import Model, load
 from semiseg.api.splitting import place_image
-from semiseg.data import open_dataset
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.lists import write_list
 from semiseg.errors import UserError, lookup
 from semiseg.report.pictures import save_indexed_png, save_picture
-from semiseg.seeding import generator
+from semiseg.suggestion.candidates import drawn, find_candidates
 from semiseg.suggestion.drafts import Mask, write_cvat, write_label_studio
-from semiseg.suggestion.measure import Measures, measure
-from semiseg.suggestion.ranking import RANKINGS, Choice, choose
+from semiseg.suggestion.measure import Measures, features_of, measure, tell
+from semiseg.suggestion.ranking import DIVERSE, RANKINGS, Choice, choose
 from semiseg.suggestion.sheet import Entry, contact_sheet, entry
 from semiseg.training.run_directory import RunDirectory
 
@@ -96,52 +93,16 @@ def suggest(
     folder = Path(out) if out is not None else directory.path / "suggestions"
     if folder.exists():
         raise UserError(f"{folder} exists: choose another --out")
-    model = load(run, None, checkpoint, accelerator)
-    dataset, annotated, candidates = find_candidates(model, directory, str(data) if data is not None else None)
-    if len(candidates) > pool:
-        drawn = torch.randperm(len(candidates), generator=generator(seed, "pool"))[:pool].sort().values.tolist()
-        tell(f"{len(candidates)} images without a mask: {pool} of them, drawn at random, are looked at (--pool)")
-        candidates = tuple(candidates[index] for index in drawn)
-    measures = measure(model, dataset, candidates, lambda done: progress(done, len(candidates)))
-    for line in measures.unreadable:
-        tell(f"left out: {line}")
-    if not measures.ids:
-        raise UserError(f"{dataset.name}: none of {len(candidates)} images could be read: see the lines above")
-    known = measure(model, *annotated)
-    choice = choose(measures, known.features, n, by, seed)
-    suggestions = describe(measures, choice, model.classes)
-    write(folder, model, dataset, suggestions)
+    with drafted(folder) as draft:  # before the images are read: whether it can be written is known at once
+        model = load(run, None, checkpoint, accelerator)
+        c = find_candidates(directory, str(data) if data is not None else None)
+        measures = measure(model, c.dataset, drawn(c.ids, pool, seed), progress)
+        if not measures.ids:
+            raise UserError(f"{c.dataset.name}: none of the images could be read: see the lines above")
+        known = features_of(model, c.known, c.annotated) if by in DIVERSE else measures.features[:0]
+        suggestions = describe(measures, choose(measures, known, n, by, seed), model.classes)
+        write(draft, model, c.dataset, suggestions)
     return Suggestions(folder, suggestions)
-
-
-def find_candidates(
-    model: Model, run: RunDirectory, data: str | None
-) -> tuple[SegmentationDataset, tuple[SegmentationDataset, tuple[str, ...]], tuple[str, ...]]:
-    """Return the data to choose from, the annotated images with the data they are in, and the images to choose from.
-
-    From the run's own data, wherever they lie now, these are its unlabeled images; where the run learned from all
-    masks there were, without those that have got a mask since. From other data, images without a mask.
-
-    Raises:
-        UserError: there is none.
-    """
-    dataset = open_dataset(data or model.config.data)
-    try:
-        split = run.read_split(dataset)
-    except UserError:
-        if data is None:
-            raise
-        own = open_dataset(model.config.data)
-        annotated = run.read_split(own).labeled
-        candidates = tuple(id for id in dataset.ids if not dataset.has_mask(id))
-    else:
-        own, annotated, candidates = dataset, split.labeled, split.unlabeled
-        if model.config.labeled is None:  # otherwise masks of unlabeled images are there and not looked at
-            annotated += tuple(id for id in candidates if own.has_mask(id))
-            candidates = tuple(id for id in candidates if not own.has_mask(id))
-    if not candidates:
-        raise UserError(f"{dataset.name}: no image without a mask: add images, or give others by --data")
-    return dataset, (own, annotated), candidates
 
 
 def describe(measures: Measures, choice: Choice, classes: Sequence[str]) -> tuple[Suggestion, ...]:
@@ -155,20 +116,26 @@ def describe(measures: Measures, choice: Choice, classes: Sequence[str]) -> tupl
     return tuple(found)
 
 
-def write(folder: Path, model: Model, dataset: SegmentationDataset, suggestions: Sequence[Suggestion]) -> None:
-    """Fill the folder beside its place and rename it: after a fault there is nothing, or the whole."""
+@contextmanager
+def drafted(folder: Path) -> Iterator[Path]:
+    """Give a folder beside its place, and rename it at the end: after a fault there is nothing, or the whole."""
     draft = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         for name in ("images", "masks"):
             (draft / name).mkdir(parents=True)
-        write_list(draft / "suggestions.txt", [one.id for one in suggestions])
-        write_csv(draft / "suggestions.csv", suggestions)
-        write_drafts(draft, model, dataset, suggestions)
+        yield draft
         os.replace(draft, folder)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}): choose another --out") from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def write(folder: Path, model: Model, dataset: SegmentationDataset, suggestions: Sequence[Suggestion]) -> None:
+    """Write the list, the reasons, and the drafts."""
+    write_list(folder / "suggestions.txt", [one.id for one in suggestions])
+    write_csv(folder / "suggestions.csv", suggestions)
+    write_drafts(folder, model, dataset, suggestions)
 
 
 def write_csv(path: Path, suggestions: Sequence[Suggestion]) -> None:
@@ -178,7 +145,7 @@ def write_csv(path: Path, suggestions: Sequence[Suggestion]) -> None:
         table.writerow(["rank", "image", "score", "uncertainty", "disagreement", "distance", "classes"])
         for rank, one in enumerate(suggestions, 1):
             numbers = (one.score, one.uncertainty, one.disagreement, one.distance)
-            table.writerow([rank, one.id, *(f"{number:.6g}" for number in numbers), " ".join(one.classes)])
+            table.writerow([rank, one.id, *(f"{number:.6g}" for number in numbers), "; ".join(one.classes)])
 
 
 def write_drafts(folder: Path, model: Model, dataset: SegmentationDataset, suggestions: Sequence[Suggestion]) -> None:
@@ -198,11 +165,6 @@ def write_drafts(folder: Path, model: Model, dataset: SegmentationDataset, sugge
     for number, start in enumerate(range(0, len(entries), SHEET)):
         name = f"contact-sheet-{number + 1}.png" if number else "contact-sheet.png"
         save_picture(contact_sheet(entries[start : start + SHEET], model.classes, model.palette), folder / name)
-
-
-def tell(line: str) -> None:
-    """Say something that is no result."""
-    print(line, file=sys.stderr)
 
 
 def progress(done: int, count: int) -> None:

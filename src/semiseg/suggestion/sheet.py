@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import PIL.Image
 from PIL import ImageDraw
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2.functional import resize
 
 from semiseg.data.dataset import Color
 from semiseg.report.pictures import CAPTION, GAP, Picture, caption_font, legend, overlay
@@ -36,17 +38,20 @@ def entry(caption: str, image: Tensor, mask: Tensor, confidence: Tensor, palette
         confidence: float ``(H, W)`` in [0, 1].
         palette: a color a class.
     """
+    height = min(2 * WIDTH, max(1, round(image.shape[1] * WIDTH / image.shape[2])))
+    image = resize(image, [height, WIDTH], antialias=True)
+    mask = resize(mask[None], [height, WIDTH], InterpolationMode.NEAREST)[0]
+    confidence = resize(confidence[None], [height, WIDTH], antialias=True)[0]
     plain = PIL.Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
-    doubt = ((1 - confidence.cpu()) * 255).round().byte()
+    doubt = ((1 - confidence.cpu().clamp(0, 1)) * 255).round().byte()
     glow = PIL.Image.composite(
         PIL.Image.new("RGB", plain.size, UNSURE),
         plain.convert("L").convert("RGB"),
         PIL.Image.fromarray(doubt.contiguous().numpy()),
     )
-    size = (WIDTH, max(1, round(plain.height * WIDTH / plain.width)))
     pictures = (plain, overlay(image, mask, palette), glow)
     line = " ".join(caption.split())[:LETTERS]
-    return Entry(line, tuple(picture.resize(size, PIL.Image.Resampling.BILINEAR) for picture in pictures))
+    return Entry(line, pictures)
 
 
 def contact_sheet(entries: Sequence[Entry], classes: Sequence[str], palette: Sequence[Color]) -> Picture:

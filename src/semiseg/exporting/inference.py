@@ -1,0 +1,25 @@
+"""Segment an image by model.onnx: python inference.py PHOTO MASK.png (onnxruntime, numpy and pillow, nothing else)."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+here = Path(__file__).parent
+config = json.loads((here / "config.json").read_text(encoding="utf-8"))
+resized = lambda band, size: np.array(Image.fromarray(band).resize(size, Image.Resampling.BILINEAR))  # noqa: E731
+image = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")
+width, height = (max(1, round(side * config["image_scale"])) for side in image.size)
+bands = np.stack([resized(np.array(band, np.float32) / 255, (width, height)) for band in image.split()])
+multiple, least = config["size_multiple"], config["least_side"]
+right, below = (-(-max(side, least) // multiple) * multiple - side for side in (width, height))
+images = np.pad(bands, ((0, 0), (0, below), (0, right)), mode="edge")[None]  # float32 (1, 3, H, W), RGB in [0, 1]
+session = onnxruntime.InferenceSession(here / "model.onnx", providers=["CPUExecutionProvider"])
+logits = session.run(["logits"], {"images": images})[0][0, :, :height, :width]
+logits = np.stack([resized(np.ascontiguousarray(channel), image.size) for channel in logits])
+mask = Image.fromarray(logits.argmax(axis=0).astype(np.uint8))
+mask.putpalette([value for color in config["palette"] for value in color])
+mask.save(sys.argv[2])

@@ -1,0 +1,117 @@
+"""Page and JSON endpoint behind one guard, on one port."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Sequence
+from ipaddress import ip_address
+from typing import Any
+
+from semiseg.errors import UserError
+from semiseg.serving.guard import Guard
+from semiseg.serving.networks import Networks
+from semiseg.serving.page import STYLE, make_page, require_gradio
+from semiseg.serving.show import as_json
+from semiseg.serving.uploads import Refused, read_upload
+
+EVERYWHERE = "0.0.0.0"
+
+
+def make_app(networks: Networks, token: str | None = None) -> Guard:
+    """Return the ASGI application: the page at ``/``, and ``POST /predict``.
+
+    ``POST /predict?network=LABEL`` takes an image file as its body and answers as ``show.as_json`` says; what is wrong
+    comes back as ``{"error": ...}`` with status 413 (too large), 415 (no image that is taken) or 422 (no such network).
+    """
+    gr = require_gradio()
+    from fastapi import FastAPI, Request
+    from fastapi.concurrency import run_in_threadpool
+    from fastapi.responses import JSONResponse
+
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)  # its pages of documentation load from the internet
+
+    async def predict(request: Any) -> JSONResponse:
+        try:
+            data, labels = await request.body(), request.query_params.getlist("network")
+            return JSONResponse(await run_in_threadpool(lambda: answer(networks, data, labels)))
+        except Refused as refusal:
+            return JSONResponse({"error": str(refusal)}, refusal.status)
+        except UserError as error:  # of lookup: it names labels only
+            return JSONResponse({"error": str(error)}, 422)
+
+    predict.__annotations__["request"] = Request  # FastAPI reads it; the import is local, so the text would not do
+    app.post("/predict")(predict)
+    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # the defaults are fetched from Google
+    mounted = gr.mount_gradio_app(
+        app,
+        make_page(networks),
+        "/",
+        ssr_mode=False,
+        show_error=False,
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        theme=gr.themes.Base(**fonts),
+        css=STYLE,
+    )
+    return Guard(mounted, token)
+
+
+def answer(networks: Networks, data: bytes, labels: Sequence[str]) -> dict[str, Any]:
+    """Return what ``POST /predict`` answers to an image file."""
+    return as_json(networks.segment(read_upload(data), labels))
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket bound to the address; raises UserError where it is taken or not this machine's."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"{host}:{port}: cannot be listened on ({reason}): choose another --port or --host") from None
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine reaches the address."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def serve(
+    runs: Sequence[str],
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    public: bool = False,
+    checkpoint: str = "best",
+    accelerator: str = "auto",
+) -> None:
+    """Serve the networks of some runs until interrupted; print where.
+
+    Args:
+        runs: run directories, checkpoint files, exports as safetensors.
+        host: the address to listen on; any but this machine's own needs a token, which is made up and printed.
+        port: 0 for any that is free.
+        public: listen on every address of this machine.
+        checkpoint: ``best`` or ``last``.
+        accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+
+    Raises:
+        UserError: no such run, an extra that is missing, an address that cannot be listened on.
+    """
+    require_gradio()
+    import uvicorn
+
+    host = EVERYWHERE if public else host
+    token = None if is_loopback(host) else secrets.token_urlsafe(24)
+    networks = Networks(runs, checkpoint, accelerator)
+    with listen(host, port) as bound:
+        name = socket.gethostname() if host in (EVERYWHERE, "::") else host
+        shown = f"[{name}]" if ":" in name else name
+        address = f"http://{shown}:{bound.getsockname()[1]}/"
+        print(f"{address}{f'?token={token}' if token else ''}   (interrupt to end)", flush=True)
+        config = uvicorn.Config(make_app(networks, token), log_level="warning", access_log=False, server_header=False)
+        uvicorn.Server(config).run(sockets=[bound])
