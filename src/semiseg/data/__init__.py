@@ -8,6 +8,7 @@ from pathlib import Path
 from semiseg.data.ade20k import Ade20k, ade20k_root
 from semiseg.data.camvid import CamVid, is_segnet_layout
 from semiseg.data.cityscapes import Cityscapes, is_cityscapes_layout
+from semiseg.data.coco import Coco, coco_files
 from semiseg.data.dataset import IGNORE, Sample, SegmentationDataset
 from semiseg.data.folder import FolderDataset, write_folder
 from semiseg.data.images import read_image_file, write_mask_file
@@ -23,6 +24,7 @@ DATASETS: dict[str, Callable[[str], SegmentationDataset]] = {
     "voc2012": Voc,
     "cityscapes": Cityscapes,
     "ade20k": Ade20k,
+    "coco": Coco,
     "shapes": Shapes.from_text,
 }
 """Every form of data: from a directory, or from the text after ``shapes:``."""
@@ -32,6 +34,7 @@ LAYOUTS: dict[str, Callable[[str], object]] = {
     "cityscapes": is_cityscapes_layout,
     "ade20k": ade20k_root,
     "camvid": is_segnet_layout,
+    "coco": coco_files,
 }
 """How a directory is recognized; one that is none of these is an own folder."""
 
@@ -55,6 +58,7 @@ __all__ = [
     "Ade20k",
     "CamVid",
     "Cityscapes",
+    "Coco",
     "FolderDataset",
     "Sample",
     "SegmentationDataset",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from semiseg.data.dataset import IGNORE, SegmentationDataset
-from semiseg.data.images import read_image_file, read_mask_file
+from semiseg.data.images import read_image_file, read_mask_file, reason
 from semiseg.data.lists import read_list
 from semiseg.errors import UserError
 
@@ -91,3 +92,11 @@ def read_mask_values(path: Path, table: NDArray[np.int16], rule: str) -> Tensor:
     if (mask < 0).any():
         raise UserError(f"{path}: value {values[mask < 0].min()} means no class; {rule}")
     return torch.from_numpy(mask.astype(np.uint8))
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; raises UserError, naming it, if it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read ({type(error).__name__}: {reason(error)}); export it anew") from error

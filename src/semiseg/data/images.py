@@ -43,6 +43,37 @@ def list_files(directory: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     return files
 
 
+def list_tree(directory: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> dict[str, Path]:
+    """Map the stem of each such file in a folder and all folders below to its path, sorted, without opening any.
+
+    Raises:
+        UserError: two files share a stem, wherever they lie.
+    """
+    files: dict[str, Path] = {}
+    for folder, below, _ in os.walk(directory):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        for stem, path in list_files(Path(folder), suffixes).items():
+            if stem in files:
+                raise UserError(f"{path}: {files[stem]} has the same stem; rename or remove one of the two")
+            files[stem] = path
+    return dict(sorted(files.items()))
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return an image's width and height, upright as ``read_image_file`` gives it, from the file's head alone.
+
+    Raises:
+        UserError: it cannot be read; the message names it.
+    """
+    try:
+        with Image.open(path) as opened:
+            turned = opened.getexif().get(0x0112, 1) >= 5  # orientations 5 to 8 swap the sides
+            width, height = opened.size
+    except UNREADABLE as error:
+        raise UserError(f"{path}: the image cannot be read ({reason(error)}); replace or remove it") from error
+    return (height, width) if turned else (width, height)
+
+
 def read_image_file(path: str | Path) -> Tensor:
     """Read an image of any mode as uint8 ``(3, H, W)``, RGB, turned upright by its EXIF orientation.
 
