@@ -9,6 +9,7 @@ from semiseg.data.ade20k import Ade20k, ade20k_root
 from semiseg.data.camvid import CamVid, is_segnet_layout
 from semiseg.data.cityscapes import Cityscapes, is_cityscapes_layout
 from semiseg.data.coco import Coco, coco_files
+from semiseg.data.cvat import Cvat, is_cvat_layout
 from semiseg.data.dataset import IGNORE, Sample, SegmentationDataset
 from semiseg.data.folder import FolderDataset, write_folder
 from semiseg.data.images import read_image_file, write_mask_file
@@ -25,11 +26,13 @@ DATASETS: dict[str, Callable[[str], SegmentationDataset]] = {
     "cityscapes": Cityscapes,
     "ade20k": Ade20k,
     "coco": Coco,
+    "cvat": Cvat,
     "shapes": Shapes.from_text,
 }
 """Every form of data: from a directory, or from the text after ``shapes:``."""
 
 LAYOUTS: dict[str, Callable[[str], object]] = {
+    "cvat": is_cvat_layout,  # before the form that it departs from
     "voc2012": voc_root,
     "cityscapes": is_cityscapes_layout,
     "ade20k": ade20k_root,
@@ -59,6 +62,7 @@ __all__ = [
     "CamVid",
     "Cityscapes",
     "Coco",
+    "Cvat",
     "FolderDataset",
     "Sample",
     "SegmentationDataset",

@@ -97,15 +97,17 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def read_mask_file(path: Path) -> NDArray[np.uint8]:
+def read_mask_file(path: Path, colors: bool = False) -> NDArray[np.uint8]:
     """Read a mask's stored values: uint8 ``(H, W)`` integers or palette indices, or uint8 ``(H, W, 3)`` RGB colors.
+
+    With ``colors`` it is always the latter: what the file shows, however it is stored.
 
     Raises:
         UserError: it cannot be read or holds values that 8 bits do not; the message names it.
     """
     try:
         with Image.open(path) as opened:
-            if len(opened.getbands()) > 2:
+            if colors or len(opened.getbands()) > 2:
                 return np.array(opened.convert("RGB"))
             values = np.array(opened)
     except UNREADABLE as error:
