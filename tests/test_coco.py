@@ -179,7 +179,8 @@ def test_files_that_contradict_themselves(tmp_path: Path) -> None:
         "name twice": ({"categories": [*CATEGORIES, {"id": 9, "name": "car"}]}, "a name of its own"),
         "no category": ({"categories": []}, "0 categories"),
         "no name": ({"categories": [{"id": 1}]}, "no id or name"),
-        "no size": ({"images": [{"id": 10, "file_name": "0.png"}]}, "KeyError: 'width'"),
+        "no image's name": ({"images": [{"id": 10, "width": 48, "height": 48}]}, "KeyError: 'file_name'"),
+        "no number": ({"images": [{"id": 10, "file_name": "0.png", "width": "w", "height": 2}]}, "ValueError"),
     }
     for name, (change, words) in changes.items():
         root = make_coco(tmp_path / name, SEVERAL)
@@ -232,6 +233,15 @@ def test_an_image_that_lies_on_its_side(tmp_path: Path) -> None:
     with refused("is 48x20"):  # as it is shown
         open_dataset(root).read_mask("1")
     assert open_dataset(root).read_image("1").shape == (3, 20, SIDE)
+
+
+def test_a_file_without_sizes_takes_those_of_the_images(tmp_path: Path) -> None:
+    root = make_coco(tmp_path / "data", SEVERAL)
+    path = root / "annotations/instances_default.json"
+    before, content = open_dataset(root).read_mask("0"), json.loads(path.read_text())
+    images = [{**entry, "width": None, "height": None} for entry in content["images"]]
+    write_json(path, content | {"images": images})
+    assert (open_dataset(root).read_mask("0") == before).all()
 
 
 def test_a_region_of_no_pixel() -> None:

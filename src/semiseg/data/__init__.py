@@ -13,6 +13,7 @@ from semiseg.data.cvat import Cvat, is_cvat_layout
 from semiseg.data.dataset import IGNORE, Sample, SegmentationDataset
 from semiseg.data.folder import FolderDataset, write_folder
 from semiseg.data.images import read_image_file, write_mask_file
+from semiseg.data.label_studio import LabelStudio, is_label_studio_layout
 from semiseg.data.loaders import StepLoader, StreamConfig, TrainStream, make_loader
 from semiseg.data.shapes import Shapes
 from semiseg.data.splits import Split, check_masks, read_split, resolve_split, write_split
@@ -27,6 +28,7 @@ DATASETS: dict[str, Callable[[str], SegmentationDataset]] = {
     "ade20k": Ade20k,
     "coco": Coco,
     "cvat": Cvat,
+    "label-studio": LabelStudio,
     "shapes": Shapes.from_text,
 }
 """Every form of data: from a directory, or from the text after ``shapes:``."""
@@ -37,6 +39,7 @@ LAYOUTS: dict[str, Callable[[str], object]] = {
     "cityscapes": is_cityscapes_layout,
     "ade20k": ade20k_root,
     "camvid": is_segnet_layout,
+    "label-studio": is_label_studio_layout,
     "coco": coco_files,
 }
 """How a directory is recognized; one that is none of these is an own folder."""
@@ -64,6 +67,7 @@ __all__ = [
     "Coco",
     "Cvat",
     "FolderDataset",
+    "LabelStudio",
     "Sample",
     "SegmentationDataset",
     "Shapes",

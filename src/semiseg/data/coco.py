@@ -13,10 +13,9 @@ from torch import Tensor
 from semiseg.data.dataset import default_palette
 from semiseg.data.files import FileDataset, read_json
 from semiseg.data.images import image_size, list_tree, reason
-from semiseg.data.regions import counts_region, polygon_region
+from semiseg.data.regions import counts_region, polygon_region, with_background
 from semiseg.errors import UserError
 
-BACKGROUND = ("background", "_background_")
 PUBLISHED = re.compile(r"instances_(train|val)(2014|2017)\.json")
 """COCO's own files: there, an image without annotations shows none of the categories, and is no unlabeled one."""
 
@@ -59,7 +58,7 @@ class Coco(FileDataset):
             raise UserError(f"{root}: no COCO JSON or no images there; give the folder that holds both")
         self._category_class: dict[int, int] = {}
         self._annotations: dict[str, list[Annotation]] = {}
-        self._sizes: dict[str, tuple[int, int]] = {}
+        self._sizes: dict[str, tuple[int, int] | None] = {}
         self._lists: dict[str, list[str]] = {"train": [], "val": [], "test": []}
         self.masks = {}
         contents = {path: read_json(path) for path in files}
@@ -93,8 +92,9 @@ class Coco(FileDataset):
 
     def read_mask(self, id: str) -> Tensor:
         """Draw a mask as uint8 ``(H, W)``: class index."""
-        width, height = self._sizes[id]
-        if (width, height) != (real := image_size(self.images[id])):
+        real = image_size(self.images[id])
+        width, height = self._sizes[id] or real
+        if (width, height) != real:
             raise UserError(
                 f"{self.masks[id]}: image {id} is {width}x{height} there, {self.images[id]} is {real[0]}x{real[1]}; "
                 "take the image that was annotated"
@@ -123,12 +123,10 @@ class Coco(FileDataset):
             names = names or dict(sorted(found.items()))
             if found != names:
                 raise UserError(f"{path}: its categories are not those of {first}; export both with the same labels")
-        own = next((name for name in names.values() if name.lower() in BACKGROUND), None)
-        self.classes = tuple(names.values()) if own else ("background", *names.values())
+        self.classes, self._background = with_background(tuple(names.values()))
         if not names or len(set(self.classes)) < len(self.classes) or len(self.classes) > 255:
             raise UserError(f"{first}: {len(names)} categories; there must be 1 to 254, each with a name of its own")
         self._category_class = {id: self.classes.index(name) for id, name in names.items()}
-        self._background = self.classes.index(own or "background")
         self.palette = default_palette(len(self.classes))
 
     def _read_file(self, path: Path, content: Any, listed: dict[str, Path]) -> None:
@@ -140,7 +138,8 @@ class Coco(FileDataset):
                 if id in listed:
                     raise UserError(f"{path}: image {id} is in {listed[id]} already; keep it in one, under one name")
                 listed[id] = path
-                self._sizes[id] = int(entry["width"]), int(entry["height"])
+                width, height = entry.get("width"), entry.get("height")  # Label Studio leaves them out here and there
+                self._sizes[id] = (int(width), int(height)) if width and height else None
             for annotation in content["annotations"]:
                 if annotation["category_id"] not in self._category_class:
                     what = f"annotation {annotation.get('id')} has category {annotation['category_id']}"
@@ -151,8 +150,8 @@ class Coco(FileDataset):
                 self._annotations.setdefault(ids[annotation["image_id"]], []).append(annotation)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
-                f"{path}: no COCO instances ({type(error).__name__}: {reason(error)}); an image has id, file_name, "
-                "width and height, an annotation image_id, category_id and segmentation"
+                f"{path}: no COCO instances ({type(error).__name__}: {reason(error)}); an image has id and file_name, "
+                "an annotation image_id, category_id and segmentation"
             ) from error
         self._lists[list_name(path.parent.name if path.name == IN_FOLDER else path.stem)] += ids.values()
         masked = ids.values() if PUBLISHED.fullmatch(path.name) else self._annotations

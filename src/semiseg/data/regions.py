@@ -1,4 +1,4 @@
-"""Regions of an image as annotation files write them: polygons and COCO's run lengths, as masks of pixels."""
+"""Regions of an image as annotation files write them, polygons and run lengths of two kinds, as masks of pixels."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from semiseg.errors import UserError
 
+BACKGROUND = ("background", "_background_")
 FURTHEST = 10
 """How many sides of the image a corner may lie outside: drawing far lines takes time and memory without end."""
 
@@ -80,6 +81,52 @@ def _decompress(text: str) -> list[int]:
     if shift:
         raise ValueError("its run lengths are cut off")
     return lengths
+
+
+def brush_region(rle: Any, height: int, width: int) -> NDArray[np.bool_]:
+    """Return the pixels of a brush in Label Studio's run lengths (thi.ng's rle-pack), bool ``(H, W)``.
+
+    A stream of bits: the number of values (32), the bits of a value less one (5), four widths less one (4 each); then
+    blocks of a bit "one value repeated", the number of a width (2), a count less one of that width, and the one or all
+    of the values. The values are bytes of R, G, B, A; a pixel is in the region where its alpha is not 0.
+
+    Raises:
+        ValueError: it is none of that, or covers another number of pixels.
+    """
+    if not isinstance(rle, list) or not all(type(byte) is int and 0 <= byte < 256 for byte in rle):
+        raise ValueError("its run lengths are no list of bytes")
+    bits = f"{int.from_bytes(rle):0{8 * len(rle)}b}"
+    position = 0
+
+    def read(size: int) -> int:
+        nonlocal position
+        position += size
+        if position > len(bits):
+            raise ValueError("its run lengths are cut off")
+        return int(bits[position - size : position], 2)
+
+    count, word = read(32), read(5) + 1
+    widths = [read(4) + 1 for _ in range(4)]
+    if count != height * width * 4 or word != 8:
+        raise ValueError(
+            f"its run lengths are of {count} values of {word} bits, and the image has {height * width * 4} of 8"
+        )
+    values, done = np.zeros(count, dtype=np.uint8), 0
+    while done < count:
+        repeated = read(1)
+        length = read(widths[read(2)]) + 1
+        if done + length > count:
+            raise ValueError(f"its run lengths go beyond the {height * width} pixels of the image")
+        block = read(8) if repeated else np.frombuffer(read(8 * length).to_bytes(length), dtype=np.uint8)
+        values[done : done + length] = block
+        done += length
+    return values.reshape(height, width, 4)[..., 3] > 0
+
+
+def with_background(names: Sequence[str]) -> tuple[tuple[str, ...], int]:
+    """Return the classes and the number of the one that is where no region is: one of that name, else a new first."""
+    own = next((index for index, name in enumerate(names) if name.lower() in BACKGROUND), None)
+    return (("background", *names), 0) if own is None else (tuple(names), own)
 
 
 def _is_number(value: Any) -> bool:
