@@ -121,7 +121,7 @@ def test_lists_by_the_names_of_files_and_folders(tmp_path: Path) -> None:
     assert dataset.split("val") == ("valid0",) and dataset.split("test") == ("test0",)
     (root / "splits").mkdir()
     (root / "splits" / "val.txt").write_text("train0\n")
-    assert dataset.split("val") == ("train0",)
+    assert dataset.split("val") == ("train0",) and dataset.split("train") == ("train1", "train2", "own")
 
 
 def test_other_files_of_coco_are_left_alone_and_an_own_folder_stays_one(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from semiseg.data.coco import Coco, coco_files
 from semiseg.data.cvat import Cvat, is_cvat_layout
 from semiseg.data.dataset import IGNORE, Sample, SegmentationDataset
 from semiseg.data.folder import FolderDataset, write_folder
+from semiseg.data.huggingface import HuggingFace
 from semiseg.data.images import read_image_file, write_mask_file
 from semiseg.data.label_studio import LabelStudio, is_label_studio_layout
 from semiseg.data.loaders import StepLoader, StreamConfig, TrainStream, make_loader
@@ -29,9 +30,10 @@ DATASETS: dict[str, Callable[[str], SegmentationDataset]] = {
     "coco": Coco,
     "cvat": Cvat,
     "label-studio": LabelStudio,
+    "hf": HuggingFace,
     "shapes": Shapes.from_text,
 }
-"""Every form of data: from a directory, or from the text after ``shapes:``."""
+"""Every form of data: from a directory, or from the text after ``shapes:`` and ``hf:``."""
 
 LAYOUTS: dict[str, Callable[[str], object]] = {
     "cvat": is_cvat_layout,  # before the form that it departs from
@@ -46,14 +48,14 @@ LAYOUTS: dict[str, Callable[[str], object]] = {
 
 
 def open_dataset(data: str | Path) -> SegmentationDataset:
-    """Open a directory, recognized by its layout, or ``shapes[:KEY=VALUE,...]``, which is generated.
+    """Open a directory, recognized by its layout, ``hf:...`` or ``shapes[:KEY=VALUE,...]``, which is generated.
 
     Raises:
         UserError: it is not there or cannot be used.
     """
     name, _, options = str(data).partition(":")
-    if name == "shapes":
-        return DATASETS["shapes"](options)
+    if name in ("shapes", "hf"):
+        return DATASETS[name](options)
     form = next((form for form, recognizes in LAYOUTS.items() if recognizes(str(data))), "folder")
     return DATASETS[form](str(data))
 
@@ -67,6 +69,7 @@ __all__ = [
     "Coco",
     "Cvat",
     "FolderDataset",
+    "HuggingFace",
     "LabelStudio",
     "Sample",
     "SegmentationDataset",

@@ -87,8 +87,10 @@ class Coco(FileDataset):
             )
         if missing is not None:
             missing += absent
-        here = (id for id in self._lists[name] if id in self.images)
-        return tuple(id for id in here if name == "train" or id in self.masks)
+        if name != "train":
+            return tuple(id for id in self._lists[name] if id in self.masks)
+        taken = {id for other in ("val", "test") for id in self.split(other, []) or ()}  # by a list in splits/
+        return tuple(id for id in self._lists[name] if id in self.images and id not in taken)
 
     def read_mask(self, id: str) -> Tensor:
         """Draw a mask as uint8 ``(H, W)``: class index."""

@@ -59,11 +59,15 @@ class FileDataset(SegmentationDataset):
 
     def published_lists(self, labeled: str, seed: int) -> tuple[Path, Path] | None:
         """Return the files in ``splits/1_16/seed0``, ``splits/1_16/split_0`` (ST++) or ``splits/1_16``."""
-        folder = self.root / "splits" / labeled.replace("/", "_")
-        for place in (folder / f"seed{seed}", folder / f"split_{seed}", folder):
-            if (place / "labeled.txt").is_file() and (place / "unlabeled.txt").is_file():
-                return place / "labeled.txt", place / "unlabeled.txt"
-        return None
+        return lists_in(self.root / "splits" / labeled.replace("/", "_"), seed)
+
+
+def lists_in(folder: Path, seed: int) -> tuple[Path, Path] | None:
+    """Return the lists of labeled and unlabeled images in ``seed0``, ``split_0`` or the folder itself, if any."""
+    for place in (folder / f"seed{seed}", folder / f"split_{seed}", folder):
+        if (place / "labeled.txt").is_file() and (place / "unlabeled.txt").is_file():
+            return place / "labeled.txt", place / "unlabeled.txt"
+    return None
 
 
 def value_table(classes: dict[int, int], ignored: tuple[int, ...] = (IGNORE,)) -> NDArray[np.int16]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -80,12 +80,16 @@ def read_image_file(path: str | Path) -> Tensor:
     Raises:
         UserError: it cannot be read; the message names it.
     """
-    path = Path(path)
+    return decode_image(Path(path), str(path))
+
+
+def decode_image(source: Path | IO[bytes], name: str) -> Tensor:
+    """Do what ``read_image_file`` does from a file or its bytes; messages call it ``name``."""
     try:
-        with Image.open(path) as opened:
+        with Image.open(source) as opened:
             return torch.from_numpy(np.array(_as_rgb(ImageOps.exif_transpose(opened)))).permute(2, 0, 1)
     except UNREADABLE as error:
-        raise UserError(f"{path}: the image cannot be read ({reason(error)}); replace or remove it") from error
+        raise UserError(f"{name}: the image cannot be read ({reason(error)}); replace or remove it") from error
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
@@ -105,17 +109,26 @@ def read_mask_file(path: Path, colors: bool = False) -> NDArray[np.uint8]:
     Raises:
         UserError: it cannot be read or holds values that 8 bits do not; the message names it.
     """
+    return decode_mask(path, str(path), colors)
+
+
+def decode_mask(source: Path | IO[bytes], name: str, colors: bool = False) -> NDArray[np.uint8]:
+    """Do what ``read_mask_file`` does from a file or its bytes; messages call it ``name``."""
     try:
-        with Image.open(path) as opened:
+        with Image.open(source) as opened:
             if colors or len(opened.getbands()) > 2:
                 return np.array(opened.convert("RGB"))
             values = np.array(opened)
     except UNREADABLE as error:
-        raise UserError(f"{path}: the mask cannot be read ({reason(error)}); replace or remove it") from error
-    values = values if values.ndim == 2 else values[..., 0]  # a second band is transparency
+        raise UserError(f"{name}: the mask cannot be read ({reason(error)}); replace or remove it") from error
+    return mask_values(values if values.ndim == 2 else values[..., 0], name)  # a second band is transparency
+
+
+def mask_values(values: NDArray[Any], name: str) -> NDArray[np.uint8]:
+    """Return a mask's values as uint8; raises UserError, calling it ``name``, where 8 bits do not hold them."""
     mask: NDArray[np.uint8] = values.astype(np.uint8)
     if values.dtype not in (np.uint8, np.bool_) and (mask != values).any():
-        raise UserError(f"{path}: value {values[mask != values][0]} is no integer from 0 to 255; save an 8-bit mask")
+        raise UserError(f"{name}: value {values[mask != values][0]} is no integer from 0 to 255; save an 8-bit mask")
     return mask
 
 
