@@ -132,6 +132,14 @@ def test_other_files_of_coco_are_left_alone_and_an_own_folder_stays_one(tmp_path
     (root / "masks").mkdir()
     (tmp_path / "0.png").rename(root / "masks" / "0.png")
     assert type(open_dataset(root)) is FolderDataset
+    (root / "images").rename(root / "train2017")  # COCO with masks that others have made of it
+    assert isinstance(open_dataset(root), Coco) and open_dataset(root).ids == ("0", "1", "2", "3")
+
+
+def test_no_training_image_is_annotated(tmp_path: Path) -> None:
+    root = make_coco(tmp_path / "data", SEVERAL, "annotations/instances_val.json")
+    with refused(str(root), "none of 1 training images has a mask; annotate a few of them"):
+        resolve_split(open_dataset(root), None, 0)
 
 
 @pytest.mark.parametrize("name", ["background", "_background_"])

@@ -14,6 +14,7 @@ from PIL import Image
 
 from semiseg.data import Coco, FolderDataset, LabelStudio, check_masks, open_dataset, resolve_split
 from semiseg.data.label_studio import find_image
+from semiseg.data.regions import brush_region
 from trees import refused, write_lines
 
 FIXTURES = Path(__file__).parent / "fixtures"  # made by fixtures/make_label_studio.py
@@ -53,6 +54,12 @@ def test_json_equals_what_the_encoder_was_given(tmp_path: Path) -> None:
     assert [dataset.has_mask(id) for id in dataset.ids] == [True, True, True, True, False]
     split = resolve_split(dataset, None, 0)
     assert split.unlabeled == ("e",) and len(split.labeled + split.val) == 4
+
+
+def test_blocks_of_many_values_are_what_its_decoder_says() -> None:
+    with np.load(FIXTURES / "label_studio_blocks.npz") as given:
+        expected = given["pixels"][..., 3] > 0
+        assert (brush_region(given["rle"].tolist(), 9, 7) == expected).all() and 10 < expected.sum() < 53
 
 
 def test_json_min_is_the_same(tmp_path: Path) -> None:

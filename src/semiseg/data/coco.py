@@ -175,13 +175,13 @@ def list_name(text: str) -> str:
 
 
 def coco_files(root: str | Path) -> list[Path]:
-    """Return the COCO JSON files of a folder, sorted, none where it has masks of its own.
+    """Return the COCO JSON files of a folder, sorted, none where it is an own folder of images/ and masks/.
 
     ``annotations/instances_*.json``, since other files lie there too; else whatever JSON of that form lies in
     ``annotations/``, in the folder itself or, as ``_annotations.coco.json``, in one below.
     """
     root = Path(root)
-    if (root / "masks").is_dir():
+    if (root / "masks").is_dir() and (root / "images").is_dir():
         return []
     named = sorted((root / "annotations").glob("instances_*.json"))
     if named:

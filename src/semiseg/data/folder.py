@@ -48,6 +48,7 @@ class FolderDataset(FileDataset):
         UserError: a folder or file is missing, unreadable or ambiguous; the message names it.
     """
 
+    mask_folder = "masks"
     tree: ClassVar[tuple[str, ...]] = (
         "images/NAME.jpg, .png, ...",
         "masks/NAME.png              for those that are annotated",

@@ -46,12 +46,14 @@ def list_files(directory: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
 def list_tree(directory: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> dict[str, Path]:
     """Map the stem of each such file in a folder and all folders below to its path, sorted, without opening any.
 
+    Hidden folders and those called ``masks`` are passed over: pictures of masks are no images.
+
     Raises:
         UserError: two files share a stem, wherever they lie.
     """
     files: dict[str, Path] = {}
     for folder, below, _ in os.walk(directory):
-        below[:] = sorted(name for name in below if not name.startswith("."))
+        below[:] = sorted(name for name in below if not name.startswith(".") and name != "masks")
         for stem, path in list_files(Path(folder), suffixes).items():
             if stem in files:
                 raise UserError(f"{path}: {files[stem]} has the same stem; rename or remove one of the two")

@@ -227,7 +227,8 @@ def export_files(root: Path) -> list[Path]:
 
 
 def is_label_studio_layout(root: str | Path) -> bool:
-    """Tell whether a folder holds PNG masks of Label Studio, or a JSON export of it and no masks of its own."""
+    """Tell whether a folder holds PNG masks of Label Studio, or a JSON export of it and is no own folder."""
     root = Path(root)
-    exported = not (root / "masks").is_dir() and any(path.suffix == ".json" for path in export_files(root))
+    own = (root / "masks").is_dir() and (root / "images").is_dir()
+    exported = not own and any(path.suffix == ".json" for path in export_files(root))
     return exported or bool(png_masks(root))
