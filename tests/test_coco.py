@@ -57,7 +57,7 @@ ROUGH = [[3.2, 4.7, 30.1, 6.0, 25.5, 40.9, 8.0, 33.3], [40, 40, 47.6, 41.2, 43, 
 SEVERAL = [
     annotation(1, 10, 3, ROUGH),
     annotation(2, 10, 7, compressed(rectangle(10, 10, 20, 44))),
-    annotation(3, 10, 7, {"size": [SIDE, SIDE], "counts": [SIDE * 30 + 5, 20, SIDE * 18 - 25]}, iscrowd=1),
+    annotation(3, 10, 7, {"size": [SIDE, SIDE], "counts": [SIDE * 25 + 5, 20, SIDE * 23 - 25]}, iscrowd=1),
     annotation(4, 11, 3, compressed(rectangle(0, 0, SIDE, 5))),
 ]
 
@@ -74,6 +74,7 @@ def test_masks_equal_those_of_pycocotools(tmp_path: Path) -> None:
             expected[theirs.annToMask(one) == 1] = {3: 1, 7: 2}[one["category_id"]]
         assert (dataset.read_mask(str(index)).numpy() == expected).all()
         assert len(np.unique(expected)) == (3 if index == 0 else 2)
+        assert expected[5, 25] == 2 * (index == 0) and expected[20, 25] == 1 * (index == 0)  # beside and below a car
 
 
 @settings(max_examples=60, deadline=None)

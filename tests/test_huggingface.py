@@ -49,11 +49,15 @@ def save(root: Path, data: Any) -> str:
 
 
 def test_images_masks_and_lists_are_read_back(tmp_path: Path) -> None:
-    parts = {"train": table(4, without=(1, 3)), "validation": table(2, start=10), "test": table(2, start=20)}
+    parts = {
+        "train": table(4, without=(1, 3)),
+        "validation": table(3, without=(12,), start=10),
+        "test": table(2, start=20),
+    }
     dataset = open_dataset(save(tmp_path / "data", DatasetDict(parts)))
     assert isinstance(dataset, HuggingFace) and dataset.root == tmp_path / "data"
     assert dataset.ids == ("test-000000", "test-000001", *(f"train-{i:06d}" for i in range(4)),
-                           "validation-000000", "validation-000001")  # fmt: skip
+                           *(f"validation-{i:06d}" for i in range(3)))  # fmt: skip
     assert dataset.classes == ("class0", "class1", "class2")
     for id, seed in (("train-000000", 0), ("train-000002", 2), ("validation-000001", 11), ("test-000000", 20)):
         assert (dataset.read_image(id).permute(1, 2, 0).numpy() == image(seed)).all()

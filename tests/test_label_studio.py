@@ -97,6 +97,20 @@ def test_png_masks_beside_the_images(tmp_path: Path) -> None:
     assert_given(open_dataset(root), ["a 1", "b", "c"])
 
 
+def test_png_masks_that_overlap_and_a_large_csv(tmp_path: Path) -> None:
+    root = make(tmp_path / "data", "png", "csv/result.csv")
+    path = root / "csv.csv"
+    path.write_text(path.read_text().replace('""rle""', f'""{"x" * 200_000}""'))  # of a large image
+    rust, soil = (
+        f"task-42-annotation-4-by-someone@example.org-tag-{name}.png" for name in ("leaf-rust-0", "dry soil-7")
+    )
+    shutil.copy(root / "png" / rust, root / "png" / soil)
+    assert open_dataset(root).read_mask("c").unique().tolist() == [0, 2]  # leaf-rust is the later class
+    write_lines(root / "classes.txt", "leaf-rust", "dry soil")
+    dataset = open_dataset(root)
+    assert dataset.classes[2] == "dry soil" and dataset.read_mask("c").unique().tolist() == [0, 2]
+
+
 def test_png_masks_alone_do_not_say_of_which_image(tmp_path: Path) -> None:
     root = make(tmp_path / "data", "png")
     with refused(str(root), "no JSON or CSV export", "which task is which image"):
