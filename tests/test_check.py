@@ -482,17 +482,19 @@ def test_flat_images_are_no_twins(tmp_path: Path) -> None:
     assert kinds(check(data), "warning") == {"flat"}
 
 
-def test_the_leak_is_found_in_long_lists_too(tmp_path: Path) -> None:
-    from semiseg.checking.twins import BLOCK, look_of, twins
+def test_the_leak_is_found_in_long_lists_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from semiseg.checking import twins as module
+    from semiseg.checking.twins import look_of, twins
     from semiseg.data import read_image_file
 
+    monkeypatch.setattr(module, "PAIRS_AT_ONCE", 8)  # four images of the first list with two of the second at once
     looks = []
     for seed in range(3):
         photo(seed).save(tmp_path / "one.png")
         looks.append(look_of(read_image_file(tmp_path / "one.png")))
-    first = [looks[0]] * BLOCK + [looks[1]]
+    first = [looks[0]] * 4 + [looks[1]]
     found = twins(first, [looks[2], looks[1]])
-    assert [(twin.one, twin.other) for twin in found] == [(BLOCK, 1)]
+    assert [(twin.one, twin.other) for twin in found] == [(4, 1)]
     assert found[0].likeness == pytest.approx(1, abs=1e-5)
     assert twins(looks) == [] and twins([], looks) == []
 

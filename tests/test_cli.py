@@ -583,8 +583,9 @@ def test_lists(call: Call) -> None:
         assert re.search(f"^{re.escape(name)}: ", result.out, re.MULTILINE)
     assert "--ema-reset shift" in result.out
     result = call("datasets")
-    names = re.findall(r"^(\w+): \w", result.out, re.MULTILINE)
-    assert result.status == 0 and names == ["folder", "camvid", "voc2012", "cityscapes", "ade20k", "shapes"]
+    names = re.findall(r"^([\w-]+): \w", result.out, re.MULTILINE)
+    benchmarks, tools = ["camvid", "voc2012", "cityscapes", "ade20k"], ["coco", "cvat", "label-studio", "hf"]
+    assert result.status == 0 and names == ["folder", *benchmarks, *tools, "shapes"]
     assert "    leftImg8bit/{train,val,test}/CITY/ID_leftImg8bit.png" in result.out.splitlines()
 
 

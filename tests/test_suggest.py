@@ -117,6 +117,27 @@ def test_cvat_archive(tmp_path: Path) -> None:
     assert colors.tolist() == [[[1, 1, 1], [10, 20, 30]], [[10, 20, 30], [0, 0, 0]]]
 
 
+def test_what_is_written_for_annotation_tools_is_what_their_exports_are(run: Path, tmp_path: Path) -> None:
+    found = semiseg.suggest(run, 3, out=tmp_path / "s")
+    with zipfile.ZipFile(tmp_path / "s" / "cvat.zip") as archive:
+        archive.extractall(tmp_path / "cvat")
+    shutil.copytree(tmp_path / "s" / "images", tmp_path / "cvat" / "JPEGImages")
+    (tmp_path / "studio").mkdir()
+    shutil.copytree(tmp_path / "s" / "images", tmp_path / "studio" / "images")
+    tasks = json.loads((tmp_path / "s" / "label-studio.json").read_text(encoding="utf-8"))
+    for number, task in enumerate(tasks):  # what annotators accept as it is
+        task["id"], task["annotations"] = number, [{"id": number} | task.pop("predictions")[0]]
+    (tmp_path / "studio" / "project.json").write_text(json.dumps(tasks), encoding="utf-8")
+    for form in ("cvat", "studio"):
+        dataset = open_dataset(tmp_path / form)
+        classes = semiseg.load(run).classes
+        assert type(dataset).__name__ == {"cvat": "Cvat", "studio": "LabelStudio"}[form]
+        for one in found.images:
+            draft = np.array(Image.open(tmp_path / "s" / "masks" / f"{one.id}.png"))
+            read = dataset.read_mask(one.id).numpy()
+            assert [dataset.classes[value] for value in read.ravel()] == [classes[value] for value in draft.ravel()]
+
+
 @pytest.mark.parametrize("method", ["supervised", "mean-teacher", "dual-student", "dual-teacher"])
 def test_who_is_asked(method: str, tmp_path: Path) -> None:
     path = semiseg.train("shapes:images=8,val=2,test=2,size=48", method, tmp_path / "r", labeled="4", **TINY)

@@ -21,7 +21,7 @@ class TrainConfig:
     """A training run, but for the method's own options."""
 
     data: str = ""
-    """Data set: a directory (`semiseg datasets`), or shapes[:images=N,size=S,...] for generated images."""
+    """Data set: a directory (`semiseg datasets`), hf:FOLDER|NAME, or shapes[:images=N,size=S,...], generated."""
     method: str = "dual-teacher"
     """Training method; `semiseg methods` lists them."""
     labeled: str | None = None

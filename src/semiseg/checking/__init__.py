@@ -31,7 +31,9 @@ def check(data: str | Path, html: str | Path | None = None, progress: Progress |
     page = Path(html) if html is not None else None
     if page is not None and (page.exists() or page.is_symlink()):
         raise UserError(f"{page} exists: nothing is overwritten: choose another --html")
-    if page is not None and not os.access(page.parent, os.W_OK):
+    if page is not None and not os.access(
+        next(folder for folder in page.absolute().parents if folder.exists()), os.W_OK
+    ):
         raise UserError(f"{page}: cannot be written: choose another --html")  # before everything is read
     checked, material = examine(data, progress)
     if page is not None:

@@ -109,7 +109,7 @@ def _with_lists(files: Sequence[str], ids: Sequence[str], lists: Lists) -> str:
 def look_alikes(dataset: SegmentationDataset, seen: Sequence[Seen], lists: Lists) -> tuple[list[Finding], list[Pair]]:
     """Tell images that look much like one of another list, or of their own; one line for each, and the pairs.
 
-    Copies on one side count once: their digests tell of them.
+    Copies do not count: their digests tell of them.
     """
     sides: Mapping[str, list[Seen]] = defaultdict(list)
     known: set[tuple[str, bytes]] = set()
@@ -167,4 +167,5 @@ def _pairs(sides: Mapping[str, list[Seen]], name: str, other: str) -> list[Pair]
     return [
         Pair(one_side[twin.one].id, other_side[twin.other].id, name, other, twin.likeness)
         for twin in twins(looks, None if name == other else other_looks)
+        if one_side[twin.one].digest != other_side[twin.other].digest
     ]

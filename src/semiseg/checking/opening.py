@@ -6,7 +6,7 @@ from pathlib import Path
 
 from semiseg.data import DATASETS, layout_of, open_dataset
 from semiseg.data.dataset import IGNORE, SegmentationDataset
-from semiseg.data.folder import JPEG_MASK, FolderDataset
+from semiseg.data.folder import JPEG_MASK, FolderDataset, matching
 from semiseg.data.images import IMAGE_SUFFIXES, JPEG_SUFFIXES, MASK_SUFFIXES, list_files
 from semiseg.data.tags import Tags
 from semiseg.errors import UserError
@@ -48,7 +48,7 @@ class RestOfFolder(FolderDataset):
         masks = list_files(self.root / "masks", MASK_SUFFIXES, self.refusals)
         jpegs = list_files(self.root / "masks", JPEG_SUFFIXES, self.refusals)
         self.refusals += [f"{path}: {JPEG_MASK}" for path in jpegs.values()]
-        return images, {stem: path for stem, path in masks.items() if stem in images}
+        return images, matching(images, masks)
 
     def _read_classes(self) -> tuple[str, ...]:
         try:
@@ -57,7 +57,7 @@ class RestOfFolder(FolderDataset):
             return classes
         except UserError as error:
             self.refusals.append(str(error))
-        self._class_file, self._ignore, self._colors = None, None, ()
+        self._class_file, self._ignored, self._skipped, self._colors = None, (), (), ()
         largest = max(self._mask_values() - {IGNORE}, default=0)
         return tuple(f"class{index}" for index in range(largest + 1))
 

@@ -8,9 +8,13 @@ from pathlib import Path
 from semiseg.data.ade20k import Ade20k, ade20k_root
 from semiseg.data.camvid import CamVid, is_segnet_layout
 from semiseg.data.cityscapes import Cityscapes, is_cityscapes_layout
+from semiseg.data.coco import Coco, coco_files
+from semiseg.data.cvat import Cvat, is_cvat_layout
 from semiseg.data.dataset import IGNORE, Sample, SegmentationDataset
 from semiseg.data.folder import FolderDataset, write_folder
+from semiseg.data.huggingface import HuggingFace
 from semiseg.data.images import read_image_file, write_mask_file
+from semiseg.data.label_studio import LabelStudio, is_label_studio_layout
 from semiseg.data.loaders import StepLoader, StreamConfig, TrainStream, make_loader
 from semiseg.data.shapes import Shapes
 from semiseg.data.splits import Split, check_masks, read_split, resolve_split, write_split
@@ -23,28 +27,35 @@ DATASETS: dict[str, Callable[[str], SegmentationDataset]] = {
     "voc2012": Voc,
     "cityscapes": Cityscapes,
     "ade20k": Ade20k,
+    "coco": Coco,
+    "cvat": Cvat,
+    "label-studio": LabelStudio,
+    "hf": HuggingFace,
     "shapes": Shapes.from_text,
 }
-"""Every form of data: from a directory, or from the text after ``shapes:``."""
+"""Every form of data: from a directory, or from the text after ``shapes:`` and ``hf:``."""
 
 LAYOUTS: dict[str, Callable[[str], object]] = {
+    "cvat": is_cvat_layout,  # before the form that it departs from
     "voc2012": voc_root,
     "cityscapes": is_cityscapes_layout,
     "ade20k": ade20k_root,
     "camvid": is_segnet_layout,
+    "label-studio": is_label_studio_layout,
+    "coco": coco_files,
 }
 """How a directory is recognized; one that is none of these is an own folder."""
 
 
 def open_dataset(data: str | Path) -> SegmentationDataset:
-    """Open a directory, recognized by its layout, or ``shapes[:KEY=VALUE,...]``, which is generated.
+    """Open a directory, recognized by its layout, ``hf:...`` or ``shapes[:KEY=VALUE,...]``, which is generated.
 
     Raises:
         UserError: it is not there or cannot be used.
     """
     name, _, options = str(data).partition(":")
-    if name == "shapes":
-        return DATASETS["shapes"](options)
+    if name in ("shapes", "hf"):
+        return DATASETS[name](options)
     return DATASETS[layout_of(data)](str(data))
 
 
@@ -59,7 +70,11 @@ __all__ = [
     "Ade20k",
     "CamVid",
     "Cityscapes",
+    "Coco",
+    "Cvat",
     "FolderDataset",
+    "HuggingFace",
+    "LabelStudio",
     "Sample",
     "SegmentationDataset",
     "Shapes",

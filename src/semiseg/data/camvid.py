@@ -80,7 +80,7 @@ class CamVid(FolderDataset):
     def _read_classes(self) -> tuple[str, ...]:
         if not self._segnet:
             return super()._read_classes()
-        self._ignore, self._colors = UNLABELED, PALETTE
+        self._ignored, self._colors = (UNLABELED,), PALETTE
         return CLASSES
 
 

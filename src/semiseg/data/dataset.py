@@ -50,6 +50,7 @@ class SegmentationDataset(ABC):
         palette: one RGB color per class, 0 to 255, for pictures and indexed PNG files.
         ids: every image, sorted.
         image_ending: what the names of image files in lists have behind the id, beside a suffix.
+        mask_folder: where a person puts a mask, below ``root``; empty where masks come from a tool.
     """
 
     name: str
@@ -58,6 +59,7 @@ class SegmentationDataset(ABC):
     palette: tuple[Color, ...]
     ids: tuple[str, ...]
     image_ending: str = ""
+    mask_folder: str = ""
 
     @abstractmethod
     def read_image(self, id: str) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from semiseg.data.dataset import IGNORE, SegmentationDataset
-from semiseg.data.images import read_image_file, read_mask_file
+from semiseg.data.images import read_image_file, read_mask_file, reason
 from semiseg.data.lists import read_list
 from semiseg.errors import UserError
 
@@ -62,11 +63,15 @@ class FileDataset(SegmentationDataset):
 
     def published_lists(self, labeled: str, seed: int) -> tuple[Path, Path] | None:
         """Return the files in ``splits/1_16/seed0``, ``splits/1_16/split_0`` (ST++) or ``splits/1_16``."""
-        folder = self.root / "splits" / labeled.replace("/", "_")
-        for place in (folder / f"seed{seed}", folder / f"split_{seed}", folder):
-            if (place / "labeled.txt").is_file() and (place / "unlabeled.txt").is_file():
-                return place / "labeled.txt", place / "unlabeled.txt"
-        return None
+        return lists_in(self.root / "splits" / labeled.replace("/", "_"), seed)
+
+
+def lists_in(folder: Path, seed: int) -> tuple[Path, Path] | None:
+    """Return the lists of labeled and unlabeled images in ``seed0``, ``split_0`` or the folder itself, if any."""
+    for place in (folder / f"seed{seed}", folder / f"split_{seed}", folder):
+        if (place / "labeled.txt").is_file() and (place / "unlabeled.txt").is_file():
+            return place / "labeled.txt", place / "unlabeled.txt"
+    return None
 
 
 def value_table(classes: dict[int, int], ignored: tuple[int, ...] = (IGNORE,)) -> NDArray[np.int16]:
@@ -95,3 +100,11 @@ def read_mask_values(path: Path, table: NDArray[np.int16], rule: str) -> Tensor:
     if (mask < 0).any():
         raise UserError(f"{path}: value {values[mask < 0].min()} means no class; {rule}")
     return torch.from_numpy(mask.astype(np.uint8))
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; raises UserError, naming it, if it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read ({type(error).__name__}: {reason(error)}); export it anew") from error

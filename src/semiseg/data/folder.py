@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from semiseg.data.dataset import IGNORE, Color, SegmentationDataset, default_palette
-from semiseg.data.files import FileDataset
+from semiseg.data.files import FileDataset, value_table
 from semiseg.data.images import (
     IMAGE_SUFFIXES,
     JPEG_SUFFIXES,
@@ -27,6 +27,7 @@ from semiseg.data.images import (
     write_mask_file,
 )
 from semiseg.data.lists import read_lines, write_list
+from semiseg.data.palette import PALETTE_FILES, read_palette
 from semiseg.data.tags import Tags, read_tags
 from semiseg.errors import UserError
 
@@ -36,21 +37,24 @@ JPEG_MASK = "a JPEG mask is blurred at its edges and worthless; save masks as PN
 class FolderDataset(FileDataset):
     """A person's own folder, which needs no configuration.
 
-    ``images/*`` and ``masks/*`` share their stems; an image without a mask is unlabeled. A mask holds integers, palette
-    indices, or colors with the palette of ``classes.json``; 255 is ignored. Optional: ``classes.txt`` (a name a line)
-    or ``classes.json`` (``classes``; ``palette``: RGB a class; ``ignore``: one more value or color to ignore),
-    ``splits/{train,val,test}.txt`` (a stem a line), ``splits/1_16/seed0/{labeled,unlabeled}.txt``, and ``tags.csv``
-    (what is known of whole images, see ``data.tags``). Without a class file the classes are ``class0`` to the largest
-    mask value: only then is every mask read once, on opening.
+    ``images/*`` and ``masks/*`` share their stems (CamVid's ``_L`` behind a mask's is tolerated); an image without a
+    mask is unlabeled. A mask holds integers, palette indices, or colors of a palette; 255 is ignored. Optional:
+    ``classes.txt`` (a name a line), ``classes.json`` (``classes``; ``palette``: RGB a class; ``ignore``: one more value
+    or color to ignore) or a palette file (``palette.txt``, ``label_colors.txt`` and the like, see ``data.palette``; an
+    integer is then the position in it), ``splits/{train,val,test}.txt`` (a stem a line),
+    ``splits/1_16/seed0/{labeled,unlabeled}.txt``, and ``tags.csv`` (what is known of whole images, see ``data.tags``).
+    Without a class file the classes are ``class0`` to the largest mask value: only then is every mask read once, on
+    opening.
 
     Raises:
         UserError: a folder or file is missing, unreadable or ambiguous; the message names it.
     """
 
+    mask_folder = "masks"
     tree: ClassVar[tuple[str, ...]] = (
         "images/NAME.jpg, .png, ...",
         "masks/NAME.png              for those that are annotated",
-        "classes.txt or classes.json, splits/{train,val,test}.txt: optional",
+        "classes.txt, classes.json or palette.txt (name r g b), splits/{train,val,test}.txt: optional",
     )
 
     def __init__(self, root: str | Path) -> None:
@@ -60,29 +64,31 @@ class FolderDataset(FileDataset):
             raise UserError(f"{root}: there is no such folder; give one that holds images/ and masks/")
         self.images, self.masks = self._find_files()
         self.ids = tuple(sorted(self.images))
-        self._ignore: int | None = None
+        self._ignored: tuple[int, ...] = ()
+        self._skipped: tuple[int, ...] = ()  # values between those of the classes
         self._colors: tuple[Color, ...] = ()
-        class_files = self.root / "classes.json", self.root / "classes.txt"
+        class_files = (self.root / name for name in ("classes.json", "classes.txt", *PALETTE_FILES))
         self._class_file = next((path for path in class_files if path.exists()), None)
         self.classes = self._read_classes()
         self._check_classes(self.classes)
-        count = min(len(self._colors), len(self.classes))
-        self.palette = self._colors[:count] + default_palette(len(self.classes))[count:]
+        values = [value for value in range(IGNORE) if value not in self._skipped][: len(self.classes)]
+        self._table = value_table({value: index for index, value in enumerate(values)})
+        self._table[list(self._ignored)] = IGNORE  # also where that is the value of a class
+        given = tuple(self._colors[value] for value in values if value < len(self._colors))
+        self.palette = given + default_palette(len(self.classes))[len(given) :]
         self._tags = self._read_tags()
 
     def read_mask(self, id: str) -> Tensor:
         """Read a mask as uint8 ``(H, W)``: class index or 255."""
         path = self.masks[id]
-        mask = self._read_indices(path)
-        if self._ignore is not None:
-            mask[mask == self._ignore] = IGNORE
-        wrong = (mask >= len(self.classes)) & (mask != IGNORE)
-        if wrong.any():
+        values = self._read_indices(path)
+        mask = self._table[values]
+        if (mask < 0).any():
             raise UserError(
-                f"{path}: value {mask[wrong].min()} is none of the {len(self.classes)} classes (0 to "
+                f"{path}: value {values[mask < 0].min()} is none of the {len(self.classes)} classes (0 to "
                 f"{len(self.classes) - 1}, 255 is ignored); correct the mask or {self._class_file or 'the classes'}"
             )
-        return torch.from_numpy(mask)
+        return torch.from_numpy(mask.astype(np.uint8))
 
     def tags(self, id: str) -> Tags | None:
         """Return the image's line of ``tags.csv``, None where it has none."""
@@ -99,17 +105,21 @@ class FolderDataset(FileDataset):
         masks = list_files(self.root / "masks", MASK_SUFFIXES)
         for path in list_files(self.root / "masks", JPEG_SUFFIXES).values():
             raise UserError(f"{path}: {JPEG_MASK}")
-        matching = {stem: path for stem, path in masks.items() if stem in images}
-        if masks and not matching:
+        matched = matching(images, masks)
+        if masks and not matched:
             path = next(iter(masks.values()))
             raise UserError(f"{path}: no image has the stem of this or any other mask; name masks after images")
-        return images, matching
+        return images, matched
 
     def _read_classes(self) -> tuple[str, ...]:
         if self._class_file is None:
             return tuple(f"class{index}" for index in range(self._largest_value() + 1))
-        if self._class_file.suffix == ".txt":
+        if self._class_file.name == "classes.txt":
             return read_lines(self._class_file)
+        if self._class_file.name in PALETTE_FILES:
+            palette = read_palette(self._class_file)
+            self._colors, self._ignored, self._skipped = palette.colors, palette.unknown, palette.unknown
+            return tuple(palette.names[index] for index in palette.known)
         try:
             content = json.loads(self._class_file.read_text(encoding="utf-8-sig"))
             self._colors = tuple(_color(entry) for entry in content.get("palette") or ())
@@ -119,7 +129,7 @@ class FolderDataset(FileDataset):
                     raise ValueError("ignore is a color, so the palette needs a color for each class")
                 # A color to ignore gets an index of its own, after the palette's.
                 self._colors, ignore = (*self._colors, _color(ignore)), len(self._colors)
-            self._ignore = None if ignore is None else int(ignore)
+            self._ignored = (int(ignore),) if ignore is not None and 0 <= int(ignore) <= IGNORE else ()
             return tuple(str(name) for name in content["classes"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
@@ -169,7 +179,17 @@ class FolderDataset(FileDataset):
             return indices
         if (values == values[..., :1]).all():
             return values[..., 0].copy()  # integers in a file of three equal channels
-        raise UserError(f"{path}: the mask holds colors; write their palette into classes.json, or save integers")
+        color = tuple(values[(values != values[..., :1]).any(axis=-1)][0].tolist())
+        raise UserError(
+            f"{path}: the mask holds colors, such as {color}; write their palette into classes.json (or into "
+            "palette.txt, name r g b a line, in place of classes.txt), or save integers"
+        )
+
+
+def matching(images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, Path]:
+    """Return the masks of images: of the same stem, or of that and ``_L``, as CamVid's own are named."""
+    tolerated = {stem.removesuffix("_L"): path for stem, path in masks.items()}
+    return {stem: path for stem, path in (tolerated | dict(masks)).items() if stem in images}
 
 
 def _color(entry: Any) -> Color:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -49,18 +49,55 @@ def list_files(directory: Path, suffixes: tuple[str, ...], clashes: list[str] | 
     return files
 
 
+def list_tree(directory: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> dict[str, Path]:
+    """Map the stem of each such file in a folder and all folders below to its path, sorted, without opening any.
+
+    Hidden folders and those called ``masks`` are passed over: pictures of masks are no images.
+
+    Raises:
+        UserError: two files share a stem, wherever they lie.
+    """
+    files: dict[str, Path] = {}
+    for folder, below, _ in os.walk(directory):
+        below[:] = sorted(name for name in below if not name.startswith(".") and name != "masks")
+        for stem, path in list_files(Path(folder), suffixes).items():
+            if stem in files:
+                raise UserError(f"{path}: {files[stem]} has the same stem; rename or remove one of the two")
+            files[stem] = path
+    return dict(sorted(files.items()))
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return an image's width and height, upright as ``read_image_file`` gives it, from the file's head alone.
+
+    Raises:
+        UserError: it cannot be read; the message names it.
+    """
+    try:
+        with Image.open(path) as opened:
+            turned = opened.getexif().get(0x0112, 1) >= 5  # orientations 5 to 8 swap the sides
+            width, height = opened.size
+    except UNREADABLE as error:
+        raise UserError(f"{path}: the image cannot be read ({reason(error)}); replace or remove it") from error
+    return (height, width) if turned else (width, height)
+
+
 def read_image_file(path: str | Path) -> Tensor:
     """Read an image of any mode as uint8 ``(3, H, W)``, RGB, turned upright by its EXIF orientation.
 
     Raises:
         UserError: it cannot be read; the message names it.
     """
-    path = Path(path)
+    return decode_image(Path(path), str(path))
+
+
+def decode_image(source: Path | IO[bytes], name: str) -> Tensor:
+    """Do what ``read_image_file`` does from a file or its bytes; messages call it ``name``."""
     try:
-        with Image.open(path) as opened:
+        with Image.open(source) as opened:
             return upright_rgb(opened)
     except UNREADABLE as error:
-        raise UserError(f"{path}: the image cannot be read ({reason(error)}); replace or remove it") from error
+        raise UserError(f"{name}: the image cannot be read ({reason(error)}); replace or remove it") from error
 
 
 def upright_rgb(opened: Image.Image) -> Tensor:
@@ -77,23 +114,34 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def read_mask_file(path: Path) -> NDArray[np.uint8]:
+def read_mask_file(path: Path, colors: bool = False) -> NDArray[np.uint8]:
     """Read a mask's stored values: uint8 ``(H, W)`` integers or palette indices, or uint8 ``(H, W, 3)`` RGB colors.
+
+    With ``colors`` it is always the latter: what the file shows, however it is stored.
 
     Raises:
         UserError: it cannot be read or holds values that 8 bits do not; the message names it.
     """
+    return decode_mask(path, str(path), colors)
+
+
+def decode_mask(source: Path | IO[bytes], name: str, colors: bool = False) -> NDArray[np.uint8]:
+    """Do what ``read_mask_file`` does from a file or its bytes; messages call it ``name``."""
     try:
-        with Image.open(path) as opened:
-            if len(opened.getbands()) > 2:
+        with Image.open(source) as opened:
+            if colors or len(opened.getbands()) > 2:
                 return np.array(opened.convert("RGB"))
             values = np.array(opened)
     except UNREADABLE as error:
-        raise UserError(f"{path}: the mask cannot be read ({reason(error)}); replace or remove it") from error
-    values = values if values.ndim == 2 else values[..., 0]  # a second band is transparency
+        raise UserError(f"{name}: the mask cannot be read ({reason(error)}); replace or remove it") from error
+    return mask_values(values if values.ndim == 2 else values[..., 0], name)  # a second band is transparency
+
+
+def mask_values(values: NDArray[Any], name: str) -> NDArray[np.uint8]:
+    """Return a mask's values as uint8; raises UserError, calling it ``name``, where 8 bits do not hold them."""
     mask: NDArray[np.uint8] = values.astype(np.uint8)
     if values.dtype not in (np.uint8, np.bool_) and (mask != values).any():
-        raise UserError(f"{path}: value {values[mask != values][0]} is no integer from 0 to 255; save an 8-bit mask")
+        raise UserError(f"{name}: value {values[mask != values][0]} is no integer from 0 to 255; save an 8-bit mask")
     return mask
 
 

@@ -108,8 +108,11 @@ def _choose_labeled(
     dataset, train = reader.dataset, reader.train
     masked = tuple(id for id in train if dataset.has_mask(id))
     if not masked:
-        where = dataset.root / "masks" if dataset.root else dataset.name
-        raise UserError(f"{where}: none of {len(train)} training images has a mask; annotate a few, as masks/NAME.png")
+        where = dataset.root / dataset.mask_folder if dataset.root else dataset.name
+        remedy = (
+            f"annotate a few, as {dataset.mask_folder}/NAME.png" if dataset.mask_folder else "annotate a few of them"
+        )
+        raise UserError(f"{where}: none of {len(train)} training images has a mask; {remedy}")
     if labeled is None:
         chosen = masked
     elif match := re.fullmatch(r"(.+\.pkl)(?::(\d+))?", labeled):
