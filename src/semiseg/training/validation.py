@@ -58,8 +58,13 @@ class Validator:
             write_atomically(path, json.dumps(content | {"counts": counts[network].tolist()}).encode())
 
     @torch.no_grad()
-    def write_samples(self, method: Method, folder: Path, step: int) -> None:
-        """Write pictures image | every network | ground truth of a few val images, the same ones each time."""
+    def write_samples(self, method: Method, folder: Path, step: int) -> list[Path]:
+        """Write pictures image | every network | ground truth of a few val images, the same ones each time.
+
+        Returns:
+            Their files, ``STEP_IMAGE.png``.
+        """
+        files = []
         for id in spread(self.split.val, SAMPLES):
             image = self.dataset.read_image(id)
             masks = {
@@ -67,4 +72,6 @@ class Validator:
                 for name, network in method.predictors.items()
             }
             picture = sample_picture(image, masks | {"ground truth": self.dataset.read_mask(id)}, self.dataset.palette)
-            picture.save(folder / f"{step:07d}_{Path(id).name}.png")
+            files.append(folder / f"{step:07d}_{Path(id).name}.png")
+            picture.save(files[-1])
+        return files
