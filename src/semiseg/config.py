@@ -99,8 +99,10 @@ class TrainConfig:
     """Number of machines."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 on a GPU that has it natively, else fp32."""
+    tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
+    """Tell this tracker too what metrics.jsonl says (extra of its name)."""
     tensorboard: bool = False
-    """Write TensorBoard files too (extra: tensorboard)."""
+    """Write TensorBoard files too, whatever the tracker (extra: tensorboard)."""
 
     def __post_init__(self) -> None:
         self._check(self.batch_size >= 1, "batch-size", "at least 1")

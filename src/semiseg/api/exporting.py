@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -54,20 +54,21 @@ def export(
     """
     lookup("format", format, FORMATS)
     model = load(path, network, checkpoint, "cpu")
-    if model.options is None:
+    if model.method is None:
         raise UserError(f"{path}: an export already: export the run, or a checkpoint of it")
     exported = lookup("network", model.network, model.networks)  # of the teachers' average there are no weights
     assert isinstance(exported, SegmentationNetwork)
     if out is None and model.run is None:
         raise UserError(f"{path}: of no run: say where to write by --out")
     folder = Path(out) if out is not None else Path(model.run or "") / f"export-{format}"
-    description = describe(model, exported)
+    settings = to_mapping(model.config, model.method.options)
+    description = describe(model, exported, settings)
     card = model_card(description, format, read_run(model.run) if model.run else None)
     return Export(folder, write_export(exported, description, card, images_to_check(model), folder, format))
 
 
-def describe(model: Model, network: SegmentationNetwork) -> Description:
-    """Say what the network is."""
+def describe(model: Model, network: SegmentationNetwork, settings: dict[str, Any]) -> Description:
+    """Say what the network is, and by which settings it was trained."""
     multiple, least = size_rule(network)
     return Description(
         architecture=network.architecture,
@@ -83,7 +84,7 @@ def describe(model: Model, network: SegmentationNetwork) -> Description:
         network=model.network,
         checkpoint=model.path.stem,
         step=model.step,
-        training=public_settings(to_mapping(model.config, model.options)) | {"method": short_name(model.config.method)},
+        training=public_settings(settings) | {"method": short_name(model.config.method)},
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from semiseg.evaluation.evaluate import TEACHERS_AVERAGE
 from semiseg.evaluation.predictor import Prediction, Predictor
 from semiseg.exporting import read_export
 from semiseg.exporting.description import WEIGHTS, colors
+from semiseg.methods import Method
 from semiseg.networks import build
 from semiseg.training.checkpoint import load_checkpoint
 from semiseg.training.find_method import find_method
@@ -36,7 +36,7 @@ class Model:
         trained = read_safetensors(file) if file.suffix == ".safetensors" else read_checkpoint(file)
         self.path, self.step, self.run = file, trained.step, trained.run
         self.classes, self.palette = trained.classes, trained.palette
-        self.config, self.options = trained.config, trained.options
+        self.config, self.method = trained.config, trained.method
         self.device, self.networks = torch.device(find_accelerator(accelerator)), trained.networks
         for net in self.networks.values():
             net.to(self.device).to(memory_format=torch.channels_last).eval()
@@ -65,7 +65,7 @@ class Trained:
 
     Attributes:
         classes, palette, step, config: of the run that they come from.
-        options: the method's options; None where the method is not known any more.
+        method: the method with all its networks; None in an export, which holds one network alone.
         networks: by name.
         default_network: the name of the one to ask.
         run: the run directory that the file lies in, None where it lies elsewhere.
@@ -75,7 +75,7 @@ class Trained:
     palette: tuple[Color, ...]
     step: int
     config: TrainConfig
-    options: Any
+    method: Method | None
     networks: Mapping[str, nn.Module]
     default_network: str
     run: Path | None
@@ -102,9 +102,7 @@ def read_checkpoint(file: Path) -> Trained:
         ) from None
     run = file.parent.parent if (file.parent.parent / "config.yaml").is_file() else None
     palette = colors(state["palette"])
-    return Trained(
-        classes, palette, int(state["step"]), config, options, method.predictors, method.default_network, run
-    )
+    return Trained(classes, palette, int(state["step"]), config, method, method.predictors, method.default_network, run)
 
 
 def read_safetensors(file: Path) -> Trained:

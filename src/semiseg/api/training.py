@@ -17,7 +17,7 @@ from semiseg.methods import ALIASES, VARIANTS
 from semiseg.presets import PRESETS
 from semiseg.training.find_method import find_method, is_own, short_name
 from semiseg.training.run_directory import RunDirectory
-from semiseg.training.trackers import require_tensorboard
+from semiseg.training.trackers import require_trackers
 
 
 def resolve(values: dict[str, Any], preset: str | None = None, file: str | None = None) -> tuple[TrainConfig, Any]:
@@ -135,8 +135,7 @@ def prepare(path: Path, config: TrainConfig, options: Any, processes: int = 1) -
     pixels = count_pixels(dataset, split.labeled)
     if config.batch_size % processes:
         raise UserError(f"--batch-size {config.batch_size} does not divide by {processes} processes: take a multiple")
-    if config.tensorboard:
-        require_tensorboard()
+    require_trackers(config)
     notes = [*split.notes, *check_annotation(dataset, split.labeled, pixels, config.annotation)]
     notes += noteworthy(config, options, dataset, split, pixels.sum(axis=0).tolist())
     check_network(config, options, dataset)

@@ -5,23 +5,21 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from semiseg.training.checkpoint import write_atomically
-from semiseg.training.trackers import TensorBoard
+from semiseg.training.trackers import Tracker
 
 
 class MetricsLog:
     """Appends to ``path``; ``resume_at`` drops every line of a later step, and a line cut short by a crash."""
 
-    def __init__(self, path: Path, resume_at: int, enabled: bool = True, tensorboard: bool = False) -> None:
-        self.enabled = enabled
-        self.tracker: TensorBoard | None = None
+    def __init__(self, path: Path, resume_at: int, enabled: bool = True, trackers: Sequence[Tracker] = ()) -> None:
+        self.enabled, self.trackers = enabled, trackers
         if not enabled:
             return
-        if tensorboard:
-            self.tracker = TensorBoard(path.with_name("tensorboard"), resume_at)
         kept = [line for line in read_metrics(path) if line["step"] <= resume_at] if resume_at else []
         write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self.elapsed = max((line["time_s"] for line in kept), default=0.0)
@@ -40,15 +38,20 @@ class MetricsLog:
         line = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
         self.file.write(json.dumps(line) + "\n")
         self.file.flush()
-        if self.tracker:
-            self.tracker.write(step, line)
+        for tracker in self.trackers:
+            tracker.write(step, line)
+
+    def show(self, step: int, pictures: Sequence[Path]) -> None:
+        """Hand sample pictures on to the trackers."""
+        for tracker in self.trackers:
+            tracker.show(step, pictures)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file and the trackers."""
         if self.enabled:
             self.file.close()
-        if self.tracker:
-            self.tracker.close()
+        for tracker in self.trackers:
+            tracker.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

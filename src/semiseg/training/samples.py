@@ -45,23 +45,31 @@ class Samples:
     ) -> None:
         self.folder, self.dataset, self.split, self.config, self.device = folder, dataset, split, config, device
 
-    def write(self, method: Method, progress: Progress, best: Evaluation | None) -> None:
-        """Write the pictures of one validation, after the step ``progress``; ``best``: it is the best one so far."""
+    def write(self, method: Method, progress: Progress, best: Evaluation | None) -> list[Path]:
+        """Write the pictures of one validation, after the step ``progress``; ``best``: it is the best one so far.
+
+        Returns:
+            The files ``STEP_NAME.png``.
+        """
         names = {"classes": list(self.dataset.classes), "palette": [list(color) for color in self.dataset.palette]}
         write_atomically(self.folder / "classes.json", json.dumps(names).encode())
-        self.write_networks(method, progress.step + 1)
+        files = self.write_networks(method, progress.step + 1)
         self.write_pseudo_labels(method, progress)
         if best:
             values = best.by_image[method.default_network].tolist()
             self.write_predictions(method, dict(zip(best.ids, values, strict=True)))
+        return files
 
-    def write_networks(self, method: Method, step: int) -> None:
-        """Write image | every network | ground truth of a few val images."""
+    def write_networks(self, method: Method, step: int) -> list[Path]:
+        """Write image | every network | ground truth of a few val images, and return the files."""
+        files = []
         for id in spread(self.split.val, SAMPLES):
             image = self.dataset.read_image(id)
             masks = {name: self._predictor(network)(image).mask for name, network in method.predictors.items()}
             picture = sample_picture(image, masks | {"ground truth": self.dataset.read_mask(id)}, self.dataset.palette)
-            picture.save(self.folder / f"{step:07d}_{Path(id).name}.png")
+            files.append(self.folder / f"{step:07d}_{Path(id).name}.png")
+            picture.save(files[-1])
+        return files
 
     def write_predictions(self, method: Method, miou: Mapping[str, float]) -> None:
         """Write the default network's predictions for the val images of the highest and lowest mIoU, and others."""

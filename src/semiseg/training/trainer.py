@@ -32,11 +32,12 @@ from semiseg.training.optimizer import make_optimizer, set_learning_rate
 from semiseg.training.resources import write_resources
 from semiseg.training.run_directory import RunDirectory
 from semiseg.training.samples import Samples
+from semiseg.training.trackers import open_trackers
 from semiseg.training.validation import Validator
 
 DEFAULT_STEPS = 2000
 # What one may change between two sittings of a run: where it runs and where its data lie.
-MOVABLE = ("data", "workers", "accelerator", "devices", "nodes", "precision", "tensorboard", "keep")
+MOVABLE = ("data", "workers", "accelerator", "devices", "nodes", "precision", "tensorboard", "tracker", "keep")
 LOSS_TERMS = ("supervised", "unsupervised", "consistency", "auxiliary", "filled", "tags")
 
 
@@ -72,7 +73,8 @@ class Loop:
     def fit(self, first_step: int) -> None:
         """Train from ``first_step`` (steps already taken) to the end."""
         main = self.fabric.is_global_zero
-        log = MetricsLog(self.run.metrics, first_step, enabled=main, tensorboard=self.config.tensorboard)
+        trackers = open_trackers(self.config, self.method.options, self.run.path, first_step) if main else []
+        log = MetricsLog(self.run.metrics, first_step, main, trackers)
         finite = torch.ones((), dtype=torch.bool, device=self.fabric.device)
         clock = Clock(self.config.batch_size * (2 if self.method.uses_unlabeled else 1))
         self.method.train()
@@ -149,7 +151,7 @@ class Loop:
                 self.validator.write_confusion(self.run.confusion, evaluation, self.method.default_network)
             self.console.validation(done, lines, improved)
         if self.fabric.is_global_zero:
-            self.samples.write(self.method, progress, evaluation if improved else None)
+            log.show(done, self.samples.write(self.method, progress, evaluation if improved else None))
             write_resources(self.run.resources, self.method, self.fabric.device, log.time_s())
             self.save(done, improved)  # last, so that a run that was saved at its end lacks nothing
         self.method.train()
