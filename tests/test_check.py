@@ -65,7 +65,8 @@ def test_clean_data_have_neither_problem_nor_warning(folder: Path) -> None:
     assert (checked.images, checked.masks) == (18, 15)
     assert checked.lists == {"labeled": 9, "unlabeled": 3, "val": 3, "test": 3}
     assert checked.sizes == ((48, 48),) * 3 and checked.known == 1
-    assert checked.command == f"semiseg train --data {folder} --crop-size 32 --out runs/first"
+    few = "--preset small --steps 1200 --batch-size 6 --crop-size 32"
+    assert checked.command == f"semiseg train --data {folder} {few} --out runs/first"
 
 
 def test_classes_are_counted_in_pixels_and_images(folder: Path) -> None:

@@ -62,6 +62,24 @@ def test_image_without_mask_is_unlabeled(tmp_path: Path) -> None:
     assert dataset[1].mask is None and dataset.mask_path("1") is None
 
 
+def test_an_odd_exif_tag_is_no_reason_to_refuse_an_image(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    raw = bytearray(exif.tobytes())
+    Image.new("RGB", (20, 10)).save(tmp_path / "x.jpg", exif=exif)
+    data = (tmp_path / "x.jpg").read_bytes()
+    # A second entry: ResolutionUnit (0x0128), a SHORT, given as a RATIONAL whose value lies beyond the end.
+    odd = bytes.fromhex("0128 0005 00000001 00000026".replace(" ", ""))
+    head = raw.index(b"MM\x00*") if b"MM\x00*" in raw else -1
+    if head < 0:
+        pytest.skip("this Pillow writes its EXIF in the other byte order")
+    tiff = bytes(raw[head : head + 8]) + b"\x00\x02" + bytes(raw[head + 10 : head + 22]) + odd + bytes(4) + bytes(8)
+    block = b"Exif\x00\x00" + tiff
+    patched = data[:2] + b"\xff\xe1" + (len(block) + 2).to_bytes(2, "big") + block + data[data.index(b"\xff\xdb") :]
+    (tmp_path / "x.jpg").write_bytes(patched)
+    assert read_image_file(tmp_path / "x.jpg").shape == (3, 20, 10)
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "JPEG", "png", "bmp", "tif", "webp"])
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "CMYK", "1"])
 def test_images_of_every_kind_become_rgb(tmp_path: Path, suffix: str, mode: str) -> None:

@@ -40,7 +40,8 @@ def make_run(path, method="dual-teacher", classes=CLASSES, steps=600, level=50.0
     for name, count in {"labeled": 23, "unlabeled": 344, "val": 101, "test": 233}.items():
         (path / "splits" / f"{name}.txt").write_text("".join(f"{name}_{i}\n" for i in range(count)))
     config = {"data": "data/camvid", "method": method, "labeled": "1/16", "steps": steps, "lr": 1e-3, "weights": None}
-    (path / "config.yaml").write_text(yaml.safe_dump(config | ({"ema_decay": 0.99} if method != "supervised" else {})))
+    options = {"ema_decay": 0.99, "threshold": 0.95, "threshold_mode": "pixel"}
+    (path / "config.yaml").write_text(yaml.safe_dump(config | (options if method != "supervised" else {})))
     environment = {"command": "semiseg train --out <here>", "packages": {"torch": "2.15.0", "timm": "1.0"}, "cpus": 2}
     (path / "environment.json").write_text(json.dumps(environment))
     lines = []
@@ -253,6 +254,13 @@ def test_labels_trusted_beyond_what_is_right_are_told(tmp_path):
     (run / "metrics.jsonl").write_text(text.replace('"pixel_accuracy": 80.0', '"pixel_accuracy": 55.0'))
     (told,) = [finding.text for finding in findings(read_run(run)) if "its own mistakes" in finding.text]
     assert "only 55 % of val's are right" in told
+    config = (run / "config.yaml").read_text()
+    for other in (
+        config.replace("threshold_mode: pixel", "threshold_mode: none"),
+        config.replace("threshold: 0.95", ""),
+    ):
+        (run / "config.yaml").write_text(other)  # every pixel teaches, and no threshold can be raised
+        assert "trusted" not in " ".join(finding.text for finding in findings(read_run(run)))
 
 
 def test_the_gain_is_over_a_supervised_run_of_the_same_lists_and_settings(tmp_path):
@@ -263,6 +271,12 @@ def test_the_gain_is_over_a_supervised_run_of_the_same_lists_and_settings(tmp_pa
     (gain,) = [finding.text for finding in findings(read_run(run)) if "unlabeled images brought" in finding.text]
     ours, theirs = (read_run(tmp_path / name).scores[0].test for name in ("semi", "labels"))
     assert gain.startswith(f"{ours - theirs:+.1f} points of mIoU on test over the supervised run beside it, labels")
+    metrics = tmp_path / "labels" / "metrics.jsonl"
+    whole = metrics.read_text()
+    metrics.write_text("".join(line for line in whole.splitlines(True) if json.loads(line)["step"] < 400))
+    (unknown,) = [finding.text for finding in findings(read_run(run)) if "unlabeled images brought" in finding.text]
+    assert "not known" in unknown  # it is not at its end
+    metrics.write_text(whole)
     (tmp_path / "labels" / "splits" / "labeled.txt").write_text("others\n")
     (unknown,) = [finding.text for finding in findings(read_run(run)) if "unlabeled images brought" in finding.text]
     assert "not known" in unknown

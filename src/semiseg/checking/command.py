@@ -13,6 +13,10 @@ from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.splits import resolve_split
 from semiseg.errors import UserError
 
+FEW = 60  # labels: the settings of docs/start.md, which need no GPU
+FEW_SIDE = 360  # pixels: what is larger is seen smaller by them
+FEW_OPTIONS = ("--preset", "small", "--steps", "1200", "--batch-size", "6")
+FEW_CROP = 128
 SMALLEST_CROP = 32  # pixels: what encoders make one field of
 
 
@@ -40,8 +44,14 @@ def training_command(
         words.append("--existing-only")
     if known is not None and known < LITTLE:
         words += ["--annotation", "partial"]
-    if sizes and (side := min(sizes[1])) < TrainConfig.crop_size:
-        words += ["--crop-size", str(max(SMALLEST_CROP, side // SMALLEST_CROP * SMALLEST_CROP))]
+    side, crop = min(sizes[1]) if sizes else TrainConfig.crop_size, TrainConfig.crop_size
+    if len(lists.ids("labeled")) <= FEW and lists.ids("unlabeled"):
+        words += FEW_OPTIONS
+        crop = FEW_CROP
+        if side > FEW_SIDE:
+            words += ["--image-scale", f"{FEW_SIDE / side:.2g}"]
+    if side < crop or crop != TrainConfig.crop_size:
+        words += ["--crop-size", str(max(SMALLEST_CROP, min(crop, side // SMALLEST_CROP * SMALLEST_CROP)))]
     return shlex.join([*words, "--out", "runs/first"])
 
 

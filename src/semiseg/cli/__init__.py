@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import sys
 from collections.abc import Callable
 
@@ -64,12 +65,10 @@ def main() -> int:
         lookup("command", argv[0], COMMANDS)(argv[1:])
         sys.stdout.flush()
     except BrokenPipeError:  # who read our output has seen enough: semiseg methods | head
-        try:
-            sys.stdout.flush()
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more
-            return PIPE_CLOSED
-        raise  # another pipe than ours
+        if not reader_is_gone():
+            raise  # another pipe than ours
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more
+        return PIPE_CLOSED
     except ToldElsewhere:
         return 0  # a launcher that sees a process fail kills the one that is about to tell why
     except UserError as error:
@@ -85,3 +84,12 @@ def main() -> int:
         print(f"semiseg: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def reader_is_gone() -> bool:
+    """Tell whether standard output is a pipe that nobody reads any more."""
+    if not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)  # errors are told unasked
+    return bool(poll.poll(0))

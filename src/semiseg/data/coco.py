@@ -87,8 +87,8 @@ class Coco(FileDataset):
             )
         if missing is not None:
             missing += absent
-        if name != "train":
-            return tuple(id for id in self._lists[name] if id in self.masks)
+        if name != "train":  # published test annotations are empty: then there is nothing to measure on
+            return tuple(id for id in self._lists[name] if id in self.masks) or None
         taken = {id for other in ("val", "test") for id in self.split(other, []) or ()}  # by a list in splits/
         return tuple(id for id in self._lists[name] if id in self.images and id not in taken)
 

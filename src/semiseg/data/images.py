@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from semiseg.data.dataset import Color
@@ -19,7 +20,20 @@ JPEG_SUFFIXES = (".jpg", ".jpeg")
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".webp")
 IMAGE_SUFFIXES = JPEG_SUFFIXES + MASK_SUFFIXES
 # What PIL raises for files that are missing, cut short, of an unknown kind, broken inside, or absurdly large.
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+UNREADABLE = (
+    *(OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, OverflowError, EOFError, struct.error),
+    Image.DecompressionBombError,
+)
+# What an EXIF orientation asks for. (PIL's exif_transpose also writes the EXIF anew, and fails where a tag is odd.)
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def list_files(directory: Path, suffixes: tuple[str, ...], clashes: list[str] | None = None) -> dict[str, Path]:
@@ -102,7 +116,9 @@ def decode_image(source: Path | IO[bytes], name: str) -> Tensor:
 
 def upright_rgb(opened: Image.Image) -> Tensor:
     """Decode an opened image of any mode as uint8 ``(3, H, W)``, RGB, turned upright by its EXIF orientation."""
-    return torch.from_numpy(np.array(_as_rgb(ImageOps.exif_transpose(opened)))).permute(2, 0, 1)
+    turn = TURNS.get(opened.getexif().get(0x0112, 1))
+    upright = opened if turn is None else opened.transpose(turn)
+    return torch.from_numpy(np.array(_as_rgb(upright))).permute(2, 0, 1)
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

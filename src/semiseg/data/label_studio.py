@@ -153,7 +153,7 @@ def json_regions(path: Path, task: Task) -> list[Region]:
     if not kept:
         return []
     order = range(len(kept))
-    best = max(order, key=lambda i: (bool(kept[i].get("ground_truth")), kept[i].get("id") or 0, i))
+    best = max(order, key=lambda i: (bool(kept[i].get("ground_truth")), _number(kept[i].get("id")), i))
     regions = []
     for result in kept[best].get("result") or ():
         value = result.get("value") or {}
@@ -187,7 +187,10 @@ def read_tasks(path: Path) -> Iterable[Task]:
             data = row.get("data", row)
             named = (value for value in data.values() if isinstance(value, str) and re.search(r"\.\w{3,4}\b", value))
             task = tasks.setdefault(str(row["id"]), Task(str(row["id"]), str(data.get("image") or next(named)), []))
-            task.annotations.extend(row["annotations"] if "annotations" in row else [_minimal(row)])
+            annotations = row["annotations"] if "annotations" in row else [_minimal(row)]
+            if not all(isinstance(annotation, dict) for annotation in annotations):
+                raise TypeError("an annotation is no object")
+            task.annotations.extend(annotations)
         return tasks.values()
     except (KeyError, TypeError, AttributeError, StopIteration) as error:
         raise UserError(
@@ -200,7 +203,12 @@ def _minimal(row: dict[str, Any]) -> dict[str, Any]:
     """Put a row of JSON-MIN into the form of an annotation; a CSV's has nothing that is read."""
     values = (value for values in row.values() if isinstance(values, list) for value in values)
     results = [{**value, "value": value} for value in values if isinstance(value, dict)]
-    return {"id": int(row.get("annotation_id") or 0), "result": results}
+    return {"id": row.get("annotation_id"), "result": results}
+
+
+def _number(id: Any) -> int:
+    """Return an annotation's number, 0 where it has another kind of name."""
+    return int(id) if isinstance(id, int) or (isinstance(id, str) and id.isdecimal()) else 0
 
 
 def png_masks(root: Path) -> dict[str, dict[int, list[Region]]]:

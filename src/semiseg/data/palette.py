@@ -47,8 +47,9 @@ def read_palette(path: Path) -> Palette:
         UserError: a line is none of that, or a name or color stands there twice.
     """
     entries: list[tuple[str, Color]] = []
-    for number, line in enumerate(read_lines(path)):
-        if line.startswith("#") or (number == 0 and re.fullmatch(r"\W*[a-z]+(\W+[a-z]+){3}\W*", line, re.IGNORECASE)):
+    for line in read_lines(path):
+        heading = not entries and not re.search(r"\d", line) and len(re.split(r"[,;\s]+", line.strip())) >= 4
+        if line.startswith("#") or heading:
             continue
         between = r"(?:\s*[,;]\s*|\s+)"
         numbers = between.join([r"(\d+)"] * 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -58,17 +59,25 @@ class Description:
         (folder / CONFIG).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+PATHS = ("data", "labeled", "unlabeled", "weights")
+"""Options that may name a place."""
+
+
 def public_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """Return a run's configuration with the last part of every path in place of the whole.
 
     An export is made to be given away: the folders of the machine that trained it are nobody's business.
     """
 
-    def shorten(value: Any) -> Any:
-        is_path = isinstance(value, str) and (Path(value).is_absolute() or Path(value).exists())
-        return Path(value).name if is_path else value
+    def shorten(key: str, value: Any) -> Any:
+        if not isinstance(value, str) or (key not in PATHS and not Path(value).is_absolute()):
+            return value
+        if key == "labeled" and re.fullmatch(r"\d+/\d+", value):
+            return value  # a share
+        kind, colon, place = value.partition(":") if value.startswith(("hf:", "shapes:")) else ("", "", value)
+        return kind + colon + (place if kind == "shapes" else Path(place).name)
 
-    return {key: shorten(value) for key, value in settings.items()}
+    return {key: shorten(key, value) for key, value in settings.items()}
 
 
 def colors(values: Sequence[Sequence[int]]) -> tuple[Color, ...]:

@@ -9,9 +9,14 @@ import onnxruntime
 from PIL import Image, ImageOps
 
 here = Path(__file__).parent
+if len(sys.argv) != 3:
+    sys.exit("python inference.py PHOTO MASK.png")
 config = json.loads((here / "config.json").read_text(encoding="utf-8"))
 resized = lambda band, size: np.array(Image.fromarray(band).resize(size, Image.Resampling.BILINEAR))  # noqa: E731
-image = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")
+image = ImageOps.exif_transpose(Image.open(sys.argv[1]))
+if image.mode.startswith("I"):  # 16 bits
+    image = Image.fromarray((np.asarray(image, np.float32).clip(0, 65535) / 257).astype(np.uint8))
+image = image.convert("RGB")
 width, height = (max(1, round(side * config["image_scale"])) for side in image.size)
 bands = np.stack([resized(np.array(band, np.float32) / 255, (width, height)) for band in image.split()])
 multiple, least = config["size_multiple"], config["least_side"]

@@ -5,6 +5,7 @@ Each rule is a function from a run to findings. The thresholds are ours, chosen 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -20,7 +21,7 @@ OVERTRUSTED = 10.0  # points of pixels that are trusted beyond those that are ri
 ALIKE = 1.0  # percent of pixels on which a teacher disagrees; while the learning rate is high, sound ones reach 2 to 5
 FEW_VAL = 20  # images
 WAITING = 0.25  # share of a step
-OWN_SETTINGS = {"method", "workers", "accelerator", "devices", "nodes", "precision", "tensorboard", "keep"}
+OWN_SETTINGS = {"method", "workers", "accelerator", "devices", "nodes", "precision", "tensorboard", "tracker", "keep"}
 
 
 class Finding(NamedTuple):
@@ -43,7 +44,7 @@ def _gain(run: RunFiles) -> list[Finding]:
     if run.method == "supervised" or not run.list_sizes.get("unlabeled"):
         return []
     for other in filter(None, map(_supervised, sorted(run.path.resolve().parent.glob("*/config.yaml")))):
-        if not _comparable(run, other) or not other.scores:
+        if not _comparable(run, other) or not other.scores or not (_ended(run) and _same_length(run, other)):
             continue
         ours, theirs, place = run.scores[0].test, other.scores[0].test, "test"
         if ours is None or theirs is None:
@@ -74,6 +75,18 @@ def _comparable(run: RunFiles, other: RunFiles) -> bool:
     if not all(path.is_file() for path in lists) or any(run.config[key] != other.config[key] for key in shared):
         return False
     return lists[0].read_bytes() == lists[1].read_bytes() and lists[2].read_bytes() == lists[3].read_bytes()
+
+
+def _ended(run: RunFiles) -> bool:
+    """Whether the last step was validated, as far as the configuration tells how many there are."""
+    steps = run.config.get("steps")
+    return steps is None or (bool(run.validations) and run.validations[-1]["step"] >= steps)
+
+
+def _same_length(run: RunFiles, other: RunFiles) -> bool:
+    """Whether both were validated last at the same step: an epoch of labeled images is another than one of all."""
+    both = [one.validations[-1]["step"] if one.validations else None for one in (run, other)]
+    return both[0] == both[1]
 
 
 def _course(run: RunFiles) -> list[Finding]:
@@ -124,12 +137,15 @@ def _classes(run: RunFiles) -> list[Finding]:
         remedy = "Label images that show it, or weigh rare classes (--class-balance)."
         found.append(Finding(True, f"Never predicted on val: {_named(never)}.", remedy))
     if absent:
-        found.append(Finding(True, f"Val shows no pixel of {_named(absent)}: nothing is known of it.", "Extend val."))
+        seen = "The val images that were looked at show" if run.config.get("val_limit") else "Val shows"
+        found.append(Finding(True, f"{seen} no pixel of {_named(absent)}: nothing is known of it.", "Extend val."))
     return found
 
 
 def _trust(run: RunFiles) -> list[Finding]:
     """Whether pseudo-labels are trusted at the end, and whether they teach."""
+    if "threshold" not in run.config or run.config.get("threshold_mode", "pixel") == "none":
+        return []  # every pixel teaches, whatever the share above a threshold is
     shares = series(run.training, "trusted_fraction")[1]
     if not run.list_sizes.get("unlabeled") or not any(series(run.training, "loss/unsupervised")[1]):
         return []
@@ -152,7 +168,11 @@ def _coupling(run: RunFiles) -> list[Finding]:
     if len(set(steps)) < 4:
         return []
     middle = [line for line in run.validations if 0.4 * steps[-1] <= line["step"] <= 0.8 * steps[-1]]
-    apart = [line["disagreement"] for line in middle if isinstance(line.get("disagreement"), int | float)]
+    apart = [
+        line["disagreement"]
+        for line in middle
+        if isinstance(line.get("disagreement"), int | float) and re.fullmatch(r"teacher\d+", str(line.get("network")))
+    ]
     if not apart or median(apart) >= ALIKE or (run.scores[0].highest or 0.0) <= _one_class(run):
         return []  # networks that all say the same class agree, too
     text = f"Teachers and student grew alike: they disagreed on {median(apart):.1f} % of val's pixels in mid-run."

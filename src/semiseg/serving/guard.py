@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
-from http.cookies import SimpleCookie
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -17,11 +18,10 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 COOKIE = "semiseg_token"
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 # The page sends images as base64 inside JSON: a third more than their bytes, and a few words.
 MAX_BODY = MAX_BYTES * 4 // 3 + 2**16
 # Routes of Gradio's that take or give files by their place on the server. The page has no need of them.
-CLOSED = tuple(f"/gradio_api/{name}" for name in ("upload", "file", "proxy", "stream", "component_server"))
+CLOSED = tuple(f"/gradio_api/{name}" for name in ("upload", "file", "proxy", "stream", "component_server", "deep_link"))
 HEADERS = {
     # Nothing is loaded from or sent to anywhere else, whatever a library would like to.
     "content-security-policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:",
@@ -67,27 +67,40 @@ class Guard:
 
     def _refusal(self, scope: Message, headers: dict[str, str]) -> tuple[int, str] | None:
         """Return status and reason where a request is not let through."""
-        if self.token is None and headers.get("host", "").rpartition(":")[0] not in LOOPBACK:
+        if self.token is None and not is_own_name(headers.get("host", "")):
             return 403, "this page is for the machine that it runs on: open it as 127.0.0.1"
         if self.token is not None and not self._shows_token(headers):
             return 401, "a token is needed: open the address that semiseg serve printed, or send it as a bearer token"
+        if headers.get("sec-fetch-site", "same-origin") == "cross-site" and scope["method"] not in ("GET", "HEAD"):
+            return 403, "another site's page may not send images here"
         if scope["path"].startswith(CLOSED):
             return 404, "not here"
         if scope["method"] not in ("GET", "HEAD"):
             length = headers.get("content-length", "")
-            if not length.isdigit():
+            if not length.isdigit() or "transfer-encoding" in headers:  # chunks would be counted by nobody
                 return 411, "say how long the body is (Content-Length)"
             if int(length) > (MAX_BYTES if scope["path"] == "/predict" else MAX_BODY):
                 return 413, f"the file has more than {MAX_BYTES // 2**20} MB: send a smaller one"
         return None
 
     def _shows_token(self, headers: dict[str, str]) -> bool:
-        cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+        # Cookies of other programs on this host come along, in any shape: each is looked at by itself.
+        cookies = (part.strip().partition("=") for part in headers.get("cookie", "").split(";"))
+        shown = [value for name, _, value in cookies if name == COOKIE]
         bearer = headers.get("authorization", "").removeprefix("Bearer ")
-        return self._is_token(bearer) or (cookie is not None and self._is_token(cookie.value))
+        return self._is_token(bearer) or any(map(self._is_token, shown))
 
     def _is_token(self, shown: str) -> bool:
         return secrets.compare_digest(shown.encode(), (self.token or "").encode())
+
+
+def is_own_name(host: str) -> bool:
+    """Tell whether a ``Host`` header, with or without a port, names this machine to itself."""
+    name = re.sub(r":\d*$", "", host)
+    try:
+        return name == "localhost" or ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def query_token(scope: Message) -> str:

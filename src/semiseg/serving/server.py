@@ -105,6 +105,8 @@ def serve(
     require_gradio()
     import uvicorn
 
+    if public and host != "127.0.0.1":
+        raise UserError(f"--public listens on every address: leave --host {host} out, or --public")
     host = EVERYWHERE if public else host
     token = None if is_loopback(host) else secrets.token_urlsafe(24)
     networks = Networks(runs, checkpoint, accelerator)

@@ -11,6 +11,7 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 PLAIN_EVERY_S = 10.0
+LONG_S = 1200.0  # from which one is told how to have it shorter
 
 
 class Console:
@@ -26,6 +27,8 @@ class Console:
         self.started = time.perf_counter()
         self.first_step: int | None = None
         self.last_plain = 0.0
+        self.ends: list[float] = []  # of the first steps
+        self.paced = False
 
     def note(self, text: str) -> None:
         """Print one line."""
@@ -33,6 +36,21 @@ class Console:
             self.file.write(text + "\n")
             self.file.flush()
             self.rich.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def pace(self, done: int, total: int) -> None:
+        """Say how long it will take, once, after the third step: the first line with figures may be minutes away."""
+        if not self.enabled or self.paced:
+            return
+        self.ends = [*self.ends, time.perf_counter()]
+        if len(self.ends) < 3:
+            return
+        self.paced, seconds = True, (self.ends[2] - self.ends[0]) / 2
+        left = seconds * (total - done)
+        if left >= LONG_S:
+            self.note(
+                f"{seconds:.1f} s a step, about {duration(left)} to go; less with --preset small and fewer --steps, a "
+                "smaller --crop-size, or --image-scale 0.5"
+            )
 
     def step(self, done: int, total: int, values: dict[str, Any], best: float) -> None:
         """Show a training line: loss, trusted share, speed, best mIoU so far, time left."""

@@ -32,6 +32,7 @@ from semiseg.training.checkpoint import write_atomically
 SAMPLES = 4  # val images shown as every network sees them
 EACH = 3  # best, worst and random predictions
 UNLABELED = 3  # images whose pseudo-labels are followed
+LETTERS = 100  # of an image's name: file systems take 255 bytes
 WIDTH = 320  # pixels of one picture
 SMALL = 200  # of one pseudo-label: a run has many
 GROUPS = ("best", "worst", "random")
@@ -67,7 +68,7 @@ class Samples:
             image = self.dataset.read_image(id)
             masks = {name: self._predictor(network)(image).mask for name, network in method.predictors.items()}
             picture = sample_picture(image, masks | {"ground truth": self.dataset.read_mask(id)}, self.dataset.palette)
-            files.append(self.folder / f"{step:07d}_{Path(id).name}.png")
+            files.append(self.folder / f"{step:07d}_{Path(id).name[:LETTERS]}.png")
             picture.save(files[-1])
         return files
 
@@ -106,7 +107,7 @@ class Samples:
                 continue
             confidence, mask = self._without_absent(predictor.probabilities(image), method, id).max(dim=0)
             trusted = confidence >= threshold(method.options)
-            folder = self.folder / "pseudo-labels" / f"{number}_{Path(id).name}"
+            folder = self.folder / "pseudo-labels" / f"{number}_{Path(id).name[:LETTERS]}"
             save_picture(marks.at_width(marks.photograph(image), SMALL, smooth=True), folder / "image.png", {"id": id})
             picture = marks.at_width(marks.trusted_labels(mask, trusted, self.dataset.palette), SMALL)
             share = f"{100 * float(trusted.float().mean()):.1f}"

@@ -105,7 +105,7 @@ class Experiment:
     def __init__(self, kind: str, folder: Path, settings: dict[str, Any]) -> None:
         self.module = importlib.import_module(MODULES[kind])
         id = experiment_id(folder)
-        own = {"id": id, "dir": str(folder)} if kind == "wandb" else {"embed": False}
+        own = {"id": id, "dir": str(folder), "reinit": "finish_previous"} if kind == "wandb" else {"embed": False}
         project = os.environ.get(f"{kind.upper()}_PROJECT", PROJECT)
         name = f"{folder.resolve().name}-{id}"  # Trackio knows a run by its name alone
         try:

@@ -75,6 +75,13 @@ class Loop:
         main = self.fabric.is_global_zero
         trackers = open_trackers(self.config, self.method.options, self.run.path, first_step) if main else []
         log = MetricsLog(self.run.metrics, first_step, main, trackers)
+        try:
+            self.take_steps(log, first_step)
+        finally:
+            log.close()
+
+    def take_steps(self, log: MetricsLog, first_step: int) -> None:
+        """Take each step, log it, and validate when it is time."""
         finite = torch.ones((), dtype=torch.bool, device=self.fabric.device)
         clock = Clock(self.config.batch_size * (2 if self.method.uses_unlabeled else 1))
         self.method.train()
@@ -83,6 +90,7 @@ class Loop:
             scalars, finite_now = self.step(batch, progress)
             finite &= finite_now
             done = step + 1
+            self.console.pace(done, self.total_steps)
             logged, validated = self.log_due(done), self.validation_due(done)
             if logged or validated or self.fabric.device.type == "cpu":
                 self.stop_unless_finite(finite, done)
@@ -93,7 +101,6 @@ class Loop:
             if validated:
                 self.validate(log, progress)
                 clock.restart(done - first_step)
-        log.close()
 
     def batches(self, first_step: int) -> Iterator[Batch]:
         """The batches of the remaining steps, on the device."""
