@@ -117,3 +117,4 @@ def serve(
         print(f"{address}{f'?token={token}' if token else ''}   (interrupt to end)", flush=True)
         config = uvicorn.Config(make_app(networks, token), log_level="warning", access_log=False, server_header=False)
         uvicorn.Server(config).run(sockets=[bound])
+        raise KeyboardInterrupt  # it ends by that alone, and says nothing where the signal was ignored before
