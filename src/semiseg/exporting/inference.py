@@ -9,8 +9,6 @@ import onnxruntime
 from PIL import Image, ImageOps
 
 here = Path(__file__).parent
-if len(sys.argv) != 3:
-    sys.exit("python inference.py PHOTO MASK.png")
 config = json.loads((here / "config.json").read_text(encoding="utf-8"))
 resized = lambda band, size: np.array(Image.fromarray(band).resize(size, Image.Resampling.BILINEAR))  # noqa: E731
 image = ImageOps.exif_transpose(Image.open(sys.argv[1]))
