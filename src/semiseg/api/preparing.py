@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterable
@@ -12,6 +11,7 @@ from pathlib import Path
 from semiseg.data import Ade20k, Cityscapes, Voc, check_masks
 from semiseg.data.files import FileDataset
 from semiseg.data.lists import read_list, unlabeled_beside, write_list
+from semiseg.data.new_folder import is_free, new_folder
 from semiseg.errors import UserError, lookup
 
 
@@ -71,7 +71,7 @@ def prepare(
         UserError: an unknown name, an ``out`` that exists, or a copy that is not whole; one line says what to do.
     """
     form, out = lookup("data set", name, FORMS), Path(out)
-    if not out.name or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
+    if not is_free(out):
         raise UserError(f"{out} exists: nothing is overwritten: choose another --out")
     if lists is not None and not Path(lists).is_dir():
         raise UserError(f"--lists {lists}: no such folder; give one that holds lists, such as UniMatch's splits/pascal")
@@ -185,20 +185,13 @@ def partitions(folder: Path) -> dict[str, tuple[Path, Path]]:
 
 def make_tree(dataset: FileDataset, form: Form, out: Path, lists: Lists) -> int:
     """Fill a draft beside ``out`` and rename it into place; return how many files had to be copied."""
-    draft = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     extras = (dataset.root / file for file in form.extras if (dataset.root / file).is_file())
-    try:
-        draft.mkdir(parents=True)
+    with new_folder(out) as draft:
         copied = sum(link(file, draft / file.relative_to(dataset.root)) for file in every_file(dataset, extras))
         for name, ids in lists.items():
             path = draft / "splits" / f"{name}.txt"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_list(path, ids)
-        os.replace(draft, out)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}): choose another --out") from None
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return copied
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import sys
@@ -19,6 +18,7 @@ from semiseg.data import derive, open_dataset
 from semiseg.data.dataset import IGNORE, SegmentationDataset
 from semiseg.data.images import write_mask_file
 from semiseg.data.lists import read_list
+from semiseg.data.new_folder import is_free, new_folder
 from semiseg.data.splits import draw_labeled, lists_of, write_list
 from semiseg.data.tags import Tags, write_tags
 from semiseg.errors import UserError, did_you_mean
@@ -138,15 +138,12 @@ def _write_derived(
     labeled: str | None,
     seed: int,
 ) -> Path:
-    """Fill a folder beside its place and rename it: after a fault there is nothing, or the whole."""
-    if not out.name or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
+    """Write a data set in the own-folder form, its training masks changed; return the folder."""
+    if not is_free(out):
         raise UserError(f"{out}: it is not empty; give a new folder as --out")
     train, val, test = lists_of(dataset)
     lists = {"train": train, "val": val, "test": test}
-    draft = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        for folder in ("images", "masks", "splits"):
-            (draft / folder).mkdir(parents=True)
+    with new_folder(out, "images", "masks", "splits") as draft:
         for id in dataset.ids:
             place_image(dataset, id, draft / "images")
         notes = _place_masks(dataset, {*val, *test}, draft, change, tags, seed)
@@ -156,11 +153,6 @@ def _write_derived(
             if ids:
                 write_list(draft / "splits" / f"{name}.txt", ids)
         _place_lists(dataset, draft, labeled, seed)
-        os.replace(draft, out)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}); give another --out") from None
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     if not val:
         notes.append(f"warning: {dataset.name} has no val list: validation will see what is kept of the masks only")
     print("\n".join(notes), file=sys.stderr)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from semiseg.data.new_folder import is_free, new_folder
 from semiseg.errors import UserError, lookup
 from semiseg.exporting.description import WEIGHTS, Description, read_export
 from semiseg.exporting.graph import make_program, quiet, size_rule
@@ -97,11 +97,9 @@ def write_export(
             ``LIMIT``; nothing is left behind.
     """
     write = lookup("format", format, FORMATS)
-    if not out.name or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
+    if not is_free(out):
         raise UserError(f"{out} exists: choose another --out")
-    draft = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        draft.mkdir(parents=True)
+    with new_folder(out) as draft:
         description.write(draft)
         (draft / "README.md").write_text(card, encoding="utf-8")
         difference = largest_difference(network, _written(write, network, draft, format), images)
@@ -110,11 +108,6 @@ def write_export(
                 f"{out}: {format} differs from PyTorch by {difference:.1e} in a logit, more than {LIMIT:g}: nothing was"
                 " kept; take another --format"
             )
-        os.replace(draft, out)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}): choose another --out") from None
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return difference
 
 

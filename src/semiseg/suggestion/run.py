@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +11,7 @@ from semiseg.api.model import Model, load
 from semiseg.api.splitting import place_image
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.lists import write_list
+from semiseg.data.new_folder import new_folder
 from semiseg.errors import UserError, lookup
 from semiseg.report.pictures import save_indexed_png, save_picture
 from semiseg.suggestion.candidates import drawn, find_candidates
@@ -93,7 +91,8 @@ def suggest(
     folder = Path(out) if out is not None else directory.path / "suggestions"
     if folder.exists():
         raise UserError(f"{folder} exists: choose another --out")
-    with drafted(folder) as draft:  # before the images are read: whether it can be written is known at once
+    # Before the images are read: whether it can be written is known at once.
+    with new_folder(folder, "images", "masks") as draft:
         model = load(run, None, checkpoint, accelerator)
         c = find_candidates(directory, str(data) if data is not None else None)
         measures = measure(model, c.dataset, drawn(c.ids, pool, seed), progress)
@@ -114,21 +113,6 @@ def describe(measures: Measures, choice: Choice, classes: Sequence[str]) -> tupl
         numbers = float(measures.uncertainty[index]), float(measures.disagreement[index]), distance
         found.append(Suggestion(measures.ids[index], score, *numbers, seen))
     return tuple(found)
-
-
-@contextmanager
-def drafted(folder: Path) -> Iterator[Path]:
-    """Give a folder beside its place, and rename it at the end: after a fault there is nothing, or the whole."""
-    draft = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        for name in ("images", "masks"):
-            (draft / name).mkdir(parents=True)
-        yield draft
-        os.replace(draft, folder)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}): choose another --out") from None
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def write(folder: Path, model: Model, dataset: SegmentationDataset, suggestions: Sequence[Suggestion]) -> None:

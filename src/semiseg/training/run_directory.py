@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +15,7 @@ import yaml
 from semiseg import __version__
 from semiseg.config import TrainConfig, from_mapping, read_yaml, to_mapping
 from semiseg.data.dataset import SegmentationDataset
+from semiseg.data.new_folder import is_free, new_folder
 from semiseg.data.splits import Split, read_split, write_split
 from semiseg.errors import UserError
 from semiseg.training.find_method import find_method
@@ -45,18 +45,11 @@ class RunDirectory:
         """
         path = Path(path)
         cls.refuse_existing(path)
-        draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            for folder in ("checkpoints", "samples", "splits"):
-                (draft / folder).mkdir(parents=True)
+        with new_folder(path, "checkpoints", "samples", "splits") as draft:
             values = to_mapping(config, options)
             (draft / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), "utf-8")
             (draft / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
             write_split(split, draft / "splits")
-            os.replace(draft, path)
-        except OSError as error:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise UserError(f"{path}: cannot be written ({error.strerror}): choose another --out") from None
         return cls(path)
 
     @staticmethod
@@ -65,7 +58,7 @@ class RunDirectory:
         path = Path(path)
         if not path.name:
             raise UserError(f"{path}: a run needs a directory of its own: choose another --out, e.g. runs/first")
-        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        if not is_free(path):
             raise UserError(f"{path} exists: choose another --out, or go on with it by --resume {path}")
 
     @classmethod
