@@ -23,7 +23,7 @@ import semiseg
 from semiseg import cli
 from semiseg.comparison import progress, work
 from semiseg.comparison.entries import make_entries, split_names
-from semiseg.comparison.gallery import ROWS, apart, disagreement, draw, gallery
+from semiseg.comparison.gallery import disagreement, draw, gallery
 from semiseg.comparison.page import shown_cells, write_page, write_tables
 from semiseg.comparison.plan import Block, Cell, Plan
 from semiseg.comparison.progress import DONE, FAILED, RUNNING, WAITING, Display, Standing, seconds_left, summary
@@ -33,6 +33,7 @@ from semiseg.comparison.statistics import Spread, paired, t_quantile
 from semiseg.comparison.table import make_table, read_results
 from semiseg.comparison.text import columns, comma_separated, markdown
 from semiseg.data import open_dataset, write_split
+from semiseg.data.selection import A_FEW, apart
 from semiseg.errors import UserError
 from semiseg.report import LoadedRun
 
@@ -265,7 +266,7 @@ def test_disagreement_is_the_mean_over_pairs_of_the_known_pixels_that_differ() -
 
 def test_drawn_images_are_the_same_ones_at_every_call_and_not_the_first() -> None:
     ids = [f"image{index:02}" for index in range(40)]
-    assert draw(ids) == draw(ids) and len(set(draw(ids))) == ROWS and draw(ids) != ids[:ROWS]
+    assert draw(ids) == draw(ids) and len(set(draw(ids))) == A_FEW and draw(ids) != ids[:A_FEW]
     assert draw(ids[:2]) == ids[:2]
 
 
@@ -290,7 +291,7 @@ def test_the_gallery_shows_the_images_on_which_the_runs_differ() -> None:
 
     picture, caption = gallery({"one": run("one", False), "two": run("two", True)})
     drawn, differing = re.findall(r"(?:drawn at random|differ most): ([^;.]*)[;.]", caption)
-    assert len(drawn.split(", ")) == ROWS and set(differing.split(", ")) <= odd
+    assert len(drawn.split(", ")) == A_FEW and set(differing.split(", ")) <= odd
     assert picture.width == 4 * 326 + 6
     _, caption = gallery({"one": run("one", False)})
     assert "differ most" not in caption  # from whom?

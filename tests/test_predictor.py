@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from semiseg.data.dataset import SegmentationDataset
+from semiseg.data.selection import spread
 from semiseg.errors import UserError
 from semiseg.evaluation import (
     TEACHERS_AVERAGE,
@@ -15,7 +16,6 @@ from semiseg.evaluation import (
     evaluate_networks,
     parameter_distance,
 )
-from semiseg.evaluation.evaluate import spread
 from semiseg.evaluation.predictor import window_starts
 
 

@@ -15,12 +15,13 @@ import semiseg
 from semiseg.config import TrainConfig
 from semiseg.data import open_dataset
 from semiseg.data.dataset import IGNORE
+from semiseg.data.selection import apart
 from semiseg.data.splits import Split
 from semiseg.errors import UserError
 from semiseg.evaluation.evaluate import image_miou
 from semiseg.methods import METHODS, Progress
 from semiseg.report import marks
-from semiseg.training.samples import Samples, apart, chosen
+from semiseg.training.samples import Samples, chosen
 from semiseg.training.trainer import Loop, make_method
 from toy import Toy
 

@@ -31,13 +31,16 @@ def check(data: str | Path, html: str | Path | None = None, progress: Progress |
     page = Path(html) if html is not None else None
     if page is not None and (page.exists() or page.is_symlink()):
         raise UserError(f"{page} exists: nothing is overwritten: choose another --html")
-    if page is not None and not os.access(
-        next(folder for folder in page.absolute().parents if folder.exists()), os.W_OK
-    ):
-        raise UserError(f"{page}: cannot be written: choose another --html")  # before everything is read
+    if page is not None and not can_be_made(page):  # told before everything is read
+        raise UserError(f"{page}: cannot be written: choose another --html")
     checked, material = examine(data, progress)
     if page is not None:
         from semiseg.checking.page import write_page  # the page's library takes a second to import
 
         write_page(page, checked, material)
     return checked
+
+
+def can_be_made(file: Path) -> bool:
+    """Tell whether a file, and the folders above that are not there yet, may be written."""
+    return os.access(next(folder for folder in file.absolute().parents if folder.exists()), os.W_OK)

@@ -44,14 +44,15 @@ def training_command(
         words.append("--existing-only")
     if known is not None and known < LITTLE:
         words += ["--annotation", "partial"]
-    side, crop = min(sizes[1]) if sizes else TrainConfig.crop_size, TrainConfig.crop_size
+    crop, side = TrainConfig.crop_size, min(sizes[1]) if sizes else TrainConfig.crop_size
     if len(lists.ids("labeled")) <= FEW and lists.ids("unlabeled"):
         words += FEW_OPTIONS
         crop = FEW_CROP
         if side > FEW_SIDE:
             words += ["--image-scale", f"{FEW_SIDE / side:.2g}"]
-    if side < crop or crop != TrainConfig.crop_size:
-        words += ["--crop-size", str(max(SMALLEST_CROP, min(crop, side // SMALLEST_CROP * SMALLEST_CROP)))]
+    crop = max(SMALLEST_CROP, min(crop, side // SMALLEST_CROP * SMALLEST_CROP))
+    if crop != TrainConfig.crop_size:
+        words += ["--crop-size", str(crop)]
     return shlex.join([*words, "--out", "runs/first"])
 
 

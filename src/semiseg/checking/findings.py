@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -83,6 +83,13 @@ def from_messages(
         alike = re.sub(rf"(?<![\w.-]){re.escape(Path(head).stem)}\.", "#.", rest)
         groups.setdefault(re.sub(r"\d+", "#", alike), []).append((head, rest))
     return [_of_group(group, kind, root, severity) for group in groups.values()]
+
+
+def faults(found: Mapping[str, str], used: Collection[str], kind: str, root: Path | None) -> list[Finding]:
+    """Return what is wrong with files, by image: a problem with those that are ``used``, else a warning."""
+    needed = [fault for id, fault in found.items() if id in used]
+    others = [fault for id, fault in found.items() if id not in used]
+    return [*from_messages(needed, kind, root), *from_messages(others, kind, root, "warning")]
 
 
 def _of_group(group: Sequence[tuple[str, str]], kind: str, root: Path | None, severity: Severity) -> Finding:

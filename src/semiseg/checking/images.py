@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from semiseg.checking.findings import Finding, Severity, counted, from_messages, image_names, listed, printable
+from semiseg.checking.findings import Finding, Severity, counted, faults, image_names, listed, printable
 from semiseg.checking.lists import Lists, Role
 from semiseg.checking.scan import Seen
 from semiseg.checking.twins import twins
@@ -32,13 +32,7 @@ class Pair:
 def image_faults(dataset: SegmentationDataset, seen: Sequence[Seen], lists: Lists) -> list[Finding]:
     """Name every image that cannot be read; it is a problem where training or a measurement would read it."""
     used = {*lists.ids("labeled", "unlabeled", "val"), *filter(dataset.has_mask, lists.ids("test"))}
-    faults = {one.id: one.image_fault for one in seen if one.image_fault}
-    needed = [fault for id, fault in faults.items() if id in used]
-    others = [fault for id, fault in faults.items() if id not in used]
-    return [
-        *from_messages(needed, "image", dataset.root),
-        *from_messages(others, "image", dataset.root, "warning"),
-    ]
+    return faults({one.id: one.image_fault for one in seen if one.image_fault}, used, "image", dataset.root)
 
 
 def size_findings(dataset: SegmentationDataset, seen: Sequence[Seen]) -> list[Finding]:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from semiseg.checking.findings import Finding, Severity, counted, from_messages, listed, mask_names
-from semiseg.checking.lists import Lists
+from semiseg.checking.findings import Finding, Severity, counted, faults, listed, mask_names
+from semiseg.checking.lists import Lists, Role
 from semiseg.checking.scan import Seen
 from semiseg.data.annotation import LITTLE
 from semiseg.data.dataset import IGNORE, SegmentationDataset
 
-MEASURED = ("labeled", "val", "test")
+MEASURED: tuple[Role, ...] = ("labeled", "val", "test")
 FEW_PIXELS = 1e-4  # of the known pixels of labeled images
 FEW_IMAGES = (2, 10)  # a class is rare below a hundredth of the labeled images, within these bounds
 ALMOST_ALL = 0.9
@@ -85,13 +85,8 @@ def count_classes(dataset: SegmentationDataset, masks: Masks) -> tuple[ClassCoun
 
 def mask_faults(dataset: SegmentationDataset, seen: Sequence[Seen], lists: Lists) -> list[Finding]:
     """Name every mask that cannot be used; it is a problem where training or a measurement would read it."""
-    faults = {one.id: one.mask_fault for one in seen if one.mask_fault}
-    needed = [fault for id, fault in faults.items() if lists.roles[id] in MEASURED]
-    others = [fault for id, fault in faults.items() if lists.roles[id] not in MEASURED]
-    return [
-        *from_messages(needed, "mask", dataset.root),
-        *from_messages(others, "mask", dataset.root, "warning"),
-    ]
+    used = set(lists.ids(*MEASURED))
+    return faults({one.id: one.mask_fault for one in seen if one.mask_fault}, used, "mask", dataset.root)
 
 
 def class_findings(classes: Sequence[ClassCount], masks: Masks) -> list[Finding]:
@@ -133,8 +128,7 @@ def content_findings(dataset: SegmentationDataset, masks: Masks) -> list[Finding
     findings = []
     if len(unknown := _named(dataset, ids, kinds == 0)):
         text = f"{counted(len(unknown), 'mask')} of nothing but 255, which is ignored: {listed(unknown)}"
-        nothing = not (pixels[: len(masks.ids["labeled"]), :IGNORE] > 0).any()  # the labeled ones come first
-        severity: Severity = "problem" if nothing and masks.ids["labeled"] else "warning"
+        severity: Severity = "problem" if masks.known == 0 else "warning"
         findings.append(Finding(severity, "mask-unknown", text, "annotate something in it, or remove it", unknown))
     foreground = _foreground_255(dataset, ids, shown, ignored)
     findings += foreground

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from semiseg.checking.findings import SEVERITIES, printable
@@ -12,6 +11,7 @@ from semiseg.checking.masks import MEASURED
 from semiseg.checking.run import DataCheck, Material
 from semiseg.checking.text import facts, mark, remedies, verdict
 from semiseg.data.dataset import SegmentationDataset
+from semiseg.data.selection import spread
 from semiseg.errors import UserError
 from semiseg.report.page import Cell, Page, Picture, Section, Table, photo, render, write
 from semiseg.report.pictures import grid, legend, overlay, resized
@@ -82,7 +82,7 @@ def _samples(material: Material | None) -> Section:
     fine = {one.id for one in material.seen if not one.image_fault and not one.mask_fault}
     for role in ROLES:
         ids = [id for id in material.lists.ids(role) if id in fine]
-        for id in _spread(ids, SAMPLES // len(ROLES)):
+        for id in spread(ids, SAMPLES // len(ROLES)):
             pictures.append(_sample(dataset, id, f"{_name(dataset, id)} ({role})"))
     if not pictures:
         return Section("Samples")
@@ -118,9 +118,3 @@ def _pairs(material: Material | None) -> Section:
 def _name(dataset: SegmentationDataset, id: str) -> str:
     path = dataset.image_path(id)
     return printable(path.name if path else id)
-
-
-def _spread(ids: Sequence[str], count: int) -> list[str]:
-    """Return at most ``count`` of the ids, spread evenly over them."""
-    count = min(count, len(ids))
-    return [ids[index * len(ids) // count] for index in range(count)]

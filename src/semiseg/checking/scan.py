@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from semiseg.checking.twins import Look, look_of
-from semiseg.data.dataset import IGNORE, SegmentationDataset, check_size
+from semiseg.data.dataset import IGNORE, SegmentationDataset, check_size, read_ahead
 from semiseg.errors import UserError
 
-AT_ONCE = 1024  # images that wait for a thread: a million would be memory
+AHEAD = 64  # images that may wait for a thread
 Progress = Callable[[int, int], None]
 """Is told how many images have been read, of how many."""
 
@@ -51,15 +50,10 @@ def scan(dataset: SegmentationDataset, progress: Progress | None = None) -> list
     Nothing raises UserError here: what it would say is kept.
     """
     seen: list[Seen] = []
-    pool = ThreadPoolExecutor()
-    try:
-        for start in range(0, len(dataset), AT_ONCE):
-            for one in pool.map(lambda id: _look_at(dataset, id), dataset.ids[start : start + AT_ONCE]):
-                seen.append(one)
-                if progress:
-                    progress(len(seen), len(dataset))
-    finally:
-        pool.shutdown(cancel_futures=True)  # whoever interrupts does not want to wait for the rest
+    for one in read_ahead(lambda id: _look_at(dataset, id), dataset.ids, workers=None, ahead=AHEAD):
+        seen.append(one)
+        if progress:
+            progress(len(seen), len(dataset))
     return seen
 
 
@@ -93,8 +87,3 @@ def _read(read: Callable[[str], Tensor], id: str) -> tuple[Tensor | None, str]:
 def _digest(values: Tensor) -> bytes:
     shape = str(tuple(values.shape)).encode()
     return hashlib.blake2b(values.contiguous().numpy().data, digest_size=16, key=shape).digest()
-
-
-def by_id(seen: Sequence[Seen]) -> dict[str, Seen]:
-    """Return what was seen by image."""
-    return {one.id: one for one in seen}

@@ -11,13 +11,12 @@ from PIL import ImageDraw
 from torch import Tensor
 
 from semiseg.data.dataset import IGNORE, read_sample
+from semiseg.data.selection import A_FEW, apart, spread
 from semiseg.errors import UserError
-from semiseg.evaluation.evaluate import spread
 from semiseg.report.pictures import CAPTION, GAP, LoadedRun, Picture, caption_font, grid, predicted_rows, run_legend
 from semiseg.seeding import generator
 
 CANDIDATES = 60  # images over which the methods' disagreement is measured, spread evenly over the list
-ROWS = 3  # of each group
 GROUPS = ("drawn at random", "where the methods differ most")
 
 
@@ -44,17 +43,7 @@ def gallery(runs: Mapping[str, LoadedRun]) -> tuple[Picture, str]:
 def draw(ids: Sequence[str]) -> list[str]:
     """Return a few of the images, drawn at random; the same ones at every call."""
     order = torch.randperm(len(ids), generator=generator(0, "pictures of a comparison")).tolist()
-    return [ids[index] for index in sorted(order[:ROWS])]
-
-
-def apart(ranked: Sequence[str], ids: Sequence[str], shown: Sequence[str]) -> list[str]:
-    """Return the first few of the ranked images that are no near neighbors in the list of one another or of those
-    shown already: neighbors are often frames of one video, and alike."""
-    place, taken = {id: index for index, id in enumerate(ids)}, list(shown)
-    for id in ranked:
-        if len(taken) < len(shown) + ROWS and all(abs(place[id] - place[other]) > len(ids) // 20 for other in taken):
-            taken.append(id)
-    return taken[len(shown) :]
+    return [ids[index] for index in sorted(order[:A_FEW])]
 
 
 def by_disagreement(runs: Mapping[str, LoadedRun], ids: Sequence[str]) -> list[str]:

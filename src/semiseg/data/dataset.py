@@ -17,7 +17,6 @@ from semiseg.errors import UserError
 IGNORE = 255
 """The mask value for pixels of which nothing is known: no loss and no metric looks at them."""
 
-READ_AHEAD = 4
 Color = tuple[int, int, int]
 T = TypeVar("T")
 
@@ -128,14 +127,21 @@ def check_size(dataset: SegmentationDataset, id: str, image: Tensor, mask: Tenso
         )
 
 
-def read_ahead(read: Callable[[str], T], ids: Sequence[str]) -> Iterator[T]:
-    """Yield ``read(id)`` for each id in order, reading the next ones in threads while the caller is at work."""
-    pool = ThreadPoolExecutor(max_workers=2)
+def read_ahead(read: Callable[[str], T], ids: Sequence[str], workers: int | None = 2, ahead: int = 4) -> Iterator[T]:
+    """Yield ``read(id)`` for each id in order, reading the next ones in threads while the caller is at work.
+
+    Args:
+        read: what to do with an id.
+        ids: in this order.
+        workers: threads; None: as many as suit the machine.
+        ahead: how many ids are at most read and not yet yielded, which bounds memory.
+    """
+    pool = ThreadPoolExecutor(max_workers=workers)
     try:
         pending: deque[Future[T]] = deque()
         for id in ids:
             pending.append(pool.submit(read, id))
-            if len(pending) > READ_AHEAD:
+            if len(pending) > ahead:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from semiseg.data.dataset import Sample, SegmentationDataset, read_ahead, read_sample
+from semiseg.data.selection import spread
 from semiseg.errors import UserError
 from semiseg.evaluation.metrics import ConfusionMatrix
 from semiseg.evaluation.predictor import Predictor
@@ -137,18 +138,6 @@ def _predict(predictors: Mapping[str, Predictor], teachers: Sequence[str], image
     if average is not None and len(teachers) > 1:
         predictions[TEACHERS_AVERAGE] = average.argmax(dim=0)
     return predictions
-
-
-def spread(ids: Sequence[str], limit: int | None) -> Sequence[str]:
-    """Return ``limit`` of the ids, spread evenly over the list, or all of them.
-
-    Example:
-        >>> spread(["a", "b", "c", "d", "e"], 2)
-        ['a', 'c']
-    """
-    if limit is None or limit >= len(ids):
-        return ids
-    return [ids[index * len(ids) // limit] for index in range(limit)]
 
 
 @torch.no_grad()

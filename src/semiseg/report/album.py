@@ -9,6 +9,8 @@ from pathlib import Path
 
 import PIL.Image
 
+from semiseg.data.images import UNREADABLE
+from semiseg.data.selection import spread
 from semiseg.report.page import Block, Legend, Picture, Section, Strip, photo
 from semiseg.report.run_files import RunFiles
 
@@ -67,8 +69,7 @@ def pseudo_labels(run: RunFiles) -> Section:
 
 def samples(run: RunFiles) -> Section:
     """Return a few val images as every network saw them at the end."""
-    count = min(len(run.samples), MOST_SAMPLES)
-    chosen = [run.samples[index * len(run.samples) // count] for index in range(count)]
+    chosen = spread(run.samples, MOST_SAMPLES)
     pictures = [picture for path in chosen for picture in _read(path, path.stem, SAMPLE_LIMIT, at_least=860)]
     return Section("Samples", "Val images at the end of training: image, every network, ground truth.", pictures)
 
@@ -93,7 +94,7 @@ def _read(path: Path, caption: str, limit: int, alt: str = "", at_least: int = 0
     """Yield the picture, or nothing: one that is missing, or cut short by a crash, is no reason to have no report."""
     try:
         yield photo(path, caption, limit, alt, at_least)
-    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError):
+    except UNREADABLE:
         return
 
 
@@ -102,5 +103,5 @@ def _about(path: Path) -> dict[str, str]:
     try:
         with PIL.Image.open(path) as picture:
             return {str(key): value for key, value in picture.info.items() if isinstance(value, str)}
-    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError):
+    except UNREADABLE:
         return {}

@@ -16,6 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from semiseg.data.dataset import IGNORE, Color, SegmentationDataset, read_sample
+from semiseg.data.selection import spread
 from semiseg.errors import UserError
 
 IGNORE_COLOR: Color = (232, 232, 232)
@@ -133,8 +134,7 @@ def comparison_picture(
     common = [id for id in first.ids if first.dataset.has_mask(id) and all(id in run.ids for run in runs)]
     if not common:
         raise UserError(f"{', '.join(names)}: the runs have no val or test image in common to compare on")
-    rows = min(rows, len(common))
-    ids = [common[index * len(common) // rows] for index in range(rows)]
+    ids = list(spread(common, rows))
     named = dict(zip(names, runs, strict=True))
     return grid(*predicted_rows(named, ids, cell_width), run_legend(named, cell_width)), ids
 

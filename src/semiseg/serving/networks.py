@@ -13,6 +13,7 @@ from torch import Tensor
 from semiseg.api import Model, load
 from semiseg.data import open_dataset
 from semiseg.data.dataset import Color, SegmentationDataset
+from semiseg.data.selection import spread
 from semiseg.errors import UserError, lookup
 from semiseg.evaluation.evaluate import TEACHERS_AVERAGE
 from semiseg.evaluation.predictor import Predictor
@@ -101,5 +102,4 @@ def find_samples(model: Model) -> tuple[SegmentationDataset | None, tuple[str, .
             ids = lists.test or lists.val
     except UserError:  # it was moved, or never was on this machine
         return None, ()
-    shown = min(SAMPLES, len(ids))
-    return dataset, tuple(ids[index * len(ids) // shown] for index in range(shown))
+    return dataset, tuple(spread(ids, SAMPLES))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from torch import Tensor
 
 from semiseg.config import TrainConfig
 from semiseg.data.dataset import SegmentationDataset, read_sample
+from semiseg.data.selection import apart, spread
 from semiseg.data.splits import Split
 from semiseg.errors import UserError
-from semiseg.evaluation.evaluate import Evaluation, spread
+from semiseg.evaluation.evaluate import Evaluation
 from semiseg.evaluation.predictor import Predictor
 from semiseg.methods import Method, Progress
 from semiseg.ops.tags import mask_absent
@@ -30,7 +31,6 @@ from semiseg.seeding import generator
 from semiseg.training.checkpoint import write_atomically
 
 SAMPLES = 4  # val images shown as every network sees them
-EACH = 3  # best, worst and random predictions
 UNLABELED = 3  # images whose pseudo-labels are followed
 LETTERS = 100  # of an image's name: file systems take 255 bytes
 WIDTH = 320  # pixels of one picture
@@ -144,12 +144,3 @@ def chosen(miou: Mapping[str, float], seed: int) -> dict[str, list[str]]:
     order = torch.randperm(len(ids), generator=generator(seed, "random predictions")).tolist()
     rankings = (ranked, ranked[::-1], [ids[index] for index in order if not math.isnan(miou[ids[index]])])
     return {group: apart(ranking, ids) for group, ranking in zip(GROUPS, rankings, strict=True)}
-
-
-def apart(ranking: Sequence[str], ids: Sequence[str]) -> list[str]:
-    """Return the first few of the ranking that are no near neighbors of one another in the list ``ids``."""
-    place, taken = {id: index for index, id in enumerate(ids)}, list[str]()
-    for id in ranking:
-        if len(taken) < EACH and all(abs(place[id] - place[other]) > len(ids) // 20 for other in taken):
-            taken.append(id)
-    return taken
