@@ -75,10 +75,7 @@ class DualTeacherPlus(DualTeacher):
             z_m = decode(self.student, features, x_m.shape[-2:])
         loss_sup = self.supervised_loss(z_l, batch.masks, self.class_weights)
         loss_unsup = weighted_cross_entropy(z_m, q_m, w_m, valid_m)
-        loss_cons = loss_sup.new_zeros(())
-        if z_c is not None:
-            w_c, _ = confidence_weights(c, valid, o.threshold, o.threshold_mode)
-            loss_cons = weighted_cross_entropy(z_c, q, w_c, valid)
+        loss_cons = self.consistency_loss(z_c, q, c, valid)
         loss = loss_sup + ramp * (o.unsupervised_weight * loss_unsup + o.consistency_weight * loss_cons)
         scalars = {"supervised": loss_sup, "unsupervised": loss_unsup, "consistency": loss_cons}
         scalars = {f"loss/{name}": value.detach() for name, value in scalars.items()}

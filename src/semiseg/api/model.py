@@ -43,16 +43,21 @@ class Model:
         self.network = network or trained.default_network
         self.predictor = self.make_predictor(self.network)
 
+    @property
+    def choices(self) -> dict[str, nn.Module | list[nn.Module]]:
+        """What may be asked, by name: each network, and all teachers where there are several."""
+        teachers = [net for key, net in self.networks.items() if key.startswith("teacher")]
+        return {**self.networks} | ({TEACHERS_AVERAGE: teachers} if len(teachers) > 1 else {})
+
     def make_predictor(self, name: str, mode: str = "whole") -> Predictor:
         """Return the predictor of one network, or of the average of all teachers.
 
         Raises:
             UserError: the method has no such network.
         """
-        teachers = [net for key, net in self.networks.items() if key.startswith("teacher")]
-        choices = dict(self.networks) | ({TEACHERS_AVERAGE: teachers} if len(teachers) > 1 else {})
-        chosen: nn.Module | list[nn.Module] = lookup("network", name, choices)
-        return Predictor(chosen, mode, self.config.crop_size, self.config.image_scale, self.device)
+        return Predictor(
+            lookup("network", name, self.choices), mode, self.config.crop_size, self.config.image_scale, self.device
+        )
 
     def __call__(self, image: Tensor | str | Path) -> Prediction:
         """Predict one image, given as a path or as uint8 ``(3, H, W)``."""

@@ -132,10 +132,7 @@ class DualTeacher(Method):
         z_l, z_m, z_c = self.student_and_sub_models(x_l, x_m, x_c)
         loss_sup = self.supervised_loss(z_l, batch.masks, self.class_weights)
         loss_unsup = weighted_cross_entropy(z_m, q_m, w_m, valid_m)
-        loss_cons = loss_sup.new_zeros(())
-        if z_c is not None:
-            w_c, _ = confidence_weights(c_c, valid_c, o.threshold, o.threshold_mode)
-            loss_cons = weighted_cross_entropy(z_c, q_c, w_c, valid_c)
+        loss_cons = self.consistency_loss(z_c, q_c, c_c, valid_c)
         loss_fill = fill_term(batch, z_l, lambda: self.label(x_l, batch.labeled_tags, progress), o)
         loss_tags = tag_term(batch, z_l, z_m, region)
         on_trust = o.unsupervised_weight * loss_unsup + o.consistency_weight * loss_cons + o.fill_weight * loss_fill
@@ -194,6 +191,13 @@ class DualTeacher(Method):
             return x_w, batch.unlabeled_valid, batch.unlabeled_tags
         valid = torch.cat([batch.unlabeled_valid, batch.labeled_valid])
         return torch.cat([x_w, x_l]), valid, torch.cat([batch.unlabeled_tags, batch.labeled_tags])
+
+    def consistency_loss(self, z_c: Tensor | None, q_c: Tensor, c_c: Tensor, valid_c: Tensor) -> Tensor:
+        """How far the sub-models' logits ``z_c`` are from what the teacher says of the same views; 0 without them."""
+        if z_c is None:
+            return c_c.new_zeros(())
+        w_c, _ = confidence_weights(c_c, valid_c, self.options.threshold, self.options.threshold_mode)
+        return weighted_cross_entropy(z_c, q_c, w_c, valid_c)
 
     def student_and_sub_models(self, x_l: Tensor, x_m: Tensor, x_c: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Logits of the student on ``x_l`` and ``x_m`` and of its sub-models on ``x_c``, in one forward pass.

@@ -67,7 +67,7 @@ class Guard:
 
     def _refusal(self, scope: Message, headers: dict[str, str]) -> tuple[int, str] | None:
         """Return status and reason where a request is not let through."""
-        if self.token is None and not is_own_name(headers.get("host", "")):
+        if self.token is None and not is_loopback(named(headers.get("host", ""))):
             return 403, "this page is for the machine that it runs on: open it as 127.0.0.1"
         if self.token is not None and not self._shows_token(headers):
             return 401, "a token is needed: open the address that semiseg serve printed, or send it as a bearer token"
@@ -94,13 +94,17 @@ class Guard:
         return secrets.compare_digest(shown.encode(), (self.token or "").encode())
 
 
-def is_own_name(host: str) -> bool:
-    """Tell whether a ``Host`` header, with or without a port, names this machine to itself."""
-    name = re.sub(r":\d*$", "", host)
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine reaches the address."""
     try:
-        return name == "localhost" or ip_address(name.strip("[]")).is_loopback
+        return ip_address(host).is_loopback
     except ValueError:
-        return False
+        return host == "localhost"
+
+
+def named(header: str) -> str:
+    """Return the host that a ``Host`` header names, without port and brackets."""
+    return re.sub(r":\d*$", "", header).strip("[]")
 
 
 def query_token(scope: Message) -> str:

@@ -15,7 +15,6 @@ from semiseg.data import open_dataset
 from semiseg.data.dataset import Color, SegmentationDataset
 from semiseg.data.selection import spread
 from semiseg.errors import UserError, lookup
-from semiseg.evaluation.evaluate import TEACHERS_AVERAGE
 from semiseg.evaluation.predictor import Predictor
 from semiseg.training.run_directory import RunDirectory
 
@@ -57,8 +56,7 @@ class Networks:
         models = [load(run, checkpoint=checkpoint, accelerator=accelerator) for run in runs]
         prefixes = unlike([Path(run).resolve().name for run in runs])
         for prefix, model in zip(prefixes, models, strict=True):
-            teachers = [name for name in model.networks if name.startswith("teacher")]
-            for name in [*model.networks, *([TEACHERS_AVERAGE] if len(teachers) > 1 else [])]:
+            for name in model.choices:
                 label = name if len(models) == 1 else f"{prefix}/{name}"
                 self.predictors[label] = (model, model.make_predictor(name))
                 if name == model.network:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Sequence
-from ipaddress import ip_address
 from typing import Any
 
 from semiseg.errors import UserError
-from semiseg.serving.guard import Guard
+from semiseg.serving.guard import Guard, is_loopback
 from semiseg.serving.networks import Networks
 from semiseg.serving.page import STYLE, make_page, require_gradio
 from semiseg.serving.show import as_json
@@ -71,14 +70,6 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"{host}:{port}: cannot be listened on ({reason}): choose another --port or --host") from None
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether only this machine reaches the address."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def serve(

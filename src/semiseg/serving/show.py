@@ -12,6 +12,7 @@ import numpy as np
 import PIL.Image
 from torch import Tensor
 
+from semiseg.report.marks import photograph
 from semiseg.report.pictures import colorize, indexed_picture
 from semiseg.serving.networks import Answer
 
@@ -41,8 +42,7 @@ def as_html(image: Tensor, answers: Sequence[Answer], name: str) -> str:
         answers: at least one.
         name: what to call the downloaded masks, without ``.png``.
     """
-    photo = PIL.Image.fromarray(image.permute(1, 2, 0).numpy())
-    shown = picture_tag(smaller(photo, PIL.Image.Resampling.LANCZOS), "image", "JPEG")
+    shown = picture_tag(smaller(photograph(image), PIL.Image.Resampling.LANCZOS), "image", "JPEG")
     return f'<div class="answers">{"".join(card(shown, answer, name) for answer in answers)}</div>'
 
 

@@ -12,6 +12,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
 from semiseg.data.dataset import Color
+from semiseg.report.marks import photograph
 from semiseg.report.pictures import CAPTION, GAP, Picture, caption_font, legend, overlay
 
 WIDTH = 240  # of each picture in pixels
@@ -42,7 +43,7 @@ def entry(caption: str, image: Tensor, mask: Tensor, confidence: Tensor, palette
     image = resize(image, [height, WIDTH], antialias=True)
     mask = resize(mask[None], [height, WIDTH], InterpolationMode.NEAREST)[0]
     confidence = resize(confidence[None], [height, WIDTH], antialias=True)[0]
-    plain = PIL.Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    plain = photograph(image)
     doubt = ((1 - confidence.cpu().clamp(0, 1)) * 255).round().byte()
     glow = PIL.Image.composite(
         PIL.Image.new("RGB", plain.size, UNSURE),

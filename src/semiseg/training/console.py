@@ -28,7 +28,6 @@ class Console:
         self.first_step: int | None = None
         self.last_plain = 0.0
         self.ends: list[float] = []  # of the first steps
-        self.paced = False
 
     def note(self, text: str) -> None:
         """Print one line."""
@@ -39,12 +38,12 @@ class Console:
 
     def pace(self, done: int, total: int) -> None:
         """Say how long it will take, once, after the third step: the first line with figures may be minutes away."""
-        if not self.enabled or self.paced:
+        if not self.enabled or len(self.ends) == 3:
             return
-        self.ends = [*self.ends, time.perf_counter()]
+        self.ends.append(time.perf_counter())
         if len(self.ends) < 3:
             return
-        self.paced, seconds = True, (self.ends[2] - self.ends[0]) / 2
+        seconds = (self.ends[2] - self.ends[0]) / 2
         left = seconds * (total - done)
         if left >= LONG_S:
             self.note(
