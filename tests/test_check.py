@@ -473,6 +473,8 @@ def test_twins_within_training_are_noted_and_a_warning_where_validation_is_drawn
     assert finding.severity == "note" and finding.text.startswith("2 of 4 training images much like another")
     shutil.rmtree(data / "splits")
     assert one(check(data), "near-copies").severity == "warning"
+    (data / "masks" / "p2.png").unlink()
+    assert one(check(data), "near-copies").severity == "note"  # no labeled image is held out beside its twin
 
 
 def test_flat_images_are_no_twins(tmp_path: Path) -> None:

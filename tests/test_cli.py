@@ -185,6 +185,13 @@ def test_zero_unlabeled_images(call: Call, tiny_folder: Path, tmp_path: Path) ->
     assert call("train", *arguments, "--method", "supervised", "--val-every", "never").status == 0
 
 
+def test_the_end_of_a_training_says_how_well_and_what_next(call: Call, trained: Path) -> None:
+    result = call("train", "--resume", trained)  # at its end already
+    assert result.status == 0 and result.out == f"{trained}\n"
+    assert re.search(r"student: mIoU \d+\.\d on val at step [12], \d+\.\d at the end\n", result.err)
+    assert f"report: {trained / 'report.html'}\nnext: semiseg evaluate {trained}, or" in result.err
+
+
 def test_one_labeled_image_and_no_val_list(call: Call, tiny_folder: Path, tmp_path: Path) -> None:
     shutil.rmtree(tiny_folder / "splits")
     result = call("train", "--data", tiny_folder, "--out", tmp_path / "run", *TRAIN, "--labeled", "1")

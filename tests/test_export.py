@@ -84,6 +84,8 @@ def test_the_script_beside_the_onnx_needs_neither_torch_nor_semiseg(
     folder = semiseg.export(run, "onnx", tmp_path / "out").path
     code = NO_SEMISEG + f"import runpy\nsys.argv[0] = 'inference.py'\nrunpy.run_path({str(folder / 'inference.py')!r})"
     subprocess.run([sys.executable, "-c", code, photo, tmp_path / "mask.png"], check=True, timeout=120)
+    usage = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert usage.returncode == 1 and usage.stderr.startswith("Segment an image by model.onnx: python")
     (expected,) = semiseg.predict(run, photo, tmp_path / "expected")
     ours, theirs = Image.open(expected), Image.open(tmp_path / "mask.png")
     assert theirs.mode == "P" and theirs.size == ours.size == (99, 70)

@@ -1,6 +1,7 @@
 """The own-folder form: what it reads, and one clear line for what it cannot."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -185,6 +186,19 @@ def test_no_masks_at_all(tmp_path: Path, classes: str | None) -> None:
     root = make(tmp_path / "d", {}, classes=classes)
     with refused(str(root / "masks"), "mask", "annotate"):
         resolve_split(open_dataset(root), None, 0)
+
+
+def test_a_folder_of_another_name_is_named(tmp_path: Path) -> None:
+    root = make(tmp_path / "d", {"0": plain(), "1": plain()}, classes=None)
+    (root / "masks").rename(root / "labels")
+    (root / "more").mkdir()
+    shutil.copy(root / "images" / "0.png", root / "more" / "other.png")  # of no image's stem
+    with refused(str(root / "masks"), "no masks there", f"rename {root / 'labels'} to masks if these are the masks"):
+        FolderDataset(root)
+    shutil.copytree(root / "images", root / "photos")
+    shutil.rmtree(root / "images")
+    with refused(str(root / "images"), "no images there", f"rename {root / 'photos'} to images"):
+        FolderDataset(root)
 
 
 def test_masks_that_match_no_image(tmp_path: Path) -> None:

@@ -127,7 +127,8 @@ def look_alikes(dataset: SegmentationDataset, seen: Sequence[Seen], lists: Lists
         remedy = "where they are frames of one video or series, put all of it into one list: on near twins of what it "
         remedy += "learned from, a network looks better than it is"
         findings.append(_alike(dataset, across, sides, "near-leak", "warning", remedy))
-    if within and lists.has_val:
+    held_out_near = any(lists.roles[pair.one] == lists.roles[pair.other] == "labeled" for pair in within)
+    if within and (lists.has_val or not held_out_near):  # val is held out of the labeled images
         findings.append(_alike(dataset, within, sides, "near-copies", "note", ""))
     elif within:
         remedy = "write splits/val.txt by hand, so that what is held out has no near twin to learn from"

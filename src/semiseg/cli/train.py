@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import field, fields, make_dataclass, replace
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -21,7 +23,7 @@ def train(argv: Argv) -> None:
     if "resume" in early:
         if len(argv) > 2 or (len(argv) == 2 and argv[0] != "--resume"):
             raise UserError("--resume takes everything from the run: leave the other options out")
-        print_once(api.train(resume=early["resume"]))
+        tell(api.train(resume=early["resume"]))
         return
     if "method" in early:
         given["method"] = early["method"]
@@ -46,7 +48,7 @@ def train(argv: Argv) -> None:
     check_options(argv, [f.name for kind in (config, options, arguments) for f in fields(kind)], "semiseg train")
     parsed = parse(arguments, argv, "semiseg train")
     settings = replace(parsed.settings, method=config.method)  # an alias stands for its method
-    print_once(api.train_with(settings, parsed.method_options, parsed.out))
+    tell(api.train_with(settings, parsed.method_options, parsed.out))
 
 
 def early_options(argv: Argv) -> dict[str, str]:
@@ -61,7 +63,16 @@ def early_options(argv: Argv) -> dict[str, str]:
     return found
 
 
-def print_once(result: object) -> None:
-    """Print on the first of a run's processes only."""
-    if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
-        print(result)
+def tell(run: Path) -> None:
+    """Print the run's directory on stdout; on stderr how well it did, and what to do with it; on one process only."""
+    if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) != "0":
+        return
+    from semiseg.report.run_files import read_run
+
+    files = read_run(run)
+    if files.scores and (score := files.scores[0]).val is not None:
+        last = "" if score.last is None else f", {score.last:.1f} at the end"
+        print(f"{score.network}: mIoU {score.val:.1f} on val at step {files.best_step}{last}", file=sys.stderr)
+    print(f"report: {run / 'report.html'}", file=sys.stderr)
+    print(f"next: semiseg evaluate {run}, or semiseg predict {run} PHOTOS --out DIR", file=sys.stderr)
+    print(run)

@@ -101,7 +101,8 @@ class FolderDataset(FileDataset):
     def _find_files(self) -> tuple[dict[str, Path], dict[str, Path]]:
         images = list_files(self.root / "images", IMAGE_SUFFIXES)
         if not images:
-            raise UserError(f"{self.root / 'images'}: no images there; put yours in ({' '.join(IMAGE_SUFFIXES)})")
+            hint = self._hint("images", IMAGE_SUFFIXES)
+            raise UserError(f"{self.root / 'images'}: no images there; {hint}put yours in ({' '.join(IMAGE_SUFFIXES)})")
         masks = list_files(self.root / "masks", MASK_SUFFIXES)
         for path in list_files(self.root / "masks", JPEG_SUFFIXES).values():
             raise UserError(f"{path}: {JPEG_MASK}")
@@ -110,6 +111,14 @@ class FolderDataset(FileDataset):
             path = next(iter(masks.values()))
             raise UserError(f"{path}: no image has the stem of this or any other mask; name masks after images")
         return images, matched
+
+    def _hint(self, name: str, suffixes: tuple[str, ...], stems: Iterable[str] | None = None) -> str:
+        """Name the folder that may hold what ``name`` should: the one with the most such files, of these stems."""
+        others = (path for path in sorted(self.root.glob("*/")) if path.name not in ("images", "masks"))
+        found = {path: set(list_files(path, suffixes, clashes=[])) for path in others}
+        counts = {path: len(names if stems is None else names.intersection(stems)) for path, names in found.items()}
+        best = max(counts, key=lambda path: counts[path], default=None)
+        return f"rename {best} to {name} if these are the {name}, or " if best and counts[best] else ""
 
     def _read_classes(self) -> tuple[str, ...]:
         if self._class_file is None:
@@ -156,7 +165,8 @@ class FolderDataset(FileDataset):
     def _largest_value(self) -> int:
         """Find the largest value of any mask."""
         if not self.masks:
-            raise UserError(f"{self.root / 'masks'}: no masks there; annotate a few images, as masks/NAME.png")
+            hint = self._hint("masks", MASK_SUFFIXES, self.images)
+            raise UserError(f"{self.root / 'masks'}: no masks there; {hint}annotate a few images, as masks/NAME.png")
         found = self._mask_values()
         if not found:
             self._read_indices(next(iter(self.masks.values())))  # says what is wrong with it
