@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from semiseg.data import DATASETS, layout_of, open_dataset
@@ -43,7 +44,7 @@ class RestOfFolder(FolderDataset):
         self.refusals: list[str] = []
         super().__init__(root)
 
-    def _find_files(self) -> tuple[dict[str, Path], dict[str, Path]]:
+    def _find_files(self) -> tuple[Mapping[str, Path], Mapping[str, Path]]:
         images = list_files(self.root / "images", IMAGE_SUFFIXES, self.refusals)
         masks = list_files(self.root / "masks", MASK_SUFFIXES, self.refusals)
         jpegs = list_files(self.root / "masks", JPEG_SUFFIXES, self.refusals)

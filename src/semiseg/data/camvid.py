@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from semiseg.data.dataset import Color
@@ -64,7 +65,7 @@ class CamVid(FolderDataset):
             return super().split(name, missing)
         return tuple(id for id in self.ids if self.images[id].parent.name == name) or None
 
-    def _find_files(self) -> tuple[dict[str, Path], dict[str, Path]]:
+    def _find_files(self) -> tuple[Mapping[str, Path], Mapping[str, Path]]:
         if not self._segnet:
             return super()._find_files()
         images: dict[str, Path] = {}

@@ -58,6 +58,8 @@ class Cityscapes(FileDataset):
         UserError: a folder is missing or empty, or two images have one id; the message names it.
     """
 
+    images: dict[str, Path]
+    masks: dict[str, Path]
     image_ending = "_leftImg8bit"
     tree = (
         "leftImg8bit/{train,val,test}/CITY/ID_leftImg8bit.png",

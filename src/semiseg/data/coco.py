@@ -43,6 +43,7 @@ class Coco(FileDataset):
         UserError: a file cannot be used; the message names it, and the annotation.
     """
 
+    masks: dict[str, Path]
     tree: ClassVar[tuple[str, ...]] = (
         "images/NAME.jpg, .png, ...   or in any other folders",
         "annotations/instances_{train,val,test}.json, or {train,valid,test}/_annotations.coco.json, or NAME.json",

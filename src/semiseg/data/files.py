@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,8 +31,8 @@ class FileDataset(SegmentationDataset):
     """
 
     root: Path
-    images: dict[str, Path]
-    masks: dict[str, Path]
+    images: Mapping[str, Path]
+    masks: Mapping[str, Path]
     list_places: ClassVar[dict[str, tuple[str, ...]]] = {}
     tree: ClassVar[tuple[str, ...]] = ()
 

@@ -98,7 +98,7 @@ class FolderDataset(FileDataset):
         path = self.root / "tags.csv"
         return read_tags(path, self.classes, self.ids) if path.exists() else {}
 
-    def _find_files(self) -> tuple[dict[str, Path], dict[str, Path]]:
+    def _find_files(self) -> tuple[Mapping[str, Path], Mapping[str, Path]]:
         images = list_files(self.root / "images", IMAGE_SUFFIXES)
         if not images:
             hint = self._hint("images", IMAGE_SUFFIXES)

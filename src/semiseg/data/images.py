@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from semiseg.data.dataset import Color
+from semiseg.data.packed import Files
 from semiseg.errors import UserError
 
 JPEG_SUFFIXES = (".jpg", ".jpeg")
@@ -36,7 +38,7 @@ TURNS = {
 }
 
 
-def list_files(directory: Path, suffixes: tuple[str, ...], clashes: list[str] | None = None) -> dict[str, Path]:
+def list_files(directory: Path, suffixes: tuple[str, ...], clashes: list[str] | None = None) -> Mapping[str, Path]:
     """Map the stem of each file in a folder with one of the suffixes to its path, sorted, without opening any.
 
     Two files that share a stem are an error; where ``clashes`` is given, what is wrong is put there, and the first is
@@ -45,22 +47,20 @@ def list_files(directory: Path, suffixes: tuple[str, ...], clashes: list[str] | 
     Raises:
         UserError: two files share a stem.
     """
-    if not directory.is_dir():
-        return {}
-    with os.scandir(directory) as entries:
-        names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
-    files: dict[str, Path] = {}
-    for name in names:
-        stem, suffix = os.path.splitext(name)
-        if suffix.lower() not in suffixes:
+    found: dict[str, str] = {}  # a million of them must neither take long nor much memory
+    for name in sorted(os.listdir(directory)) if directory.is_dir() else ():
+        stem, dot, ending = name.rpartition(".")
+        if (dot + ending not in suffixes and dot + ending.lower() not in suffixes) or not stem or name[0] == ".":
             continue
-        if stem in files:
-            clash = f"{files[stem]}: {name} beside it has the same stem; rename or remove one of the two"
+        if stem in found:
+            first = directory / (stem + found[stem])
+            clash = f"{first}: {name} beside it has the same stem; rename or remove one of the two"
             if clashes is None:
                 raise UserError(clash)
             clashes.append(clash)
-        files.setdefault(stem, directory / name)
-    return files
+            continue
+        found[stem] = dot + ending
+    return Files(directory, found)
 
 
 def list_tree(directory: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> dict[str, Path]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import unquote
@@ -59,6 +60,8 @@ class LabelStudio(FileDataset):
         UserError: a file cannot be used; the message names it.
     """
 
+    images: dict[str, Path]
+    masks: dict[str, Path]
     tree: ClassVar[tuple[str, ...]] = (
         "images/NAME.jpg, .png, ...   under the names that they were imported with",
         "PROJECT.json                 or, with PROJECT.json or .csv to tell the tasks' images:",
@@ -166,7 +169,7 @@ def json_regions(path: Path, task: Task) -> list[Region]:
     return regions
 
 
-def find_image(reference: str, images: dict[str, Path]) -> str | None:
+def find_image(reference: str, images: Mapping[str, Path]) -> str | None:
     """Return the id of the image that a task names by a path, address or upload, None where it is not there.
 
     Label Studio puts eight characters and a hyphen before the names of uploads.
@@ -211,11 +214,19 @@ def _number(id: Any) -> int:
     return int(id) if isinstance(id, int) or (isinstance(id, str) and id.isdecimal()) else 0
 
 
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:  # no folder, or not ours to look into
+        return []
+
+
 def png_masks(root: Path) -> dict[str, dict[int, list[Region]]]:
     """Return the PNG masks in a folder and those below, by task and annotation, in the order of their numbers."""
     found: dict[str, dict[int, list[Region]]] = {}
-    paths = (path for place in ("", "*/") for path in root.glob(f"{place}task-*-annotation-*-by-*.png"))
-    matches = [(match, path) for path in paths if (match := PNG.fullmatch(path.name))]
+    folders = (root, *(folder for folder in root.glob("*/") if folder.name != "images"))
+    names = ((folder, name) for folder in folders for name in _names(folder) if name.startswith("task-"))
+    matches = [(match, folder / name) for folder, name in names if (match := PNG.fullmatch(name))]
     for match, path in sorted(matches, key=lambda pair: int(pair[0][4])):
         found.setdefault(match[1], {}).setdefault(int(match[2]), []).append(Region(match[3], path))
     return found

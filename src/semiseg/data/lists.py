@@ -47,7 +47,7 @@ def read_list(path: Path, dataset: SegmentationDataset, missing: list[str] | Non
     ids: dict[str, None] = {}
     absent: dict[str, None] = {}
     for line in read_lines(path):
-        id, mask = _parse(line, dataset.image_ending, known)
+        id, mask = (line, None) if line in known else _parse(line, dataset.image_ending, known)
         if id in ids or id in absent:
             raise UserError(f"{path}: {line!r} stands there twice; take one of the lines out")
         if mask is not None and not mask.startswith(id):

@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from semiseg.data.dataset import SegmentationDataset, read_sample
+from semiseg.data.packed import Names
 from semiseg.data.tags import UNKNOWN
 from semiseg.data.views import view_area, weak_view
 from semiseg.errors import UserError
@@ -85,7 +88,8 @@ class TrainStream(Dataset[Batch]):
             )
         if not 0 < config.scale_min <= config.scale_max:
             raise UserError(f"scale range {config.scale_min} to {config.scale_max}: give 0 < scale_min <= scale_max")
-        self.dataset, self.labeled, self.unlabeled, self.config = dataset, labeled, unlabeled, config
+        self.dataset, self.config = dataset, config
+        self.labeled, self.unlabeled = Names(labeled), Names(unlabeled)
         self._tagged = any(dataset.tags(id) is not None for id in (*labeled, *unlabeled))
         self._labeled_part = _part(config.batch_size, rank, world_size)
         self._unlabeled_part = _part(config.unlabeled_batch_size, rank, world_size)
@@ -142,8 +146,8 @@ class TrainStream(Dataset[Batch]):
 
 
 @lru_cache(maxsize=4)  # a pure function; neighboring steps ask for the same two or three orders
-def _order(count: int, seed: int, purpose: str, turn: int) -> list[int]:
-    order: list[int] = torch.randperm(count, generator=generator(seed, purpose, turn)).tolist()
+def _order(count: int, seed: int, purpose: str, turn: int) -> NDArray[np.int64]:
+    order: NDArray[np.int64] = torch.randperm(count, generator=generator(seed, purpose, turn)).numpy()
     return order
 
 
