@@ -36,7 +36,9 @@ def main() -> None:
         for files in (100, args.files):
             data = generate(Path(scratch) / str(files), files)
             command = [sys.executable, __file__, "--measure", data]
-            rows.append({"files": files} | json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
+            rows.append(
+                {"files": files} | json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+            )
     print(f"{'unlabeled files':>16}{'s':>8}{'MB':>8}")
     for row in rows:
         print(f"{row['files']:>16,}{row['seconds']:>8.1f}{row['megabytes']:>8.0f}")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -50,6 +51,15 @@ TOTAL = 1000  # steps the schedules are told of; those timed lie at their middle
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    add_settings(parser)
+    args = parser.parse_args()
+    print(f"{'method':<28}{'labels':>7}{'learns':>7}{'step/floor':>11}{'images/s':>10}{'memory':>9}", end="")
+    print("".join(f"{name:>14}" for name in (*PARTS, "optimizer", "data wait")))
+    write_json(args, [measure(name, args) for name in args.methods])
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add what every benchmark of a step may be asked."""
     parser.add_argument("--architecture", default="deeplabv3plus-separable")
     parser.add_argument("--encoder", default="tf_efficientnet_lite0")
     parser.add_argument("--crop-size", type=int, default=128)
@@ -57,12 +67,12 @@ def main() -> None:
     parser.add_argument("--accelerator", default="auto")
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=10, help="pairs of a floor and a step")
+    parser.add_argument("--rounds", type=int, default=10, help="how often each is timed, in turns")
     parser.add_argument("--json", type=Path, help="file to write the figures to")
-    args = parser.parse_args()
-    print(f"{'method':<28}{'labels':>7}{'learns':>7}{'step/floor':>11}{'images/s':>10}{'memory':>9}", end="")
-    print("".join(f"{name:>14}" for name in (*PARTS, "optimizer", "data wait")))
-    rows = [measure(name, args) for name in args.methods]
+
+
+def write_json(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    """Write the figures, and on what they were measured, where that was asked for."""
     if args.json:
         settings = {key: value for key, value in vars(args).items() if key not in ("json", "methods")}
         about = {"settings": settings, "device": device_name(args), "torch": torch.__version__}
@@ -71,32 +81,39 @@ def main() -> None:
 
 def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """Time one method, print its line and return it."""
-    side = round(1.5 * args.crop_size)
-    values = {
-        "data": f"shapes:images=64,val=2,test=2,size={side}",
-        "labeled": "16",
-        "method": name,
-        "weights": "none",
-        **{key: getattr(args, key) for key in ("architecture", "encoder", "crop_size", "batch_size", "accelerator")},
-        **{key: getattr(args, key) for key in ("precision", "workers")},
-    }
-    config, options = api.resolve(values)
-    config = replace(config, steps=TOTAL)
-    dataset = open_dataset(config.data)
-    split = resolve_split(dataset, config.labeled, config.seed)
-    with launched(config) as fabric:
-        method = make_method(config, options, dataset)
-        wrapped, optimizer = fabric.setup(method, make_optimizer(method, config))
-        stream = make_stream(config, dataset, split, fabric)
-        nothing: Any = None  # no run is written and nothing is validated
-        console = Console(Path(), enabled=False)
-        parts = (fabric, config, nothing, method, wrapped, optimizer, stream, nothing, nothing, console, TOTAL)
-        row = {"method": name} | timed(Loop(*parts), args.rounds)
+    with made_loop(name, args) as loop:
+        row = {"method": name} | timed(loop, args.rounds)
     shares = "".join(f"{row[part]:>14.1%}" for part in (*PARTS, "optimizer", "data_wait"))
     memory = "-" if row["peak_memory_mb"] is None else f"{row['peak_memory_mb']:.0f} MB"
     print(f"{name:<28}{row['labels']:>7}{row['learns']:>7}{row['step_over_floor']:>11.3f}", end="")
     print(f"{row['images_per_s']:>10.1f}{memory:>9}{shares}", flush=True)
     return row
+
+
+@contextmanager
+def made_loop(name: str, args: argparse.Namespace, **options: Any) -> Iterator[Loop]:
+    """Yield the trainer's loop of a method on generated images, without a run to write to."""
+    values = {
+        "data": f"shapes:images=64,val=2,test=2,size={round(1.5 * args.crop_size)}",
+        "labeled": "16",
+        "method": name,
+        "weights": "none",
+        **{key: getattr(args, key) for key in ("architecture", "encoder", "crop_size", "batch_size", "accelerator")},
+        **{key: getattr(args, key) for key in ("precision", "workers")},
+        **options,
+    }
+    config, method_options = api.resolve(values)
+    config = replace(config, steps=TOTAL)
+    dataset = open_dataset(config.data)
+    split = resolve_split(dataset, config.labeled, config.seed)
+    with launched(config) as fabric:
+        method = make_method(config, method_options, dataset)
+        wrapped, optimizer = fabric.setup(method, make_optimizer(method, config))
+        stream = make_stream(config, dataset, split, fabric)
+        nothing: Any = None  # no run is written and nothing is validated
+        console = Console(Path(), enabled=False)
+        parts = (fabric, config, nothing, method, wrapped, optimizer, stream, nothing, nothing, console, TOTAL)
+        yield Loop(*parts)
 
 
 def timed(loop: Loop, rounds: int) -> dict[str, Any]:
@@ -194,8 +211,6 @@ def shares(loop: Loop, batch: Batch, progress: Progress, rounds: int) -> dict[st
 @contextmanager
 def watched(spent: Counter[str], part: str, modules: tuple[Any, ...], loop: Loop) -> Iterator[None]:
     """Inside the block, the functions of ``modules`` are clocked wherever a method imported them."""
-    import sys
-
     ours = {module.__name__ for module in modules}
     with ExitStack() as stack:
         for name in [name for name in sys.modules if name.startswith("semiseg.methods.")]:
