@@ -13,8 +13,9 @@ from PIL import Image, ImageEnhance
 
 import semiseg
 from semiseg.checking import DataCheck, Finding, in_words
-from semiseg.checking.findings import from_messages, listed, printable
+from semiseg.checking.findings import from_messages, listed
 from semiseg.data import open_dataset, resolve_split
+from semiseg.errors import printable
 from trees import make_ade20k, make_cityscapes, make_voc, refused, write_image, write_lines, write_mask
 
 Change = Callable[[Path], None]

@@ -11,8 +11,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from semiseg.errors import UserError, did_you_mean
+from semiseg.errors import UserError, brief, did_you_mean
 
+MOST_ALIASES = 20  # of YAML's *name: each may stand for many others, so that a page of them would fill memory
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
@@ -30,6 +31,8 @@ class TrainConfig:
     """Unlabeled images: a list in a file; where absent, the list published with the labeled one, or the rest."""
     existing_only: bool = False
     """Leave images that are not there out of the lists, and say how many; they are an error otherwise."""
+    strict: bool = False
+    """End the run at an unlabeled image that cannot be read; otherwise another one stands in, and the run says so."""
     annotation: Literal["full", "partial", "single-positive"] = "full"
     """What 255 in a labeled mask means: nothing to learn (full), or that nobody annotated it (partial: any pixels are;
     single-positive: those of one class an image), so that a teacher may label it."""
@@ -169,7 +172,7 @@ def check_mapping(classes: tuple[type, ...], values: Mapping[str, Any], source: 
             raise UserError(f"{source}: unknown key {key!r}: {did_you_mean(name, known)}")
         checked[name] = _as_meant(value, known[name])
         if not _accepts(checked[name], known[name]):
-            raise UserError(f"{source}: {key} is {value!r}: expected {describe(known[name])}")
+            raise UserError(f"{source}: {key} is {brief(value)}: expected {describe(known[name])}")
     return checked
 
 
@@ -214,16 +217,19 @@ def to_mapping(*parts: Any) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping.
+    """Read a YAML mapping, without running anything of it (``safe_load``).
 
     Raises:
-        UserError: a missing file, broken YAML, or YAML that is not a mapping.
+        UserError: a missing file, broken YAML, YAML that is not a mapping, or one of more than ``MOST_ALIASES``.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if sum(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)) > MOST_ALIASES:
+            raise ValueError(f"it has more than {MOST_ALIASES} aliases")
+        values = yaml.safe_load(text)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}): check the path") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())}): correct the file") from None
     if values is None:
         return {}

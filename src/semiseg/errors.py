@@ -1,6 +1,7 @@
-"""The one exception type that means: the input is at fault, not the program; and the names the user may have meant."""
+"""The one exception type that means: the input is at fault, not the program; and what its message is made with."""
 
 import difflib
+import reprlib
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
@@ -17,6 +18,18 @@ class UserError(Exception):
 
 class ToldElsewhere(UserError):
     """The same, on a process beside the one that tells the user."""
+
+
+def printable(text: str) -> str:
+    """Return text that fits a line: names of files may hold line ends, and bytes that are no characters."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
+def brief(value: object) -> str:
+    """Return ``repr(value)``, shortened: a small file may hold what is endless when written out."""
+    shown = reprlib.Repr()
+    shown.maxstring = shown.maxother = shown.maxlong = 200
+    return shown.repr(value)
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:

@@ -20,7 +20,7 @@ from semiseg.exporting import read_export
 from semiseg.exporting.description import WEIGHTS, colors
 from semiseg.methods import Method
 from semiseg.networks import build
-from semiseg.training.checkpoint import load_checkpoint
+from semiseg.training.checkpoint import check_finite, load_checkpoint
 from semiseg.training.find_method import find_method
 from semiseg.training.run_directory import RunDirectory
 
@@ -90,11 +90,12 @@ def read_checkpoint(file: Path) -> Trained:
     """Read the networks of a checkpoint.
 
     Raises:
-        UserError: it is none, or its weights do not fit the network that it names.
+        UserError: it is none, its weights do not fit the network that it names or are no finite numbers, or it names
+            code that is not trusted.
     """
     state = load_checkpoint(file)
     classes = tuple(state["classes"])
-    kind = find_method(state["config"]["method"])
+    kind = find_method(str(state["config"].get("method")), named_in=file)
     config, options = from_mapping((TrainConfig, kind.Options), state["config"], str(file))
     shape = (config.architecture, config.encoder, len(classes))
     method = kind(lambda: build(*shape, weights="none"), len(classes), options)
@@ -105,6 +106,7 @@ def read_checkpoint(file: Path) -> Trained:
             f"{file}: its weights do not fit the network it names, {shape[0]} over {shape[1]} "
             f"({str(error).splitlines()[-1].strip()[:120]}): use an unchanged checkpoint"
         ) from None
+    check_finite(file, method.state_dict())
     run = file.parent.parent if (file.parent.parent / "config.yaml").is_file() else None
     palette = colors(state["palette"])
     return Trained(classes, palette, int(state["step"]), config, method, method.predictors, method.default_network, run)
@@ -117,6 +119,7 @@ def read_safetensors(file: Path) -> Trained:
         UserError: ``config.json`` beside it is missing, or the weights do not fit it.
     """
     description, network = read_export(file)
+    check_finite(file, network.state_dict())
     known = {field.name for field in fields(TrainConfig)}
     settings = {key: value for key, value in description.training.items() if key in known}
     (config,) = from_mapping((TrainConfig,), settings, str(file.with_name("config.json")))

@@ -15,7 +15,7 @@ from semiseg.data.splits import Split, check_masks, count_pixels, resolve_split
 from semiseg.errors import ToldElsewhere, UserError, lookup
 from semiseg.methods import ALIASES, VARIANTS
 from semiseg.presets import PRESETS
-from semiseg.training.find_method import find_method, is_own, short_name
+from semiseg.training.find_method import find_method, is_own, short_name, trust
 from semiseg.training.run_directory import RunDirectory
 from semiseg.training.trackers import require_trackers
 
@@ -35,6 +35,7 @@ def resolve(values: dict[str, Any], preset: str | None = None, file: str | None 
     name, of_variant = VARIANTS.get(name, (ALIASES.get(name, name), {}))
     method = find_method(name)
     if is_own(name):
+        trust(name)
         name = f"{Path(name.rpartition(':')[0]).resolve()}:{short_name(name)}"  # the run may be opened from elsewhere
     presets = lookup("preset", preset, PRESETS) if preset else {}
     from_preset = presets.get(name, presets.get("supervised", {}))  # a method of one's own: what all share

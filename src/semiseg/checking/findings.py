@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from semiseg.data.dataset import SegmentationDataset
+from semiseg.errors import printable
 
 Severity = Literal["problem", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("problem", "warning", "note")
@@ -46,11 +47,6 @@ def listed(names: Sequence[str]) -> str:
 def counted(count: int, noun: str, plural: str = "") -> str:
     """Return ``1 image`` or ``5 images``."""
     return f"{count} {noun if count == 1 else plural or noun + 's'}"
-
-
-def printable(text: str) -> str:
-    """Return text that fits a line: names of files may hold line ends and bytes that are no characters."""
-    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def relative(path: Path, root: Path | None) -> str:

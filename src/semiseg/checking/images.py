@@ -6,11 +6,12 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from semiseg.checking.findings import Finding, Severity, counted, faults, image_names, listed, printable
+from semiseg.checking.findings import Finding, Severity, counted, faults, image_names, listed
 from semiseg.checking.lists import Lists, Role
 from semiseg.checking.scan import Seen
 from semiseg.checking.twins import twins
 from semiseg.data.dataset import SegmentationDataset
+from semiseg.errors import printable
 
 COMMON = 0.9  # share of images of one size from which another size is odd
 MOST_WITHIN = 30_000  # images that are compared with one another: some ten seconds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from semiseg.checking.findings import SEVERITIES, printable
+from semiseg.checking.findings import SEVERITIES
 from semiseg.checking.images import Pair
 from semiseg.checking.lists import ROLES
 from semiseg.checking.masks import MEASURED
@@ -12,7 +12,7 @@ from semiseg.checking.run import DataCheck, Material
 from semiseg.checking.text import facts, mark, remedies, verdict
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.selection import spread
-from semiseg.errors import UserError
+from semiseg.errors import UserError, printable
 from semiseg.report.page import Cell, Page, Picture, Section, Table, photo, render, write
 from semiseg.report.pictures import grid, legend, overlay, resized
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import textwrap
 
-from semiseg.checking.findings import SEVERITIES, Finding, counted, printable
+from semiseg.checking.findings import SEVERITIES, Finding, counted
 from semiseg.checking.run import DataCheck
+from semiseg.errors import printable
 
 WIDTH = 100
 BAR = 16  # characters of the most frequent class

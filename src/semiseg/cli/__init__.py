@@ -6,6 +6,7 @@ import io
 import os
 import select
 import sys
+import warnings
 from collections.abc import Callable
 
 from semiseg import __version__
@@ -20,7 +21,7 @@ from semiseg.cli.split import split
 from semiseg.cli.suggest import suggest
 from semiseg.cli.train import train
 from semiseg.cli.use import evaluate, export, predict, report
-from semiseg.errors import ToldElsewhere, UserError, lookup
+from semiseg.errors import ToldElsewhere, UserError, lookup, printable
 
 PIPE_CLOSED = 141  # 128 + SIGPIPE, as of a program that the signal ends
 
@@ -61,6 +62,7 @@ def main() -> int:
     if argv[0] == "--version":
         print(f"semiseg {__version__}")
         return 0
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # what is wrong with a file is our own one line
     try:
         lookup("command", argv[0], COMMANDS)(argv[1:])
         sys.stdout.flush()
@@ -72,7 +74,7 @@ def main() -> int:
     except ToldElsewhere:
         return 0  # a launcher that sees a process fail kills the one that is about to tell why
     except UserError as error:
-        print(f"semiseg: {error}", file=sys.stderr)
+        print(f"semiseg: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         how = {"compare": "the same command again", "train": "semiseg train --resume RUN"}.get(argv[0])

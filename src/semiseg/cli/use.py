@@ -75,6 +75,8 @@ class Predict:
     """Write OUT/<stem>_overlay.png too."""
     confidence: bool = False
     """Write OUT/<stem>_confidence.png too: gray, 255 for certainty."""
+    skip_existing: bool = False
+    """Write only what is not in OUT yet; otherwise a file that is there is an error."""
     sliding: bool = False
     """Use a sliding window of the training's crop size."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"

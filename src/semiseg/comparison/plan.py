@@ -245,7 +245,7 @@ def _read(path: Path) -> Plan:
     try:
         settings, entries = content["settings"], {}
         for name, own in content["methods"].items():
-            kinds = (TrainConfig, find_method(own["method"]).Options)
+            kinds = (TrainConfig, find_method(str(own["method"]), named_in=path).Options)
             entries[name] = Entry(name, *from_mapping(kinds, settings | own, str(path)))
         blocks = [Block(*(tuple(block[key]) for key in ("methods", "labeled", "seeds"))) for block in content["asked"]]
     except (KeyError, TypeError, AttributeError):

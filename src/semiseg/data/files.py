@@ -14,7 +14,7 @@ from torch import Tensor
 
 from semiseg.data.dataset import IGNORE, SegmentationDataset
 from semiseg.data.images import read_image_file, read_mask_file, reason
-from semiseg.data.lists import read_list
+from semiseg.data.lists import read_list, read_text
 from semiseg.errors import UserError
 
 
@@ -106,6 +106,6 @@ def read_mask_values(path: Path, table: NDArray[np.int16], rule: str) -> Tensor:
 def read_json(path: Path) -> Any:
     """Read a JSON file; raises UserError, naming it, if it cannot be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({type(error).__name__}: {reason(error)}); export it anew") from error

@@ -18,6 +18,7 @@ from semiseg.data.dataset import IGNORE, Color, SegmentationDataset, default_pal
 from semiseg.data.files import FileDataset, value_table
 from semiseg.data.images import (
     IMAGE_SUFFIXES,
+    JPEG_MASK,
     JPEG_SUFFIXES,
     MASK_SUFFIXES,
     color_indices,
@@ -26,12 +27,10 @@ from semiseg.data.images import (
     reason,
     write_mask_file,
 )
-from semiseg.data.lists import read_lines, write_list
+from semiseg.data.lists import read_lines, read_text, write_list
 from semiseg.data.palette import PALETTE_FILES, read_palette
 from semiseg.data.tags import Tags, read_tags
 from semiseg.errors import UserError
-
-JPEG_MASK = "a JPEG mask is blurred at its edges and worthless; save masks as PNG"
 
 
 class FolderDataset(FileDataset):
@@ -130,7 +129,7 @@ class FolderDataset(FileDataset):
             self._colors, self._ignored, self._skipped = palette.colors, palette.unknown, palette.unknown
             return tuple(palette.names[index] for index in palette.known)
         try:
-            content = json.loads(self._class_file.read_text(encoding="utf-8-sig"))
+            content = json.loads(read_text(self._class_file))
             self._colors = tuple(_color(entry) for entry in content.get("palette") or ())
             ignore: Any = content.get("ignore")
             if isinstance(ignore, list):
@@ -140,7 +139,7 @@ class FolderDataset(FileDataset):
                 self._colors, ignore = (*self._colors, _color(ignore)), len(self._colors)
             self._ignored = (int(ignore),) if ignore is not None and 0 <= int(ignore) <= IGNORE else ()
             return tuple(str(name) for name in content["classes"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise UserError(
                 f"{self._class_file}: cannot be used ({type(error).__name__}: {reason(error)}); write "
                 '{"classes": ["name", ...], "palette": [[red, green, blue], ...], "ignore": 255}, the last two optional'

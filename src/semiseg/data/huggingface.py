@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar
@@ -122,6 +123,9 @@ class HuggingFace(SegmentationDataset):
     def _add(self, part: str, rows: Any, image: str, mask: str) -> None:
         """Take in a split; its pictures stay undecoded, and masks are told from nulls without opening any."""
         import datasets
+
+        if not re.fullmatch(r"\w[\w.-]*", part):  # files are named after ids: one must not lead elsewhere
+            raise UserError(f"{self.name}: its split {part!r} has no name of letters and digits; rename it")
 
         for column in (image, mask):
             if isinstance(rows.features.get(column), datasets.Image):

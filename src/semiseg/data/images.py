@@ -19,8 +19,11 @@ from semiseg.data.packed import Files
 from semiseg.errors import UserError
 
 JPEG_SUFFIXES = (".jpg", ".jpeg")
+JPEG_MASK = "a JPEG mask is blurred at its edges and worthless; save masks as PNG"
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".webp")
 IMAGE_SUFFIXES = JPEG_SUFFIXES + MASK_SUFFIXES
+# A file is what its first bytes say, whatever its name; of all that PIL reads only this (EPS would run Ghostscript).
+KINDS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
 # What PIL raises for files that are missing, cut short, of an unknown kind, broken inside, or absurdly large.
 UNREADABLE = (
     *(OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, OverflowError, EOFError, struct.error),
@@ -88,8 +91,8 @@ def image_size(path: Path) -> tuple[int, int]:
         UserError: it cannot be read; the message names it.
     """
     try:
-        with Image.open(path) as opened:
-            turned = opened.getexif().get(0x0112, 1) >= 5  # orientations 5 to 8 swap the sides
+        with open_picture(path) as opened:
+            turned = _orientation(opened) >= 5  # orientations 5 to 8 swap the sides
             width, height = opened.size
     except UNREADABLE as error:
         raise UserError(f"{path}: the image cannot be read ({reason(error)}); replace or remove it") from error
@@ -108,15 +111,37 @@ def read_image_file(path: str | Path) -> Tensor:
 def decode_image(source: Path | IO[bytes], name: str) -> Tensor:
     """Do what ``read_image_file`` does from a file or its bytes; messages call it ``name``."""
     try:
-        with Image.open(source) as opened:
+        with open_picture(source) as opened:
             return upright_rgb(opened)
     except UNREADABLE as error:
         raise UserError(f"{name}: the image cannot be read ({reason(error)}); replace or remove it") from error
 
 
+def open_picture(source: Path | IO[bytes]) -> Image.Image:
+    """Open an image file by its head, of which PIL refuses more than 178,956,970 pixels (twice its limit).
+
+    Of animations and files of several pages it is the first picture.
+
+    Raises:
+        OSError: it is a folder, a device or a pipe (which would be waited for), or another of ``UNREADABLE``.
+    """
+    if isinstance(source, Path) and source.exists() and not source.is_file():
+        raise OSError("a folder, pipe or device, and no file")
+    return Image.open(source, formats=KINDS)
+
+
+def _orientation(opened: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8; a damaged one turns nothing, since the picture itself may be whole."""
+    try:
+        value = opened.getexif().get(0x0112)
+    except UNREADABLE:
+        return 1
+    return value if value in TURNS else 1
+
+
 def upright_rgb(opened: Image.Image) -> Tensor:
     """Decode an opened image of any mode as uint8 ``(3, H, W)``, RGB, turned upright by its EXIF orientation."""
-    turn = TURNS.get(opened.getexif().get(0x0112, 1))
+    turn = TURNS.get(_orientation(opened))
     upright = opened if turn is None else opened.transpose(turn)
     return torch.from_numpy(np.array(_as_rgb(upright))).permute(2, 0, 1)
 
@@ -125,6 +150,8 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         # 16 bits and more: PIL would clip at 255 instead of scaling.
         values = np.asarray(image, dtype=np.float32)
+        if not np.isfinite(values).all():
+            raise ValueError("it holds values that are no finite numbers")
         full = max(1.0, float(values.max())) if image.mode == "F" else 65535.0
         image = Image.fromarray((values.clip(0, full) * (255 / full)).astype(np.uint8))
     return image.convert("RGB")
@@ -136,7 +163,7 @@ def read_mask_file(path: Path, colors: bool = False) -> NDArray[np.uint8]:
     With ``colors`` it is always the latter: what the file shows, however it is stored.
 
     Raises:
-        UserError: it cannot be read or holds values that 8 bits do not; the message names it.
+        UserError: it cannot be read, is a JPEG, or holds values that 8 bits do not; the message names it.
     """
     return decode_mask(path, str(path), colors)
 
@@ -144,7 +171,9 @@ def read_mask_file(path: Path, colors: bool = False) -> NDArray[np.uint8]:
 def decode_mask(source: Path | IO[bytes], name: str, colors: bool = False) -> NDArray[np.uint8]:
     """Do what ``read_mask_file`` does from a file or its bytes; messages call it ``name``."""
     try:
-        with Image.open(source) as opened:
+        with open_picture(source) as opened:
+            if opened.format in ("JPEG", "MPO"):
+                raise UserError(f"{name}: {JPEG_MASK}")
             if colors or len(opened.getbands()) > 2:
                 return np.array(opened.convert("RGB"))
             values = np.array(opened)
@@ -155,7 +184,8 @@ def decode_mask(source: Path | IO[bytes], name: str, colors: bool = False) -> ND
 
 def mask_values(values: NDArray[Any], name: str) -> NDArray[np.uint8]:
     """Return a mask's values as uint8; raises UserError, calling it ``name``, where 8 bits do not hold them."""
-    mask: NDArray[np.uint8] = values.astype(np.uint8)
+    with np.errstate(invalid="ignore"):  # NaN: told below
+        mask: NDArray[np.uint8] = values.astype(np.uint8)
     if values.dtype not in (np.uint8, np.bool_) and (mask != values).any():
         raise UserError(f"{name}: value {values[mask != values][0]} is no integer from 0 to 255; save an 8-bit mask")
     return mask

@@ -18,10 +18,17 @@ from semiseg.errors import UserError
 SUFFIX = "(?:" + "|".join(map(re.escape, IMAGE_SUFFIXES)) + ")"
 
 
+def read_text(path: Path) -> str:
+    """Read a text file in UTF-8; raises OSError also for a pipe or a device, which would be waited for."""
+    if path.exists() and not path.is_file():
+        raise OSError("a folder, pipe or device, and no file")
+    return path.read_text(encoding="utf-8-sig")
+
+
 def read_lines(path: Path) -> tuple[str, ...]:
     """Read the lines of a text file, stripped, blank ones left out; raises UserError if it cannot be read."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({type(error).__name__}); it must be a UTF-8 text file") from error
     return tuple(stripped for line in text.splitlines() if (stripped := line.strip()))
@@ -63,6 +70,12 @@ def read_list(path: Path, dataset: SegmentationDataset, missing: list[str] | Non
     return tuple(ids)
 
 
+def listable(id: str) -> bool:
+    """Tell whether a list can hold a name: it is one line, without space at its ends, of characters that UTF-8 has."""
+    surrogates = any("\ud800" <= character <= "\udfff" for character in id)  # bytes of a name that are no UTF-8
+    return id.splitlines() == [id] and id == id.strip() and not id.startswith("\ufeff") and not surrogates
+
+
 def find_id(text: str, known: set[str]) -> str | None:
     """Return the id that ``text`` means, with or without a folder before it and a suffix behind it; None for none."""
     return next((form for form in _forms(text, "") if form in known), None)
@@ -71,9 +84,11 @@ def find_id(text: str, known: set[str]) -> str | None:
 def _parse(line: str, ending: str, known: set[str]) -> tuple[str, str | None]:
     """Return the id that a line means, and the name of the mask in its second column.
 
-    Own images may have spaces in their names: a line is cut at a tab, or at a space behind a suffix; at any other space
-    only if the whole is no image.
+    Own images may have spaces in their names: what is an id as it stands, is that; else a line is cut at a tab, or at a
+    space behind a suffix; at any other space only if the whole is no image.
     """
+    if line in known:
+        return line, None
     columns = re.fullmatch(rf"([^\t]+)\t+(.+)|(.+?{SUFFIX}) +(.+)", line, re.IGNORECASE)
     if columns is None and not known.intersection(_forms(line, ending)):
         columns = re.fullmatch(r"(\S+) +(\S+)", line)

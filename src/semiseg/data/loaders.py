@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -24,13 +24,17 @@ from semiseg.seeding import derive_seed, generator
 
 @dataclass(frozen=True)
 class View:
-    """A weak view: image, mask and valid as ``weak_view`` returns them, the area of the whole image, its tags."""
+    """A weak view: image, mask and valid as ``weak_view`` returns them, the area of the whole image, its tags.
+
+    ``skipped`` says by id why images could not be read that should have been shown.
+    """
 
     image: Tensor
     mask: Tensor
     valid: Tensor
     area: int
     tags: tuple[int, ...]
+    skipped: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class StreamConfig:
         unlabeled_batch_size: unlabeled images a step, over all processes together; 0 for methods without them.
         fill: whether 255 inside a labeled image means that a teacher may label it (annotation in part), or that nobody
             should (full annotation).
+        strict: whether an unlabeled image that cannot be read is an error; otherwise another stands in for it.
     """
 
     batch_size: int
@@ -57,6 +62,7 @@ class StreamConfig:
     seed: int = 0
     unlabeled_batch_size: int = 0
     fill: bool = False
+    strict: bool = False
 
 
 class TrainStream(Dataset[Batch]):
@@ -100,6 +106,10 @@ class TrainStream(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         """Return this process's part of the batch of a global step."""
+        return self.read(step)[0]
+
+    def read(self, step: int) -> tuple[Batch, dict[str, str]]:
+        """Return the same, and by id why unlabeled images of it could not be read, for which others stand in."""
         labeled = [self._labeled_view(step * self.config.batch_size + place) for place in self._labeled_part]
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         first = step_in_epoch * self.config.unlabeled_batch_size
@@ -107,7 +117,7 @@ class TrainStream(Dataset[Batch]):
         side = self.config.crop_size
         valid = torch.stack([view.valid for view in labeled])
         masks = torch.stack([view.mask for view in labeled]).long().masked_fill_(~valid, 255)
-        return Batch(
+        batch = Batch(
             labeled_images=torch.stack([view.image for view in labeled]),
             masks=masks,
             labeled_valid=valid,
@@ -119,25 +129,49 @@ class TrainStream(Dataset[Batch]):
             labeled_area=torch.tensor([view.area for view in labeled]),
             unlabeled_area=torch.tensor([view.area for view in unlabeled], dtype=torch.long),
         )
+        return batch, {id: why for view in unlabeled for id, why in view.skipped.items()}
 
     def _labeled_view(self, index: int) -> View:
         turn, position = divmod(index, len(self.labeled))
         id = self.labeled[_order(len(self.labeled), self.config.seed, "labeled", turn)[position]]
         sample = read_sample(self.dataset, id)
-        return self._view(sample.image, sample.mask, "labeled", turn, 0, id)
+        return self._view(sample.image, sample.mask, id, "labeled", turn, 0, id)
 
     def _unlabeled_view(self, epoch: int, index: int) -> View:
         lap, position = divmod(index, len(self.unlabeled))
         id = self.unlabeled[_order(len(self.unlabeled), self.config.seed, "unlabeled", epoch)[position]]
-        return self._view(self.dataset.read_image(id), None, "unlabeled", epoch, lap, id)
+        shown, image, skipped = self._readable(id, epoch)
+        return replace(self._view(image, None, shown, "unlabeled", epoch, lap, id), skipped=skipped)
 
-    def _view(self, image: Tensor, mask: Tensor | None, *key: int | str) -> View:
-        config, id = self.config, str(key[-1])
+    def _readable(self, id: str, epoch: int) -> tuple[str, Tensor, dict[str, str]]:
+        """Return an unlabeled image's id and pixels, or those of the one that stands in for it; why others could not.
+
+        Which one that is depends on seed, epoch and id alone, so that any number of workers and a resumed run agree.
+        """
+        skipped: dict[str, str] = {}
+        for candidate in self._stand_ins(id, epoch):
+            try:
+                return candidate, self.dataset.read_image(candidate), skipped
+            except UserError as error:
+                if self.config.strict:
+                    raise
+                skipped[candidate] = str(error)
+        raise UserError(f"{skipped[id]}; none of {len(self.unlabeled)} unlabeled images can be read")
+
+    def _stand_ins(self, id: str, epoch: int) -> Iterator[str]:
+        """Yield the image itself, then the others of the list in an order of its own."""
+        yield id
+        for index in _order(len(self.unlabeled), self.config.seed, f"stand-in {id}", epoch):
+            if self.unlabeled[index] != id:
+                yield self.unlabeled[index]
+
+    def _view(self, image: Tensor, mask: Tensor | None, id: str, *key: int | str) -> View:
+        config = self.config
         seed = derive_seed(config.seed, *key)
         scales = config.scale_min, config.scale_max
         view = weak_view(image, mask, config.crop_size, seed, config.image_scale, scales)
         area = view_area(image, seed, config.image_scale, scales)
-        return View(*view, area, self.dataset.tags(id) or (UNKNOWN,) * len(self.dataset.classes))
+        return View(*view, area, self.dataset.tags(id) or (UNKNOWN,) * len(self.dataset.classes), {})
 
     def _tags(self, views: list[View]) -> Tensor:
         """The tags of a part of the batch, int8 ``(B, C)``, or ``(0, 0)`` where no image of the run has any."""
@@ -165,34 +199,42 @@ def _stack(tensors: list[Tensor], shape: tuple[int, ...], dtype: torch.dtype) ->
     return torch.stack(tensors) if tensors else torch.empty((0, *shape), dtype=dtype)
 
 
-class _Reported(Dataset["Batch | UserError"]):
+class _Reported(Dataset["tuple[Batch, dict[str, str]] | UserError"]):
     """The stream with UserError as a value: a worker process would wrap an exception into a page of traceback."""
 
     def __init__(self, stream: TrainStream) -> None:
         self.stream = stream
 
-    def __getitem__(self, step: int) -> Batch | UserError:
+    def __getitem__(self, step: int) -> tuple[Batch, dict[str, str]] | UserError:
         try:
-            return self.stream[step]
+            return self.stream.read(step)
         except UserError as error:
             return error
 
 
-class StepLoader(DataLoader["Batch | UserError"]):
-    """A DataLoader of whole batches, in the order of steps, that raises the stream's UserError in the main process."""
+class StepLoader(DataLoader["tuple[Batch, dict[str, str]] | UserError"]):
+    """A DataLoader of whole batches, in the order of steps, that raises the stream's UserError in the main process.
+
+    Attributes:
+        skipped: by id, why unlabeled images of the batches handed on so far could not be read.
+    """
+
+    skipped: dict[str, str]
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         for item in super().__iter__():
             if isinstance(item, UserError):
                 raise item
-            yield item
+            batch, skipped = item
+            self.skipped |= skipped
+            yield batch
 
 
 def make_loader(
     stream: TrainStream, first_step: int, last_step: int, workers: int = 0, pin_memory: bool = False
 ) -> StepLoader:
     """Return a loader of the batches of steps ``first_step`` to ``last_step - 1``, alike for any number of workers."""
-    return StepLoader(
+    loader = StepLoader(
         _Reported(stream),
         batch_size=None,  # an item is a batch
         sampler=range(first_step, last_step),
@@ -200,3 +242,5 @@ def make_loader(
         pin_memory=pin_memory,
         generator=torch.Generator(),  # otherwise iterating draws a number from the global generator
     )
+    loader.skipped = {}
+    return loader

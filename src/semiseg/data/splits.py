@@ -14,7 +14,15 @@ import torch
 from numpy.typing import NDArray
 
 from semiseg.data.dataset import IGNORE, SegmentationDataset, read_sample
-from semiseg.data.lists import ListReader, read_lines, read_list, read_permutation, unlabeled_beside, write_list
+from semiseg.data.lists import (
+    ListReader,
+    listable,
+    read_lines,
+    read_list,
+    read_permutation,
+    unlabeled_beside,
+    write_list,
+)
 from semiseg.errors import UserError
 from semiseg.seeding import generator
 
@@ -71,7 +79,7 @@ def resolve_split(
         reader.notes.append(f"{len(test) - len(masked)} of {len(test)} test images have no mask and are left out")
         test = masked
     split = Split(chosen, rest, val, test, tuple(reader.notes))
-    _check_disjoint(dataset, split)
+    _check_names(dataset, split)
     return split
 
 
@@ -202,13 +210,18 @@ def _hold_out(
     return tuple(id for id in labeled if id not in val), tuple(id for id in labeled if id in val)
 
 
-def _check_disjoint(dataset: SegmentationDataset, split: Split) -> None:
+def _check_names(dataset: SegmentationDataset, split: Split) -> None:
+    """Raise UserError where an id is in two lists, or a run could not keep it in any."""
     owner: dict[str, str] = {}
     for name in LISTS:
         for id in getattr(split, name):
             other = owner.setdefault(id, name)
             if other != name:
                 raise UserError(f"{dataset.name}: {id!r} is in the {other} and the {name} list; keep it in one of them")
+            if not listable(id):
+                why = "it has several lines, space at its ends, or bytes that are no UTF-8"
+                path = dataset.image_path(id) or id
+                raise UserError(f"{path}: no list can hold this name, {why}; rename the image and its mask")
 
 
 def write_split(split: Split, directory: str | Path) -> None:

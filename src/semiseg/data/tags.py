@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from semiseg.data.lists import find_id
+from semiseg.data.lists import find_id, read_text
 from semiseg.errors import UserError, did_you_mean
 
 PRESENT, ABSENT, UNKNOWN = 1, 0, -1
@@ -27,9 +28,8 @@ def read_tags(path: Path, classes: tuple[str, ...], ids: Iterable[str]) -> dict[
         UserError: the file or a line of it cannot be used; the message names both.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(file, strict=True)
-            lines = [(rows.line_num, [cell.strip() for cell in row]) for row in rows if any(map(str.strip, row))]
+        rows = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+        lines = [(rows.line_num, [cell.strip() for cell in row]) for row in rows if any(map(str.strip, row))]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read ({type(error).__name__}); it must be a UTF-8 file of commas") from None
     if not lines:

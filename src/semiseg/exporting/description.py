@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -85,6 +86,19 @@ def colors(values: Sequence[Sequence[int]]) -> tuple[Color, ...]:
     return tuple((red, green, blue) for red, green, blue in values)
 
 
+def _check(description: Description) -> None:
+    """Raise ValueError or TypeError where a value is not what those rely on who use it."""
+    d = description
+    if not all(isinstance(name, str) for name in (*d.classes, d.architecture, d.encoder, d.method, d.network)):
+        raise TypeError("names are text")
+    if not 1 <= len(d.classes) == len(set(d.classes)) == len(d.palette) <= 255 or not isinstance(d.training, dict):
+        raise ValueError("there are 1 to 255 classes, each with a color")
+    if not all(type(value) is int and 0 <= value <= 255 for color in d.palette for value in color):
+        raise ValueError("colors are of 0 to 255")
+    if not (len(d.mean) == len(d.std) == 3 and all(map(math.isfinite, (*d.mean, *d.std))) and min(d.std) > 0):
+        raise ValueError("mean and std are of three channels")
+
+
 def read_export(weights: Path) -> tuple[Description, SegmentationNetwork]:
     """Build the network of an export from ``model.safetensors`` and the ``config.json`` beside it, on the CPU.
 
@@ -100,7 +114,8 @@ def read_export(weights: Path) -> tuple[Description, SegmentationNetwork]:
         content["palette"] = colors(content["palette"])
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items() if k in names}
         description = Description(**values)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        _check(description)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{config}: not the configuration of an export ({type(error).__name__}): export the run again"
         ) from None

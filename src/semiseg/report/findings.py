@@ -22,6 +22,7 @@ ALIKE = 1.0  # percent of pixels on which a teacher disagrees; while the learnin
 FEW_VAL = 20  # images
 WAITING = 0.25  # share of a step
 OWN_SETTINGS = {"method", "workers", "accelerator", "devices", "nodes", "precision", "tensorboard", "tracker", "keep"}
+OWN_SETTINGS |= {"strict"}  # decides whether a run ends early, and nothing else
 
 
 class Finding(NamedTuple):
@@ -34,7 +35,7 @@ class Finding(NamedTuple):
 
 def findings(run: RunFiles) -> list[Finding]:
     """Return what there is to say, warnings first."""
-    rules = (_gain, _course, _classes, _trust, _coupling, _overfit, _lists, _networks, _loader)
+    rules = (_gain, _course, _classes, _trust, _coupling, _overfit, _lists, _skipped, _networks, _loader)
     found = [finding for rule in rules for finding in rule(run)] if run.scores else []
     return sorted(found, key=lambda finding: not finding.watch)
 
@@ -205,6 +206,16 @@ def _lists(run: RunFiles) -> list[Finding]:
         text = f"Test lies {score.val - score.test:.1f} points below val, by which the checkpoint was chosen."
         found.append(Finding(True, text, "Report the figure on test; see below which classes are to blame."))
     return found
+
+
+def _skipped(run: RunFiles) -> list[Finding]:
+    """Unlabeled images that could not be read, and for which others stood in."""
+    if not run.skipped:
+        return []
+    names = [str(line["skipped"]) for line in run.skipped]
+    shown = f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+    text = f"{len(names)} of {run.list_sizes.get('unlabeled', 0)} unlabeled images could not be read: {shown}."
+    return [Finding(True, text, "Others stood in for them. Mend or remove the files; semiseg check names them all.")]
 
 
 def _networks(run: RunFiles) -> list[Finding]:

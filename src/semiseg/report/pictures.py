@@ -91,7 +91,7 @@ def save_picture(picture: Picture, path: Path, about: Mapping[str, str] | None =
     for key, value in (about or {}).items():
         texts.add_text(key, value)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft = path.with_name(f".{os.getpid()}.{abs(hash(path.name))}.tmp")  # a name may be as long as names can be
     try:
         picture.save(draft, format="PNG", optimize=True, pnginfo=texts)
         os.replace(draft, path)

@@ -11,8 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from semiseg.config import read_yaml
 from semiseg.errors import UserError
 
 Line = dict[str, Any]
@@ -55,6 +54,7 @@ class RunFiles:
         confusion: confusion.json: ``classes``, ``network``, ``split``, ``counts`` (rows are the truth).
         list_sizes: how many images are in each list of splits/.
         samples: pictures of the last step that has some.
+        skipped: lines of unlabeled images that could not be read, by step: ``skipped``, the id, and ``reason``.
     """
 
     path: Path
@@ -66,6 +66,7 @@ class RunFiles:
     confusion: dict[str, Any] | None
     list_sizes: dict[str, int]
     samples: list[Path]
+    skipped: list[Line]
 
     @property
     def name(self) -> str:
@@ -164,6 +165,7 @@ def read_run(path: Path) -> RunFiles:
         confusion=_json(path / "confusion.json"),
         list_sizes={name: size for name in LISTS if (size := _list_size(path / "splits" / f"{name}.txt")) is not None},
         samples=_last_samples(path / "samples"),
+        skipped=_once([line for line in lines if "skipped" in line], "skipped"),
     )
 
 
@@ -214,11 +216,7 @@ def _json(path: Path) -> dict[str, Any] | None:
 def _config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise UserError(f"{path}: not valid YAML: restore the file as training wrote it") from None
-    return content if isinstance(content, dict) else {}
+    return read_yaml(path)
 
 
 def _list_size(path: Path) -> int | None:

@@ -16,7 +16,8 @@ def run_page(run: RunFiles) -> Page:
     """Build the page of one run and save its plots in ``RUN/plots``."""
     plots = run.path / "plots"
     sections = [_networks(run), _curves(run, plots), _classes(run), _confusion(run, plots), album.predictions(run)]
-    sections += [album.pseudo_labels(run), _coupling(run, plots), album.samples(run), _settings(run), _environment(run)]
+    sections += [album.pseudo_labels(run), _coupling(run, plots), album.samples(run), _skipped(run)]
+    sections += [_settings(run), _environment(run)]
     return Page(
         title=f"{run.method} on {run.config['data']}" if run.config.get("data") else run.method,
         summary=_summary(run),
@@ -168,6 +169,11 @@ def _confusion(run: RunFiles, plots: Path) -> Section:
     table, worst = confusion.heat_table(run.confusion), confusion.taken_for(run.confusion)
     blocks: list[Block] = [table] if table else [*picture]
     return Section("Confusion", text, [*([worst] if worst else []), *blocks])
+
+
+def _skipped(run: RunFiles) -> Section:
+    rows = [[Cell(str(line["skipped"])), Cell(str(line.get("reason", "")))] for line in run.skipped]
+    return Section("Skipped images", blocks=[Table(["unlabeled image", "why"], rows)] if rows else [], folded=True)
 
 
 def _settings(run: RunFiles) -> Section:

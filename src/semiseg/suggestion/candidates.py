@@ -10,6 +10,7 @@ import torch
 from semiseg.config import TrainConfig
 from semiseg.data import open_dataset
 from semiseg.data.dataset import SegmentationDataset
+from semiseg.data.lists import listable
 from semiseg.errors import UserError
 from semiseg.seeding import generator
 from semiseg.suggestion.measure import tell
@@ -44,12 +45,12 @@ def find_candidates(run: RunDirectory, data: str | None) -> Candidates:
         found = among_own(run, open_dataset(config.data), config)
     else:
         found = among_others(run, open_dataset(data), config)
-    listable = tuple(id for id in found.ids if id.isprintable() and id == id.strip())
-    if len(listable) < len(found.ids):
-        tell(f"{len(found.ids) - len(listable)} images are left out: no list can hold their names")
-    if not listable:
+    ids = tuple(id for id in found.ids if listable(id))
+    if len(ids) < len(found.ids):
+        tell(f"{len(found.ids) - len(ids)} images are left out: no list can hold their names")
+    if not ids:
         raise UserError(f"{found.dataset.name}: no image without a mask: add images, or give others by --data")
-    return Candidates(found.dataset, listable, found.known, found.annotated)
+    return Candidates(found.dataset, ids, found.known, found.annotated)
 
 
 def among_own(run: RunDirectory, dataset: SegmentationDataset, config: TrainConfig) -> Candidates:

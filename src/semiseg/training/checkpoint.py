@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import sys
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from semiseg.errors import UserError
 
 FORMAT = 1
 KEYS = {"step", "best", "config", "classes", "palette", "method"}
+TABLES = ("best", "config", "method")
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -60,10 +63,66 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint: check the path, or train first")
     try:
+        if _inflates(path):
+            raise ValueError("it would take more memory than its size says")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the bytes make of the reader: the file is damaged, or something else
         reason = type(error).__name__
         raise UserError(f"{path}: cannot be read as a checkpoint ({reason}): use one written by semiseg") from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT or not state.keys() >= KEYS:
+    if not isinstance(state, dict) or state.get("format") != FORMAT or not _is_sound(state):
         raise UserError(f"{path}: not a checkpoint of semiseg: use checkpoints/best.pt or last.pt of a run")
     return state
+
+
+def _inflates(path: Path) -> bool:
+    """Tell whether a file unpacks to more bytes than it has: PyTorch's do not, and a small one could fill memory."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size
+
+
+def _is_sound(state: dict[str, Any]) -> bool:
+    """Tell whether all is there, and of the kind that its readers rely on."""
+    if not state.keys() >= KEYS:
+        return False
+    classes, palette, best = state["classes"], state["palette"], state["best"]
+    return (
+        all(isinstance(state[key], dict) and all(isinstance(name, str) for name in state[key]) for key in TABLES)
+        and type(state["step"]) is int
+        and [type(best.get(key)) for key in ("miou", "step")] in ([float, int], [int, int])
+        and isinstance(classes, list)
+        and all(isinstance(name, str) for name in classes)
+        and 1 <= len(classes) == len(set(classes)) <= 255
+        and isinstance(palette, list)
+        and len(palette) == len(classes)
+        and all(isinstance(color, list) and len(color) == 3 for color in palette)
+        and all(type(value) is int and 0 <= value <= 255 for color in palette for value in color)
+    )
+
+
+def check_finite(path: Path, weights: Mapping[str, Any]) -> None:
+    """Raise UserError, naming the file ``path``, where a tensor of it holds NaN or infinity."""
+    for name, value in weights.items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
+            raise UserError(f"{path}: {name} holds values that are no finite numbers: use an undamaged checkpoint")
+
+
+def load_optimizer(path: Path, optimizer: Any, state: Any) -> None:
+    """Fill an optimizer with its part of the checkpoint ``path``.
+
+    Raises:
+        UserError: it does not fit the parameters, or holds NaN or infinity.
+    """
+    try:
+        optimizer.load_state_dict(state)
+        for parameter, values in optimizer.state.items():
+            tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+            if any(value.dim() and value.shape != parameter.shape for value in tensors.values()):
+                raise ValueError("of another shape")
+            check_finite(path, {f"the optimizer's {name}": value for name, value in tensors.items()})
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, IndexError) as error:
+        raise UserError(
+            f"{path}: its optimizer does not fit the network ({type(error).__name__}): put the run's own last.pt back, "
+            "or remove it to start over"
+        ) from None

@@ -77,7 +77,7 @@ class RunDirectory:
         """Return the run's configuration and its method's options."""
         source = self.path / "config.yaml"
         values = read_yaml(source)
-        method = find_method(str(values.get("method")))
+        method = find_method(str(values.get("method")), named_in=source)
         config, options = from_mapping((TrainConfig, method.Options), values, str(source))
         return config, options
 

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from semiseg.config import TrainConfig, to_mapping
 from semiseg.data import open_dataset
 from semiseg.data.dataset import SegmentationDataset
-from semiseg.data.loaders import StreamConfig, TrainStream, make_loader
+from semiseg.data.loaders import StepLoader, StreamConfig, TrainStream, make_loader
 from semiseg.data.splits import Split, check_masks
-from semiseg.errors import UserError
+from semiseg.errors import UserError, brief
 from semiseg.methods import Batch, Method, Progress
 from semiseg.networks import SegmentationNetwork, build
 from semiseg.ops.losses import balancing_weights, ohem_cross_entropy
 from semiseg.seeding import derive_seed
-from semiseg.training.checkpoint import FORMAT, load_checkpoint, save_checkpoint
+from semiseg.training.checkpoint import FORMAT, check_finite, load_checkpoint, load_optimizer, save_checkpoint
 from semiseg.training.clock import Clock
 from semiseg.training.console import Console
 from semiseg.training.find_method import find_method
@@ -32,12 +32,14 @@ from semiseg.training.optimizer import make_optimizer, set_learning_rate
 from semiseg.training.resources import write_resources
 from semiseg.training.run_directory import RunDirectory
 from semiseg.training.samples import Samples
+from semiseg.training.skipped import Skipped
 from semiseg.training.trackers import open_trackers
 from semiseg.training.validation import Validator
 
 DEFAULT_STEPS = 2000
-# What one may change between two sittings of a run: where it runs and where its data lie.
-MOVABLE = ("data", "workers", "accelerator", "devices", "nodes", "precision", "tensorboard", "tracker", "keep")
+# What one may change between two sittings of a run: where it runs and where its data lie, and what it tells and keeps.
+PLACES = ("data", "workers", "accelerator", "devices", "nodes", "precision")
+MOVABLE = (*PLACES, "tensorboard", "tracker", "keep", "strict")
 LOSS_TERMS = ("supervised", "unsupervised", "consistency", "auxiliary", "filled", "tags")
 
 
@@ -75,17 +77,20 @@ class Loop:
         main = self.fabric.is_global_zero
         trackers = open_trackers(self.config, self.method.options, self.run.path, first_step) if main else []
         log = MetricsLog(self.run.metrics, first_step, main, trackers)
+        pin = self.fabric.device.type == "cuda"
+        loader = make_loader(self.stream, first_step, self.total_steps, self.config.workers, pin)
+        skipped = Skipped(loader.skipped, self.fabric, log, self.console, self.run.metrics)
         try:
-            self.take_steps(log, first_step)
+            self.take_steps(log, skipped, loader, first_step)
         finally:
             log.close()
 
-    def take_steps(self, log: MetricsLog, first_step: int) -> None:
+    def take_steps(self, log: MetricsLog, skipped: Skipped, loader: StepLoader, first_step: int) -> None:
         """Take each step, log it, and validate when it is time."""
         finite = torch.ones((), dtype=torch.bool, device=self.fabric.device)
         clock = Clock(self.config.batch_size * (2 if self.method.uses_unlabeled else 1))
         self.method.train()
-        for step, batch in enumerate(clock.waiting(self.batches(first_step)), first_step):
+        for step, batch in enumerate(clock.waiting(self.on_device(loader)), first_step):
             progress = Progress(step, self.total_steps, self.stream.steps_per_epoch)
             scalars, finite_now = self.step(batch, progress)
             finite &= finite_now
@@ -94,6 +99,8 @@ class Loop:
             logged, validated = self.log_due(done), self.validation_due(done)
             if logged or validated or self.fabric.device.type == "cpu":
                 self.stop_unless_finite(finite, done)
+            if logged or validated:
+                skipped.tell(done, progress.epoch)
             if logged:
                 values = {name: float(value) for name, value in scalars.items()} | clock.read(done - first_step)
                 log.write(done, progress.epoch, values)
@@ -102,10 +109,9 @@ class Loop:
                 self.validate(log, progress)
                 clock.restart(done - first_step)
 
-    def batches(self, first_step: int) -> Iterator[Batch]:
+    def on_device(self, loader: StepLoader) -> Iterator[Batch]:
         """The batches of the remaining steps, on the device."""
-        pin = self.fabric.device.type == "cuda"
-        for batch in make_loader(self.stream, first_step, self.total_steps, self.config.workers, pin):
+        for batch in loader:
             yield batch.to(self.fabric.device)
 
     def step(self, batch: Batch, progress: Progress) -> tuple[dict[str, Any], Tensor]:
@@ -218,6 +224,7 @@ def make_stream(config: TrainConfig, dataset: SegmentationDataset, split: Split,
         scale_max=config.scale_max,
         seed=config.seed,
         fill=config.annotation != "full",
+        strict=config.strict,
     )
     rank, world = fabric.global_rank, fabric.world_size
     return TrainStream(dataset, split.labeled, split.unlabeled, stream_config, rank=rank, world_size=world)
@@ -231,12 +238,14 @@ def restore(method: Method, state: dict[str, Any], config: TrainConfig, source: 
     ours = to_mapping(config, method.options)
     for key, theirs in state["config"].items():
         if key not in MOVABLE and ours.get(key) != theirs:
-            raise UserError(f"{source}: of another run ({key} is {theirs} there, {ours.get(key)} here): {remedy}")
+            there, here = brief(theirs), brief(ours.get(key))
+            raise UserError(f"{source}: of another run ({key} is {there} there, {here} here): {remedy}")
     try:
         method.load_state_dict(state["method"])
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()[:120]
         raise UserError(f"{source}: a checkpoint of another network ({reason}): {remedy}") from None
+    check_finite(source, method.state_dict())
 
 
 def train_run(run: RunDirectory, fabric: Fabric) -> Loop:
@@ -258,7 +267,7 @@ def train_run(run: RunDirectory, fabric: Fabric) -> Loop:
     wrapped, wrapped_optimizer = fabric.setup(method, optimizer)
     best = Best()
     if state:
-        optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(run.last, optimizer, state["optimizer"])
         best = Best(state["best"]["miou"], state["best"]["step"])
         console.note(f"resumed at step {state['step']} of {total_steps}")
     validator = Validator(dataset, split, config, fabric)
