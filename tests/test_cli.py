@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from semiseg import cli
+from semiseg.errors import Interrupted
 
 QUICK = (
     *("--encoder", "test_resnet", "--weights", "none", "--crop-size", "32"),
@@ -604,9 +605,18 @@ def test_an_interrupt_says_how_to_go_on(call: Call, monkeypatch: pytest.MonkeyPa
     def interrupt(argv: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(cli.COMMANDS, "train", interrupt)
+    monkeypatch.setitem(cli.COMMANDS, "compare", interrupt)
+    result = call("compare")
+    assert result.status == 130 and "the same command again" in result.err and result.err.count("\n") == 1
+
+
+def test_a_run_that_a_signal_has_ended_says_so_by_its_status(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended(argv: object) -> None:
+        raise Interrupted("saved at step 7: go on by ...", 143)
+
+    monkeypatch.setitem(cli.COMMANDS, "train", ended)
     result = call("train")
-    assert result.status == 130 and "--resume" in result.err and result.err.count("\n") == 1
+    assert (result.status, result.err) == (143, "semiseg: saved at step 7: go on by ...\n")
 
 
 # As processes.

@@ -36,7 +36,10 @@ def encodable(name: str) -> bool:
     return True
 
 
-@given(st.dictionaries(st.text(st.characters(codec="utf-8"), min_size=1, max_size=6), st.sampled_from([".png", ".JPG"])))
+LETTERS = st.characters(codec="utf-8")
+
+
+@given(st.dictionaries(st.text(LETTERS, min_size=1, max_size=6), st.sampled_from([".png", ".JPG"])))
 def test_files_are_a_sorted_dict(suffixes: dict[str, str]) -> None:
     files = Files(Path("here"), suffixes)
     assert dict(files) == {stem: Path("here", stem + suffix) for stem, suffix in suffixes.items()}

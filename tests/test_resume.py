@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from semiseg.errors import Interrupted, ToldElsewhere, UserError
+from semiseg.training.interruption import interruptible
+from semiseg.training.run_directory import RunDirectory
+
+SEED = int(os.environ.get("SEMISEG_CRASH_SEED", "0"))  # of the moments at which runs are ended
+SUITE = random.Random(SEED)
 
 TIMES = ("time_s", "images_per_s", "data_wait_fraction")
 # Twelve steps of Dual Teacher: three shifts and more, four validations, a checkpoint at each.
 OPTIONS = (
     *("--data", "shapes:images=10,val=2,test=1,size=48", "--labeled", "4", "--method", "dual-teacher", "--steps", "12"),
     *("--batch-size", "2", "--crop-size", "32", "--val-every", "3", "--weights", "none", "--accelerator", "cpu"),
-    *("--burn-in", "0.2", "--workers", "0", "--threshold-mode", "none"),
+    *("--burn-in", "0.2", "--workers", "1", "--threshold-mode", "none"),
 )
 
 
@@ -34,17 +46,6 @@ def start(*arguments: str) -> subprocess.Popen[bytes]:
 def finish(process: subprocess.Popen[bytes]) -> None:
     _, stderr = process.communicate(timeout=240)
     assert process.returncode == 0, stderr.decode()
-
-
-def kill_when(process: subprocess.Popen[bytes], ready: Any) -> None:
-    """Send SIGKILL to the whole process group as soon as ``ready()`` holds."""
-    deadline = time.monotonic() + 200
-    while not ready():
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def lines(run: Path) -> int:
@@ -72,20 +73,88 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def test_killed_before_the_first_checkpoint(undisturbed: Path, tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Blow:
+    """A signal, to all processes of a run or to the first alone, at a moment: ``after`` a line and some seconds.
+
+    ``aim``: from then on, the next moment at which a checkpoint is being written.
+    """
+
+    number: signal.Signals
+    group: bool
+    after: int
+    seconds: float
+    aim: bool = False
+
+    def strike(self, process: subprocess.Popen[bytes], run: Path) -> int:
+        """Wait for the moment, send the signal, and return how the process ended."""
+        self.wait(process, lambda: lines(run) >= self.after)
+        if self.aim:
+            self.wait(process, lambda: any((run / "checkpoints").glob(".*.tmp")), pause=0)
+        time.sleep(self.seconds)
+        if process.poll() is None:
+            (os.killpg if self.group else os.kill)(process.pid, self.number)
+        process.communicate(timeout=240)
+        return process.returncode
+
+    @staticmethod
+    def wait(process: subprocess.Popen[bytes], ready: Callable[[], bool], pause: float = 0.002) -> None:
+        deadline = time.monotonic() + 200
+        while process.poll() is None and not ready():
+            assert time.monotonic() < deadline
+            time.sleep(pause)
+
+    def ends(self) -> set[int]:
+        """How a process may end: by the signal itself, as we decided, or well, where the blow came too late."""
+        return {0, -self.number} if self.number == signal.SIGKILL else {0, -self.number, 128 + self.number}
+
+
+def draw(rng: random.Random, number: signal.Signals) -> Blow:
+    """A blow at a random moment: while it starts, in a step, or, every other one, while a checkpoint is written."""
+    if rng.random() < 0.2:
+        return Blow(number, rng.random() < 0.5, 0, rng.uniform(0, 6))
+    aim = rng.random() < 0.5
+    return Blow(number, rng.random() < 0.5, rng.randrange(1, 24), rng.uniform(0, 0.01 if aim else 0.2), aim)
+
+
+def go_on(run: Path) -> subprocess.Popen[bytes]:
+    """Resume the run, or start it where it ended before there was one: then nothing half made is left either."""
+    return start("--resume", str(run)) if run.exists() else start(*OPTIONS, "--out", str(run))
+
+
+@pytest.mark.parametrize(
+    "blows",
+    [
+        # Before the first checkpoint; after it, in the midst of writing the next.
+        [Blow(signal.SIGKILL, True, 1, 0), Blow(signal.SIGKILL, True, 9, 0, aim=True)],
+        [Blow(signal.SIGTERM, True, SUITE.randrange(1, 18), SUITE.uniform(0, 0.1))],
+        [Blow(signal.SIGINT, True, SUITE.randrange(1, 18), SUITE.uniform(0, 0.1))],
+    ],
+    ids=["killed twice", "terminated", "interrupted"],
+)
+def test_a_run_that_was_ended_goes_on_as_if_nothing_had_happened(
+    undisturbed: Path, tmp_path: Path, blows: list[Blow]
+) -> None:
     run = tmp_path / "run"
-    kill_when(start(*OPTIONS, "--out", str(run)), lambda: lines(run) >= 1)
-    assert not (run / "checkpoints" / "last.pt").exists()
-    finish(start("--resume", str(run)))
+    for blow in blows:
+        print(blow)
+        status = blow.strike(go_on(run), run)
+        assert status == (-blow.number if blow.number == signal.SIGKILL else 128 + blow.number)
+    finish(go_on(run))
     assert_same(run, undisturbed)
 
 
-def test_killed_twice_after_a_checkpoint(undisturbed: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    kill_when(start(*OPTIONS, "--out", str(run)), lambda: (run / "checkpoints" / "last.pt").exists())
-    before = lines(run)
-    kill_when(start("--resume", str(run)), lambda: lines(run) > before + 2)
-    finish(start("--resume", str(run)))
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("attempt", range(20))
+def test_ended_at_random_moments(undisturbed: Path, tmp_path: Path, attempt: int) -> None:
+    rng, run = random.Random(f"{SEED} {attempt}"), tmp_path / "run"
+    number = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGUSR1)[attempt % 5]
+    for blow in [draw(rng, number) for _ in range(rng.randint(1, 2))]:
+        status = blow.strike(go_on(run), run)
+        print(f"seed {SEED}, attempt {attempt}: {blow} ended it with {status}")
+        assert status in blow.ends()
+    finish(go_on(run))
     assert_same(run, undisturbed)
 
 
@@ -97,21 +166,78 @@ def test_a_finished_run_is_left_as_it_is(undisturbed: Path) -> None:
     assert {name: (undisturbed / "checkpoints" / name).read_bytes() for name in before} == before
 
 
-@pytest.mark.long
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("attempt", range(10))
-def test_killed_at_a_random_moment(undisturbed: Path, tmp_path: Path, attempt: int) -> None:
-    run, rng = tmp_path / "run", random.Random(attempt)
-    moment = time.monotonic() + rng.uniform(2, 25)
-    process = start(*OPTIONS, "--out", str(run))
-    while process.poll() is None and time.monotonic() < moment:
-        time.sleep(0.01)
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    if not run.exists():  # killed before there was a run: nothing is left to resume, and nothing half made
-        run_again = start(*OPTIONS, "--out", str(run))
-    else:
-        run_again = start("--resume", str(run))
-    finish(run_again)
-    assert_same(run, undisturbed)
+# Signals and locks, in this process.
+
+
+def test_the_first_signal_is_kept_until_the_run_is_saved_and_a_second_ctrl_c_is_not(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").touch()
+    with interruptible(tmp_path) as interruption:
+        interruption.patient = True
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGTERM)  # says the same again
+        assert interruption.asked == signal.SIGUSR1
+        assert capfd.readouterr().err.strip().startswith("SIGUSR1: finishing the step")
+        with pytest.raises(Interrupted) as raised:
+            os.kill(os.getpid(), signal.SIGINT)
+    assert raised.value.status == 130
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_is_said_names_the_run_and_the_command_can_be_copied(tmp_path: Path) -> None:
+    run = tmp_path / "it's a run"
+    said = []
+    for _ in range(2):
+        with pytest.raises(Interrupted) as raised, interruptible(run):
+            os.kill(os.getpid(), signal.SIGTERM)  # not in the loop: at once
+        assert raised.value.status == 143
+        said.append(str(raised.value))
+        run.mkdir(exist_ok=True)
+        (run / "config.yaml").touch()
+    assert "no run yet" in said[0]
+    command = shlex.split(said[1].partition(": go on by ")[2])
+    assert command == ["semiseg", "train", "--resume", str(run)]
+
+
+def test_what_we_were_started_to_ignore_stays_ignored(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruptible(tmp_path) as interruption:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert interruption.asked is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_the_processes_beside_the_first_end_in_silence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with interruptible(tmp_path, main=False) as interruption:
+        interruption.patient = True
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert isinstance(interruption.end(), ToldElsewhere) and capfd.readouterr().err == ""
+
+
+def test_one_process_at_a_time_trains_a_run(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    code = (
+        "import fcntl, sys, time; file = open(sys.argv[1] + '/.lock', 'a')\n"
+        "fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB); print('held', flush=True); time.sleep(60)"
+    )
+    other = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(other, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="another process is training this run"), run.held():
+            pass
+        process.kill()
+    with run.held() as note:  # the kernel has let go of it
+        assert note == ""
+        assert subprocess.run(other, capture_output=True, timeout=30).returncode == 1
+
+
+def test_where_there_are_no_locks_it_says_so_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(*arguments: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(fcntl, "lockf", unsupported)
+    with RunDirectory(tmp_path).held() as note:
+        assert note.startswith("warning: this file system has no such locks") and "\n" not in note

@@ -90,7 +90,7 @@ def finished(_tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def test_a_run_directory_explains_itself(finished: Path) -> None:
     files = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
     expected = {"config.yaml", "environment.json", "metrics.jsonl", "log.txt", "report.html", "confusion.json"}
-    expected |= {"resources.json"}
+    expected |= {"resources.json", ".lock"}
     expected |= {f"checkpoints/{name}.pt" for name in ("last", "best")}
     expected |= {f"splits/{name}.txt" for name in ("labeled", "unlabeled", "val", "test")}
     assert expected <= files

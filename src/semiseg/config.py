@@ -102,6 +102,8 @@ class TrainConfig:
     """Number of machines."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 on a GPU that has it natively, else fp32."""
+    deterministic: bool = False
+    """On a GPU too, the same run twice is the same to the bit, for a price in time; on a CPU it always is."""
     tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
     """Tell this tracker too what metrics.jsonl says (extra of its name)."""
     tensorboard: bool = False

@@ -32,6 +32,17 @@ def brief(value: object) -> str:
     return shown.repr(value)
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal has ended a run; the message is one line that says how to go on.
+
+    ``status`` is what the program exits with: 128 and the signal's number.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """Return ``did you mean X?`` for the closest choice, or the choices where none is close."""
     choices = list(choices)

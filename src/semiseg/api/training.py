@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,9 @@ from semiseg.data.annotation import check_annotation
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.splits import Split, check_masks, count_pixels, resolve_split
 from semiseg.errors import ToldElsewhere, UserError, lookup
-from semiseg.methods import ALIASES, VARIANTS
+from semiseg.methods import ALIASES, VARIANTS, Method
 from semiseg.presets import PRESETS
+from semiseg.training.disk import checkpoint_bytes, require_room, told_in_one_line
 from semiseg.training.find_method import find_method, is_own, short_name, trust
 from semiseg.training.run_directory import RunDirectory
 from semiseg.training.trackers import require_trackers
@@ -86,38 +89,56 @@ def train(
 def train_with(config: TrainConfig, options: Any, out: str | Path | None = None) -> Path:
     """Train by a resolved configuration; return the run directory."""
     from semiseg.training.fabric import launched
+    from semiseg.training.interruption import interruptible
 
     path = Path(out) if out else Path("runs") / f"{Path(config.data).name.split(':')[0]}-{short_name(config.method)}"
-    with launched(config) as fabric:
-        if fabric.is_global_zero:
-            try:
-                prepare(path, config, options, fabric.world_size)
-            except BaseException as problem:  # whatever it was, the other processes wait to hear of it
-                fabric.broadcast(str(problem) or type(problem).__name__)
-                raise
-            fabric.broadcast("")
-        elif error := fabric.broadcast(""):
-            raise ToldElsewhere(error)
-        return finish(RunDirectory(path), fabric)
+    with launched(config) as fabric, interruptible(path, fabric.is_global_zero) as interruption:
+        on_first(fabric, lambda: prepare(path, config, options, fabric.world_size))
+        return finish(RunDirectory(path), fabric, interruption)
 
 
 def resume_run(path: str | Path) -> Path:
     """Go on with a run from its last checkpoint, or from its start where there is none yet."""
     from semiseg.training.fabric import launched
+    from semiseg.training.interruption import interruptible
 
     run = RunDirectory.open(path)
-    with launched(run.read_config()[0]) as fabric:
-        return finish(run, fabric)
+    with launched(run.read_config()[0]) as fabric, interruptible(run.path, fabric.is_global_zero) as interruption:
+        return finish(run, fabric, interruption)
 
 
-def finish(run: RunDirectory, fabric: Any) -> Path:
-    """Train to the end and write the report."""
+def finish(run: RunDirectory, fabric: Any, interruption: Any) -> Path:
+    """Hold the run, train it to the end and write the report; ``fabric``, ``interruption``: as they were opened."""
     from semiseg.training.trainer import train_run
 
-    train_run(run, fabric)
-    if fabric.is_global_zero:
-        report([run.path])
+    with ExitStack() as stack:
+        stack.enter_context(told_in_one_line(run.path))
+        on_first(fabric, lambda: warn(stack.enter_context(run.held())))
+        train_run(run, fabric, interruption)
+        if fabric.is_global_zero:
+            report([run.path])
     return run.path
+
+
+def on_first(fabric: Any, act: Callable[[], object]) -> None:
+    """Do something on the first process; where it fails there, the others end with it."""
+    if not fabric.is_global_zero:
+        if error := fabric.broadcast(""):
+            raise ToldElsewhere(error)
+        return
+    try:
+        act()
+    except BaseException as problem:  # whatever it was, the other processes wait to hear of it
+        with suppress(RuntimeError):  # unless the same has ended them
+            fabric.broadcast(str(problem) or type(problem).__name__)
+        raise
+    fabric.broadcast("")
+
+
+def warn(line: str) -> None:
+    """Print a line on stderr, if there is one."""
+    if line:
+        print(line, file=sys.stderr)
 
 
 def prepare(path: Path, config: TrainConfig, options: Any, processes: int = 1) -> RunDirectory:
@@ -139,7 +160,8 @@ def prepare(path: Path, config: TrainConfig, options: Any, processes: int = 1) -
     require_trackers(config)
     notes = [*split.notes, *check_annotation(dataset, split.labeled, pixels, config.annotation)]
     notes += noteworthy(config, options, dataset, split, pixels.sum(axis=0).tolist())
-    check_network(config, options, dataset)
+    needed = checkpoint_bytes(check_network(config, options, dataset), config)
+    notes.append(require_room(path, needed))
     run = RunDirectory.create(path, config, options, split)
     head = (
         f"{config.method} on {config.data}: {len(split.labeled)} labeled, {len(split.unlabeled)} unlabeled, "
@@ -182,11 +204,15 @@ def check_unlabeled(config: TrainConfig, split: Split) -> None:
         )
 
 
-def check_network(config: TrainConfig, options: Any, dataset: SegmentationDataset) -> None:
-    """Build the method once; raises UserError where there is no such network, or the method cannot use it."""
+def check_network(config: TrainConfig, options: Any, dataset: SegmentationDataset) -> Method:
+    """Build the method once and return it.
+
+    Raises:
+        UserError: there is no such network, or the method cannot use it.
+    """
     from semiseg.training.trainer import make_method
 
     try:
-        make_method(config, options, dataset)
+        return make_method(config, options, dataset)
     except ValueError as error:
         raise UserError(f"{config.method} over {config.encoder}: {error}") from None

@@ -21,7 +21,7 @@ from semiseg.cli.split import split
 from semiseg.cli.suggest import suggest
 from semiseg.cli.train import train
 from semiseg.cli.use import evaluate, export, predict, report
-from semiseg.errors import ToldElsewhere, UserError, lookup, printable
+from semiseg.errors import Interrupted, ToldElsewhere, UserError, lookup, printable
 
 PIPE_CLOSED = 141  # 128 + SIGPIPE, as of a program that the signal ends
 
@@ -52,7 +52,7 @@ def usage() -> str:
 
 
 def main() -> int:
-    """Run the command line; return the exit status: 0 fine, 2 the input is at fault, 1 we are; 130, 141 interrupted."""
+    """Run the command line; return the exit status: 0 fine, 2 the input is at fault, 1 we are, 128 + N a signal."""
     argv = sys.argv[1:]
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a class named in letters that the terminal does not have
@@ -76,9 +76,12 @@ def main() -> int:
     except UserError as error:
         print(f"semiseg: {printable(str(error))}", file=sys.stderr)
         return 2
+    except Interrupted as interrupted:
+        print(f"semiseg: {interrupted}", file=sys.stderr)
+        return interrupted.status
     except KeyboardInterrupt:
-        how = {"compare": "the same command again", "train": "semiseg train --resume RUN"}.get(argv[0])
-        print(f"semiseg: interrupted{f'; it goes on by {how}' if how else ''}", file=sys.stderr)
+        how = "; it goes on by the same command again" if argv[0] == "compare" else ""
+        print(f"semiseg: interrupted{how}", file=sys.stderr)
         return 130
     except RuntimeError as error:
         if type(error).__name__ not in ("TrainingStopped", "CellsFailed"):

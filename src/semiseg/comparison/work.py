@@ -54,9 +54,7 @@ class Crew:
             except BaseException:
                 self.stopping.set()
                 pool.shutdown(wait=False, cancel_futures=True)
-                while any(not future.done() for future in pending):
-                    self._end_processes()
-                    time.sleep(0.05)
+                self._end_processes(pending)
                 raise
         display.show(self.states, self.failures)
 
@@ -103,10 +101,20 @@ class Crew:
             finally:
                 self.processes.discard(process)
 
-    def _end_processes(self) -> None:
-        for process in list(self.processes):
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
+    def _end_processes(self, pending: set[Future[None]]) -> None:
+        """Have the cells save and end, and wait for it; a further interrupt ends them as they are."""
+        told: dict[int, signal.Signals] = {}
+        message = signal.SIGTERM
+        while any(not future.done() for future in pending):
+            try:
+                for process in list(self.processes):  # a thread may just be starting one
+                    if told.get(process.pid) != message:
+                        told[process.pid] = message
+                        with suppress(ProcessLookupError):
+                            os.killpg(process.pid, message)
+                time.sleep(0.05)
+            except KeyboardInterrupt:
+                message = signal.SIGKILL
 
 
 def last_line(log: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -230,6 +231,16 @@ class StepLoader(DataLoader["tuple[Batch, dict[str, str]] | UserError"]):
             yield batch
 
 
+def _leave_signals_to_the_run(worker: int) -> None:
+    """Ignore what asks a run to end: Ctrl-C and SLURM tell all its processes, and its last step needs its batch.
+
+    A worker ends when the run closes its loader, and within seconds of the run's own death.
+    """
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
 def make_loader(
     stream: TrainStream, first_step: int, last_step: int, workers: int = 0, pin_memory: bool = False
 ) -> StepLoader:
@@ -240,6 +251,7 @@ def make_loader(
         sampler=range(first_step, last_step),
         num_workers=workers,
         pin_memory=pin_memory,
+        worker_init_fn=_leave_signals_to_the_run,
         generator=torch.Generator(),  # otherwise iterating draws a number from the global generator
     )
     loader.skipped = {}

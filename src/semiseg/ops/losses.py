@@ -25,6 +25,8 @@ def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None =
         A scalar; 0, with a gradient of 0, where no pixel is known.
     """
     known = (labels != IGNORE).sum().clamp(min=1)
+    if logits.is_cuda and torch.are_deterministic_algorithms_enabled():  # its own sum is in no fixed order there
+        return F.cross_entropy(logits, labels, class_weights, ignore_index=IGNORE, reduction="none").sum() / known
     return F.cross_entropy(logits, labels, class_weights, ignore_index=IGNORE, reduction="sum") / known
 
 

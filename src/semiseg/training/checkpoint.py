@@ -7,26 +7,40 @@ import os
 import sys
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from semiseg.errors import UserError
+from semiseg.config import TrainConfig, to_mapping
+from semiseg.errors import UserError, brief
+from semiseg.methods import Method
+from semiseg.training.disk import naming
 
 FORMAT = 1
 KEYS = {"step", "best", "config", "classes", "palette", "method"}
 TABLES = ("best", "config", "method")
+# What one may change between two sittings of a run: where it runs, where its data lie, what it tells and keeps.
+MOVABLE = (
+    *("data", "workers", "accelerator", "devices", "nodes", "precision", "deterministic"),
+    *("tensorboard", "tracker", "keep", "strict"),
+)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` so that after a crash the old or the new file is there, whole."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with naming(path), open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()  # on a full disk, half a file is in the way of whatever is written next
+        raise
 
 
 def _canonical(value: Any) -> Any:
@@ -126,3 +140,21 @@ def load_optimizer(path: Path, optimizer: Any, state: Any) -> None:
             f"{path}: its optimizer does not fit the network ({type(error).__name__}): put the run's own last.pt back, "
             "or remove it to start over"
         ) from None
+
+
+def restore(method: Method, state: dict[str, Any], config: TrainConfig, source: Path) -> None:
+    """Load the networks of a checkpoint; raises UserError where it is not one that this run can go on from."""
+    remedy = "put the run's own last.pt back, or remove it to start over"
+    if "optimizer" not in state:
+        raise UserError(f"{source}: it holds no optimizer, so it is no last.pt: {remedy}")
+    ours = to_mapping(config, method.options)
+    for key, theirs in state["config"].items():
+        if key not in MOVABLE and ours.get(key) != theirs:
+            there, here = brief(theirs), brief(ours.get(key))
+            raise UserError(f"{source}: of another run ({key} is {there} there, {here} here): {remedy}")
+    try:
+        method.load_state_dict(state["method"])
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()[:120]
+        raise UserError(f"{source}: a checkpoint of another network ({reason}): {remedy}") from None
+    check_finite(source, method.state_dict())

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from semiseg.training.disk import naming
 
 PLAIN_EVERY_S = 10.0
 LONG_S = 1200.0  # from which one is told how to have it shorter
@@ -21,6 +24,7 @@ class Console:
         self.enabled = enabled
         if not enabled:
             return
+        self.log = log
         self.file = open(log, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
         self.rich = RichConsole(file=sys.stderr)
         self.progress: Progress | None = None
@@ -32,8 +36,9 @@ class Console:
     def note(self, text: str) -> None:
         """Print one line."""
         if self.enabled:
-            self.file.write(text + "\n")
-            self.file.flush()
+            with naming(self.log):
+                self.file.write(text + "\n")
+                self.file.flush()
             self.rich.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def pace(self, done: int, total: int) -> None:
@@ -85,7 +90,8 @@ class Console:
         if self.enabled:
             if self.progress is not None:
                 self.progress.stop()
-            self.file.close()
+            with suppress(OSError):  # what could not be written has been told by note
+                self.file.close()
 
 
 def show(miou: float | None) -> str:

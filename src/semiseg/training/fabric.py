@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -38,6 +39,27 @@ def make_fabric(config: TrainConfig) -> Fabric:
 
 
 @contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Inside the block, if ``wanted``, PyTorch takes algorithms alone that give the same each time.
+
+    An operation that has none on the device raises RuntimeError and says so.
+    """
+    if not wanted:
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA's first matrix product is made
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark = benchmark
+
+
+@contextmanager
 def launched(config: TrainConfig) -> Iterator[Fabric]:
     """Start a run's processes; at the end of the block, whatever ended it, they take leave of one another.
 
@@ -49,7 +71,8 @@ def launched(config: TrainConfig) -> Iterator[Fabric]:
     fabric = make_fabric(config)
     fabric.launch()
     try:
-        yield fabric
+        with deterministic(config.deterministic):
+            yield fabric
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

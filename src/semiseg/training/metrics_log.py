@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from semiseg.training.checkpoint import write_atomically
+from semiseg.training.disk import naming
 from semiseg.training.trackers import Tracker
 
 
@@ -17,7 +20,7 @@ class MetricsLog:
     """Appends to ``path``; ``resume_at`` drops every line of a later step, and a line cut short by a crash."""
 
     def __init__(self, path: Path, resume_at: int, enabled: bool = True, trackers: Sequence[Tracker] = ()) -> None:
-        self.enabled, self.trackers = enabled, trackers
+        self.path, self.enabled, self.trackers = path, enabled, trackers
         if not enabled:
             return
         kept = [line for line in read_metrics(path) if line["step"] <= resume_at] if resume_at else []
@@ -36,8 +39,9 @@ class MetricsLog:
             return
         line = {"step": step, "epoch": epoch, "time_s": round(self.time_s(), 3)} | values
         line = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
-        self.file.write(json.dumps(line) + "\n")
-        self.file.flush()
+        with naming(self.path):
+            self.file.write(json.dumps(line) + "\n")
+            self.file.flush()
         for tracker in self.trackers:
             tracker.write(step, line)
 
@@ -46,10 +50,17 @@ class MetricsLog:
         for tracker in self.trackers:
             tracker.show(step, pictures)
 
+    def sync(self) -> None:
+        """Have the lines on the disk before a checkpoint says that they are there."""
+        if self.enabled:
+            with naming(self.path):
+                os.fsync(self.file.fileno())
+
     def close(self) -> None:
         """Close the file and the trackers."""
         if self.enabled:
-            self.file.close()
+            with suppress(OSError):  # what could not be written has been told by write
+                self.file.close()
         for tracker in self.trackers:
             tracker.close()
 

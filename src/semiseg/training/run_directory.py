@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,14 @@ from semiseg.data.new_folder import is_free, new_folder
 from semiseg.data.splits import Split, read_split, write_split
 from semiseg.errors import UserError
 from semiseg.training.find_method import find_method
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = ".lock"
+UNLOCKED = "warning: {}: see to it that only one process at a time trains this run"
 
 
 class RunDirectory:
@@ -72,6 +83,29 @@ class RunDirectory:
         if not (run.path / "config.yaml").is_file():
             raise UserError(f"{path}: not a run (it has no config.yaml): give a directory made by semiseg train")
         return run
+
+    @contextmanager
+    def held(self) -> Iterator[str]:
+        """Hold the run for one process at a time, and give a line to show where that is not to be had, or "".
+
+        The lock is the process's own (POSIX), not that of an open file: its loader processes do not inherit it, and
+        the kernel lets go of it when the process ends, however it ends.
+
+        Raises:
+            UserError: another process is at work in the run.
+        """
+        if fcntl is None:
+            yield UNLOCKED.format("this system has no such locks")
+            return
+        with open(self.path / LOCK, "a", encoding="utf-8") as file:
+            note = ""
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in (errno.EAGAIN, errno.EACCES):
+                    raise UserError(f"{self.path}: another process is training this run: wait for it") from None
+                note = UNLOCKED.format(f"this file system has no such locks ({error.strerror})")
+            yield note
 
     def read_config(self) -> tuple[TrainConfig, Any]:
         """Return the run's configuration and its method's options."""

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,15 +17,16 @@ from semiseg.data import open_dataset
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.loaders import StepLoader, StreamConfig, TrainStream, make_loader
 from semiseg.data.splits import Split, check_masks
-from semiseg.errors import UserError, brief
 from semiseg.methods import Batch, Method, Progress
 from semiseg.networks import SegmentationNetwork, build
 from semiseg.ops.losses import balancing_weights, ohem_cross_entropy
 from semiseg.seeding import derive_seed
-from semiseg.training.checkpoint import FORMAT, check_finite, load_checkpoint, load_optimizer, save_checkpoint
+from semiseg.training.checkpoint import FORMAT, load_checkpoint, load_optimizer, restore, save_checkpoint
 from semiseg.training.clock import Clock
 from semiseg.training.console import Console
+from semiseg.training.disk import checkpoint_bytes, told_in_one_line
 from semiseg.training.find_method import find_method
+from semiseg.training.interruption import Interruption
 from semiseg.training.metrics_log import MetricsLog
 from semiseg.training.optimizer import make_optimizer, set_learning_rate
 from semiseg.training.resources import write_resources
@@ -37,9 +37,6 @@ from semiseg.training.trackers import open_trackers
 from semiseg.training.validation import Validator
 
 DEFAULT_STEPS = 2000
-# What one may change between two sittings of a run: where it runs and where its data lie, and what it tells and keeps.
-PLACES = ("data", "workers", "accelerator", "devices", "nodes", "precision")
-MOVABLE = (*PLACES, "tensorboard", "tracker", "keep", "strict")
 LOSS_TERMS = ("supervised", "unsupervised", "consistency", "auxiliary", "filled", "tags")
 
 
@@ -69,6 +66,7 @@ class Loop:
     validator: Validator
     samples: Samples
     console: Console
+    interruption: Interruption
     total_steps: int
     best: Best = field(default_factory=Best)
 
@@ -97,8 +95,11 @@ class Loop:
             done = step + 1
             self.console.pace(done, self.total_steps)
             logged, validated = self.log_due(done), self.validation_due(done)
-            if logged or validated or self.fabric.device.type == "cpu":
-                self.stop_unless_finite(finite, done)
+            asked = self.interruption.asked is not None
+            if logged or validated or self.fabric.device.type == "cpu" or (asked and self.fabric.world_size == 1):
+                asked = self.agree(finite, asked, done)
+            else:  # the processes meet at the next line
+                asked = False
             if logged or validated:
                 skipped.tell(done, progress.epoch)
             if logged:
@@ -108,6 +109,8 @@ class Loop:
             if validated:
                 self.validate(log, progress)
                 clock.restart(done - first_step)
+            if asked and done < self.total_steps:
+                self.leave(log, done, saved=validated)
 
     def on_device(self, loader: StepLoader) -> Iterator[Batch]:
         """The batches of the remaining steps, on the device."""
@@ -140,12 +143,24 @@ class Loop:
             every = max(1, self.total_steps // 10)
         return done % int(every) == 0 or done == self.total_steps
 
-    def stop_unless_finite(self, finite: Tensor, step: int) -> None:
-        """Raise TrainingStopped once a loss or a gradient was NaN or infinite on any process."""
-        if not bool(self.fabric.all_reduce(finite.float(), reduce_op="mean") == 1):
+    def agree(self, finite: Tensor, asked: bool, step: int) -> bool:
+        """Return whether any process was asked to stop; raise TrainingStopped once loss or gradient was not finite."""
+        told = torch.stack([finite.float(), torch.full_like(finite, asked).float()])
+        all_finite, any_asked = self.fabric.all_reduce(told, reduce_op="mean").tolist()
+        if all_finite != 1:
             kept = f"the checkpoint before is kept, {self.run.last}" if self.run.last.exists() else "none was saved"
             remedy = "start over with a smaller --lr"
             raise TrainingStopped(f"loss or gradient is not finite at step {step}; {kept}: {remedy}")
+        return any_asked > 0
+
+    def leave(self, log: MetricsLog, done: int, saved: bool) -> None:
+        """Save after ``done`` steps, unless a validation has ``saved`` just now, and end the run as it was asked."""
+        if self.fabric.is_global_zero and not saved:
+            write_resources(self.run.resources, self.method, self.fabric.device, log.time_s())
+            log.sync()
+            save_checkpoint(self.run.last, self.state(done))
+        self.console.note(f"stopped after step {done} of {self.total_steps}, saved")
+        raise self.interruption.end(f", saved at step {done}")
 
     def validate(self, log: MetricsLog, progress: Progress) -> None:
         """Evaluate every network after the step ``progress``, keep the best, save."""
@@ -166,12 +181,13 @@ class Loop:
         if self.fabric.is_global_zero:
             log.show(done, self.samples.write(self.method, progress, evaluation if improved else None))
             write_resources(self.run.resources, self.method, self.fabric.device, log.time_s())
+            log.sync()
             self.save(done, improved)  # last, so that a run that was saved at its end lacks nothing
         self.method.train()
 
-    def save(self, done: int, improved: bool) -> None:
-        """Write last.pt, and best.pt where the validation was the best so far (or there is none to choose by)."""
-        state = {
+    def state(self, done: int) -> dict[str, Any]:
+        """What a run that has taken ``done`` steps goes on from."""
+        return {
             "format": FORMAT,
             "step": done,
             "best": {"miou": self.best.miou, "step": self.best.step},
@@ -181,6 +197,10 @@ class Loop:
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
+
+    def save(self, done: int, improved: bool) -> None:
+        """Write last.pt, and best.pt where the validation was the best so far (or there is none to choose by)."""
+        state = self.state(done)
         weights_only = {key: value for key, value in state.items() if key != "optimizer"}
         if improved or self.config.val_every == "never":
             save_checkpoint(self.run.best, weights_only)
@@ -230,26 +250,8 @@ def make_stream(config: TrainConfig, dataset: SegmentationDataset, split: Split,
     return TrainStream(dataset, split.labeled, split.unlabeled, stream_config, rank=rank, world_size=world)
 
 
-def restore(method: Method, state: dict[str, Any], config: TrainConfig, source: Path) -> None:
-    """Load the networks of a checkpoint; raises UserError where it is not one that this run can go on from."""
-    remedy = "put the run's own last.pt back, or remove it to start over"
-    if "optimizer" not in state:
-        raise UserError(f"{source}: it holds no optimizer, so it is no last.pt: {remedy}")
-    ours = to_mapping(config, method.options)
-    for key, theirs in state["config"].items():
-        if key not in MOVABLE and ours.get(key) != theirs:
-            there, here = brief(theirs), brief(ours.get(key))
-            raise UserError(f"{source}: of another run ({key} is {there} there, {here} here): {remedy}")
-    try:
-        method.load_state_dict(state["method"])
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()[:120]
-        raise UserError(f"{source}: a checkpoint of another network ({reason}): {remedy}") from None
-    check_finite(source, method.state_dict())
-
-
-def train_run(run: RunDirectory, fabric: Fabric) -> Loop:
-    """Train the run from its last checkpoint, or from the start, to its end."""
+def train_run(run: RunDirectory, fabric: Fabric, interruption: Interruption) -> Loop:
+    """Train the run from its last checkpoint, or from the start, to its end, unless ``interruption`` comes first."""
     config, options = run.read_config()
     dataset = open_dataset(config.data)
     split = run.read_split(dataset)
@@ -272,10 +274,13 @@ def train_run(run: RunDirectory, fabric: Fabric) -> Loop:
         console.note(f"resumed at step {state['step']} of {total_steps}")
     validator = Validator(dataset, split, config, fabric)
     samples = Samples(run.samples, dataset, split, config, fabric.device)
-    parts = (fabric, config, run, method, wrapped, wrapped_optimizer, stream, validator, samples, console)
+    parts = (fabric, config, run, method, wrapped, wrapped_optimizer, stream, validator, samples, console, interruption)
     loop = Loop(*parts, total_steps, best)
     try:
-        loop.fit(state["step"] if state else 0)
+        interruption.patient = True
+        with told_in_one_line(run.path, checkpoint_bytes(method, config)):
+            loop.fit(state["step"] if state else 0)
     finally:
+        interruption.patient = False
         console.close()
     return loop

@@ -1,0 +1,73 @@
+"""What a signal does to a run: the step is finished, the run saved, and it is said how to go on."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from semiseg.errors import Interrupted, ToldElsewhere
+
+# Ctrl-C, a system that shuts down, a terminal that is closed, SLURM before it takes the machine (not all on Windows).
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+
+
+class Interruption:
+    """Keeps the first signal in ``asked`` while the loop takes steps (``patient``); the loop saves, and raises `end`.
+
+    Elsewhere there is nothing to save, and a signal ends the run at once. So does a second Ctrl-C; of other signals
+    those that repeat the first mean the same (whoever ends a program often says so more than once).
+    """
+
+    def __init__(self, run: Path, main: bool = True) -> None:
+        self.run, self.main = run, main
+        self.asked: signal.Signals | None = None
+        self.patient = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Take a signal, as its handler."""
+        again = self.asked is not None
+        if again and number != signal.SIGINT:
+            return
+        self.asked = signal.Signals(number)
+        if again or not self.patient:
+            raise self.end()
+        if self.main:  # not by print: it may be what the signal has interrupted
+            text = f"\n{self.asked.name}: finishing the step and saving the run; Ctrl-C stops it at once\n"
+            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text.encode())
+
+    def end(self, saved: str = "") -> Interrupted | ToldElsewhere:
+        """Return what ends the run, after it was ``saved`` (at which step), or as it is."""
+        name = self.asked.name if self.asked else "another process"
+        if not self.main:
+            return ToldElsewhere(name)
+        if (self.run / "config.yaml").is_file():
+            remedy = f"go on by semiseg train --resume {shlex.quote(str(self.run))}"
+        else:
+            remedy = "there is no run yet, so give the same command again"
+        return Interrupted(f"interrupted by {name}{saved}: {remedy}", 128 + (self.asked or signal.SIGTERM))
+
+
+@contextmanager
+def interruptible(run: Path, main: bool = True) -> Iterator[Interruption]:
+    """Treat signals as `Interruption` says inside the block; ``main``: this process is the one that saves and tells.
+
+    A signal that whoever started us had us ignore stays ignored (``nohup``, a shell's background job). Outside the
+    main thread, where Python takes no signals, nothing is done.
+    """
+    interruption, before = Interruption(run, main), {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (getattr(signal, name) for name in NAMES if hasattr(signal, name)):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                before[number] = signal.signal(number, interruption)
+    try:
+        yield interruption
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
