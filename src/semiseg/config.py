@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
+from reprlib import Repr
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -14,6 +15,8 @@ import yaml
 from semiseg.errors import UserError, did_you_mean
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
+SHORT = Repr()  # of a value in a message: YAML's references make lists without end of a few lines
+SHORT.maxstring = SHORT.maxother = 100
 
 
 @dataclass(frozen=True)
@@ -166,10 +169,10 @@ def check_mapping(classes: tuple[type, ...], values: Mapping[str, Any], source: 
     for key, value in values.items():
         name = key.replace("-", "_")
         if name not in known:
-            raise UserError(f"{source}: unknown key {key!r}: {did_you_mean(name, known)}")
+            raise UserError(f"{source}: unknown key {SHORT.repr(key)}: {did_you_mean(name, known)}")
         checked[name] = _as_meant(value, known[name])
         if not _accepts(checked[name], known[name]):
-            raise UserError(f"{source}: {key} is {value!r}: expected {describe(known[name])}")
+            raise UserError(f"{source}: {key} is {SHORT.repr(value)}: expected {describe(known[name])}")
     return checked
 
 
@@ -223,7 +226,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}): check the path") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no such day, endless digits
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())}): correct the file") from None
     if values is None:
         return {}

@@ -72,7 +72,7 @@ def main() -> int:
     except ToldElsewhere:
         return 0  # a launcher that sees a process fail kills the one that is about to tell why
     except UserError as error:
-        print(f"semiseg: {error}", file=sys.stderr)
+        print(f"semiseg: {' '.join(str(error).splitlines())}", file=sys.stderr)  # a name may hold a line break
         return 2
     except KeyboardInterrupt:
         how = {"compare": "the same command again", "train": "semiseg train --resume RUN"}.get(argv[0])

@@ -120,7 +120,7 @@ class Coco(FileDataset):
         for path, content in contents.items():
             try:
                 found = {int(entry["id"]): str(entry["name"]) for entry in content["categories"]}
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise UserError(f"{path}: a category has no id or name; take a COCO instances file") from error
             names = names or dict(sorted(found.items()))
             if found != names:
@@ -150,7 +150,7 @@ class Coco(FileDataset):
                     what = f"annotation {annotation.get('id')} is of image {annotation['image_id']}"
                     raise UserError(f"{path}: {what}, which is not among the images; add it there")
                 self._annotations.setdefault(ids[annotation["image_id"]], []).append(annotation)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UserError(
                 f"{path}: no COCO instances ({type(error).__name__}: {reason(error)}); an image has id and file_name, "
                 "an annotation image_id, category_id and segmentation"
