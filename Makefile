@@ -6,7 +6,7 @@ TEST_THREADS ?= 2
 # Options for pytest: make test ARGS="-k ema -x"
 ARGS ?=
 
-.PHONY: demo test test-long check setup lock docs clean
+.PHONY: demo test test-long check setup lock audit fuzz docs clean
 .DELETE_ON_ERROR:
 
 demo: .venv/ready  ## Generated images, three trainings, a report
@@ -30,7 +30,7 @@ setup: .venv/ready  ## Only the set-up
 	@echo "setting up .venv (once; several GB, a few minutes)"
 	rm -rf .venv
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements.lock
 	@touch $@
 
 # setuptools is in the lock, so that the build needs no download. pip check tells a lock that pyproject.toml has outgrown.
@@ -39,22 +39,35 @@ setup: .venv/ready  ## Only the set-up
 	$(BIN)/python -m pip check
 	@touch $@
 
-# The newest versions that pyproject.toml allows, as an empty environment gets them. Not torch 2.13.0: where its CPU-only
-# build is at hand, pip prefers that (2.13.0+cpu), and it cannot be imported beside torchvision.
-# CUDA's libraries and triton exist for Linux only.
+# The newest versions that pyproject.toml allows, for every system and every Python that it names, with the hashes of all
+# their files. uv does this from the index's figures alone; pip would have to download 5 GB, and pip-tools locks for the
+# system that it runs on. Not torch 2.13.0: where its CPU-only build is at hand, pip prefers that (2.13.0+cpu), and it
+# cannot be imported beside torchvision. setuptools is what the set-up builds semiseg with.
 lock:  ## Make requirements.lock anew
 	rm -rf .venv.lock
 	$(PYTHON) -m venv .venv.lock
-	.venv.lock/bin/python -m pip install --disable-pip-version-check -e '.[dev]' 'torch!=2.13.0' 'setuptools>=77'
-	{ echo '# Made by `make lock`; installed by `make demo` and `make test`.'; \
-	  .venv.lock/bin/python -m pip freeze --disable-pip-version-check --all --exclude-editable --exclude pip \
-	  | sed -E '/^(nvidia-|cuda-|triton==)/ s/$$/ ; sys_platform == "linux"/'; } > requirements.lock.new
-	mv requirements.lock.new requirements.lock
-	rm -rf .venv.lock
+	.venv.lock/bin/python -m pip install --disable-pip-version-check --quiet uv
+	printf 'setuptools>=77\ntorch!=2.13.0\n' | .venv.lock/bin/uv pip compile pyproject.toml - --extra dev --quiet \
+	  --universal --python-version 3.11 --generate-hashes --no-annotate --no-header -o requirements.lock.new
+	{ echo '# Made by `make lock`; installed by `make demo` and `make test`.'; cat requirements.lock.new; } > requirements.lock
+	rm -rf .venv.lock requirements.lock.new
+
+# Asks a public service for known vulnerabilities; from a folder of its own, since it is part of nothing else.
+audit:  ## Look the versions of requirements.lock up among known vulnerabilities
+	rm -rf .venv.audit
+	$(PYTHON) -m venv .venv.audit
+	.venv.audit/bin/python -m pip install --disable-pip-version-check --quiet pip-audit
+	.venv.audit/bin/pip-audit --require-hashes --disable-pip -r requirements.lock
+
+# Arbitrary text, bytes and JSON into every reader, for so long: make fuzz MINUTES=60
+MINUTES ?= 10
+fuzz: .venv/ready  ## The tests of tests/test_fuzz.py for MINUTES minutes, by draws of their own
+	SEMISEG_FUZZ_MINUTES=$(MINUTES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_fuzz.py $(ARGS)
 
 docs: .venv/ready  ## The pages that are made from the sources
 	$(BIN)/python docs/make_reference.py
+	$(BIN)/python docs/make_dependencies.py
 
 clean:  ## Remove .venv and every cache; runs and demo-out stay
-	rm -rf .venv .venv.lock build dist src/semiseg.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv.lock .venv.audit build dist src/semiseg.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

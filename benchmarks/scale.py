@@ -1,6 +1,6 @@
 """What many GPUs and many images ask for, on paper: the tables of docs/scale.md.
 
-    python benchmarks/scale.py [--architecture deeplabv3plus --encoder resnet50 --batch-size 8]
+python benchmarks/scale.py [--architecture deeplabv3plus --encoder resnet50 --batch-size 8]
 """
 
 import argparse

@@ -171,7 +171,7 @@ def check_mapping(classes: tuple[type, ...], values: Mapping[str, Any], source: 
     for key, value in values.items():
         name = key.replace("-", "_")
         if name not in known:
-            raise UserError(f"{source}: unknown key {key!r}: {did_you_mean(name, known)}")
+            raise UserError(f"{source}: unknown key {brief(key)}: {did_you_mean(name, known)}")
         checked[name] = _as_meant(value, known[name])
         if not _accepts(checked[name], known[name]):
             raise UserError(f"{source}: {key} is {brief(value)}: expected {describe(known[name])}")
@@ -231,7 +231,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(text)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}): check the path") from None
-    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+    except (
+        yaml.YAMLError,
+        ValueError,
+        OverflowError,
+        RecursionError,
+    ) as error:  # e.g. no such day
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())}): correct the file") from None
     if values is None:
         return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,6 +62,8 @@ def open_dataset(data: str | Path) -> SegmentationDataset:
 
 def layout_of(directory: str | Path) -> str:
     """Return which of ``DATASETS`` a directory is laid out as; one that is none of ``LAYOUTS`` is an own folder."""
+    if not os.path.isdir(directory):  # False for what is no possible name, where Path raises
+        return "folder"
     return next((form for form, recognizes in LAYOUTS.items() if recognizes(str(directory))), "folder")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -58,9 +59,9 @@ class FolderDataset(FileDataset):
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
+        if not os.path.isdir(root):  # False for what is no possible name, where Path raises
+            raise UserError(f"{root!s:.200}: there is no such folder; give one that holds images/ and masks/")
         self.name = self.root.resolve().name
-        if not self.root.is_dir():
-            raise UserError(f"{root}: there is no such folder; give one that holds images/ and masks/")
         self.images, self.masks = self._find_files()
         self.ids = tuple(sorted(self.images))
         self._ignored: tuple[int, ...] = ()
@@ -138,6 +139,8 @@ class FolderDataset(FileDataset):
                 # A color to ignore gets an index of its own, after the palette's.
                 self._colors, ignore = (*self._colors, _color(ignore)), len(self._colors)
             self._ignored = (int(ignore),) if ignore is not None and 0 <= int(ignore) <= IGNORE else ()
+            if not isinstance(content["classes"], list):
+                raise TypeError("classes is no list")
             return tuple(str(name) for name in content["classes"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise UserError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+import pickletools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +33,7 @@ def read_lines(path: Path) -> tuple[str, ...]:
         text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({type(error).__name__}); it must be a UTF-8 text file") from error
-    return tuple(stripped for line in text.splitlines() if (stripped := line.strip()))
+    return tuple(stripped for line in text.split("\n") if (stripped := line.strip()))
 
 
 def read_list(path: Path, dataset: SegmentationDataset, missing: list[str] | None = None) -> tuple[str, ...]:
@@ -173,8 +175,11 @@ def read_permutation(path: Path) -> list[int]:
         UserError: it is anything else.
     """
     try:
-        with open(path, "rb") as file:
-            values = _ArrayUnpickler(file).load()
+        content = path.read_bytes()
+        for _, value, _ in pickletools.genops(content):
+            if isinstance(value, int) and value > len(content):  # a count: memory would be taken for so many
+                raise pickle.UnpicklingError(f"it speaks of {value:.3g} values in {len(content)} bytes")
+        values = _ArrayUnpickler(io.BytesIO(content)).load()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except pickle.UnpicklingError as error:

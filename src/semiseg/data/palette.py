@@ -51,7 +51,8 @@ def read_palette(path: Path) -> Palette:
         heading = not entries and not re.search(r"\d", line) and len(re.split(r"[,;\s]+", line.strip())) >= 4
         if line.startswith("#") or heading:
             continue
-        between = r"(?:\s*[,;]\s*|\s+)"
+        line = " ".join(line.split())  # many spaces in a row would take the search for a match a long time
+        between = "(?: ?[,;] ?| )"
         numbers = between.join([r"(\d+)"] * 3)
         if match := re.fullmatch(rf"(.+?){between}{numbers}", line):
             name, *color = match.groups()
@@ -65,7 +66,7 @@ def read_palette(path: Path) -> Palette:
 
 def make_color(path: Path, line: str, values: list[str]) -> Color:
     """Return the color; raises UserError, with the line, unless it is three numbers from 0 to 255."""
-    if len(values) != 3 or not all(value.strip().isdecimal() and int(value) <= 255 for value in values):
+    if len(values) != 3 or not all(re.fullmatch(r"\s*\d{1,3}\s*", value) and int(value) <= 255 for value in values):
         raise UserError(f"{path}: {line!r}: a color is three numbers from 0 to 255; correct the line")
     red, green, blue = (int(value) for value in values)
     return red, green, blue

@@ -23,6 +23,8 @@ def polygon_region(polygons: Sequence[Any], height: int, width: int) -> NDArray[
         ValueError: one has less than three corners, or they are no numbers near the image.
         UserError: pycocotools is not installed.
     """
+    if not polygons:
+        raise ValueError("it has no polygon")
     for polygon in polygons:
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
             raise ValueError("a polygon is a list of x, y, x, y, ... of three corners or more")
@@ -49,8 +51,8 @@ def counts_region(counts: Any, size: Any, height: int, width: int) -> NDArray[np
     Raises:
         ValueError: the sizes differ, or the lengths do not cover the image exactly.
     """
-    if size is not None and list(size) != [height, width]:
-        raise ValueError(f"its run lengths are for height and width {list(size)}, and the image has {[height, width]}")
+    if size is not None and (not isinstance(size, list) or size != [height, width]):
+        raise ValueError(f"its run lengths are for height and width {size}, and the image has {[height, width]}")
     lengths = _decompress(counts) if isinstance(counts, str) else counts
     if not isinstance(lengths, list) or not all(type(length) is int and length >= 0 for length in lengths):
         raise ValueError("its run lengths are no list of whole numbers")
@@ -71,6 +73,8 @@ def _decompress(text: str) -> list[int]:
         bits = ord(character) - 48
         if not 0 <= bits < 64:
             raise ValueError(f"its run lengths hold {character!r}, which is no part of them")
+        if shift > 60:  # of no image; and numbers without end take time without end
+            raise ValueError("its run lengths hold a number of more than 60 bits")
         value |= (bits & 31) << shift
         shift += 5
         if bits & 32:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -123,9 +124,9 @@ def _choose_labeled(
         raise UserError(f"{where}: none of {len(train)} training images has a mask; {remedy}")
     if labeled is None:
         chosen = masked
-    elif match := re.fullmatch(r"(.+\.pkl)(?::(\d+))?", labeled):
+    elif match := re.fullmatch(r"(.+\.pkl)(?::(\d{1,9}))?", labeled):
         chosen = _from_permutation(reader, Path(match[1]), int(match[2] or 0))
-    elif re.fullmatch(r"\d+(/\d+)?", labeled):
+    elif re.fullmatch(r"\d{1,9}(/\d{1,9})?", labeled):
         if published := dataset.published_lists(labeled, seed):
             reader.notes.append(f"labeled {labeled}: the lists that come with {dataset.name} for seed {seed}")
             chosen, unlabeled = reader.file(published[0]), unlabeled or published[1]
@@ -133,7 +134,7 @@ def _choose_labeled(
             count = _share(labeled, len(train)) if "/" in labeled else int(labeled)
             chosen = _draw(masked, count, labeled, seed)
             reader.notes.append(f"labeled {labeled}: {count} of {len(masked)} masks drawn by seed {seed}")
-    elif Path(labeled).is_file():
+    elif os.path.isfile(labeled):  # False for what is no possible name, where Path raises
         chosen = reader.file(Path(labeled))
         if unlabeled is None and (unlabeled := unlabeled_beside(Path(labeled))):
             reader.notes.append(f"unlabeled: the list {unlabeled} that lies beside {labeled}")

@@ -1,0 +1,114 @@
+"""What tests/test_fuzz.py draws, and for how long."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+MINUTES = float(os.environ.get("SEMISEG_FUZZ_MINUTES", "0"))
+"""How long all of it takes: 0 is the same few draws each time; ``make fuzz MINUTES=60`` draws others each time."""
+
+TARGETS: list[str] = []
+Body = Callable[..., None]
+
+
+def fuzz(examples: int = 40, **strategies: st.SearchStrategy[Any]) -> Callable[[Body], Callable[[Path], None]]:
+    """Draw arguments for a test that takes a ``folder`` beside them; no draw may take five seconds."""
+    profile = settings(
+        max_examples=examples,
+        deadline=timedelta(seconds=5),
+        derandomize=not MINUTES,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        phases=(Phase.explicit, Phase.generate, Phase.shrink),
+    )
+
+    def decorate(body: Body) -> Callable[[Path], None]:
+        TARGETS.append(body.__name__)
+        drawn = profile(given(**strategies)(body))
+
+        def test(folder: Path) -> None:
+            until = time.monotonic() + 60 * MINUTES / len(TARGETS)
+            while True:
+                drawn(folder=folder)
+                if time.monotonic() >= until:
+                    return
+
+        test.__doc__ = body.__doc__
+        return pytest.mark.timeout(120 + 60 * MINUTES)(test)
+
+    return decorate
+
+
+names = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+ENDLESS = 2**200
+"""Stands for a number of more digits than Python reads, which hypothesis could not print."""
+numbers = st.one_of(st.integers(), st.integers(-3, 300), st.floats(), st.just(ENDLESS), st.just(2**63))
+scalars = st.one_of(st.none(), st.booleans(), numbers, names)
+documents = st.recursive(
+    scalars,
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(names, inner, max_size=4)),
+    max_leaves=10,
+)
+paths = st.one_of(names, st.just("x" * 300), st.just("a/" * 3000), st.just("\0"), st.just(".."), st.just("~"))
+
+
+def to_json(content: Any) -> str:
+    """Write JSON, ``ENDLESS`` with five thousand digits."""
+    if content == ENDLESS:
+        return "9" * 5000
+    if isinstance(content, dict):
+        return "{" + ", ".join(f"{json.dumps(key)}: {to_json(value)}" for key, value in content.items()) + "}"
+    if isinstance(content, list):
+        return "[" + ", ".join(map(to_json, content)) + "]"
+    return json.dumps(content)
+
+
+@st.composite
+def lines_of(draw: st.DrawFn, *pieces: str) -> str:
+    """Text that is put together from pieces that mean something, and from what means nothing."""
+    piece = st.one_of(st.sampled_from([*pieces, " ", "\t", "\n", ",", ":", ";", "#", "/", ".png", "255"]), names)
+    return "".join(draw(st.lists(piece, max_size=30)))
+
+
+@st.composite
+def spoiled(draw: st.DrawFn, document: Any) -> Any:
+    """The document with up to three values replaced, removed or doubled, anywhere in it."""
+    document = copy.deepcopy(document)
+    for _ in range(draw(st.integers(1, 3))):
+        node, parent, key = document, None, None
+        while isinstance(node, (dict, list)) and node and draw(st.integers(0, 3)):
+            parent = node
+            key = draw(st.sampled_from(sorted(node) if isinstance(node, dict) else range(len(node))))
+            node = node[key]
+        if parent is None:
+            continue
+        what = draw(st.sampled_from(["replace", "replace", "remove", "double"]))
+        if what == "remove":
+            del parent[key]
+        elif what == "double" and isinstance(parent, list):
+            parent.append(copy.deepcopy(node))
+        else:
+            parent[key] = draw(documents)
+    return document
+
+
+@st.composite
+def damaged(draw: st.DrawFn, data: bytes) -> bytes:
+    """The bytes cut off, or with some of them changed, doubled or left out."""
+    spoilt = bytearray(data)
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, max(len(spoilt) - 1, 0)))
+        end = at + draw(st.integers(0, 8))
+        spoilt[at:end] = draw(st.one_of(st.binary(max_size=8), st.just(bytes(spoilt[at:end]) * 2)))
+    return bytes(spoilt[: draw(st.integers(0, len(spoilt)))] if draw(st.booleans()) else spoilt)
