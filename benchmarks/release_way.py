@@ -17,7 +17,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from step_time import TOTAL, add_settings, made_loop, seconds, write_json
+from step_time import TOTAL, add_settings, batches, made_loop, seconds, write_json
 from torch import Tensor, nn
 from torchvision.transforms.v2 import ColorJitter
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
@@ -49,7 +49,7 @@ class Stepper:
 
     def __init__(self, loop: Loop, habit: str = "") -> None:
         self.loop, self.habit, self.step = loop, habit, TOTAL // 2
-        self.batches: Iterator[Batch] = loop.batches(TOTAL // 2)
+        self.batches: Iterator[Batch] = batches(loop, TOTAL)
         loop.method.train()
         if habit in ("planar memory", "all of these"):
             loop.method.to(memory_format=torch.contiguous_format)

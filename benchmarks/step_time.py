@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from semiseg import api
 from semiseg.data import open_dataset
+from semiseg.data.loaders import make_loader
 from semiseg.data.splits import resolve_split
 from semiseg.methods import METHODS, Batch, Progress
 from semiseg.networks import SegmentationNetwork
@@ -37,6 +38,7 @@ from semiseg.ops import ema, injection, intensity, mixing, photometric, strong_v
 from semiseg.training.clock import Clock
 from semiseg.training.console import Console
 from semiseg.training.fabric import launched
+from semiseg.training.interruption import Interruption
 from semiseg.training.optimizer import make_optimizer
 from semiseg.training.trainer import Loop, make_method, make_stream
 
@@ -111,9 +113,8 @@ def made_loop(name: str, args: argparse.Namespace, **options: Any) -> Iterator[L
         wrapped, optimizer = fabric.setup(method, make_optimizer(method, config))
         stream = make_stream(config, dataset, split, fabric)
         nothing: Any = None  # no run is written and nothing is validated
-        console = Console(Path(), enabled=False)
-        parts = (fabric, config, nothing, method, wrapped, optimizer, stream, nothing, nothing, console, TOTAL)
-        yield Loop(*parts)
+        tools = (stream, nothing, nothing, Console(Path(), enabled=False), Interruption(Path()))
+        yield Loop(fabric, config, nothing, method, wrapped, optimizer, *tools, TOTAL)
 
 
 def timed(loop: Loop, rounds: int) -> dict[str, Any]:
@@ -242,13 +243,17 @@ def clocked(function: Callable[..., Any], spent: Counter[str], part: str, loop: 
 def data_wait(loop: Loop, steps: int) -> float:
     """Return the share of ``steps`` steps spent waiting for batches, the first two steps left out."""
     clock = Clock(1)
-    loop.total_steps = steps + 2
-    for done, batch in enumerate(clock.waiting(loop.batches(0)), start=1):
+    for done, batch in enumerate(clock.waiting(batches(loop, steps + 2)), start=1):
         loop.step(batch, Progress(TOTAL // 2, TOTAL, loop.stream.steps_per_epoch))
         if done == 2:
             clock.restart(done)
-    loop.total_steps = TOTAL
     return clock.read(steps + 2)["data_wait_fraction"]
+
+
+def batches(loop: Loop, steps: int) -> Iterator[Batch]:
+    """Return ``steps`` batches as a run loads them."""
+    pin = loop.fabric.device.type == "cuda"
+    return loop.on_device(make_loader(loop.stream, 0, steps, loop.config.workers, pin))
 
 
 def device_name(args: argparse.Namespace) -> str:
