@@ -1,8 +1,9 @@
 # make demo and make test set up all they need: .venv with the versions of requirements.lock, and semiseg itself.
 PYTHON ?= python3
 BIN := .venv/bin
-# Threads of one process of the tests: their tensors are small, and more threads only wait for one another.
-TEST_THREADS ?= 2
+# The tests run side by side, one process a core (make test TEST_JOBS=0: in one process, as a debugger wants it). Each has
+# one thread: their tensors are small, and more threads only wait for one another.
+TEST_JOBS ?= auto
 # Options for pytest: make test ARGS="-k ema -x"
 ARGS ?=
 
@@ -13,10 +14,10 @@ demo: .venv/ready  ## Generated images, three trainings, a report
 	$(BIN)/semiseg demo --out demo-out/$$(date +%Y%m%d-%H%M%S)
 
 test: .venv/ready  ## The test suite
-	OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile $(ARGS)
 
 test-long: .venv/ready  ## The tests that take minutes, and only those
-	OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -m long $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long $(ARGS)
 
 check: .venv/ready  ## Lint and types
 	$(BIN)/ruff check .
