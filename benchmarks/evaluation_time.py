@@ -1,0 +1,87 @@
+"""How close is an evaluation to its forward passes? Whole images and sliding windows, one table.
+
+    python benchmarks/evaluation_time.py [--size 480 --images 20] [--json FILE]
+
+Bare: the same network on the same images, which lie ready on the device as it wants them; for the window, on the same
+crops, four at once. Evaluation: read the generated images and masks, predict, resize, count. Both take turns; the ratio
+is the median over the turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from step_time import add_settings, write_json
+from torch import Tensor, nn
+
+from semiseg.data import open_dataset
+from semiseg.data.dataset import SegmentationDataset
+from semiseg.devices import find_accelerator
+from semiseg.evaluation.evaluate import evaluate_networks
+from semiseg.evaluation.predictor import WINDOWS_AT_ONCE, Predictor, window_starts
+from semiseg.networks import build
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_settings(parser)
+    parser.add_argument("--size", type=int, default=480, help="side of an image in pixels")
+    parser.add_argument("--images", type=int, default=20)
+    args = parser.parse_args()
+    device = find_accelerator(args.accelerator)
+    dataset = open_dataset(f"shapes:images=1,val={args.images},test=1,size={args.size}")
+    network = build(args.architecture, args.encoder, len(dataset.classes), "none").eval().to(device)
+    network = network.to(memory_format=torch.channels_last)
+    rows = [compare(mode, network, dataset, args) for mode in ("whole", "slide")]
+    write_json(args, rows)
+
+
+def compare(mode: str, network: nn.Module, dataset: SegmentationDataset, args: argparse.Namespace) -> dict[str, object]:
+    """Time both ways of one mode, print the row and return it."""
+    device = next(network.parameters()).device
+    ids = dataset.split("val") or ()
+    predictor = Predictor(network, mode, args.crop_size)
+    images = [predictor.network_input(dataset.read_image(id)) for id in ids]
+    passes = [batch for image in images for batch in batches(image, args.crop_size if mode == "slide" else args.size)]
+
+    @torch.inference_mode()
+    def bare() -> None:
+        for batch in passes:
+            network(batch)
+
+    def evaluate() -> None:
+        evaluate_networks({"student": network}, dataset, ids, device=device, mode=mode, crop_size=args.crop_size)
+
+    bare()
+    pairs = [(seconds(bare, device), seconds(evaluate, device)) for _ in range(args.rounds)]
+    ratio = statistics.median(whole / least for least, whole in pairs)
+    print(f"{mode:<8}{ratio:>7.3f}", flush=True)
+    return {"mode": mode, "ratio": ratio, "bare_s": statistics.median(least for least, _ in pairs)}
+
+
+def batches(image: Tensor, window: int) -> list[Tensor]:
+    """Return the windows of an image, a few at once, as the predictor takes them."""
+    starts = [(y, x) for y in window_starts(image.shape[-2], window) for x in window_starts(image.shape[-1], window)]
+    crops = [image[..., y : y + window, x : x + window] for y, x in starts]
+    return [torch.cat(crops[first : first + WINDOWS_AT_ONCE]) for first in range(0, len(crops), WINDOWS_AT_ONCE)]
+
+
+def seconds(work: Callable[[], None], device: torch.device) -> float:
+    """Return how long ``work`` takes, until the device has done it."""
+
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    start = now()
+    work()
+    return now() - start
+
+
+if __name__ == "__main__":
+    main()
