@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from semiseg.training.checkpoint import load_checkpoint
 
 NETWORKS = ("student", "teacher1", "teacher2", "teachers-average")
 OPTIONS = (
@@ -50,6 +53,29 @@ def test_both_resume_from_the_start_and_end_alike(two: Path) -> None:
     resumed = train("--resume", str(two))
     assert resumed.returncode == 0, resumed.stderr
     assert (two / "checkpoints" / "best.pt").read_bytes() == best
+
+
+STILL = """
+from semiseg.methods.dual_teacher import DualTeacher
+
+class Still(DualTeacher):
+    def train(self, mode=True):  # batch normalization by its running statistics, no dropout, no drop path
+        return super().train(False)
+"""
+
+
+def test_two_processes_learn_from_labels_what_one_does(tmp_path: Path) -> None:
+    """Of the same global batch; where an image has padding or unknown pixels, or is mixed, they do not: see the docs."""
+    (tmp_path / "still.py").write_text(STILL)
+    options = [*OPTIONS, "--method", f"{tmp_path / 'still.py'}:Still", "--burn-in", "1", "--scale-min", "1"]
+    states = []
+    for devices in ("1", "2"):
+        done = train(*options, "--devices", devices, "--out", str(tmp_path / devices))
+        assert done.returncode == 0, done.stderr
+        states.append(load_checkpoint(tmp_path / devices / "checkpoints" / "last.pt"))
+    assert states[0]["method"].keys() == states[1]["method"].keys()
+    for name, value in states[0]["method"].items():
+        torch.testing.assert_close(states[1]["method"][name], value, rtol=1e-5, atol=1e-5, msg=name)
 
 
 def test_a_users_error_is_told_once(tmp_path: Path) -> None:

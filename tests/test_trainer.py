@@ -227,10 +227,35 @@ def test_the_seed_matters(no_report: None, _tiny_source: Path, tmp_path: Path) -
     assert metrics(runs[0])[0]["loss"] != metrics(runs[1])[0]["loss"]
 
 
+def as_bytes(run: Path, *but: str) -> bytes:
+    """The run's last checkpoint as it would be written without some options in its configuration."""
+    state = checkpoint(run)
+    state["config"] = {key: value for key, value in state["config"].items() if key not in but}
+    save_checkpoint(run / "compared.pt", state)
+    return (run / "compared.pt").read_bytes()
+
+
 def test_any_number_of_workers_gives_the_same_run(no_report: None, _tiny_source: Path, tmp_path: Path) -> None:
-    runs = [train(_tiny_source, tmp_path / str(n), workers=n) for n in (0, 2)]
-    a, b = (checkpoint(run) for run in runs)
-    assert same(a["method"], b["method"]) and same(a["optimizer"], b["optimizer"])
+    runs = [train(_tiny_source, tmp_path / str(n), workers=n) for n in (0, 1, 4)]
+    assert len({as_bytes(run, "workers") for run in runs}) == 1
+    assert metrics(runs[0]) == metrics(runs[1]) == metrics(runs[2])
+
+
+def test_deterministic_changes_nothing_on_a_cpu_and_ends_with_the_run(
+    no_report: None, _tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    steps, step = [], Loop.step
+
+    def watched(self: Loop, *arguments: Any) -> Any:
+        steps.append((torch.are_deterministic_algorithms_enabled(), os.environ.get("CUBLAS_WORKSPACE_CONFIG")))
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Loop, "step", watched)
+    runs = [train(_tiny_source, tmp_path / str(asked), deterministic=asked) for asked in (False, True)]
+    assert steps == [(False, None)] * 4 + [(True, ":4096:8")] * 4
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert as_bytes(runs[0], "deterministic") == as_bytes(runs[1], "deterministic")
     assert metrics(runs[0]) == metrics(runs[1])
 
 
