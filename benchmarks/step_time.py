@@ -40,7 +40,8 @@ from semiseg.training.console import Console
 from semiseg.training.fabric import launched
 from semiseg.training.interruption import Interruption
 from semiseg.training.optimizer import make_optimizer
-from semiseg.training.trainer import Loop, make_method, make_stream
+from semiseg.training.parts import make_method, make_stream
+from semiseg.training.trainer import Loop
 
 PARTS = {
     "augmentation": (photometric, intensity, strong_view),

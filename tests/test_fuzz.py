@@ -30,7 +30,6 @@ from semiseg.data.palette import read_palette
 from semiseg.data.regions import brush_region, counts_region, polygon_region
 from semiseg.data.tags import read_tags, write_tags
 from semiseg.errors import UserError
-from semiseg.exporting import read_export
 from semiseg.methods import METHODS
 from semiseg.methods.supervised import Supervised
 from semiseg.networks import build

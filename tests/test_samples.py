@@ -21,8 +21,9 @@ from semiseg.errors import UserError
 from semiseg.evaluation.evaluate import image_miou
 from semiseg.methods import METHODS, Progress
 from semiseg.report import marks
+from semiseg.training.parts import make_method
 from semiseg.training.samples import Samples, chosen
-from semiseg.training.trainer import Loop, make_method
+from semiseg.training.trainer import Loop
 from toy import Toy
 
 DATA = "shapes:images=10,val=3,test=2,size=48"

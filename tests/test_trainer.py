@@ -30,9 +30,10 @@ from semiseg.training.console import duration, show
 from semiseg.training.fabric import make_fabric
 from semiseg.training.metrics_log import MetricsLog, read_metrics
 from semiseg.training.optimizer import make_optimizer, set_learning_rate
+from semiseg.training.parts import make_method
 from semiseg.training.resources import write_resources
 from semiseg.training.run_directory import RunDirectory
-from semiseg.training.trainer import Loop, TrainingStopped, make_method
+from semiseg.training.trainer import Loop, TrainingStopped
 
 QUICK: dict[str, Any] = {
     **{"encoder": "test_resnet", "weights": "none", "crop_size": 32, "batch_size": 2, "workers": 0},

@@ -210,7 +210,7 @@ def check_network(config: TrainConfig, options: Any, dataset: SegmentationDatase
     Raises:
         UserError: there is no such network, or the method cannot use it.
     """
-    from semiseg.training.trainer import make_method
+    from semiseg.training.parts import make_method
 
     try:
         return make_method(config, options, dataset)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,21 +13,19 @@ from torch import Tensor, nn
 
 from semiseg.config import TrainConfig, to_mapping
 from semiseg.data import open_dataset
-from semiseg.data.dataset import SegmentationDataset
-from semiseg.data.loaders import StepLoader, StreamConfig, TrainStream, make_loader
-from semiseg.data.splits import Split, check_masks
+from semiseg.data.loaders import StepLoader, TrainStream, make_loader
+from semiseg.data.splits import check_masks
 from semiseg.methods import Batch, Method, Progress
-from semiseg.networks import SegmentationNetwork, build
-from semiseg.ops.losses import balancing_weights, ohem_cross_entropy
+from semiseg.ops.losses import balancing_weights
 from semiseg.seeding import derive_seed
 from semiseg.training.checkpoint import FORMAT, load_checkpoint, load_optimizer, restore, save_checkpoint
 from semiseg.training.clock import Clock
 from semiseg.training.console import Console
 from semiseg.training.disk import checkpoint_bytes, told_in_one_line
-from semiseg.training.find_method import find_method
 from semiseg.training.interruption import Interruption
 from semiseg.training.metrics_log import MetricsLog
 from semiseg.training.optimizer import make_optimizer, set_learning_rate
+from semiseg.training.parts import make_method, make_stream
 from semiseg.training.resources import write_resources
 from semiseg.training.run_directory import RunDirectory
 from semiseg.training.samples import Samples
@@ -209,45 +206,6 @@ class Loop:
             save_checkpoint(self.run.last.with_name(f"step-{done:07d}.pt"), weights_only)
             for old in sorted(self.run.last.parent.glob("step-*.pt"))[: -self.config.keep]:
                 old.unlink()
-
-
-def make_method(config: TrainConfig, options: Any, dataset: SegmentationDataset, weights: str | None = None) -> Method:
-    """Build the method on networks whose start depends on the seed alone: the same student for every method.
-
-    ``weights`` takes the place of the configured ones; ``none`` where a checkpoint is about to fill the networks.
-    """
-    torch.manual_seed(derive_seed(config.seed, "start"))
-    classes = len(dataset.classes)
-
-    def make() -> SegmentationNetwork:
-        network = build(config.architecture, config.encoder, classes, weights or config.weights)
-        if config.batchnorm == "frozen-encoder":
-            network.freeze_encoder_batchnorm()
-        return network
-
-    method = find_method(config.method)(make, classes, options)
-    if config.supervised_loss == "ohem":
-        method.supervised_loss = partial(
-            ohem_cross_entropy, threshold=config.ohem_threshold, min_kept=config.ohem_min_kept
-        )
-    return method.to(memory_format=torch.channels_last)
-
-
-def make_stream(config: TrainConfig, dataset: SegmentationDataset, split: Split, fabric: Fabric) -> TrainStream:
-    """Return the stream of batches of this process."""
-    stream_config = StreamConfig(
-        batch_size=config.batch_size,
-        unlabeled_batch_size=config.batch_size if find_method(config.method).uses_unlabeled else 0,
-        crop_size=config.crop_size,
-        image_scale=config.image_scale,
-        scale_min=config.scale_min,
-        scale_max=config.scale_max,
-        seed=config.seed,
-        fill=config.annotation != "full",
-        strict=config.strict,
-    )
-    rank, world = fabric.global_rank, fabric.world_size
-    return TrainStream(dataset, split.labeled, split.unlabeled, stream_config, rank=rank, world_size=world)
 
 
 def train_run(run: RunDirectory, fabric: Fabric, interruption: Interruption) -> Loop:

@@ -1,0 +1,58 @@
+"""What a run is made of, as its configuration asks for it: the method on its networks, and the stream of batches."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from semiseg.config import TrainConfig
+from semiseg.data.dataset import SegmentationDataset
+from semiseg.data.loaders import StreamConfig, TrainStream
+from semiseg.data.splits import Split
+from semiseg.methods import Method
+from semiseg.networks import SegmentationNetwork, build
+from semiseg.ops.losses import ohem_cross_entropy
+from semiseg.seeding import derive_seed
+from semiseg.training.find_method import find_method
+
+
+def make_method(config: TrainConfig, options: Any, dataset: SegmentationDataset, weights: str | None = None) -> Method:
+    """Build the method on networks whose start depends on the seed alone: the same student for every method.
+
+    ``weights`` takes the place of the configured ones; ``none`` where a checkpoint is about to fill the networks.
+    """
+    torch.manual_seed(derive_seed(config.seed, "start"))
+    classes = len(dataset.classes)
+
+    def make() -> SegmentationNetwork:
+        network = build(config.architecture, config.encoder, classes, weights or config.weights)
+        if config.batchnorm == "frozen-encoder":
+            network.freeze_encoder_batchnorm()
+        return network
+
+    method = find_method(config.method)(make, classes, options)
+    if config.supervised_loss == "ohem":
+        method.supervised_loss = partial(
+            ohem_cross_entropy, threshold=config.ohem_threshold, min_kept=config.ohem_min_kept
+        )
+    return method.to(memory_format=torch.channels_last)
+
+
+def make_stream(config: TrainConfig, dataset: SegmentationDataset, split: Split, fabric: Fabric) -> TrainStream:
+    """Return the stream of batches of this process."""
+    stream_config = StreamConfig(
+        batch_size=config.batch_size,
+        unlabeled_batch_size=config.batch_size if find_method(config.method).uses_unlabeled else 0,
+        crop_size=config.crop_size,
+        image_scale=config.image_scale,
+        scale_min=config.scale_min,
+        scale_max=config.scale_max,
+        seed=config.seed,
+        fill=config.annotation != "full",
+        strict=config.strict,
+    )
+    rank, world = fabric.global_rank, fabric.world_size
+    return TrainStream(dataset, split.labeled, split.unlabeled, stream_config, rank=rank, world_size=world)
