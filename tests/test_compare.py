@@ -551,7 +551,7 @@ def test_cells_are_interrupted_gone_on_with_and_left_alone_when_finished(
     runs = sorted((out / "runs" / "4").glob("*-seed0"))
     assert [run.name for run in runs] == ["mean-teacher-seed0", "supervised-seed0"]
     logs = [(run / "log.txt").read_text() for run in runs]
-    assert "resumed at" not in logs[0] and re.search(r"resumed at step (4|8|12) of 16", logs[1])
+    assert "resumed at" not in logs[0] and re.search(r"resumed at step \d+ of 16", logs[1])
     table = json.loads((out / "table.json").read_text())
     for run, row in zip(runs, reversed(table["rows"]), strict=True):
         kept = json.loads((run / "evaluation.json").read_text())

@@ -65,7 +65,7 @@ class Still(DualTeacher):
 
 
 def test_two_processes_learn_from_labels_what_one_does(tmp_path: Path) -> None:
-    """Of the same global batch; with padding, unknown pixels or mixed images they do not: see the docs."""
+    """Of the same global batch, without padding or unknown pixels; what else differs is in the docs."""
     (tmp_path / "still.py").write_text(STILL)
     options = [*OPTIONS, "--method", f"{tmp_path / 'still.py'}:Still", "--burn-in", "1", "--scale-min", "1"]
     states = []
