@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 import zipfile
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 import semiseg
-from semiseg import cli
+from semiseg import api, cli
 from semiseg.config import MOST_ALIASES, TrainConfig, from_mapping, read_yaml
 from semiseg.data import FolderDataset
 from semiseg.data.lists import read_list
@@ -170,11 +171,10 @@ def test_a_checkpoint_that_is_not_sound_is_refused(run: Path, name: str) -> None
 
 
 def test_an_optimizer_that_does_not_fit_is_refused(run: Path) -> None:
-    def transposed(state: dict[str, Any]) -> None:
-        values = next(iter(state["optimizer"]["state"].values()))
-        values["exp_avg"] = torch.zeros(1, 2, 3)
-
-    spoil(run, transposed)
+    path = run / "checkpoints" / "last.pt"
+    state = load_checkpoint(path)
+    next(iter(state["optimizer"]["state"].values()))["exp_avg"] = torch.zeros(1, 2, 3)
+    save_checkpoint(path, state)
     with refused("last.pt: its optimizer does not fit the network"):
         semiseg.train(resume=run)
 
@@ -206,7 +206,7 @@ def test_values_without_end_are_told_shortly() -> None:
         "a: &a {x: y}\n"
         + "".join(f"{chr(b)}: &{chr(b)}\n  <<: [{', '.join([f'*{chr(b - 1)}'] * 9)}]\n" for b in range(98, 108)),
         "lr: !!python/object/apply:os.mkdir [ran]",
-        "lr: " + "[" * 5000,
+        "lr: " + "[" * 1500,
         "lr: " + "9" * 5000,
         "lr: 2001-99-99",
     ],
@@ -261,16 +261,16 @@ def test_nothing_goes_through_a_shell_and_nothing_is_unpickled_or_evaluated() ->
 
 def test_the_report_escapes_names(tiny_folder: Path, tmp_path: Path) -> None:
     classes = tiny_folder / "classes.json"
-    classes.write_text(
-        classes.read_text().replace('"circle"', '"<script>alert(1)</script>\\" onerror=\\"x $\\\\frac{"')
-    )
+    content = json.loads(classes.read_text())
+    content["classes"][1] = '<script>alert(1)</script>" onerror="x $\\frac{'
+    classes.write_text(json.dumps(content))
     name = "<script>alert(1)<"
     for folder in ("images", "masks"):
         (tiny_folder / folder / "val00000.png").rename(tiny_folder / folder / f"{name}.png")
     (tiny_folder / "images" / "train00011.png").write_bytes(b"no picture")
     write_lines(tiny_folder / "splits" / "val.txt", name, "val00001", "val00002")
-    run = semiseg.train(tiny_folder, "mean-teacher", tmp_path / "run", **OPTIONS | {"steps": 6})
-    semiseg.report([run, run], tmp_path / "several.html")
+    run = semiseg.train(tiny_folder, "mean-teacher", tmp_path / "run", **OPTIONS | {"steps": 4, "val_every": 4})
+    api.report([run, run], tmp_path / "several.html")
     for page in (run / "report.html", tmp_path / "several.html"):
         text = page.read_text(encoding="utf-8")
         assert "<script" not in text and 'onerror="' not in text and "&lt;script&gt;" in text
