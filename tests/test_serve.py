@@ -18,6 +18,7 @@ import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,27 @@ def test_predict_answers_as_documented(url: str, networks: Networks, photo: byte
 def test_predict_says_what_is_wrong(url: str, query: str, data: bytes, status: int, message: str) -> None:
     answered, body, _ = ask(f"{url}/predict{query}", data)
     assert answered == status and message in json.loads(body)["error"]
+
+
+def test_two_hundred_bad_uploads_at_once_leave_it_answering(url: str, photo: bytes) -> None:
+    bad = {
+        b"this is no picture": 415,
+        b"": 415,
+        header_of(30000, 20000): 413,
+        header_of(40, 30): 415,
+        photo[: len(photo) // 2]: 415,
+        encoded(Image.new("RGB", (8, 8)), "GIF"): 415,
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n": 415,
+        b"<script>alert(1)</script>": 415,
+    }
+    uploads_made = [list(bad.items())[index % len(bad)] for index in range(200)]
+    with ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(lambda one: (one[1], *ask(f"{url}/predict", one[0])), uploads_made))
+    for expected, status, body, _ in answers:
+        text = body.decode()
+        assert status == expected and list(json.loads(text)) == ["error"]
+        assert "/" not in text.replace("image/", "") and "Traceback" not in text
+    assert ask(f"{url}/predict", photo)[0] == 200
 
 
 def test_too_many_bytes_are_refused_before_they_are_read(url: str) -> None:

@@ -76,6 +76,6 @@ def _files(folders: Iterable[Path], suffixes: tuple[str, ...] | None) -> list[Pa
     """Return the files of some folders, sorted, hidden ones left out; only those with one of the suffixes, if given."""
     found = []
     for folder in sorted(folder for folder in folders if folder.is_dir()):
-        with os.scandir(folder) as entries:
-            found += [folder / entry.name for entry in entries if entry.is_file() and not entry.name.startswith(".")]
+        paths = (folder / name for name in os.listdir(folder) if not name.startswith("."))
+        found += [path for path in paths if path.is_file()]  # False for a link to itself, where DirEntry raises
     return sorted(path for path in found if suffixes is None or path.suffix.lower() in suffixes)

@@ -127,7 +127,13 @@ def open_picture(source: Path | IO[bytes]) -> Image.Image:
     """
     if isinstance(source, Path) and source.exists() and not source.is_file():
         raise OSError("a folder, pipe or device, and no file")
-    return Image.open(source, formats=KINDS)
+    opened = Image.open(source, formats=KINDS)
+    if opened.format == "PNG":  # PIL shows what it can of damaged pixels and says nothing; the checksums tell
+        opened.verify()  # after which it has to be opened anew
+        if not isinstance(source, Path):
+            source.seek(0)
+        opened = Image.open(source, formats=KINDS)
+    return opened
 
 
 def _orientation(opened: Image.Image) -> int:
