@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
@@ -108,6 +109,9 @@ class TrainConfig:
     """Write TensorBoard files too, whatever the tracker (extra: tensorboard)."""
 
     def __post_init__(self) -> None:
+        for option in fields(self):
+            value = getattr(self, option.name)
+            self._check(not isinstance(value, float) or math.isfinite(value), option.name, "a finite number")
         self._check(self.batch_size >= 1, "batch-size", "at least 1")
         self._check(self.crop_size >= 16, "crop-size", "at least 16")
         self._check(0 < self.image_scale <= 4, "image-scale", "in (0, 4]")
@@ -129,7 +133,8 @@ class TrainConfig:
 
     def _check(self, ok: bool, option: str, rule: str) -> None:
         if not ok:
-            raise UserError(f"--{option} is {getattr(self, option.replace('-', '_'))}: it must be {rule}")
+            value = getattr(self, option.replace("-", "_"))
+            raise UserError(f"--{option.replace('_', '-')} is {value}: it must be {rule}")
 
 
 def _accepts(value: Any, hint: Any) -> bool:
@@ -223,10 +228,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: a missing file, broken YAML, or YAML that is not a mapping.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if text.count("[") + text.count("{") > 1000:  # for lists within lists, YAML's reader takes the square of time
+            raise ValueError("more than 1000 lists")
+        values = yaml.safe_load(text)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}): check the path") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no such day, endless digits
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no such day
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())}): correct the file") from None
     if values is None:
         return {}
