@@ -294,6 +294,20 @@ def test_label_studio_tables(folder: Path, content: str, suffix: str) -> None:
         read_all(LabelStudio(root))
 
 
+def test_what_is_spoiled_above_can_be_read_as_it_is(folder: Path, tmp_path: Path) -> None:
+    """Otherwise, whatever is spoiled in it, nothing would be tried but the first question."""
+    for kind, content in ((Coco, COCO), (LabelStudio, TASKS)):
+        root = tmp_path / kind.__name__
+        shutil.copytree(folder / "images", root / "images")
+        write(root / "all.json", to_json(content))
+        dataset: SegmentationDataset = kind(root)
+        assert [bool((dataset.read_mask(id) > 0).any()) for id in ("a", "b")] == [True, True]
+    for name in ("images", "masks"):
+        shutil.copytree(folder / name, tmp_path / "own" / name)
+    write(tmp_path / "own" / "classes.json", to_json(CLASSES))
+    assert FolderDataset(tmp_path / "own").classes == ("a", "b")
+
+
 # Configuration.
 
 
