@@ -64,6 +64,20 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # whatever the bytes make of the reader: the file is damaged, or something else
         reason = type(error).__name__
         raise UserError(f"{path}: cannot be read as a checkpoint ({reason}): use one written by semiseg") from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT or not state.keys() >= KEYS:
+    if not isinstance(state, dict) or state.get("format") != FORMAT or not _has_head(state):
         raise UserError(f"{path}: not a checkpoint of semiseg: use checkpoints/best.pt or last.pt of a run")
     return state
+
+
+def _has_head(state: dict[str, Any]) -> bool:
+    """Tell whether all that a checkpoint says beside its weights is there, each of its type."""
+    if not state.keys() >= KEYS:
+        return False
+    dicts = all(isinstance(state[key], dict) for key in ("best", "config", "method"))
+    lists = all(isinstance(state[key], list) for key in ("classes", "palette"))
+    if not dicts or not lists or type(state["step"]) is not int or not isinstance(state["config"].get("method"), str):
+        return False
+    colors = all(
+        isinstance(color, list) and [type(value) for value in color] == [int] * 3 for color in state["palette"]
+    )
+    return colors and all(isinstance(name, str) for name in state["classes"])
