@@ -109,9 +109,8 @@ class TrainConfig:
     """Write TensorBoard files too, whatever the tracker (extra: tensorboard)."""
 
     def __post_init__(self) -> None:
-        for option in fields(self):
-            value = getattr(self, option.name)
-            self._check(not isinstance(value, float) or math.isfinite(value), option.name, "a finite number")
+        for name, value in vars(self).items():
+            self._check(not isinstance(value, float) or math.isfinite(value), name, "a finite number")
         self._check(self.batch_size >= 1, "batch-size", "at least 1")
         self._check(self.crop_size >= 16, "crop-size", "at least 16")
         self._check(0 < self.image_scale <= 4, "image-scale", "in (0, 4]")
