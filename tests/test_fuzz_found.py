@@ -28,7 +28,16 @@ def images(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("result", [5, ["x"], [{"value": 3}], [{"value": {"points": [], "polygonlabels": 7}}]])
+@pytest.mark.parametrize(
+    "result",
+    [
+        5,
+        ["x"],
+        [{"value": 3}],
+        [{"value": {"points": [], "polygonlabels": 7}}],
+        [{"value": {"rle": [], "labels": {"a": 1}}}],
+    ],
+)
 def test_a_result_of_another_form_is_no_export(images: Path, result: Any) -> None:
     tasks = json.loads(to_json(TASKS))
     tasks[0]["annotations"][0]["result"] = result

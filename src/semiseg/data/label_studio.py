@@ -107,7 +107,7 @@ class LabelStudio(FileDataset):
         layers = masks.get(task.id, {})
         try:
             regions = json_regions(path, task) if not masks else layers[max(layers)] if layers else []
-        except (TypeError, AttributeError, ValueError) as error:
+        except (TypeError, AttributeError, ValueError, KeyError) as error:
             what = f"task {task.id}: a result is of no known form ({type(error).__name__}: {reason(error)})"
             raise UserError(f"{path}: {what}; export it anew as JSON") from error
         if not regions:
