@@ -16,6 +16,7 @@ from semiseg.data import Coco, LabelStudio, open_dataset
 from semiseg.data.lists import read_lines, read_permutation
 from semiseg.data.palette import read_palette
 from semiseg.data.regions import counts_region
+from semiseg.data.tags import read_tags, write_tags
 from semiseg.errors import UserError
 from test_fuzz import COCO, HEADER, TASKS, to_json
 
@@ -87,3 +88,8 @@ def test_lines_of_lists_and_palettes(tmp_path: Path) -> None:
         (tmp_path / "p.txt").write_text(text)
         with pytest.raises(UserError):
             read_palette(tmp_path / "p.txt")
+
+
+def test_a_class_called_image_has_tags(tmp_path: Path) -> None:
+    write_tags(tmp_path / "tags.csv", ("car", "image"), {"a": (1, 0)})
+    assert read_tags(tmp_path / "tags.csv", ("car", "image"), ("a",)) == {"a": (1, 0)}
