@@ -72,9 +72,10 @@ No package that semiseg runs with, extras included, is under the GPL, the AGPL o
 | 2.15.0 | 0.29.2 | the whole suite: the versions of `requirements.lock` |
 | 2.9.0 | 0.24.0 | the core, below |
 
-2.9.0 is the oldest that `pyproject.toml` allows. With the other packages as in the lock, there passed: `tests/test_ops.py`,
-`test_methods.py`, `test_stochastic_depth.py`, `test_metrics.py`, `test_views.py`, `test_loaders.py`, `test_networks.py`,
-`test_predictor.py`, and of `test_trainer.py` a whole run, its checkpoint, bf16 and the exact resumption.
+2.9.0 is the oldest that `pyproject.toml` allows. With the other packages as in the lock, there passed:
+`tests/test_ops.py`, `test_methods.py`, `test_stochastic_depth.py`, `test_metrics.py`, `test_views.py`,
+`test_loaders.py`,
+`test_networks.py`, `test_predictor.py`, and of `test_trainer.py` a run, its checkpoint, bf16 and exact resumption.
 
 2.13.0 is kept out of the lock: its CPU-only build cannot be imported beside torchvision from the index. Of what lies
 between, nothing was tried.

@@ -6,7 +6,7 @@ import copy
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -81,18 +81,24 @@ def lines_of(draw: st.DrawFn, *pieces: str) -> str:
     return "".join(draw(st.lists(piece, max_size=30)))
 
 
+def inside(node: Any) -> Iterator[tuple[Any, Any]]:
+    """Every place in a document: the list or dict that it is in, and its index or key there."""
+    if isinstance(node, dict | list):
+        for key in [*node] if isinstance(node, dict) else range(len(node)):
+            yield node, key
+            yield from inside(node[key])
+
+
 @st.composite
 def spoiled(draw: st.DrawFn, document: Any) -> Any:
     """The document with up to three values replaced, removed or doubled, anywhere in it."""
     document = copy.deepcopy(document)
     for _ in range(draw(st.integers(1, 3))):
-        node, parent, key = document, None, None
-        while isinstance(node, (dict, list)) and node and draw(st.integers(0, 3)):
-            parent = node
-            key = draw(st.sampled_from(sorted(node) if isinstance(node, dict) else range(len(node))))
-            node = node[key]
-        if parent is None:
+        places = list(inside(document))  # each as likely, however deep it lies
+        if not places:
             continue
+        parent, key = draw(st.sampled_from(places))
+        node = parent[key]
         what = draw(st.sampled_from(["replace", "replace", "remove", "double"]))
         if what == "remove":
             del parent[key]

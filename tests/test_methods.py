@@ -343,7 +343,7 @@ def test_labels_are_learned_by_the_loss_that_the_run_asks_for(name: str, progres
         assert other[key] == plain[key]
 
 
-@pytest.mark.parametrize("classes", [2, 21, 150])
+@pytest.mark.parametrize("classes", [1, 2, 21, 150])
 def test_any_number_of_classes(name: str, classes: int) -> None:
     # A fault of the public release: class mixing worked for 3 and 150 channels only.
     method, batch = make(name, classes), make_batch(classes)
@@ -498,6 +498,8 @@ def test_options_that_make_no_sense_are_refused() -> None:
             make(name, burn_in=2.0)
         with pytest.raises(ValueError, match=r"unsupervised-weight is -1\.0: it must be 0 or more"):
             make(name, unsupervised_weight=-1.0)
+        with pytest.raises(ValueError, match="unsupervised-weight is inf"):
+            make(name, unsupervised_weight=float("inf"))
     for option in ("drop_path", "threshold", "ema_decay"):
         with pytest.raises(ValueError, match=f"{option.replace('_', '-')} is 1.5"):
             make("dual-teacher", **{option: 1.5})

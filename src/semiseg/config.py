@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
@@ -110,6 +111,8 @@ class TrainConfig:
     """Write TensorBoard files too, whatever the tracker (extra: tensorboard)."""
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            self._check(not isinstance(value, float) or math.isfinite(value), name, "a finite number")
         self._check(self.batch_size >= 1, "batch-size", "at least 1")
         self._check(self.crop_size >= 16, "crop-size", "at least 16")
         self._check(0 < self.image_scale <= 4, "image-scale", "in (0, 4]")
@@ -131,7 +134,8 @@ class TrainConfig:
 
     def _check(self, ok: bool, option: str, rule: str) -> None:
         if not ok:
-            raise UserError(f"--{option} is {getattr(self, option.replace('-', '_'))}: it must be {rule}")
+            value = getattr(self, option.replace("-", "_"))
+            raise UserError(f"--{option.replace('_', '-')} is {value}: it must be {rule}")
 
 
 def _accepts(value: Any, hint: Any) -> bool:
@@ -226,17 +230,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         text = path.read_text(encoding="utf-8")
+        if text.count("[") + text.count("{") > 1000:  # for lists within lists, YAML's reader takes the square of time
+            raise ValueError("more than 1000 lists")
         if sum(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)) > MOST_ALIASES:
             raise ValueError(f"it has more than {MOST_ALIASES} aliases")
         values = yaml.safe_load(text)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}): check the path") from None
-    except (
-        yaml.YAMLError,
-        ValueError,
-        OverflowError,
-        RecursionError,
-    ) as error:  # e.g. no such day
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())}): correct the file") from None
     if values is None:
         return {}

@@ -108,7 +108,11 @@ class LabelStudio(FileDataset):
     def _add(self, path: Path, task: Task, masks: dict[str, dict[int, list[Region]]]) -> None:
         """Take in a task: its regions, if it has any."""
         layers = masks.get(task.id, {})
-        regions = json_regions(path, task) if not masks else layers[max(layers)] if layers else []
+        try:
+            regions = json_regions(path, task) if not masks else layers[max(layers)] if layers else []
+        except (TypeError, AttributeError, ValueError, KeyError) as error:
+            what = f"task {task.id}: a result is of no known form ({type(error).__name__}: {reason(error)})"
+            raise UserError(f"{path}: {what}; export it anew as JSON") from error
         if not regions:
             return
         id = find_image(task.image, self.images)
@@ -195,7 +199,7 @@ def read_tasks(path: Path) -> Iterable[Task]:
                 raise TypeError("an annotation is no object")
             task.annotations.extend(annotations)
         return tasks.values()
-    except (KeyError, TypeError, AttributeError, StopIteration) as error:
+    except (KeyError, TypeError, AttributeError, StopIteration, csv.Error) as error:
         raise UserError(
             f"{path}: no export of Label Studio ({type(error).__name__}: {reason(error)}); a task has an id, an image "
             "and annotations: export it as JSON"

@@ -71,7 +71,7 @@ def _check_header(path: Path, header: list[str], classes: tuple[str, ...]) -> No
     for name in header[1:]:
         if name not in classes:
             raise UserError(f"{path}, line 1: {name!r} is no class: {did_you_mean(name, classes)}")
-        if header.count(name) > 1:
+        if header[1:].count(name) > 1:
             raise UserError(f"{path}, line 1: {name!r} stands there twice; take one of the columns out")
 
 

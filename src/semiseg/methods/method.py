@@ -174,7 +174,7 @@ def check_range(options: Any, high: float, *names: str) -> None:
     """Raise ValueError where one of the named options is not within 0 and ``high``."""
     for name in names:
         value = getattr(options, name)
-        if not 0 <= value <= high:
+        if not 0 <= value <= high or value == float("inf"):
             rule = "0 or more" if high == float("inf") else f"in [0, {high:g}]"
             raise ValueError(f"{name.replace('_', '-')} is {value}: it must be {rule}")
 

@@ -71,7 +71,7 @@ def certainty(logits: Tensor, valid: Tensor) -> Tensor:
     AugSeg (Zhao et al. 2023, eq. 5), by which hard images receive labels; ``H`` is the entropy.
 
     Args:
-        logits: ``(N, C, H, W)``, C at least 2.
+        logits: ``(N, C, H, W)``. With one class there is nothing to be unsure of.
         valid: bool ``(N, H, W)``; padding does not count.
 
     Returns:
@@ -79,7 +79,7 @@ def certainty(logits: Tensor, valid: Tensor) -> Tensor:
     """
     log_p = logits.float().log_softmax(dim=1)
     p = log_p.exp()
-    entropy = -(p * log_p).sum(dim=1) / math.log(logits.shape[1])
+    entropy = -(p * log_p).sum(dim=1) / math.log(max(logits.shape[1], 2))
     sure = p.amax(dim=1) * (1 - entropy) * valid
     return (sure.sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp(min=1)).clamp(0, 1)
 

@@ -103,6 +103,7 @@ def _is_sound(state: dict[str, Any]) -> bool:
     classes, palette, best = state["classes"], state["palette"], state["best"]
     return (
         all(isinstance(state[key], dict) and all(isinstance(name, str) for name in state[key]) for key in TABLES)
+        and isinstance(state["config"].get("method"), str)
         and type(state["step"]) is int
         and [type(best.get(key)) for key in ("miou", "step")] in ([float, int], [int, int])
         and isinstance(classes, list)
