@@ -39,6 +39,7 @@ WHY = {
     "datasets": "extra `hf`: data sets in Parquet",
     "pytest": "tests",
     "pytest-timeout": "a test that hangs ends",
+    "pytest-xdist": "the tests side by side",
     "hypothesis": "tests of properties, fuzzing",
     "scikit-learn": "tests: figures of another hand for the metrics",
     "ruff": "lint and format",

@@ -23,7 +23,7 @@ def make_optimizer(method: nn.Module, config: TrainConfig) -> torch.optim.Optimi
             decay = config.weight_decay if parameter.dim() > 1 else 0.0
             groups.setdefault((lr, decay), []).append(parameter)
     params = [{"params": p, "lr": lr, "base_lr": lr, "weight_decay": wd} for (lr, wd), p in groups.items()]
-    # Fused: one kernel instead of some for each of hundreds of parameters (docs/performance.md).
+    # Fused: one kernel instead of some for each of hundreds of parameters.
     if config.optimizer == "sgd":
         return torch.optim.SGD(params, lr=config.lr, momentum=0.9, fused=True)
     return torch.optim.AdamW(params, lr=config.lr, fused=True)
