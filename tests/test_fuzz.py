@@ -342,7 +342,8 @@ def test_configurations_go_there_and_back(folder: Path, values: dict[str, Any], 
 )
 def test_command_lines(folder: Path, option: str, value: str) -> None:
     with pytest.MonkeyPatch.context() as patch, told():
-        patch.setattr(api, "train_with", lambda *_: None)
+        patch.setattr(api, "train_with", lambda *_: Path("run"))
+        patch.setattr(api, "outcome", lambda _: "")
         with contextlib.suppress(SystemExit):
             train(["--data", "shapes", f"--{option.replace('_', '-')}", value])
 

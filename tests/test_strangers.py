@@ -148,7 +148,7 @@ SPOILED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "tensors missing": (lambda state: state["method"].clear(), "do not fit the network"),
     "weights are a list": (lambda state: state.update(method=[1]), "not a checkpoint"),
     "configuration is a number": (lambda state: state.update(config=3), "not a checkpoint"),
-    "no method": (lambda state: state["config"].pop("method"), "unknown method 'None'"),
+    "no method": (lambda state: state["config"].pop("method"), "not a checkpoint"),
     "unknown method": (lambda state: state["config"].update(method="../x"), "unknown method"),
     "unknown network": (lambda state: state["config"].update(encoder="nowhere"), "nowhere"),
     "unknown option": (lambda state: state["config"].update(run_this="rm"), "unknown key 'run_this'"),

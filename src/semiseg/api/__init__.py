@@ -4,7 +4,7 @@ from semiseg.api.exporting import export
 from semiseg.api.inference import evaluate, predict
 from semiseg.api.model import Model, load
 from semiseg.api.preparing import prepare
-from semiseg.api.reporting import report
+from semiseg.api.reporting import outcome, report
 from semiseg.api.splitting import split
 from semiseg.api.training import resolve, train, train_with
 from semiseg.checking import check
@@ -15,6 +15,7 @@ __all__ = [
     "evaluate",
     "export",
     "load",
+    "outcome",
     "predict",
     "prepare",
     "report",

@@ -67,12 +67,10 @@ def tell(run: Path) -> None:
     """Print the run's directory on stdout; on stderr how well it did, and what to do with it; on one process only."""
     if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) != "0":
         return
-    from semiseg.report.run_files import read_run
+    from semiseg import api
 
-    files = read_run(run)
-    if files.scores and (score := files.scores[0]).val is not None:
-        last = "" if score.last is None else f", {score.last:.1f} at the end"
-        print(f"{score.network}: mIoU {score.val:.1f} on val at step {files.best_step}{last}", file=sys.stderr)
+    if text := api.outcome(run):
+        print(text, file=sys.stderr)
     print(f"report: {run / 'report.html'}", file=sys.stderr)
     print(f"next: semiseg evaluate {run}, or semiseg predict {run} PHOTOS --out DIR", file=sys.stderr)
     print(run)

@@ -11,7 +11,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from semiseg.data.dataset import Color
@@ -226,5 +226,7 @@ def color_indices(values: NDArray[np.uint8], colors: tuple[Color, ...]) -> NDArr
 
 def reason(error: Exception) -> str:
     """Put an exception into a few words on one line."""
+    if isinstance(error, UnidentifiedImageError):  # its words are the file's path, which is named already
+        return "cannot identify what kind of image it is"
     words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join((words or type(error).__name__).split())[:120]

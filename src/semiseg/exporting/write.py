@@ -44,8 +44,9 @@ def write_onnx(network: SegmentationNetwork, folder: Path) -> Run:
         UserError: the extra is not installed.
     """
     try:
+        import onnx  # noqa: F401 (torch.onnx needs both, and says so too late)
         import onnxruntime
-        import onnxscript  # noqa: F401 (torch.onnx needs it, and says so too late)
+        import onnxscript  # noqa: F401
     except ImportError:
         raise UserError("--format onnx needs an extra: pip install 'semiseg[export]'") from None
     with quiet():
