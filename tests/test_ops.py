@@ -376,10 +376,9 @@ def test_there_are_two_regions() -> None:
 
 
 @few
-@given(seed=seeds, n=st.integers(2, 40))
-def test_nobody_is_mixed_with_itself(seed: int, n: int) -> None:
+@given(n=st.integers(2, 40))
+def test_nobody_is_mixed_with_itself(n: int) -> None:
     # A fault of the public release: images were permuted freely, so that some were pasted onto themselves.
-    torch.manual_seed(seed)
     partner = partners(n)
     assert sorted(partner.tolist()) == list(range(n))
     assert (partner != torch.arange(n)).all()
@@ -389,8 +388,8 @@ def test_few_partners() -> None:
     assert partners(0).tolist() == []
     assert partners(1).tolist() == [0]
     assert partners(2).tolist() == [1, 0]
-    torch.manual_seed(0)
-    assert {tuple(partners(3).tolist()) for _ in range(50)} == {(1, 2, 0), (2, 0, 1)}
+    assert partners(3).tolist() == [2, 0, 1]
+    assert partners(8).tolist() == partners(4).tolist() + (partners(4) + 4).tolist()  # as on two processes
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float32, torch.bfloat16, torch.bool])
@@ -471,13 +470,14 @@ def test_color_jitter_changes_in_random_order() -> None:
     def one(seed: int, order: list[int]) -> Tensor:
         torch.manual_seed(seed)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(torch, "randperm", lambda n: torch.tensor(order))
+            patch.setattr(torch, "randperm", lambda n, generator: torch.tensor(order))
             return color_jitter(image, 0.5)
 
     image = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(1))
     assert not torch.allclose(one(3, [0, 1, 2, 3]), one(3, [3, 2, 1, 0]))
     torch.manual_seed(3)
-    assert any(torch.allclose(color_jitter(image, 0.5), one(3, list(o))) for o in itertools.permutations(range(4)))
+    drawn = color_jitter(image, 0.5)
+    assert any(torch.allclose(drawn, one(3, list(o))) for o in itertools.permutations(range(4)))
 
 
 @few

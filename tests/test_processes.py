@@ -64,15 +64,18 @@ class Still(DualTeacher):
 """
 
 
-def test_two_processes_learn_from_labels_what_one_does(tmp_path: Path) -> None:
-    """Of the same global batch, without padding or unknown pixels; what else differs is in the docs."""
+def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
+    """From start to end, by the command; each method step by step: test_one_as_many.py."""
     (tmp_path / "still.py").write_text(STILL)
-    options = [*OPTIONS, "--method", f"{tmp_path / 'still.py'}:Still", "--burn-in", "1", "--scale-min", "1"]
-    states = []
+    options = [*OPTIONS, "--method", f"{tmp_path / 'still.py'}:Still", "--optimizer", "sgd"]
+    states, losses = [], []
     for devices in ("1", "2"):
         done = train(*options, "--devices", devices, "--out", str(tmp_path / devices))
         assert done.returncode == 0, done.stderr
         states.append(load_checkpoint(tmp_path / devices / "checkpoints" / "last.pt"))
+        lines = (tmp_path / devices / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["loss"] for line in lines if "split" not in line])
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
     assert states[0]["method"].keys() == states[1]["method"].keys()
     for name, value in states[0]["method"].items():
         torch.testing.assert_close(states[1]["method"][name], value, rtol=1e-5, atol=1e-5, msg=name)

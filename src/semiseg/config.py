@@ -53,6 +53,8 @@ class TrainConfig:
     """Passes over the unlabeled images, instead of steps."""
     batch_size: int = 8
     """B labeled and B unlabeled images a step, over all processes together."""
+    accumulate: int = 1
+    """Parts in which a step takes its batch, one after the other: 1/K of the memory for the passes, a little slower."""
     crop_size: int = 256
     """Side of the training crop, in pixels of the scaled image."""
     image_scale: float = 1.0
@@ -114,6 +116,7 @@ class TrainConfig:
         for name, value in vars(self).items():
             self._check(not isinstance(value, float) or math.isfinite(value), name, "a finite number")
         self._check(self.batch_size >= 1, "batch-size", "at least 1")
+        self._check(self.accumulate >= 1, "accumulate", "at least 1")
         self._check(self.crop_size >= 16, "crop-size", "at least 16")
         self._check(0 < self.image_scale <= 4, "image-scale", "in (0, 4]")
         self._check(0 < self.scale_min <= self.scale_max, "scale-min", "positive and at most scale-max")

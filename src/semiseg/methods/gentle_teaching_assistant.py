@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from semiseg.methods.method import Batch, Method, Progress, StepOutput, as_float, check_range
 from semiseg.ops.ema import ema_decay, ema_update
+from semiseg.ops.global_batch import divisor, summed
 from semiseg.ops.losses import per_pixel_cross_entropy
 from semiseg.ops.mixing import half_box_region, partners, paste
 from semiseg.ops.pseudo_labels import pseudo_label, soft_label
@@ -107,8 +108,8 @@ class GentleTeachingAssistant(Method):
         kept = valid
         if valid.any():
             kept = valid & (confidence >= confidence[valid].quantile(self.options.drop_percent / 100))
-        total = ((1 + confidence * kept) * valid).sum().clamp(min=1)
-        return (1 + confidence) * kept / total, kept.sum() / valid.sum().clamp(min=1)
+        total = divisor(((1 + confidence * kept) * valid).sum())
+        return (1 + confidence) * kept / total, summed(kept.sum()) / summed(valid.sum()).clamp(min=1)
 
     @torch.no_grad()
     def ask_teacher(self, images: Tensor) -> Tensor:

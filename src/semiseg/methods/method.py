@@ -59,6 +59,11 @@ class Batch:
         """Return the batch on ``device``."""
         return Batch(**{name: tensor.to(device, non_blocking=non_blocking) for name, tensor in vars(self).items()})
 
+    def split(self, parts: int) -> list[Batch]:
+        """Return the batch as ``parts`` batches of as many images each; their number has to divide."""
+        split = {name: tensor.tensor_split(parts) for name, tensor in vars(self).items()}
+        return [Batch(**{name: tensors[part] for name, tensors in split.items()}) for part in range(parts)]
+
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory (the data loader calls this for a GPU)."""
         return Batch(**{name: tensor.pin_memory() for name, tensor in vars(self).items()})
@@ -116,7 +121,11 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
-        """Compute the loss of one batch. Randomness comes from torch's default generators, set anew each step."""
+        """Compute the loss of one batch.
+
+        Draws for samples and means over pixels are those of `semiseg.ops.global_batch`, so that N processes learn what
+        one learns; torch's default generators are set anew each step too, in each process to another state.
+        """
 
     def forward(self, batch: Batch, progress: Progress) -> StepOutput:
         """Run ``training_step`` (the name under which a distributed wrapper calls it)."""

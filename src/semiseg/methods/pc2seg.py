@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from semiseg.methods.method import Batch, Method, Progress, StepOutput, as_float, check_range
 from semiseg.ops.features import decode, encode, feature_channels, to_cells
+from semiseg.ops.global_batch import uniform
 from semiseg.ops.losses import info_nce, weighted_squared_error
 from semiseg.ops.photometric import photometric
 from semiseg.ops.pseudo_labels import labeling
@@ -140,6 +141,6 @@ def draw(allowed: Tensor, count: int) -> tuple[Tensor, Tensor]:
     Returns:
         int64 ``(N, min(count, P))``, and bool of that shape, False where a place is not allowed.
     """
-    scores = torch.rand(allowed.shape).to(allowed.device).masked_fill(~allowed, -1.0)
+    scores = uniform(*allowed.shape).to(allowed.device).masked_fill(~allowed, -1.0)
     score, index = scores.topk(min(count, allowed.shape[1]), dim=1)
     return index, score >= 0

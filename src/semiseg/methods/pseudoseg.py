@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from semiseg.methods.method import Batch, Method, Progress, StepOutput, as_float, check_range
 from semiseg.ops.features import decode, encode, feature_channels, to_cells, to_pixels
+from semiseg.ops.global_batch import divisor, summed
 from semiseg.ops.losses import IGNORE, weighted_cross_entropy
 from semiseg.ops.photometric import color_jitter, cutout
 from semiseg.ops.pseudo_labels import confidence_weights, labeling, soft_label
@@ -119,7 +120,7 @@ class PseudoSeg(Method):
         shown, known = image_labels(batch.masks, batch.labeled_valid, self.options, self.classes)
         z_2, s = self.sgc(features, batch.labeled_valid, shown, known)
         bce = F.binary_cross_entropy_with_logits(s.float(), shown.float(), known.float(), reduction="sum")
-        return self.supervised_loss(z_2, batch.masks, self.class_weights) + bce / known.sum().clamp(min=1)
+        return self.supervised_loss(z_2, batch.masks, self.class_weights) + bce / divisor(known.sum())
 
 
 class SelfAttentionGradCAM(nn.Module):
@@ -196,11 +197,11 @@ def activation_maps(features: Tensor, weights: Tensor, shown: Tensor) -> Tensor:
 def fuse(z_1: Tensor, z_2: Tensor, valid: Tensor) -> Tensor:
     """Return P, the mean of both branches' probabilities after one calibration, float ``(N, C, H, W)``.
 
-    Logits are divided by the root of their mean square over both branches, all classes and all pixels of this
-    process's batch that are no padding, so that neither branch wins by the scale of its logits.
+    Logits are divided by the root of their mean square over both branches, all classes and all pixels of the
+    global batch that are no padding, so that neither branch wins by the scale of its logits.
     """
     v, inside = torch.cat([z_1.float(), z_2.float()]), torch.cat([valid, valid])[:, None]
-    mean_square = (v.square() * inside).sum() / (inside.sum() * v.shape[1]).clamp(min=1)
+    mean_square = summed((v.square() * inside).sum()) / (summed(inside.sum()) * v.shape[1]).clamp(min=1)
     v_1, v_2 = (v / mean_square.sqrt().clamp(min=1e-6)).chunk(2)
     return (v_1.softmax(dim=1) + v_2.softmax(dim=1)) / 2
 

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semiseg.ops.global_batch import uniform
+
 
 def encode(network: nn.Module, images: Tensor) -> list[Tensor]:
     """Return the network's features, finest first, for float images ``(N, 3, H, W)`` in [0, 1]."""
@@ -62,7 +64,7 @@ def channel_dropout(features: list[Tensor], rate: float) -> list[Tensor]:
     """Drop whole channels of each map, per sample, with probability ``rate``; what is kept is divided by ``1 - rate``.
 
     The feature perturbation of UniMatch (Yang et al. 2023, section 3.2): ``nn.Dropout2d(0.5)`` between encoder and
-    decoder. Draws come from torch's default CPU generator on every device.
+    decoder. Draws come from the CPU on every device (`global_batch`).
 
     Args:
         features: maps ``(N, C, h, w)``, as ``encode`` gives them; the first, the image, stays as it is.
@@ -82,7 +84,7 @@ def complementary_dropout(features: list[Tensor], whole: float = 0.5) -> list[Te
         whole: probability that a pair is left as it is (release: half of the pairs of a batch, at random).
     """
     pairs = len(features[0]) // 2
-    stays = (torch.rand(pairs, 1, 1, 1) < whole).float()
+    stays = (uniform(pairs, 1, 1, 1) < whole).float()
     dropped = [features[0]]
     for f in features[1:]:
         half = _keep(pairs, f.shape[1], 0.5)
@@ -94,4 +96,4 @@ def complementary_dropout(features: list[Tensor], whole: float = 0.5) -> list[Te
 
 def _keep(samples: int, channels: int, keep: float) -> Tensor:
     """Draw a factor ``(samples, channels, 1, 1)``: ``1 / keep`` with probability ``keep``, else 0."""
-    return (torch.rand(samples, channels, 1, 1) < keep).float() / keep
+    return (uniform(samples, channels, 1, 1) < keep).float() / keep

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from semiseg.ops.global_batch import uniform
 from semiseg.ops.losses import IGNORE
 from semiseg.ops.mixing import cutmix_region, paste
 
@@ -30,8 +31,8 @@ def inject_labels(views: Views, images: Tensor, masks: Tensor, valid: Tensor, rh
     if views[1].is_floating_point():  # probabilities: an unknown pixel has none
         labels = F.one_hot(masks.where(known, 0), classes).permute(0, 3, 1, 2).float() * known[:, None]
     region = cutmix_region(views[3], concentration=(8, 2))
-    region &= (torch.rand(len(rho)).to(rho.device) >= rho)[:, None, None]
-    donor = torch.randperm(max(len(rho), len(images)))[: len(rho)] % len(images)
+    region &= (uniform(len(rho)).to(rho.device) >= rho)[:, None, None]
+    donor = torch.arange(len(rho)) % len(images)  # both come in random order
     given = (images, labels, known.float(), valid)
     x, q, c, v = (paste(region, g[donor].to(t.dtype), t) for g, t in zip(given, views, strict=True))
     return x, q, c, v

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
+from semiseg.ops.global_batch import generators
+
 # Each takes an image uint8 (3, H, W) and a draw u from U(0, 1).
 Change = Callable[[Tensor, float], Tensor]
 
@@ -41,7 +43,7 @@ POOL: dict[str, Change] = {
 def random_intensity(images: Tensor, most: int = 3) -> Tensor:
     """Apply to each image ``k ~ U{1, ..., most}`` changes of the pool, drawn with replacement, at random strength.
 
-    It happens in 8 bits, as in the release; draws come from torch's default CPU generator.
+    It happens in 8 bits, as in the release; draws come from the CPU (`global_batch`).
 
     Args:
         images: float ``(N, 3, H, W)`` in [0, 1].
@@ -50,13 +52,17 @@ def random_intensity(images: Tensor, most: int = 3) -> Tensor:
     Returns:
         A new tensor of the same shape and range.
     """
-    return torch.stack([_changed(image, most) for image in images]) if len(images) else images
+    return (
+        torch.stack([_changed(*each, most) for each in zip(images, generators(len(images)), strict=True)])
+        if len(images)
+        else images
+    )
 
 
-def _changed(image: Tensor, most: int) -> Tensor:
+def _changed(image: Tensor, draw: torch.Generator, most: int) -> Tensor:
     changed = (image * 255).round().to(torch.uint8)
     changes = list(POOL.values())
-    for _ in range(int(torch.randint(1, most + 1, ()))):
-        change = changes[int(torch.randint(len(changes), ()))]
-        changed = change(changed, torch.rand(()).item())
+    for _ in range(int(torch.randint(1, most + 1, (), generator=draw))):
+        change = changes[int(torch.randint(len(changes), (), generator=draw))]
+        changed = change(changed, torch.rand((), generator=draw).item())
     return changed.to(image.dtype) / 255

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from semiseg.ops.global_batch import divisor
 from semiseg.ops.pseudo_labels import ThresholdMode, confidence_weights, pseudo_label, soft_label
 
 IGNORE = 255
@@ -24,7 +25,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None =
     Returns:
         A scalar; 0, with a gradient of 0, where no pixel is known.
     """
-    known = (labels != IGNORE).sum().clamp(min=1)
+    known = divisor((labels != IGNORE).sum())
     if logits.is_cuda and torch.are_deterministic_algorithms_enabled():  # its own sum is in no fixed order there
         return F.cross_entropy(logits, labels, class_weights, ignore_index=IGNORE, reduction="none").sum() / known
     return F.cross_entropy(logits, labels, class_weights, ignore_index=IGNORE, reduction="sum") / known
@@ -78,7 +79,7 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor, vali
         weights: float ``(N, H, W)`` in [0, 1].
         valid: bool ``(N, H, W)``, False on padding.
     """
-    return (per_pixel_cross_entropy(logits, labels) * weights * valid).sum() / valid.sum().clamp(min=1)
+    return (per_pixel_cross_entropy(logits, labels) * weights * valid).sum() / divisor(valid.sum())
 
 
 def per_pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -107,7 +108,7 @@ def weighted_squared_error(logits: Tensor, probabilities: Tensor, weights: Tenso
         valid: bool ``(N, H, W)``, False on padding.
     """
     per_pixel = (logits.float().softmax(dim=1) - probabilities).square().sum(dim=1)
-    return (per_pixel * weights * valid).sum() / valid.sum().clamp(min=1)
+    return (per_pixel * weights * valid).sum() / divisor(valid.sum())
 
 
 def filled_cross_entropy(
@@ -147,7 +148,7 @@ def info_nce(positives: Tensor, negatives: Tensor, allowed: Tensor, anchors: Ten
     told_from = (negatives / temperature).masked_fill(~allowed, -torch.inf)
     logits = torch.cat([positives[..., None] / temperature, told_from], dim=-1)
     per_anchor = logits.logsumexp(dim=-1) - logits[..., 0]
-    return (per_anchor * anchors).sum() / anchors.sum().clamp(min=1)
+    return (per_anchor * anchors).sum() / divisor(anchors.sum())
 
 
 def balancing_weights(pixels: Tensor, power: float) -> Tensor:

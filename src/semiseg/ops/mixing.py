@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from semiseg.ops.global_batch import uniform, uniform_for_all
+
 Region = Callable[[Tensor], Tensor]
 
 
@@ -24,8 +26,8 @@ def cutmix_region(labels: Tensor, concentration: tuple[int, int] = (4, 4)) -> Te
         bool ``(N, H, W)``, True inside the box.
     """
     a, b = concentration
-    # Beta(a, b) is the a-th smallest of a + b - 1 uniform draws: needs no sampler beyond the default generator.
-    kept = torch.rand(len(labels), a + b - 1).sort(dim=1).values[:, a - 1]
+    # Beta(a, b) is the a-th smallest of a + b - 1 uniform draws: needs no sampler but the uniform one.
+    kept = uniform(len(labels), a + b - 1).sort(dim=1).values[:, a - 1]
     side = (1 - kept).sqrt()
     return _boxes(labels, side * labels.shape[1], side * labels.shape[2])
 
@@ -39,10 +41,10 @@ def occasional_box_region(labels: Tensor) -> Tensor:
     Args and Returns: as `cutmix_region`; the region of an image without a box is empty.
     """
     n, height, width = labels.shape
-    area = (0.02 + 0.38 * torch.rand(n)) * height * width
-    ratio = 0.3 + (1 / 0.3 - 0.3) * torch.rand(n)
+    area = (0.02 + 0.38 * uniform(n)) * height * width
+    ratio = 0.3 + (1 / 0.3 - 0.3) * uniform(n)
     region = _boxes(labels, (area * ratio).sqrt(), (area / ratio).sqrt())
-    return region & (torch.rand(n) < 0.5).to(labels.device)[:, None, None]
+    return region & (uniform(n) < 0.5).to(labels.device)[:, None, None]
 
 
 def half_box_region(labels: Tensor) -> Tensor:
@@ -53,17 +55,17 @@ def half_box_region(labels: Tensor) -> Tensor:
     Args and Returns: as `cutmix_region`; in a batch without mixing all regions are empty.
     """
     n, height, width = labels.shape
-    share = 0.5 + 0.5 * torch.rand(n)
+    share = 0.5 + 0.5 * uniform(n)
     region = _boxes(labels, height / (2 * share), width * share)
-    return region & (torch.rand(()) < 0.5).to(labels.device)
+    return region & (uniform_for_all() < 0.5).to(labels.device)
 
 
 def _boxes(labels: Tensor, box_height: Tensor, box_width: Tensor) -> Tensor:
     """Place a box of the given size, float ``(N,)`` in pixels, at random inside each image: bool like ``labels``."""
     n, height, width = labels.shape
     box_height, box_width = box_height.round().clamp(max=height), box_width.round().clamp(max=width)
-    top = (torch.rand(n) * (height - box_height + 1)).floor()
-    left = (torch.rand(n) * (width - box_width + 1)).floor()
+    top = (uniform(n) * (height - box_height + 1)).floor()
+    left = (uniform(n) * (width - box_width + 1)).floor()
     rows, columns = torch.arange(height), torch.arange(width)
     in_rows = (rows >= top[:, None]) & (rows < (top + box_height)[:, None])
     in_columns = (columns >= left[:, None]) & (columns < (left + box_width)[:, None])
@@ -86,7 +88,7 @@ def classmix_region(labels: Tensor) -> Tensor:
     present = torch.zeros(n, 256, dtype=torch.bool, device=labels.device)
     present.scatter_(1, labels.flatten(1), True)
     present[:, 255] = False
-    draws = torch.rand(n, 256).to(labels.device).masked_fill(~present, 2.0)
+    draws = uniform(n, 256).to(labels.device).masked_fill(~present, 2.0)
     rank = draws.argsort(dim=1).argsort(dim=1)
     picked = present & (rank < present.sum(dim=1, keepdim=True) // 2)
     return picked.gather(1, labels.flatten(1)).view_as(labels)
@@ -96,13 +98,15 @@ REGIONS: dict[str, Region] = {"cutmix": cutmix_region, "classmix": classmix_regi
 
 
 def partners(n: int) -> Tensor:
-    """Draw a mixing partner for each of ``n`` images: int64 ``(n,)``, nobody its own partner (unless ``n`` is 1).
+    """Return a mixing partner for each of ``n`` images: int64 ``(n,)``, nobody its own partner (unless ``n`` is 1).
 
-    A random cycle. Dual Teacher's release permutes freely, so that an image may be pasted onto itself.
+    Neighbors exchange, 0 and 1, 2 and 3; of an odd number the last three take turns. The images of a batch come in
+    random order, so that a neighbor is as random as any other, and stays the same where the batch is shared out among
+    processes. Dual Teacher's release permutes freely, so that an image may be pasted onto itself.
     """
-    order = torch.randperm(n)
-    partner = torch.empty(n, dtype=torch.long)
-    partner[order] = order.roll(1)
+    partner = torch.arange(n) ^ 1
+    if n % 2:
+        partner[-3:] = torch.arange(n)[-3:].roll(1)
     return partner
 
 

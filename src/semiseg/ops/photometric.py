@@ -4,12 +4,14 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
+from semiseg.ops.global_batch import generators, uniform
+
 MEAN_PIXEL = (0.485, 0.456, 0.406)
 """Mean color of ImageNet, in [0, 1]: what a network's normalization maps to about zero."""
 
 
-def _uniform(low: float, high: float) -> float:
-    return low + (high - low) * torch.rand(()).item()
+def _uniform(draw: torch.Generator, low: float = 0.0, high: float = 1.0) -> float:
+    return low + (high - low) * torch.rand((), generator=draw).item()
 
 
 def photometric(images: Tensor, strength: float = 0.5) -> Tensor:
@@ -30,20 +32,20 @@ def photometric(images: Tensor, strength: float = 0.5) -> Tensor:
     """
     if strength == 0 or not len(images):
         return images.clone()
-    return torch.stack([_strong_colors(image, strength) for image in images])
+    return torch.stack([_strong_colors(*each, strength) for each in zip(images, generators(len(images)), strict=True)])
 
 
-def _strong_colors(image: Tensor, strength: float) -> Tensor:
-    if torch.rand(()).item() < 0.8:
+def _strong_colors(image: Tensor, draw: torch.Generator, strength: float) -> Tensor:
+    if _uniform(draw) < 0.8:
         low, high = 1 - strength, 1 + strength
-        image = TF.adjust_brightness(image, _uniform(low, high))
-        image = TF.adjust_contrast(image, _uniform(low, high))
-        image = TF.adjust_saturation(image, _uniform(low, high))
-        image = TF.adjust_hue(image, _uniform(-strength / 2, strength / 2))
-    if torch.rand(()).item() < 0.2:
+        image = TF.adjust_brightness(image, _uniform(draw, low, high))
+        image = TF.adjust_contrast(image, _uniform(draw, low, high))
+        image = TF.adjust_saturation(image, _uniform(draw, low, high))
+        image = TF.adjust_hue(image, _uniform(draw, -strength / 2, strength / 2))
+    if _uniform(draw) < 0.2:
         image = TF.rgb_to_grayscale(image, num_output_channels=3)
-    if torch.rand(()).item() < 0.5:
-        sigma = _uniform(0.1, max(0.1, 4 * strength))
+    if _uniform(draw) < 0.5:
+        sigma = _uniform(draw, 0.1, max(0.1, 4 * strength))
         kernel = 2 * min(int(2 * sigma + 0.5), (min(image.shape[-2:]) - 1) // 2) + 1
         image = TF.gaussian_blur(image, [kernel, kernel], [sigma, sigma])
     return image
@@ -63,20 +65,26 @@ def color_jitter(images: Tensor, strength: float = 0.5) -> Tensor:
     Returns:
         A new tensor of the same shape and range.
     """
-    return torch.stack([_jittered(image, strength) for image in images]) if len(images) else images
+    if not len(images):
+        return images
+    return torch.stack([_jittered(*each, strength) for each in zip(images, generators(len(images)), strict=True)])
 
 
-def _jittered(image: Tensor, strength: float) -> Tensor:
+def _jittered(image: Tensor, draw: torch.Generator, strength: float) -> Tensor:
     low, high = 1 - strength, 1 + strength
-    added, contrast, saturation = _uniform(-strength, strength), _uniform(low, high), _uniform(low, high)
-    hue = _uniform(-strength / 2, strength / 2)
+    added, contrast, saturation = (
+        _uniform(draw, -strength, strength),
+        _uniform(draw, low, high),
+        _uniform(draw, low, high),
+    )
+    hue = _uniform(draw, -strength / 2, strength / 2)
     changes = (
         lambda image: (image + added).clamp(0, 1),
         lambda image: TF.adjust_contrast(image, contrast),
         lambda image: TF.adjust_saturation(image, saturation),
         lambda image: TF.adjust_hue(image, hue),
     )
-    for index in torch.randperm(len(changes)).tolist():
+    for index in torch.randperm(len(changes), generator=draw).tolist():
         image = changes[index](image)
     return image
 
@@ -96,7 +104,7 @@ def cutout(images: Tensor, share: float) -> tuple[Tensor, Tensor]:
     n, _, height, width = images.shape
     inside = []
     for side in (height, width):
-        center, length = torch.randint(side, (n, 1)), round(share * side)
+        center, length = (uniform(n, 1) * side).long(), round(share * side)
         since = torch.arange(side) - (center - length // 2)
         inside.append((since >= 0) & (since < length))
     cut = (inside[0][:, :, None] & inside[1][:, None, :]).to(images.device)

@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from semiseg.ops.global_batch import summed
+
 ThresholdMode = Literal["pixel", "image", "batch", "none"]
 
 
@@ -109,7 +111,7 @@ def confidence_weights(
         weights float ``(N, H, W)`` in [0, 1], and a scalar: trusted pixels / valid pixels.
     """
     trusted = (confidence >= threshold) & valid
-    trusted_fraction = trusted.sum() / valid.sum().clamp(min=1)
+    trusted_fraction = summed(trusted.sum()) / summed(valid.sum()).clamp(min=1)
     if mode == "pixel":
         weights = trusted.float()
     elif mode == "image":

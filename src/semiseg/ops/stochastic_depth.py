@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from semiseg.ops.global_batch import uniform
+
 # ResNet blocks without a drop-path module: the first of these that a block has is the end of its residual branch
 # (excitation comes after the last normalization; a bottleneck has three of those; in an SK block they are in the conv).
 _BRANCH_ENDS = ("se", "se_module", "bn3", "bn2", "conv3", "conv2")
@@ -65,7 +67,7 @@ def stochastic_depth(network: nn.Module, rate: float | Tensor, linear: bool = Tr
     At site ``i`` of ``n`` (from 1) a sample's residual branch is dropped with probability ``p = rate * i / n``, or
     ``p = rate`` where not ``linear``; what is kept is divided by ``1 - p``, so the expectation is the full branch. It
     works in training and in evaluation mode alike, and takes the place of the drop path the network has of its own.
-    Draws come from torch's default CPU generator on every device. Nothing is left behind after the block.
+    Draws come from the CPU on every device (`global_batch`). Nothing is left behind after the block.
 
     Args:
         network: any network with residual sites.
@@ -106,7 +108,7 @@ class _Drop:
         samples = len(branch)
         if self.keep.ndim and len(self.keep) != samples:
             raise ValueError(f"{len(self.keep)} rates for a batch of {samples}")
-        factor = torch.where(torch.rand(samples) < self.keep, self.scale, 0.0)
+        factor = torch.where(uniform(samples) < self.keep, self.scale, 0.0)
         # non_blocking: a few bytes a site must not make the host wait for the device.
         factor = factor.to(branch.device, branch.dtype, non_blocking=True)
         return branch * factor.view(-1, *[1] * (branch.ndim - 1))

@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor
 
+from semiseg.ops.global_batch import divisor
+
 PRESENT, ABSENT, UNKNOWN = 1, 0, -1
 SHARPNESS = 4.0
 """Exponent of the generalized mean that turns a class's pixels into its score for the image: 1 is the mean, under which
@@ -74,7 +76,7 @@ def _absent(log_p: Tensor, absent: Tensor, shown: Tensor, pixels: Tensor) -> Ten
     told = absent.any(dim=1) & ~absent.all(dim=1)
     allowed = log_p.masked_fill((absent & told[:, None])[:, :, None, None], -math.inf).logsumexp(dim=1)
     per_image = -torch.where(shown, allowed, 0.0).sum(dim=(1, 2)) / pixels.clamp(min=1)
-    return torch.where(told, per_image, 0.0).sum() / told.sum().clamp(min=1)
+    return torch.where(told, per_image, 0.0).sum() / divisor(told.sum())
 
 
 def _present(log_p: Tensor, present: Tensor, shown: Tensor, pixels: Tensor, area: Tensor) -> Tensor:
@@ -83,4 +85,4 @@ def _present(log_p: Tensor, present: Tensor, shown: Tensor, pixels: Tensor, area
     share = (pixels / area.clamp(min=1)).clamp(0, 1)[:, None]
     # log(1 - s + s P), by its logarithms: P may be smaller than a float can hold.
     log_likelihood = torch.logaddexp((1 - share).log().expand_as(log_score), share.log() + log_score)
-    return -torch.where(present, log_likelihood, 0.0).sum() / present.sum().clamp(min=1)
+    return -torch.where(present, log_likelihood, 0.0).sum() / divisor(present.sum())

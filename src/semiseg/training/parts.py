@@ -12,6 +12,7 @@ from semiseg.config import TrainConfig
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.loaders import StreamConfig, TrainStream
 from semiseg.data.splits import Split
+from semiseg.errors import UserError
 from semiseg.methods import Method
 from semiseg.networks import SegmentationNetwork, build
 from semiseg.ops.losses import ohem_cross_entropy
@@ -55,4 +56,9 @@ def make_stream(config: TrainConfig, dataset: SegmentationDataset, split: Split,
         strict=config.strict,
     )
     rank, world = fabric.global_rank, fabric.world_size
+    if config.batch_size % (world * config.accumulate):
+        raise UserError(
+            f"batch size {config.batch_size} does not divide among {world} processes, each in {config.accumulate} "
+            f"parts; make --batch-size a multiple of {world * config.accumulate}"
+        )
     return TrainStream(dataset, split.labeled, split.unlabeled, stream_config, rank=rank, world_size=world)

@@ -17,7 +17,6 @@ from semiseg.data.loaders import StepLoader, TrainStream, make_loader
 from semiseg.data.splits import check_masks
 from semiseg.methods import Batch, Method, Progress
 from semiseg.ops.losses import balancing_weights
-from semiseg.seeding import derive_seed
 from semiseg.training.checkpoint import FORMAT, load_checkpoint, load_optimizer, restore, save_checkpoint
 from semiseg.training.clock import Clock
 from semiseg.training.console import Console
@@ -30,6 +29,7 @@ from semiseg.training.resources import write_resources
 from semiseg.training.run_directory import RunDirectory
 from semiseg.training.samples import Samples
 from semiseg.training.skipped import Skipped
+from semiseg.training.step import forward_backward, mean_over_processes
 from semiseg.training.trackers import open_trackers
 from semiseg.training.validation import Validator
 
@@ -100,7 +100,7 @@ class Loop:
             if logged or validated:
                 skipped.tell(done, progress.epoch)
             if logged:
-                values = {name: float(value) for name, value in scalars.items()} | clock.read(done - first_step)
+                values = mean_over_processes(self.fabric, scalars) | clock.read(done - first_step)
                 log.write(done, progress.epoch, values)
                 self.console.step(done, self.total_steps, values, self.best.miou)
             if validated:
@@ -116,18 +116,16 @@ class Loop:
 
     def step(self, batch: Batch, progress: Progress) -> tuple[dict[str, Any], Tensor]:
         """Take one optimizer step; return what to log, and whether loss and gradient are finite."""
-        torch.manual_seed(derive_seed(self.config.seed, "step", progress.step, self.fabric.global_rank))
         lr = set_learning_rate(self.optimizer, self.config, progress.step, self.total_steps)
-        output = self.wrapped(batch, progress)
-        self.fabric.backward(output.loss)
+        output = forward_backward(self.fabric, self.wrapped, self.config, batch, progress)
         parameters = [p for p in self.method.parameters() if p.grad is not None]
         norm = nn.utils.clip_grad_norm_(parameters, self.config.clip_norm or math.inf, foreach=True)
-        finite = output.loss.detach().isfinite() & norm.isfinite()
+        finite = output.loss.isfinite() & norm.isfinite()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.method.after_step(progress)
         off = dict.fromkeys((f"loss/{term}" for term in LOSS_TERMS), 0.0)
-        return {"loss": output.loss.detach()} | off | {"lr": lr, "trusted_fraction": 0.0} | output.scalars, finite
+        return {"loss": output.loss} | off | {"lr": lr, "trusted_fraction": 0.0} | output.scalars, finite
 
     def log_due(self, done: int) -> bool:
         """Whether the step just taken gets a line: every one in a short run, else every tenth, and the last."""
