@@ -3,18 +3,21 @@
     python benchmarks/evaluation_time.py [--size 480 --images 20] [--json FILE]
 
 Bare: the same network on the same images, which lie ready on the device as it wants them; for the window, on the same
-crops, four at once. Evaluation: read the generated images and masks, predict, resize, count. Both take turns; the ratio
-is the median over the turns.
+crops, four at once. Evaluation: read images (JPEG) and masks (PNG), generated before, predict, resize, count. Both take
+turns; the ratio is the median over the turns.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
+from PIL import Image
 from step_time import add_settings, write_json
 from torch import Tensor, nn
 
@@ -33,11 +36,26 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20)
     args = parser.parse_args()
     device = find_accelerator(args.accelerator)
-    dataset = open_dataset(f"shapes:images=1,val={args.images},test=1,size={args.size}")
-    network = build(args.architecture, args.encoder, len(dataset.classes), "none").eval().to(device)
-    network = network.to(memory_format=torch.channels_last)
-    rows = [compare(mode, network, dataset, args) for mode in ("whole", "slide")]
+    with tempfile.TemporaryDirectory() as scratch:
+        dataset = open_dataset(generate(Path(scratch), args.images, args.size))
+        network = build(args.architecture, args.encoder, len(dataset.classes), "none").eval().to(device)
+        network = network.to(memory_format=torch.channels_last)
+        rows = [compare(mode, network, dataset, args) for mode in ("whole", "slide")]
     write_json(args, rows)
+
+
+def generate(root: Path, images: int, size: int) -> Path:
+    """Make an own folder with a val list of so many images."""
+    shapes = open_dataset(f"shapes:images=1,val={images},test=1,size={size}")
+    for folder in ("images", "masks", "splits"):
+        (root / folder).mkdir()
+    ids = shapes.split("val") or ()
+    for id in ids:
+        Image.fromarray(shapes.read_image(id).permute(1, 2, 0).numpy()).save(root / "images" / f"{id}.jpg", quality=90)
+        Image.fromarray(shapes.read_mask(id).numpy()).save(root / "masks" / f"{id}.png")
+    (root / "splits" / "val.txt").write_text("\n".join(ids) + "\n")
+    (root / "classes.txt").write_text("\n".join(shapes.classes) + "\n")
+    return root
 
 
 def compare(mode: str, network: nn.Module, dataset: SegmentationDataset, args: argparse.Namespace) -> dict[str, object]:

@@ -266,3 +266,13 @@ def test_parameter_distance():
     )
     with pytest.raises(ValueError, match="same architecture"):
         parameter_distance(Pointwise(classes=4), student)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("mode", ["whole", "slide"])
+def test_scores_are_probabilities_before_their_softmax(count: int, mode: str) -> None:
+    image = torch.randint(0, 256, (3, 11, 14), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
+    predictor = Predictor([Contextual(), Pointwise(seed=5)][:count], mode, crop_size=6)
+    probabilities = predictor.probabilities(image)
+    torch.testing.assert_close(predictor.scores(image).softmax(dim=0), probabilities)
+    assert (predictor.scores(image).max(dim=0).indices == probabilities.argmax(dim=0)).all()

@@ -131,12 +131,13 @@ def _predict(predictors: Mapping[str, Predictor], teachers: Sequence[str], image
     predictions: dict[str, Tensor] = {}
     average: Tensor | None = None
     for name, predictor in predictors.items():
-        probabilities = predictor.probabilities(image)
-        predictions[name] = probabilities.argmax(dim=0)
-        if name in teachers:
-            average = probabilities if average is None else average + probabilities
-    if average is not None and len(teachers) > 1:
-        predictions[TEACHERS_AVERAGE] = average.argmax(dim=0)
+        scores = predictor.scores(image)
+        predictions[name] = scores.max(dim=0).indices  # what argmax gives, several times as fast on a CPU
+        if name in teachers and len(teachers) > 1:
+            probabilities = scores.softmax(dim=0)
+            average = probabilities if average is None else average.add_(probabilities)
+    if average is not None:
+        predictions[TEACHERS_AVERAGE] = average.max(dim=0).indices
     return predictions
 
 

@@ -48,20 +48,21 @@ class ConfusionMatrix:
         """
         if prediction.shape != mask.shape:
             raise ValueError(f"prediction {tuple(prediction.shape)} and mask {tuple(mask.shape)} differ in shape")
-        truth = mask.to(self.counts.device).flatten()
-        valid = truth != IGNORE
-        truth = truth[valid].long()
-        predicted = prediction.to(self.counts.device).flatten()[valid].long()
-        if truth.numel() == 0:
+        if mask.numel() == 0:
             return
-        extremes = torch.stack([*truth.aminmax(), *predicted.aminmax()]).tolist()  # one wait for the device, not four
-        if min(extremes) < 0 or max(extremes) >= self.classes:
+        truth, predicted = mask.to(self.counts.device), prediction.to(self.counts.device)
+        extremes = torch.stack([v.long() for v in (*truth.aminmax(), *predicted.aminmax())]).tolist()  # one wait
+        if min(extremes) < 0 or extremes[1] > IGNORE or extremes[3] >= self.classes:
             raise ValueError(
                 f"labels must lie in [0, {self.classes}): mask has {extremes[0]}..{extremes[1]}, "
                 f"prediction has {extremes[2]}..{extremes[3]}"
             )
-        pairs = truth.mul_(self.classes).add_(predicted)
-        self.counts += torch.bincount(pairs, minlength=self.classes**2).view(self.classes, self.classes)
+        pairs = truth.int().mul_(self.classes).add_(predicted.int()).flatten()
+        counts = torch.bincount(pairs, minlength=(IGNORE + 1) * self.classes).view(-1, self.classes)
+        if counts[self.classes : IGNORE].any():
+            strange = int(counts[self.classes : IGNORE].sum(dim=1).nonzero()[0]) + self.classes
+            raise ValueError(f"labels must lie in [0, {self.classes}): mask has {strange}")
+        self.counts += counts[: self.classes]
 
     def iou(self) -> list[float | None]:
         """Return the IoU of each class in percent, None for a class in neither truth nor prediction."""

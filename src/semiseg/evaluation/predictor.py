@@ -59,14 +59,22 @@ class Predictor:
         self.device = torch.device(device) if device is not None else _device_of(self.networks[0])
 
     @torch.inference_mode()
+    def scores(self, image: Tensor) -> Tensor:
+        """Return float32 ``(C, H, W)``, whose softmax over C are `probabilities`; cheaper where the class will do."""
+        if len(self.networks) > 1:
+            return self.probabilities(image).log()
+        with evaluation_mode(self.networks):
+            return self._one(self.networks[0], self.network_input(image), (image.shape[-2], image.shape[-1]))
+
+    @torch.inference_mode()
     def probabilities(self, image: Tensor) -> Tensor:
         """Return float32 ``(C, H, W)``, summing to 1 over C, for an image uint8 ``(3, H, W)``, on the device."""
         size = (image.shape[-2], image.shape[-1])
         images = self.network_input(image)
         with evaluation_mode(self.networks):
-            total = self._one(self.networks[0], images, size)
+            total = self._one(self.networks[0], images, size).softmax(dim=0)
             for network in self.networks[1:]:
-                total += self._one(network, images, size)
+                total += self._one(network, images, size).softmax(dim=0)
         return total.div_(len(self.networks))
 
     def __call__(self, image: Tensor) -> Prediction:
@@ -85,11 +93,11 @@ class Predictor:
         return interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
 
     def _one(self, network: nn.Module, images: Tensor, size: tuple[int, int]) -> Tensor:
-        """Return the probabilities ``(C, *size)`` of one network."""
+        """Return logits ``(C, *size)`` of one network, or what `slide` gives in their place."""
         logits = network(images).float() if self.window is None else slide(network, images, self.window)
         if logits.shape[-2:] != size:
             logits = interpolate(logits, size=size, mode="bilinear", align_corners=False)
-        return logits[0].softmax(dim=0)
+        return logits[0]
 
 
 def slide(network: nn.Module, images: Tensor, window: int) -> Tensor:

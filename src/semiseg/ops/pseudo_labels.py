@@ -61,7 +61,7 @@ def soft_label(logits: Tensor, temperature: float) -> Tensor:
         int64 ``(N, H, W)`` where T is 0, else float ``(N, C, H, W)``, of sum 1 over C.
     """
     if temperature == 0:
-        return logits.argmax(dim=1)
+        return logits.max(dim=1).indices  # what argmax gives, several times as fast on a CPU
     logits = logits.float()
     return ((logits - logits.amax(dim=1, keepdim=True)) / temperature).softmax(dim=1)  # however small T is
 
