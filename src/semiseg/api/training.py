@@ -103,7 +103,7 @@ def train_with(config: TrainConfig, options: Any, out: str | Path | None = None)
         together(fabric, path) as peers,
         interruptible(path, fabric.is_global_zero, peers.lost) as interruption,
     ):
-        on_first(peers, lambda: prepare(path, config, options, fabric.world_size))
+        on_first(peers, lambda: prepare(path, config, options))
         return finish(RunDirectory(path), fabric, peers, interruption)
 
 
@@ -125,7 +125,6 @@ def resume_run(path: str | Path, devices: int | str | None = None, nodes: int | 
         together(fabric, run.path) as peers,
         interruptible(run.path, fabric.is_global_zero, peers.lost) as interruption,
     ):
-        on_first(peers, lambda: check_shares(config, fabric.world_size))
         return finish(run, fabric, peers, interruption)
 
 
@@ -168,13 +167,14 @@ def warn(line: str) -> None:
         print(line, file=sys.stderr)
 
 
-def prepare(path: Path, config: TrainConfig, options: Any, processes: int = 1) -> RunDirectory:
+def prepare(path: Path, config: TrainConfig, options: Any) -> RunDirectory:
     """Check everything a run needs before its first step, print what is noteworthy, and make its directory.
+
+    A run that this torchrun has begun before is there already.
 
     Raises:
         UserError: anything the user should correct first.
     """
-    check_shares(config, processes)
     if (run := RunDirectory(path)).is_of_this_launch(config, options):
         print(f"{path}: torchrun has started the run again: it goes on", file=sys.stderr)
         return run
@@ -222,12 +222,6 @@ def noteworthy(
             f"warning: {len(split.labeled)} labeled images for batches of {config.batch_size}: images repeat in a batch"
         )
     return notes
-
-
-def check_shares(config: TrainConfig, processes: int) -> None:
-    """Raise UserError where a batch does not divide among so many processes."""
-    if config.batch_size % processes:
-        raise UserError(f"--batch-size {config.batch_size} does not divide by {processes} processes: take a multiple")
 
 
 def check_unlabeled(config: TrainConfig, split: Split) -> None:

@@ -34,17 +34,23 @@ def placed(config: TrainConfig) -> TrainConfig:
     """Return the configuration with the devices and nodes that torchrun or SLURM has started processes for, if it has.
 
     Raises:
-        UserError: it asks for others.
+        UserError: it asks for others, or a batch does not divide among so many; on one process, which tells.
     """
-    if (started := started_by()) is None:
-        return config
-    who, devices, nodes, rank = started
-    asked = config.devices, config.nodes
-    if asked not in ((devices, nodes), ("auto", nodes), ("auto", 1)):
-        message = f"--devices {asked[0]} --nodes {asked[1]}: {who} has started {devices} processes on {nodes} machines"
-        kind = ToldElsewhere if rank else UserError
-        raise kind(f"{message}: give the same numbers, or neither")
-    return replace(config, devices=devices, nodes=nodes)
+    started = started_by()
+    kind = ToldElsewhere if started and started[-1] else UserError
+    if started:
+        who, devices, nodes, _ = started
+        asked = config.devices, config.nodes
+        if asked not in ((devices, nodes), ("auto", nodes), ("auto", 1)):
+            message = (
+                f"--devices {asked[0]} --nodes {asked[1]}: {who} has started {devices} processes on each of {nodes}"
+            )
+            raise kind(f"{message} machines: give the same numbers, or neither")
+        config = replace(config, devices=devices, nodes=nodes)
+    processes = (1 if config.devices == "auto" else config.devices) * config.nodes
+    if config.batch_size % processes:
+        raise kind(f"--batch-size {config.batch_size} does not divide by {processes} processes: take a multiple")
+    return config
 
 
 def launch_id() -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import platform
 import signal
@@ -54,6 +55,8 @@ class Watch:
                 if isinstance(lost, ProcessLost):
                     os.write(2, f"semiseg: {printable(str(lost))}\n".encode())
                 end(self.children, 0)
+                for worker in multiprocessing.active_children():  # they would look after us only every few seconds
+                    worker.kill()
                 os._exit(lost.status if isinstance(lost, ProcessLost) else 1)
 
 
@@ -114,7 +117,7 @@ class Peers:
             return None
         if self.rank != min(self.pids.keys() - gone.keys()):
             return ToldElsewhere("another process has ended")
-        if not gone:
+        if orphaned:
             return ProcessLost(f"torchrun has ended, and the run with it: {self.remedy(again=False)}")
         # Those that end because another one was killed have a status of their own; the signal is the cause.
         rank, status = min(gone.items(), key=lambda item: (item[1] is None or item[1] >= 0, not item[1], item[0]))
