@@ -202,8 +202,8 @@ def test_tasks_of_slurm_train_as_processes_that_we_start(method: str, two: Path,
 def test_a_run_goes_on_on_another_number_of_processes(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From one to two and back: the same batches and, where labels alone teach, the same weights to 1e-5."""
-    options = OPTIONS | {"burn_in": 1.0, "method": method}
+    """From one to two and back: the same batches in the same order, hence the same weights to 1e-5."""
+    options = OPTIONS | {"burn_in": 0.25, "method": method}
     for name, value in environment(method).items():
         monkeypatch.setenv(name, value)
     semiseg.train(out=tmp_path / "one", **options)
