@@ -26,7 +26,7 @@ TRAIN = """Beside the options of every run and of the method, below:
 | `--out` | Run directory to make (`runs/DATA-METHOD`). |
 | `--preset` | Named set of options: `small`. |
 | `--config` | YAML file of options; the command line wins over it. |
-| `--resume` | Run to go on with, instead of all other options. |
+| `--resume` | Run to go on with, instead of all other options but `--devices` and `--nodes`. |
 """
 HEAD = """# Reference: every option
 

@@ -230,7 +230,7 @@ def test_one_labeled_image_and_no_val_list(call: Call, tiny_folder: Path, tmp_pa
         (("--teachers", "0"), "teachers must be at least 1, not 0"),
         (("--drop-path", "2"), r"drop-path is 2.0: it must be in \[0, 1\]"),
         (("--method", "cps", "--unsupervised-weight", "-1"), "unsupervised-weight is -1.0: it must be 0 or more"),
-        (("--resume", "run"), "--resume takes everything from the run: leave the other options out"),
+        (("--resume", "run"), "--resume takes everything but --devices and --nodes from the run"),
     ],
 )
 def test_options_at_fault(

@@ -213,7 +213,7 @@ def test_one_network_or_one_teacher_has_no_average():
     assert evaluate({"teacher1": Pointwise()}, Images()).disagreement == {}
 
 
-@pytest.mark.parametrize("world_size", [2, 5])  # more processes than images, too
+@pytest.mark.parametrize("world_size", [2, 3, 4, 5, 8])  # not a divisor, more processes than images, too
 def test_processes_together_count_every_image_once(world_size):
     networks = {"student": Pointwise(seed=0), "teacher1": Pointwise(seed=1), "teacher2": Pointwise(seed=2)}
     whole = evaluate(networks, Images())

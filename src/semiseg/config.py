@@ -44,8 +44,9 @@ class TrainConfig:
     """Encoder, by its name in timm or segmentation-models-pytorch."""
     weights: str = "imagenet"
     """Encoder's start: imagenet, none, or a file."""
-    batchnorm: Literal["train", "frozen-encoder"] = "train"
-    """frozen-encoder keeps the encoder's running statistics as pretrained: better at small batches."""
+    batchnorm: Literal["train", "frozen-encoder", "sync"] = "train"
+    """frozen-encoder keeps the encoder's running statistics as pretrained: better at small batches; sync: as train, but
+    on several GPUs statistics are those of all processes' images together."""
 
     steps: int | None = None
     """Optimizer steps (2000 where neither steps nor epochs is given)."""

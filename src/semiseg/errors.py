@@ -43,6 +43,17 @@ class Interrupted(KeyboardInterrupt):
         self.status = status
 
 
+class ProcessLost(RuntimeError):
+    """Another process of a run has ended; the message is one line that says which, and how to go on.
+
+    ``status`` is what the program exits with.
+    """
+
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """Return ``did you mean X?`` for the closest choice, or the choices where none is close."""
     choices = list(choices)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from semiseg.training.disk import checkpoint_bytes, require_room, told_in_one_li
 from semiseg.training.find_method import find_method, is_own, short_name, trust
 from semiseg.training.run_directory import RunDirectory
 from semiseg.training.trackers import require_trackers
+
+PLACE = ("devices", "nodes")  # what may be another when a run goes on
 
 
 def resolve(values: dict[str, Any], preset: str | None = None, file: str | None = None) -> tuple[TrainConfig, Any]:
@@ -71,16 +74,16 @@ def train(
         out: a new directory; ``runs/DATA-METHOD`` where absent.
         preset: a named set of options (``small``).
         config: a YAML file of options.
-        resume: a run to go on with, instead of all other arguments.
+        resume: a run to go on with; of the other arguments ``devices`` and ``nodes`` alone may be given with it.
         options: any option of ``semiseg train``, with ``_`` for ``-``.
 
     Raises:
         UserError: the input is at fault; one line says where and what to do.
     """
     if resume is not None:
-        if options or any(given is not None for given in (data, method, out, preset, config)):
-            raise UserError("resume takes everything from the run: leave the other arguments out")
-        return resume_run(resume)
+        if not options.keys() <= set(PLACE) or any(x is not None for x in (data, method, out, preset, config)):
+            raise UserError(f"resume takes all but {' and '.join(PLACE)} from the run: leave the other arguments out")
+        return resume_run(resume, **options)
     given = {"data": None if data is None else str(data), "method": method} | options
     settings, method_options = resolve({k: v for k, v in given.items() if v is not None}, preset, config)
     return train_with(settings, method_options, out)
@@ -90,49 +93,72 @@ def train_with(config: TrainConfig, options: Any, out: str | Path | None = None)
     """Train by a resolved configuration; return the run directory."""
     from semiseg.training.fabric import launched
     from semiseg.training.interruption import interruptible
+    from semiseg.training.launching import placed
+    from semiseg.training.peers import together
 
     path = Path(out) if out else Path("runs") / f"{Path(config.data).name.split(':')[0]}-{short_name(config.method)}"
-    with launched(config) as fabric, interruptible(path, fabric.is_global_zero) as interruption:
-        on_first(fabric, lambda: prepare(path, config, options, fabric.world_size))
-        return finish(RunDirectory(path), fabric, interruption)
+    config = placed(config)
+    with (
+        launched(config) as fabric,
+        together(fabric, path) as peers,
+        interruptible(path, fabric.is_global_zero, peers.lost) as interruption,
+    ):
+        on_first(peers, lambda: prepare(path, config, options))
+        return finish(RunDirectory(path), fabric, peers, interruption)
 
 
-def resume_run(path: str | Path) -> Path:
-    """Go on with a run from its last checkpoint, or from its start where there is none yet."""
+def resume_run(path: str | Path, devices: int | str | None = None, nodes: int | None = None) -> Path:
+    """Go on with a run from its last checkpoint, or from its start where there is none yet; elsewhere if asked."""
     from semiseg.training.fabric import launched
     from semiseg.training.interruption import interruptible
+    from semiseg.training.launching import placed, started_by
+    from semiseg.training.peers import together
 
     run = RunDirectory.open(path)
-    with launched(run.read_config()[0]) as fabric, interruptible(run.path, fabric.is_global_zero) as interruption:
-        return finish(run, fabric, interruption)
+    config = run.read_config()[0]
+    if started_by():  # it says how many there are; the run knows only how many there were
+        config = replace(config, devices="auto", nodes=1)
+    asked = {name: value for name, value in zip(PLACE, (devices, nodes), strict=True) if value is not None}
+    config = placed(from_mapping((TrainConfig,), vars(config) | asked, "options")[0])
+    with (
+        launched(config) as fabric,
+        together(fabric, run.path) as peers,
+        interruptible(run.path, fabric.is_global_zero, peers.lost) as interruption,
+    ):
+        return finish(run, fabric, peers, interruption)
 
 
-def finish(run: RunDirectory, fabric: Any, interruption: Any) -> Path:
-    """Hold the run, train it to the end and write the report; ``fabric``, ``interruption``: as they were opened."""
+def finish(run: RunDirectory, fabric: Any, peers: Any, interruption: Any) -> Path:
+    """Hold the run, train it to the end and write the report; all but ``run``: as they were opened."""
     from semiseg.training.trainer import train_run
 
     with ExitStack() as stack:
         stack.enter_context(told_in_one_line(run.path))
-        on_first(fabric, lambda: warn(stack.enter_context(run.held())))
+        on_first(peers, lambda: warn(stack.enter_context(run.held())))
+        peers.require(
+            (run.path / "config.yaml").is_file(),
+            f"{run.path}: not every machine sees it: choose an --out on a disk that all of them share",
+        )
         train_run(run, fabric, interruption)
+        peers.part()
         if fabric.is_global_zero:
             report([run.path])
     return run.path
 
 
-def on_first(fabric: Any, act: Callable[[], object]) -> None:
+def on_first(peers: Any, act: Callable[[], object]) -> None:
     """Do something on the first process; where it fails there, the others end with it."""
-    if not fabric.is_global_zero:
-        if error := fabric.broadcast(""):
+    if peers.rank:
+        if error := peers.told(""):
             raise ToldElsewhere(error)
         return
     try:
         act()
     except BaseException as problem:  # whatever it was, the other processes wait to hear of it
         with suppress(RuntimeError):  # unless the same has ended them
-            fabric.broadcast(str(problem) or type(problem).__name__)
+            peers.told(str(problem) or type(problem).__name__)
         raise
-    fabric.broadcast("")
+    peers.told("")
 
 
 def warn(line: str) -> None:
@@ -141,12 +167,17 @@ def warn(line: str) -> None:
         print(line, file=sys.stderr)
 
 
-def prepare(path: Path, config: TrainConfig, options: Any, processes: int = 1) -> RunDirectory:
+def prepare(path: Path, config: TrainConfig, options: Any) -> RunDirectory:
     """Check everything a run needs before its first step, print what is noteworthy, and make its directory.
+
+    A run that this torchrun has begun before is there already.
 
     Raises:
         UserError: anything the user should correct first.
     """
+    if (run := RunDirectory(path)).is_of_this_launch(config, options):
+        print(f"{path}: torchrun has started the run again: it goes on", file=sys.stderr)
+        return run
     RunDirectory.refuse_existing(path)
     if not config.data:
         raise UserError("--data is missing: give a directory with images/ and masks/, or shapes")
@@ -155,8 +186,6 @@ def prepare(path: Path, config: TrainConfig, options: Any, processes: int = 1) -
     check_unlabeled(config, split)
     check_masks(dataset, (*split.val, *split.test))
     pixels = count_pixels(dataset, split.labeled)
-    if config.batch_size % processes:
-        raise UserError(f"--batch-size {config.batch_size} does not divide by {processes} processes: take a multiple")
     require_trackers(config)
     notes = [*split.notes, *check_annotation(dataset, split.labeled, pixels, config.annotation)]
     notes += noteworthy(config, options, dataset, split, pixels.sum(axis=0).tolist())

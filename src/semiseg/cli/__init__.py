@@ -21,7 +21,7 @@ from semiseg.cli.split import split
 from semiseg.cli.suggest import suggest
 from semiseg.cli.train import train
 from semiseg.cli.use import evaluate, export, predict, report
-from semiseg.errors import Interrupted, ToldElsewhere, UserError, lookup, printable
+from semiseg.errors import Interrupted, ProcessLost, ToldElsewhere, UserError, lookup, printable
 
 PIPE_CLOSED = 141  # 128 + SIGPIPE, as of a program that the signal ends
 
@@ -76,9 +76,9 @@ def main() -> int:
     except UserError as error:
         print(f"semiseg: {printable(str(error))}", file=sys.stderr)
         return 2
-    except Interrupted as interrupted:
-        print(f"semiseg: {interrupted}", file=sys.stderr)
-        return interrupted.status
+    except (Interrupted, ProcessLost) as ended:
+        print(f"semiseg: {ended}", file=sys.stderr)
+        return ended.status
     except KeyboardInterrupt:
         how = "; it goes on by the same command again" if argv[0] == "compare" else ""
         print(f"semiseg: interrupted{how}", file=sys.stderr)

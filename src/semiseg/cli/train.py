@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from dataclasses import field, fields, make_dataclass, replace
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from semiseg.cli.parsing import Argv, check_options, parse
 from semiseg.errors import UserError
+
+
+@dataclass
+class Resume:
+    """Go on with a run; everything but its place comes from the run."""
+
+    resume: str
+    """Run to go on with."""
+    devices: int | Literal["auto"] | None = None
+    """Number of devices (processes) from now on; the run's where absent."""
+    nodes: int | None = None
+    """Number of machines from now on; the run's where absent."""
 
 
 def train(argv: Argv) -> None:
@@ -21,9 +32,10 @@ def train(argv: Argv) -> None:
 
     early, given = early_options(argv), {}
     if "resume" in early:
-        if len(argv) > 2 or (len(argv) == 2 and argv[0] != "--resume"):
-            raise UserError("--resume takes everything from the run: leave the other options out")
-        tell(api.train(resume=early["resume"]))
+        names = {argument.partition("=")[0] for argument in argv if argument.startswith("--")}
+        if names - {"--resume", "--devices", "--nodes", "--help"}:
+            raise UserError("--resume takes everything but --devices and --nodes from the run: leave other options out")
+        tell(api.train(**vars(parse(Resume, argv, "semiseg train"))))
         return
     if "method" in early:
         given["method"] = early["method"]
@@ -65,9 +77,12 @@ def early_options(argv: Argv) -> dict[str, str]:
 
 def tell(run: Path) -> None:
     """Print the run's directory on stdout; on stderr how well it did, and what to do with it; on one process only."""
-    if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) != "0":
-        return
+    from lightning_fabric.utilities.rank_zero import rank_zero_only
+
     from semiseg import api
+
+    if rank_zero_only.rank:
+        return
 
     if text := api.outcome(run):
         print(text, file=sys.stderr)

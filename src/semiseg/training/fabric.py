@@ -14,13 +14,15 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from semiseg.config import TrainConfig
 from semiseg.devices import find_accelerator
 from semiseg.errors import UserError
+from semiseg.training.peers import watched_launch
+from semiseg.training.strategy import Strategy
 
 
 def make_fabric(config: TrainConfig) -> Fabric:
     """Return Fabric for the configured accelerator, devices, nodes and precision.
 
     Raises:
-        UserError: an accelerator that this machine does not have.
+        UserError: an accelerator that this machine does not have, or what it cannot do.
     """
     accelerator = find_accelerator(config.accelerator)
     bf16 = config.precision == "bf16" or (
@@ -28,7 +30,12 @@ def make_fabric(config: TrainConfig) -> Fabric:
     )
     devices = 1 if config.devices == "auto" else config.devices
     several = devices > 1 or config.nodes > 1
-    strategy = "ddp_find_unused_parameters_true" if several else "auto"
+    if config.batchnorm == "sync" and several and accelerator != "cuda":
+        raise UserError(
+            f"--batchnorm sync: PyTorch takes statistics over several processes on GPUs alone, not on {accelerator}: "
+            "take train or frozen-encoder"
+        )
+    strategy: Any = Strategy() if several else "auto"
     precision: Any = "bf16-mixed" if bf16 else "32-true"
     try:
         return Fabric(
@@ -69,7 +76,7 @@ def launched(config: TrainConfig) -> Iterator[Fabric]:
         UserError: as `make_fabric`.
     """
     fabric = make_fabric(config)
-    fabric.launch()
+    watched_launch(fabric)
     try:
         with deterministic(config.deterministic):
             yield fabric

@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -25,8 +25,8 @@ class Interruption:
     those that repeat the first mean the same (whoever ends a program often says so more than once).
     """
 
-    def __init__(self, run: Path, main: bool = True) -> None:
-        self.run, self.main = run, main
+    def __init__(self, run: Path, main: bool = True, lost: Callable[[], object] = lambda: None) -> None:
+        self.run, self.main, self.lost = run, main, lost
         self.asked: signal.Signals | None = None
         self.patient = False
 
@@ -38,7 +38,7 @@ class Interruption:
         self.asked = signal.Signals(number)
         if again or not self.patient:
             raise self.end()
-        if self.main:  # not by print: it may be what the signal has interrupted
+        if self.main and not self.lost():  # not by print: it may be what the signal has interrupted
             text = f"\n{self.asked.name}: finishing the step and saving the run; Ctrl-C stops it at once\n"
             os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text.encode())
 
@@ -47,21 +47,29 @@ class Interruption:
         name = self.asked.name if self.asked else "another process"
         if not self.main:
             return ToldElsewhere(name)
-        if (self.run / "config.yaml").is_file():
-            remedy = f"go on by semiseg train --resume {shlex.quote(str(self.run))}"
-        else:
-            remedy = "there is no run yet, so give the same command again"
-        return Interrupted(f"interrupted by {name}{saved}: {remedy}", 128 + (self.asked or signal.SIGTERM))
+        return Interrupted(
+            f"interrupted by {name}{saved}: {how_to_go_on(self.run)}", 128 + (self.asked or signal.SIGTERM)
+        )
+
+
+def how_to_go_on(run: Path) -> str:
+    """Return what to do after a run has been ended."""
+    if (run / "config.yaml").is_file():
+        return f"go on by semiseg train --resume {shlex.quote(str(run))}"
+    return "there is no run yet, so give the same command again"
 
 
 @contextmanager
-def interruptible(run: Path, main: bool = True) -> Iterator[Interruption]:
+def interruptible(run: Path, main: bool = True, lost: Callable[[], object] = lambda: None) -> Iterator[Interruption]:
     """Treat signals as `Interruption` says inside the block; ``main``: this process is the one that saves and tells.
+
+    Where another process is ``lost`` no step can be finished any more, and none is promised: torchrun sends its signal
+    to those that are left.
 
     A signal that whoever started us had us ignore stays ignored (``nohup``, a shell's background job). Outside the
     main thread, where Python takes no signals, nothing is done.
     """
-    interruption, before = Interruption(run, main), {}
+    interruption, before = Interruption(run, main, lost), {}
     if threading.current_thread() is threading.main_thread():
         for number in (getattr(signal, name) for name in NAMES if hasattr(signal, name)):
             if signal.getsignal(number) != signal.SIG_IGN:

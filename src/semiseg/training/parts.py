@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from timm.layers import convert_sync_batchnorm
 
 from semiseg.config import TrainConfig
 from semiseg.data.dataset import SegmentationDataset
@@ -40,6 +41,16 @@ def make_method(config: TrainConfig, options: Any, dataset: SegmentationDataset,
             ohem_cross_entropy, threshold=config.ohem_threshold, min_kept=config.ohem_min_kept
         )
     return method.to(memory_format=torch.channels_last)
+
+
+def synchronize_batchnorm(method: Method) -> Method:
+    """Have every BatchNorm of a method's networks take its statistics over all processes (``--batchnorm sync``).
+
+    timm's conversion knows those of its encoders, which hold their activation too. Parameters and buffers stay the same
+    objects under the same names: a checkpoint of one fits the other.
+    """
+    converted: Method = convert_sync_batchnorm(method)
+    return converted
 
 
 def make_stream(config: TrainConfig, dataset: SegmentationDataset, split: Split, fabric: Fabric) -> TrainStream:

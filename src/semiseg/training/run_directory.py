@@ -21,7 +21,9 @@ from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.new_folder import is_free, new_folder
 from semiseg.data.splits import Split, read_split, write_split
 from semiseg.errors import UserError
+from semiseg.training.checkpoint import MOVABLE
 from semiseg.training.find_method import find_method
+from semiseg.training.launching import launch_id
 
 try:
     import fcntl
@@ -115,6 +117,20 @@ class RunDirectory:
         config, options = from_mapping((TrainConfig, method.Options), values, str(source))
         return config, options
 
+    def is_of_this_launch(self, config: TrainConfig, options: Any) -> bool:
+        """Whether the same torchrun made the run by the same command, before it started its processes anew.
+
+        Its count of restarts does not tell: on each machine it counts what has ended there.
+        """
+        if launch_id() is None or not (self.path / "config.yaml").is_file():
+            return False
+        try:
+            begun = json.loads((self.path / "environment.json").read_text(encoding="utf-8")).get("launch")
+        except (OSError, ValueError, AttributeError):
+            return False
+        theirs, ours = to_mapping(*self.read_config()), to_mapping(config, options)
+        return begun == launch_id() and all(theirs.get(key) == ours[key] for key in ours if key not in MOVABLE)
+
     def read_split(self, dataset: SegmentationDataset) -> Split:
         """Return the run's lists of images; raises UserError where one of them is no longer in the data."""
         return read_split(self.path / "splits", dataset)
@@ -129,4 +145,5 @@ def environment() -> dict[str, Any]:
         "packages": {"semiseg": __version__} | {name: version(name) for name in packages},
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
+        "launch": launch_id(),
     }

@@ -24,7 +24,7 @@ from semiseg.training.disk import checkpoint_bytes, told_in_one_line
 from semiseg.training.interruption import Interruption
 from semiseg.training.metrics_log import MetricsLog
 from semiseg.training.optimizer import make_optimizer, set_learning_rate
-from semiseg.training.parts import make_method, make_stream
+from semiseg.training.parts import make_method, make_stream, synchronize_batchnorm
 from semiseg.training.resources import write_resources
 from semiseg.training.run_directory import RunDirectory
 from semiseg.training.samples import Samples
@@ -154,6 +154,7 @@ class Loop:
             write_resources(self.run.resources, self.method, self.fabric.device, log.time_s())
             log.sync()
             save_checkpoint(self.run.last, self.state(done))
+        self.fabric.barrier()  # a process that is gone while the first one saves would seem to be lost
         self.console.note(f"stopped after step {done} of {self.total_steps}, saved")
         raise self.interruption.end(f", saved at step {done}")
 
@@ -216,6 +217,8 @@ def train_run(run: RunDirectory, fabric: Fabric, interruption: Interruption) -> 
     if config.class_balance > 0:
         pixels = torch.tensor(check_masks(dataset, split.labeled))
         method.class_weights.copy_(balancing_weights(pixels, config.class_balance))
+    if config.batchnorm == "sync" and fabric.world_size > 1:
+        method = synchronize_batchnorm(method)
     optimizer = make_optimizer(method, config)
     stream = make_stream(config, dataset, split, fabric)
     total_steps = config.steps or (config.epochs * stream.steps_per_epoch if config.epochs else DEFAULT_STEPS)
@@ -227,7 +230,8 @@ def train_run(run: RunDirectory, fabric: Fabric, interruption: Interruption) -> 
     if state:
         load_optimizer(run.last, optimizer, state["optimizer"])
         best = Best(state["best"]["miou"], state["best"]["step"])
-        console.note(f"resumed at step {state['step']} of {total_steps}")
+        on = f" on {fabric.world_size} processes" if fabric.world_size > 1 else ""
+        console.note(f"resumed at step {state['step']} of {total_steps}{on}")
     validator = Validator(dataset, split, config, fabric)
     samples = Samples(run.samples, dataset, split, config, fabric.device)
     parts = (fabric, config, run, method, wrapped, wrapped_optimizer, stream, validator, samples, console, interruption)
