@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from semiseg.api.reporting import report
 from semiseg.config import TrainConfig, check_mapping, from_mapping, read_yaml
@@ -21,6 +21,8 @@ from semiseg.training.disk import checkpoint_bytes, require_room, told_in_one_li
 from semiseg.training.find_method import find_method, is_own, short_name, trust
 from semiseg.training.run_directory import RunDirectory
 from semiseg.training.trackers import require_trackers
+
+T = TypeVar("T")
 
 
 def resolve(values: dict[str, Any], preset: str | None = None, file: str | None = None) -> tuple[TrainConfig, Any]:
@@ -93,8 +95,8 @@ def train_with(config: TrainConfig, options: Any, out: str | Path | None = None)
 
     path = Path(out) if out else Path("runs") / f"{Path(config.data).name.split(':')[0]}-{short_name(config.method)}"
     with launched(config) as fabric, interruptible(path, fabric.is_global_zero) as interruption:
-        on_first(fabric, lambda: prepare(path, config, options, fabric.world_size))
-        return finish(RunDirectory(path), fabric, interruption)
+        run = on_first(fabric, lambda: prepare(path, config, options, fabric.world_size))
+        return finish(run or RunDirectory(path), fabric, interruption)
 
 
 def resume_run(path: str | Path) -> Path:
@@ -120,19 +122,20 @@ def finish(run: RunDirectory, fabric: Any, interruption: Any) -> Path:
     return run.path
 
 
-def on_first(fabric: Any, act: Callable[[], object]) -> None:
-    """Do something on the first process; where it fails there, the others end with it."""
+def on_first(fabric: Any, act: Callable[[], T]) -> T | None:
+    """Do something on the first process and return what it gives there; where it fails, the others end with it."""
     if not fabric.is_global_zero:
         if error := fabric.broadcast(""):
             raise ToldElsewhere(error)
-        return
+        return None
     try:
-        act()
+        done = act()
     except BaseException as problem:  # whatever it was, the other processes wait to hear of it
         with suppress(RuntimeError):  # unless the same has ended them
             fabric.broadcast(str(problem) or type(problem).__name__)
         raise
     fabric.broadcast("")
+    return done
 
 
 def warn(line: str) -> None:
@@ -162,7 +165,7 @@ def prepare(path: Path, config: TrainConfig, options: Any, processes: int = 1) -
     notes += noteworthy(config, options, dataset, split, pixels.sum(axis=0).tolist())
     needed = checkpoint_bytes(check_network(config, options, dataset), config)
     notes.append(require_room(path, needed))
-    run = RunDirectory.create(path, config, options, split)
+    run = RunDirectory.create(path, config, options, dataset, split)
     head = (
         f"{config.method} on {config.data}: {len(split.labeled)} labeled, {len(split.unlabeled)} unlabeled, "
         f"{len(split.val)} val, {len(split.test)} test images, {len(dataset.classes)} classes"
@@ -180,7 +183,7 @@ def noteworthy(
 
     ``pixels`` counts those of each mask value over the labeled images.
     """
-    notes, tagged = [], any(dataset.tags(id) is not None for id in (*split.labeled, *split.unlabeled))
+    notes, tagged = [], dataset.any_tags(split.labeled, split.unlabeled)
     fills = hasattr(options, "fill_weight") or not find_method(config.method).uses_unlabeled
     if config.annotation != "full" and not fills:
         notes.append(f"{config.method} has no teacher that fills in what nobody annotated: those pixels are left out")

@@ -56,7 +56,7 @@ class SegmentationDataset(ABC):
     root: Path | None
     classes: tuple[str, ...]
     palette: tuple[Color, ...]
-    ids: tuple[str, ...]
+    ids: Sequence[str]
     image_ending: str = ""
     mask_folder: str = ""
 
@@ -91,6 +91,10 @@ class SegmentationDataset(ABC):
     def tags(self, id: str) -> tuple[int, ...] | None:
         """Return what is known of each class in an image: 1 present, 0 absent, -1 unknown; None without tags."""
         return None
+
+    def any_tags(self, *lists: Sequence[str]) -> bool:
+        """Tell whether any image of some lists has tags."""
+        return any(self.tags(id) is not None for ids in lists for id in ids)
 
     def image_path(self, id: str) -> Path | None:
         """Return the image's file for messages, None where it is generated."""

@@ -51,9 +51,16 @@ def list_files(directory: Path, suffixes: tuple[str, ...], clashes: list[str] | 
         UserError: two files share a stem.
     """
     found: dict[str, str] = {}  # a million of them must neither take long nor much memory
+    kinds: dict[str, str] = {}  # the suffix of each ending, empty where it is none of those asked for
     for name in sorted(os.listdir(directory)) if directory.is_dir() else ():
-        stem, dot, ending = name.rpartition(".")
-        if (dot + ending not in suffixes and dot + ending.lower() not in suffixes) or not stem or name[0] == ".":
+        stem, _, ending = name.rpartition(".")
+        if not stem or stem[0] == ".":
+            continue
+        suffix = kinds.get(ending)
+        if suffix is None:
+            wanted = "." + ending in suffixes or "." + ending.lower() in suffixes
+            suffix = kinds[ending] = "." + ending if wanted else ""
+        if not suffix:
             continue
         if stem in found:
             first = directory / (stem + found[stem])
@@ -62,7 +69,7 @@ def list_files(directory: Path, suffixes: tuple[str, ...], clashes: list[str] | 
                 raise UserError(clash)
             clashes.append(clash)
             continue
-        found[stem] = dot + ending
+        found[stem] = suffix
     return Files(directory, found)
 
 

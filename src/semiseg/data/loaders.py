@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from semiseg.data.dataset import SegmentationDataset, read_sample
-from semiseg.data.packed import Names
+from semiseg.data.packed import packed
 from semiseg.data.tags import UNKNOWN
 from semiseg.data.views import view_area, weak_view
 from semiseg.errors import UserError
@@ -80,8 +80,8 @@ class TrainStream(Dataset[Batch]):
     def __init__(
         self,
         dataset: SegmentationDataset,
-        labeled: tuple[str, ...],
-        unlabeled: tuple[str, ...],
+        labeled: Sequence[str],
+        unlabeled: Sequence[str],
         config: StreamConfig,
         rank: int = 0,
         world_size: int = 1,
@@ -96,8 +96,8 @@ class TrainStream(Dataset[Batch]):
         if not 0 < config.scale_min <= config.scale_max:
             raise UserError(f"scale range {config.scale_min} to {config.scale_max}: give 0 < scale_min <= scale_max")
         self.dataset, self.config = dataset, config
-        self.labeled, self.unlabeled = Names(labeled), Names(unlabeled)
-        self._tagged = any(dataset.tags(id) is not None for id in (*labeled, *unlabeled))
+        self.labeled, self.unlabeled = packed(labeled), packed(unlabeled)
+        self._tagged = dataset.any_tags(self.labeled, self.unlabeled)
         self._labeled_part = _part(config.batch_size, rank, world_size)
         self._unlabeled_part = _part(config.unlabeled_batch_size, rank, world_size)
         if config.unlabeled_batch_size:

@@ -12,7 +12,6 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from semiseg.config import TrainConfig, to_mapping
-from semiseg.data import open_dataset
 from semiseg.data.loaders import StepLoader, TrainStream, make_loader
 from semiseg.data.splits import check_masks
 from semiseg.methods import Batch, Method, Progress
@@ -209,8 +208,7 @@ class Loop:
 def train_run(run: RunDirectory, fabric: Fabric, interruption: Interruption) -> Loop:
     """Train the run from its last checkpoint, or from the start, to its end, unless ``interruption`` comes first."""
     config, options = run.read_config()
-    dataset = open_dataset(config.data)
-    split = run.read_split(dataset)
+    dataset, split = run.dataset, run.split
     state = load_checkpoint(run.last) if run.last.exists() else None
     method = make_method(config, options, dataset, weights="none" if state else None)
     if config.class_balance > 0:
