@@ -19,6 +19,7 @@ from semiseg.methods import ALIASES, VARIANTS, Method
 from semiseg.presets import PRESETS
 from semiseg.training.disk import checkpoint_bytes, require_room, told_in_one_line
 from semiseg.training.find_method import find_method, is_own, short_name, trust
+from semiseg.training.reading import make_reader
 from semiseg.training.run_directory import RunDirectory
 from semiseg.training.trackers import require_trackers
 
@@ -163,6 +164,7 @@ def prepare(path: Path, config: TrainConfig, options: Any, processes: int = 1) -
     require_trackers(config)
     notes = [*split.notes, *check_annotation(dataset, split.labeled, pixels, config.annotation)]
     notes += noteworthy(config, options, dataset, split, pixels.sum(axis=0).tolist())
+    notes += make_reader(config, dataset, split)[1]
     needed = checkpoint_bytes(check_network(config, options, dataset), config)
     notes.append(require_room(path, needed))
     run = RunDirectory.create(path, config, options, dataset, split)

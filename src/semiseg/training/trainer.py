@@ -24,6 +24,7 @@ from semiseg.training.interruption import Interruption
 from semiseg.training.metrics_log import MetricsLog
 from semiseg.training.optimizer import make_optimizer, set_learning_rate
 from semiseg.training.parts import make_method, make_stream
+from semiseg.training.reading import make_reader
 from semiseg.training.resources import write_resources
 from semiseg.training.run_directory import RunDirectory
 from semiseg.training.samples import Samples
@@ -215,10 +216,13 @@ def train_run(run: RunDirectory, fabric: Fabric, interruption: Interruption) -> 
         pixels = torch.tensor(check_masks(dataset, split.labeled))
         method.class_weights.copy_(balancing_weights(pixels, config.class_balance))
     optimizer = make_optimizer(method, config)
-    stream = make_stream(config, dataset, split, fabric)
+    reader, notes = make_reader(config, dataset, split)
+    stream = make_stream(config, dataset, split, fabric, reader)
     total_steps = config.steps or (config.epochs * stream.steps_per_epoch if config.epochs else DEFAULT_STEPS)
     console = Console(run.log, enabled=fabric.is_global_zero)
     if state:
+        for note in notes:  # a new run has told them
+            console.note(note)
         restore(method, state, config, run.last)
     wrapped, wrapped_optimizer = fabric.setup(method, optimizer)
     best = Best()
