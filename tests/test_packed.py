@@ -22,7 +22,8 @@ def test_names_are_a_tuple_of_strings(names: list[str]) -> None:
     assert len(packed) == len(names) and list(packed) == names
     assert [packed[index] for index in range(-len(names), len(names))] == names + names
     assert packed[1:] == tuple(names[1:]) and packed[::-2] == tuple(names[::-2])
-    assert list(pickle.loads(pickle.dumps(packed))) == names
+    assert pickle.loads(pickle.dumps(packed)) == packed == tuple(names) and hash(packed) == hash(tuple(names))
+    assert packed != (*names, "more") and packed != Names([*names, "more"]) and packed != names
     with pytest.raises(IndexError):
         packed[len(names)]
 

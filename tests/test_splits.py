@@ -38,7 +38,7 @@ def test_drawn_labels(dataset: FolderDataset, labeled: str, count: int) -> None:
         dataset.masks.pop(id)
     split = resolve_split(dataset, labeled, 3)
     assert len(split.labeled) == count and all(dataset.has_mask(id) for id in split.labeled)
-    assert sorted(split.labeled + split.unlabeled) == sorted(train)
+    assert sorted((*split.labeled, *split.unlabeled)) == sorted(train)
     assert lists(split) == lists(resolve_split(dataset, labeled, 3))
 
 

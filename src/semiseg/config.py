@@ -98,6 +98,10 @@ class TrainConfig:
     """Keep the checkpoints of the last N validations, beside last and best."""
     workers: int = 2
     """Processes that load images; 0: none."""
+    decode: Literal["full", "reduced"] = "full"
+    """reduced: decode images at 1/2, 1/4 or 1/8 of their size where no view needs more; quicker, slightly sharper."""
+    cache: str | None = None
+    """Folder to keep decoded images in, for later readings, runs and processes; auto: the user's cache folder."""
     accelerator: Device = "auto"
     """cpu, cuda, mps, or auto."""
     devices: int | Literal["auto"] = "auto"

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -213,7 +213,7 @@ def _tags(kind: TagKind, mask: derive.Mask, classes: int, seed: int, id: str) ->
 
 def _place_lists(dataset: SegmentationDataset, root: Path, labeled: str | None, seed: int) -> None:
     """Copy the labeled lists that come with the data, and draw those asked for unless they are among them."""
-    found: dict[Path, tuple[tuple[str, ...], tuple[str, ...]]] = {}
+    found: dict[Path, tuple[Sequence[str], Sequence[str]]] = {}
     if dataset.root is not None:
         for path in sorted((dataset.root / "splits").rglob("labeled.txt")):
             if (unlabeled := path.with_name("unlabeled.txt")).is_file():

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from semiseg.api.reporting import report
 from semiseg.config import TrainConfig, check_mapping, from_mapping, read_yaml
@@ -20,10 +20,12 @@ from semiseg.methods import ALIASES, VARIANTS, Method
 from semiseg.presets import PRESETS
 from semiseg.training.disk import checkpoint_bytes, require_room, told_in_one_line
 from semiseg.training.find_method import find_method, is_own, short_name, trust
+from semiseg.training.reading import make_reader
 from semiseg.training.run_directory import RunDirectory
 from semiseg.training.trackers import require_trackers
 
 PLACE = ("devices", "nodes")  # what may be another when a run goes on
+T = TypeVar("T")
 
 
 def resolve(values: dict[str, Any], preset: str | None = None, file: str | None = None) -> tuple[TrainConfig, Any]:
@@ -103,8 +105,8 @@ def train_with(config: TrainConfig, options: Any, out: str | Path | None = None)
         together(fabric, path) as peers,
         interruptible(path, fabric.is_global_zero, peers.lost) as interruption,
     ):
-        on_first(peers, lambda: prepare(path, config, options))
-        return finish(RunDirectory(path), fabric, peers, interruption)
+        run = on_first(peers, lambda: prepare(path, config, options))
+        return finish(run or RunDirectory(path), fabric, peers, interruption)
 
 
 def resume_run(path: str | Path, devices: int | str | None = None, nodes: int | None = None) -> Path:
@@ -146,19 +148,20 @@ def finish(run: RunDirectory, fabric: Any, peers: Any, interruption: Any) -> Pat
     return run.path
 
 
-def on_first(peers: Any, act: Callable[[], object]) -> None:
-    """Do something on the first process; where it fails there, the others end with it."""
+def on_first(peers: Any, act: Callable[[], T]) -> T | None:
+    """Do something on the first process and return what it gives there; where it fails, the others end with it."""
     if peers.rank:
         if error := peers.told(""):
             raise ToldElsewhere(error)
-        return
+        return None
     try:
-        act()
+        done = act()
     except BaseException as problem:  # whatever it was, the other processes wait to hear of it
         with suppress(RuntimeError):  # unless the same has ended them
             peers.told(str(problem) or type(problem).__name__)
         raise
     peers.told("")
+    return done
 
 
 def warn(line: str) -> None:
@@ -189,9 +192,10 @@ def prepare(path: Path, config: TrainConfig, options: Any) -> RunDirectory:
     require_trackers(config)
     notes = [*split.notes, *check_annotation(dataset, split.labeled, pixels, config.annotation)]
     notes += noteworthy(config, options, dataset, split, pixels.sum(axis=0).tolist())
+    notes += make_reader(config, dataset, split)[1]
     needed = checkpoint_bytes(check_network(config, options, dataset), config)
     notes.append(require_room(path, needed))
-    run = RunDirectory.create(path, config, options, split)
+    run = RunDirectory.create(path, config, options, dataset, split)
     head = (
         f"{config.method} on {config.data}: {len(split.labeled)} labeled, {len(split.unlabeled)} unlabeled, "
         f"{len(split.val)} val, {len(split.test)} test images, {len(dataset.classes)} classes"
@@ -209,7 +213,7 @@ def noteworthy(
 
     ``pixels`` counts those of each mask value over the labeled images.
     """
-    notes, tagged = [], any(dataset.tags(id) is not None for id in (*split.labeled, *split.unlabeled))
+    notes, tagged = [], dataset.any_tags(split.labeled, split.unlabeled)
     fills = hasattr(options, "fill_weight") or not find_method(config.method).uses_unlabeled
     if config.annotation != "full" and not fills:
         notes.append(f"{config.method} has no teacher that fills in what nobody annotated: those pixels are left out")

@@ -62,7 +62,7 @@ def _look_at(dataset: SegmentationDataset, id: str) -> Seen:
     mask, mask_fault = _read(dataset.read_mask, id) if dataset.has_mask(id) else (None, "")
     if image is not None and mask is not None:
         try:
-            check_size(dataset, id, image, mask)
+            check_size(dataset, id, image.shape[-2:], mask)
         except UserError as error:
             mask_fault, mask = str(error), None
     return Seen(

@@ -36,6 +36,21 @@ class Sample:
     id: str
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """An image decoded whole or at a part of its size.
+
+    Attributes:
+        pixels: uint8 ``(3, ceil(height / factor), ceil(width / factor))``, RGB, upright.
+        size: height and width of the whole image.
+        factor: 1, 2, 4 or 8: a pixel is about the mean of so many of the image's, across and down.
+    """
+
+    pixels: Tensor
+    size: tuple[int, int]
+    factor: int = 1
+
+
 class SegmentationDataset(ABC):
     """Images, some with masks, and the lists that come with them.
 
@@ -56,13 +71,18 @@ class SegmentationDataset(ABC):
     root: Path | None
     classes: tuple[str, ...]
     palette: tuple[Color, ...]
-    ids: tuple[str, ...]
+    ids: Sequence[str]
     image_ending: str = ""
     mask_folder: str = ""
 
     @abstractmethod
     def read_image(self, id: str) -> Tensor:
         """Read an image as uint8 ``(3, H, W)``, RGB. Raises UserError, naming the file, if it cannot be read."""
+
+    def read_decoded(self, id: str, factor: int) -> Decoded:
+        """Read an image as ``read_image``, at a part of its size where it comes out of a file, to be quicker."""
+        image = self.read_image(id)
+        return Decoded(image, (image.shape[-2], image.shape[-1]))
 
     @abstractmethod
     def read_mask(self, id: str) -> Tensor:
@@ -92,6 +112,10 @@ class SegmentationDataset(ABC):
         """Return what is known of each class in an image: 1 present, 0 absent, -1 unknown; None without tags."""
         return None
 
+    def any_tags(self, *lists: Sequence[str]) -> bool:
+        """Tell whether any image of some lists has tags."""
+        return any(self.tags(id) is not None for ids in lists for id in ids)
+
     def image_path(self, id: str) -> Path | None:
         """Return the image's file for messages, None where it is generated."""
         return None
@@ -113,14 +137,14 @@ def read_sample(dataset: SegmentationDataset, id: str) -> Sample:
     if not dataset.has_mask(id):
         return Sample(image, None, id)
     mask = dataset.read_mask(id)
-    check_size(dataset, id, image, mask)
+    check_size(dataset, id, image.shape[-2:], mask)
     return Sample(image, mask, id)
 
 
-def check_size(dataset: SegmentationDataset, id: str, image: Tensor, mask: Tensor) -> None:
-    """Raise UserError where a mask, ``(H, W)``, has another size than its image, ``(3, H, W)``."""
-    if mask.shape != image.shape[-2:]:
-        (height, width), (mask_height, mask_width) = image.shape[-2:], mask.shape
+def check_size(dataset: SegmentationDataset, id: str, size: Sequence[int], mask: Tensor) -> None:
+    """Raise UserError where a mask, ``(H, W)``, has another size than its image, whose height and width are given."""
+    if tuple(mask.shape) != tuple(size):
+        (height, width), (mask_height, mask_width) = size, mask.shape
         raise UserError(
             f"{dataset.mask_path(id) or id}: the mask is {mask_width}x{mask_height}, its image "
             f"{dataset.image_path(id) or id} is {width}x{height}; save the mask at the size of its image"

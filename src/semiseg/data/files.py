@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from semiseg.data.dataset import IGNORE, SegmentationDataset
-from semiseg.data.images import read_image_file, read_mask_file, reason
+from semiseg.data.dataset import IGNORE, Decoded, SegmentationDataset
+from semiseg.data.images import decode, read_image_file, read_mask_file, reason
 from semiseg.data.lists import read_list, read_text
 from semiseg.errors import UserError
 
@@ -39,6 +39,11 @@ class FileDataset(SegmentationDataset):
     def read_image(self, id: str) -> Tensor:
         """Read an image as uint8 ``(3, H, W)``, RGB, upright."""
         return read_image_file(self.images[id])
+
+    def read_decoded(self, id: str, factor: int) -> Decoded:
+        """Read an image decoded at ``1 / factor`` of its size."""
+        path = self.images[id]
+        return super().read_decoded(id, factor) if factor == 1 else decode(path, str(path), factor)
 
     def has_mask(self, id: str) -> bool:
         """Tell whether there is a mask, without opening it."""

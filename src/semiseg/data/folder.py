@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,6 +29,7 @@ from semiseg.data.images import (
     write_mask_file,
 )
 from semiseg.data.lists import read_lines, read_text, write_list
+from semiseg.data.packed import sorted_names
 from semiseg.data.palette import PALETTE_FILES, read_palette
 from semiseg.data.tags import Tags, read_tags
 from semiseg.errors import UserError
@@ -63,7 +64,7 @@ class FolderDataset(FileDataset):
             raise UserError(f"{root!s:.200}: there is no such folder; give one that holds images/ and masks/")
         self.name = self.root.resolve().name
         self.images, self.masks = self._find_files()
-        self.ids = tuple(sorted(self.images))
+        self.ids = sorted_names(self.images)
         self._ignored: tuple[int, ...] = ()
         self._skipped: tuple[int, ...] = ()  # values between those of the classes
         self._colors: tuple[Color, ...] = ()
@@ -93,6 +94,10 @@ class FolderDataset(FileDataset):
     def tags(self, id: str) -> Tags | None:
         """Return the image's line of ``tags.csv``, None where it has none."""
         return self._tags.get(id)
+
+    def any_tags(self, *lists: Sequence[str]) -> bool:
+        """Tell whether any image of some lists has tags, without a look at each where there is no file of them."""
+        return bool(self._tags) and super().any_tags(*lists)
 
     def _read_tags(self) -> dict[str, Tags]:
         path = self.root / "tags.csv"

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from semiseg.data.dataset import IGNORE, SegmentationDataset, default_palette
+from semiseg.data.dataset import IGNORE, Decoded, SegmentationDataset, default_palette
 from semiseg.data.files import lists_in, read_json
-from semiseg.data.images import decode_image, decode_mask, mask_values, reason
+from semiseg.data.images import decode, decode_mask, mask_values, reason
 from semiseg.data.lists import read_lines, read_list
 from semiseg.errors import UserError
 
@@ -67,11 +67,15 @@ class HuggingFace(SegmentationDataset):
 
     def read_image(self, id: str) -> Tensor:
         """Read an image as uint8 ``(3, H, W)``, RGB, upright."""
+        return self.read_decoded(id, 1).pixels
+
+    def read_decoded(self, id: str, factor: int) -> Decoded:
+        """Read an image decoded at ``1 / factor`` of its size."""
         part, index = self._rows[id]
         (value,) = self._images[part][index].values()
         if value is None:
             raise UserError(f"{self.name}, {id}: the row has no image; leave it out of the data")
-        return decode_image(_file(value), f"{self.name}, {id}")
+        return decode(_file(value), f"{self.name}, {id}", factor)
 
     def read_mask(self, id: str) -> Tensor:
         """Read a mask as uint8 ``(H, W)``: class index or 255."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from semiseg.data.dataset import Color
+from semiseg.data.dataset import Color, Decoded
 from semiseg.data.packed import Files
 from semiseg.errors import UserError
 
@@ -51,9 +51,16 @@ def list_files(directory: Path, suffixes: tuple[str, ...], clashes: list[str] | 
         UserError: two files share a stem.
     """
     found: dict[str, str] = {}  # a million of them must neither take long nor much memory
+    kinds: dict[str, str] = {}  # the suffix of each ending, empty where it is none of those asked for
     for name in sorted(os.listdir(directory)) if directory.is_dir() else ():
-        stem, dot, ending = name.rpartition(".")
-        if (dot + ending not in suffixes and dot + ending.lower() not in suffixes) or not stem or name[0] == ".":
+        stem, _, ending = name.rpartition(".")
+        if not stem or stem[0] == ".":
+            continue
+        suffix = kinds.get(ending)
+        if suffix is None:
+            wanted = "." + ending in suffixes or "." + ending.lower() in suffixes
+            suffix = kinds[ending] = "." + ending if wanted else ""
+        if not suffix:
             continue
         if stem in found:
             first = directory / (stem + found[stem])
@@ -62,7 +69,7 @@ def list_files(directory: Path, suffixes: tuple[str, ...], clashes: list[str] | 
                 raise UserError(clash)
             clashes.append(clash)
             continue
-        found[stem] = dot + ending
+        found[stem] = suffix
     return Files(directory, found)
 
 
@@ -105,14 +112,23 @@ def read_image_file(path: str | Path) -> Tensor:
     Raises:
         UserError: it cannot be read; the message names it.
     """
-    return decode_image(Path(path), str(path))
+    return decode(Path(path), str(path)).pixels
 
 
-def decode_image(source: Path | IO[bytes], name: str) -> Tensor:
-    """Do what ``read_image_file`` does from a file or its bytes; messages call it ``name``."""
+def decode(source: Path | IO[bytes], name: str, factor: int = 1) -> Decoded:
+    """Do what ``read_image_file`` does from a file or its bytes; messages call it ``name``.
+
+    With a ``factor`` of 2, 4 or 8, JPEGs are decoded at so much less of their size, which is quicker, and all others
+    averaged over squares of so many pixels. A turned image whose sides are no multiples of it is decoded whole (its
+    squares would not begin at the upright image's corner), and so is one that is smaller than a square.
+    """
     try:
         with open_picture(source) as opened:
-            return upright_rgb(opened)
+            (width, height), turn = opened.size, _orientation(opened)
+            if min(width, height) < factor or (turn > 1 and (width % factor or height % factor)):
+                factor = 1
+            size = (width, height) if turn >= 5 else (height, width)  # orientations 5 to 8 swap the sides
+            return Decoded(upright_rgb(opened, factor), size, factor)
     except UNREADABLE as error:
         raise UserError(f"{name}: the image cannot be read ({reason(error)}); replace or remove it") from error
 
@@ -145,11 +161,19 @@ def _orientation(opened: Image.Image) -> int:
     return value if value in TURNS else 1
 
 
-def upright_rgb(opened: Image.Image) -> Tensor:
-    """Decode an opened image of any mode as uint8 ``(3, H, W)``, RGB, turned upright by its EXIF orientation."""
-    turn = TURNS.get(_orientation(opened))
+def upright_rgb(opened: Image.Image, factor: int = 1) -> Tensor:
+    """Decode an opened image of any mode as uint8 ``(3, H, W)``, RGB, turned upright by its EXIF orientation.
+
+    With a ``factor`` as ``decode``, each side is so much shorter, and rounded up.
+    """
+    turn, whole = TURNS.get(_orientation(opened)), opened.size
+    if factor > 1:
+        opened.draft(None, (max(1, whole[0] // factor), max(1, whole[1] // factor)))  # does nothing but to a JPEG
     upright = opened if turn is None else opened.transpose(turn)
-    return torch.from_numpy(np.array(_as_rgb(upright))).permute(2, 0, 1)
+    rgb = _as_rgb(upright)
+    if factor > 1 and opened.size == whole:
+        rgb = rgb.reduce(factor)
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
@@ -160,7 +184,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
             raise ValueError("it holds values that are no finite numbers")
         full = max(1.0, float(values.max())) if image.mode == "F" else 65535.0
         image = Image.fromarray((values.clip(0, full) * (255 / full)).astype(np.uint8))
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def read_mask_file(path: Path, colors: bool = False) -> NDArray[np.uint8]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from semiseg.data.dataset import SegmentationDataset, read_sample
-from semiseg.data.packed import Names
+from semiseg.data.dataset import Decoded, SegmentationDataset
+from semiseg.data.packed import packed
+from semiseg.data.reader import Reader
 from semiseg.data.tags import UNKNOWN
 from semiseg.data.views import view_area, weak_view
 from semiseg.errors import UserError
@@ -80,11 +81,12 @@ class TrainStream(Dataset[Batch]):
     def __init__(
         self,
         dataset: SegmentationDataset,
-        labeled: tuple[str, ...],
-        unlabeled: tuple[str, ...],
+        labeled: Sequence[str],
+        unlabeled: Sequence[str],
         config: StreamConfig,
         rank: int = 0,
         world_size: int = 1,
+        reader: Reader | None = None,
     ) -> None:
         if not labeled:
             raise UserError(f"{dataset.name}: no labeled images; annotate a few")
@@ -95,9 +97,9 @@ class TrainStream(Dataset[Batch]):
             )
         if not 0 < config.scale_min <= config.scale_max:
             raise UserError(f"scale range {config.scale_min} to {config.scale_max}: give 0 < scale_min <= scale_max")
-        self.dataset, self.config = dataset, config
-        self.labeled, self.unlabeled = Names(labeled), Names(unlabeled)
-        self._tagged = any(dataset.tags(id) is not None for id in (*labeled, *unlabeled))
+        self.dataset, self.config, self.reader = dataset, config, reader or Reader(dataset)
+        self.labeled, self.unlabeled = packed(labeled), packed(unlabeled)
+        self._tagged = dataset.any_tags(self.labeled, self.unlabeled)
         self._labeled_part = _part(config.batch_size, rank, world_size)
         self._unlabeled_part = _part(config.unlabeled_batch_size, rank, world_size)
         if config.unlabeled_batch_size:
@@ -135,8 +137,7 @@ class TrainStream(Dataset[Batch]):
     def _labeled_view(self, index: int) -> View:
         turn, position = divmod(index, len(self.labeled))
         id = self.labeled[_order(len(self.labeled), self.config.seed, "labeled", turn)[position]]
-        sample = read_sample(self.dataset, id)
-        return self._view(sample.image, sample.mask, id, "labeled", turn, 0, id)
+        return self._view(*self.reader.sample(id), id, "labeled", turn, 0, id)
 
     def _unlabeled_view(self, epoch: int, index: int) -> View:
         lap, position = divmod(index, len(self.unlabeled))
@@ -144,7 +145,7 @@ class TrainStream(Dataset[Batch]):
         shown, image, skipped = self._readable(id, epoch)
         return replace(self._view(image, None, shown, "unlabeled", epoch, lap, id), skipped=skipped)
 
-    def _readable(self, id: str, epoch: int) -> tuple[str, Tensor, dict[str, str]]:
+    def _readable(self, id: str, epoch: int) -> tuple[str, Decoded, dict[str, str]]:
         """Return an unlabeled image's id and pixels, or those of the one that stands in for it; why others could not.
 
         Which one that is depends on seed, epoch and id alone, so that any number of workers and a resumed run agree.
@@ -152,7 +153,7 @@ class TrainStream(Dataset[Batch]):
         skipped: dict[str, str] = {}
         for candidate in self._stand_ins(id, epoch):
             try:
-                return candidate, self.dataset.read_image(candidate), skipped
+                return candidate, self.reader.image(candidate), skipped
             except UserError as error:
                 if self.config.strict:
                     raise
@@ -166,12 +167,13 @@ class TrainStream(Dataset[Batch]):
             if self.unlabeled[index] != id:
                 yield self.unlabeled[index]
 
-    def _view(self, image: Tensor, mask: Tensor | None, id: str, *key: int | str) -> View:
+    def _view(self, image: Decoded, mask: Tensor | None, id: str, *key: int | str) -> View:
         config = self.config
         seed = derive_seed(config.seed, *key)
         scales = config.scale_min, config.scale_max
-        view = weak_view(image, mask, config.crop_size, seed, config.image_scale, scales)
-        area = view_area(image, seed, config.image_scale, scales)
+        shape = config.crop_size, seed, config.image_scale, scales
+        view = weak_view(image.pixels, mask, *shape, whole=image.size, factor=image.factor)
+        area = view_area(image.size, seed, config.image_scale, scales)
         return View(*view, area, self.dataset.tags(id) or (UNKNOWN,) * len(self.dataset.classes), {})
 
     def _tags(self, views: list[View]) -> Tensor:

@@ -1,4 +1,4 @@
-"""A million names in little memory: one buffer instead of a million strings, for workers to share without a copy."""
+"""A million names in little memory: one text instead of a million strings, for workers to share without a copy."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import numpy as np
 
 
 class Names(Sequence[str]):
-    """Strings in one buffer, in the order given; some 10 bytes each beside their letters.
+    """Strings in one text, in the order given; 8 bytes each beside their letters. Equal to a tuple of the same strings.
 
     A Python string has a counter that changes whenever somebody looks at it, so that processes which share a list of
-    them come to copy all of it, page by page. Nothing here changes when it is read.
+    them come to copy all of it, page by page. Nothing here changes when it is read, but the counter of the text.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
-        encoded = [name.encode("utf-8", "surrogateescape") for name in names]  # also names that are no UTF-8
-        self._ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
-        self._letters = b"".join(encoded)
+        names = names if isinstance(names, (list, tuple)) else list(names)
+        self._text = "".join(names)
+        self._ends = np.cumsum(np.fromiter(map(len, names), np.int64, len(names)))
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -34,13 +34,26 @@ class Names(Sequence[str]):
             return tuple(self[place] for place in range(*index.indices(len(self))))
         place = range(len(self))[index]  # raises IndexError, and knows negative ones
         start = int(self._ends[place - 1]) if place else 0
-        return self._letters[start : int(self._ends[place])].decode("utf-8", "surrogateescape")
+        return self._text[start : int(self._ends[place])]
 
     def __iter__(self) -> Iterator[str]:
-        start = 0
+        text, start = self._text, 0
         for end in self._ends.tolist():
-            yield self._letters[start:end].decode("utf-8", "surrogateescape")
+            yield text[start:end]
             start = end
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Names):
+            return self._text == other._text and np.array_equal(self._ends, other._ends)
+        return tuple(self) == other if isinstance(other, tuple) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+
+def packed(names: Iterable[str]) -> Names:
+    """Return ``Names`` of the strings: themselves where they are that already."""
+    return names if isinstance(names, Names) else Names(names)
 
 
 class Files(Mapping[str, Path]):
@@ -49,6 +62,9 @@ class Files(Mapping[str, Path]):
     Args:
         directory: the folder.
         suffixes: the suffix of each file, by its stem.
+
+    Attributes:
+        stems: its keys.
     """
 
     def __init__(self, directory: Path, suffixes: Mapping[str, str]) -> None:
@@ -57,16 +73,21 @@ class Files(Mapping[str, Path]):
         self._kinds = tuple(sorted(set(suffixes.values())))
         numbers = {suffix: number for number, suffix in enumerate(self._kinds)}
         self._kind = np.array([numbers[suffixes[stem]] for stem in stems], dtype=np.uint16)
-        self._stems = Names(stems)
+        self.stems = Names(stems)
 
     def __getitem__(self, stem: str) -> Path:
-        place = bisect_left(self._stems, stem)
-        if place == len(self._stems) or self._stems[place] != stem:
+        place = bisect_left(self.stems, stem)
+        if place == len(self.stems) or self.stems[place] != stem:
             raise KeyError(stem)
         return self._directory / (stem + self._kinds[self._kind[place]])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._stems)
+        return iter(self.stems)
 
     def __len__(self) -> int:
-        return len(self._stems)
+        return len(self.stems)
+
+
+def sorted_names(files: Mapping[str, Path]) -> Names:
+    """Return the keys, sorted."""
+    return files.stems if isinstance(files, Files) else Names(sorted(files))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from semiseg.data.lists import (
     unlabeled_beside,
     write_list,
 )
+from semiseg.data.packed import Names, packed
 from semiseg.errors import UserError
 from semiseg.seeding import generator
 
@@ -35,7 +37,7 @@ class Split:
     """Four lists of ids without an id in common, and what a person should know about how they came about."""
 
     labeled: tuple[str, ...]
-    unlabeled: tuple[str, ...]
+    unlabeled: Sequence[str]
     val: tuple[str, ...]
     test: tuple[str, ...]
     notes: tuple[str, ...] = ()
@@ -79,7 +81,7 @@ def resolve_split(
         masked = tuple(id for id in test if dataset.has_mask(id))
         reader.notes.append(f"{len(test) - len(masked)} of {len(test)} test images have no mask and are left out")
         test = masked
-    split = Split(chosen, rest, val, test, tuple(reader.notes))
+    split = Split(chosen, packed(rest), val, test, tuple(reader.notes))
     _check_names(dataset, split)
     return split
 
@@ -92,18 +94,20 @@ def read_lists(reader: ListReader) -> tuple[tuple[str, ...] | None, tuple[str, .
     """
     lists = {name: reader.named(name) for name in ("train", "val", "test")}
     held_back = {*(lists["val"] or ()), *(lists["test"] or ())}
-    reader.train = lists["train"] or tuple(id for id in reader.dataset.ids if id not in held_back)
+    reader.train = lists["train"] or reader.dataset.ids
+    if held_back and not lists["train"]:
+        reader.train = Names(id for id in reader.dataset.ids if id not in held_back)
     return lists["val"], lists["test"] or ()
 
 
-def lists_of(dataset: SegmentationDataset) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+def lists_of(dataset: SegmentationDataset) -> tuple[Sequence[str], tuple[str, ...], tuple[str, ...]]:
     """Return training, val and test images before any is labeled or held out; the last two may be empty."""
     reader = ListReader(dataset, existing_only=False)
     val, test = read_lists(reader)
     return reader.train, val or (), test
 
 
-def draw_labeled(dataset: SegmentationDataset, labeled: str, seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def draw_labeled(dataset: SegmentationDataset, labeled: str, seed: int) -> tuple[tuple[str, ...], Sequence[str]]:
     """Return the (labeled, unlabeled) lists that ``resolve_split`` begins with, before it holds any image out."""
     reader = ListReader(dataset, existing_only=False)
     read_lists(reader)
@@ -112,7 +116,7 @@ def draw_labeled(dataset: SegmentationDataset, labeled: str, seed: int) -> tuple
 
 def _choose_labeled(
     reader: ListReader, labeled: str | None, seed: int, unlabeled: Path | None
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+) -> tuple[tuple[str, ...], Sequence[str]]:
     """Return the labeled and the unlabeled ids."""
     dataset, train = reader.dataset, reader.train
     masked = tuple(id for id in train if dataset.has_mask(id))
@@ -146,7 +150,7 @@ def _choose_labeled(
     if unlabeled:
         return chosen, reader.file(unlabeled, may_be_empty=True)  # a method that needs some says so
     taken = set(chosen)
-    return chosen, tuple(id for id in train if id not in taken)
+    return chosen, Names(id for id in train if id not in taken)
 
 
 def _from_permutation(reader: ListReader, path: Path, count: int) -> tuple[str, ...]:
@@ -181,14 +185,14 @@ def _draw(masked: tuple[str, ...], count: int, labeled: str, seed: int) -> tuple
 
 
 def _check_labeled(
-    dataset: SegmentationDataset, ids: tuple[str, ...], train: tuple[str, ...] | None, source: str
+    dataset: SegmentationDataset, ids: tuple[str, ...], train: Sequence[str] | None, source: str
 ) -> None:
     """Raise UserError where one of the labeled images has no mask, or is no training image, if these are given."""
     if not ids:
         raise UserError(f"{source}: the list is empty; name at least one image")
-    known = set(ids if train is None else train)
+    strange = set() if train is None else set(ids).difference(train)
     for id in ids:
-        if id not in known:
+        if id in strange:
             raise UserError(
                 f"{source}: {id!r} is not among the training images; take it out, or add it to splits/train.txt"
             )
@@ -213,6 +217,10 @@ def _hold_out(
 
 def _check_names(dataset: SegmentationDataset, split: Split) -> None:
     """Raise UserError where an id is in two lists, or a run could not keep it in any."""
+    lists = sorted((split.labeled, split.unlabeled, split.val, split.test), key=len)
+    few = set(chain(*lists[:-1]))  # those of all lists but the longest, which may have a million
+    if len(few) == sum(map(len, lists[:-1])) and few.isdisjoint(lists[-1]) and all(map(listable, chain(*lists))):
+        return
     owner: dict[str, str] = {}
     for name in LISTS:
         for id in getattr(split, name):
@@ -235,7 +243,16 @@ def write_split(split: Split, directory: str | Path) -> None:
 def read_split(directory: str | Path, dataset: SegmentationDataset | None = None) -> Split:
     """Read what ``write_split`` wrote; raises UserError if a list is missing or names an image not in the data."""
     paths = [Path(directory) / f"{name}.txt" for name in LISTS]
-    return Split(*(read_lines(path) if dataset is None else read_list(path, dataset) for path in paths))
+    labeled, unlabeled, val, test = map(read_lines, paths)
+    if dataset is not None and not _each_once((*labeled, *unlabeled, *val, *test), dataset):
+        labeled, unlabeled, val, test = (read_list(path, dataset) for path in paths)
+    return Split(labeled, packed(unlabeled), val, test)
+
+
+def _each_once(ids: tuple[str, ...], dataset: SegmentationDataset) -> bool:
+    """Tell whether each of them is an image of the data, and none is there twice."""
+    different = set(ids)
+    return len(different) == len(ids) and not different.difference(dataset.ids)
 
 
 def count_pixels(dataset: SegmentationDataset, ids: Iterable[str]) -> NDArray[np.int64]:

@@ -23,6 +23,8 @@ def weak_view(
     seed: int,
     image_scale: float = 1.0,
     scale_range: tuple[float, float] = (0.5, 2.0),
+    whole: tuple[int, int] | None = None,
+    factor: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Scale an image at random, cut a random square out of it and flip it with probability 1/2 (the field's weak view).
 
@@ -36,12 +38,15 @@ def weak_view(
         seed: decides all of it.
         image_scale: factor on the size of every image, before the random one.
         scale_range: least and greatest random factor; uniform in between.
+        whole: height and width of the whole image where ``image`` was decoded at a part of its size (``Decoded``).
+        factor: how many of the whole image's pixels are one, across and down.
 
     Returns:
         image uint8 ``(3, S, S)``, mask uint8 ``(S, S)`` (255 throughout where there is none), valid bool ``(S, S)``.
     """
     draw = random.Random(seed)
-    height, width = _resized(image, draw, image_scale, scale_range)
+    whole = whole or (image.shape[-2], image.shape[-1])
+    height, width = _resized(whole, draw, image_scale, scale_range)
     flip = draw.random() < 0.5
     top, left = (draw.randint(min(0, side - crop_size), max(0, side - crop_size)) for side in (height, width))
 
@@ -53,7 +58,8 @@ def weak_view(
     pixels = np.full((crop_size, crop_size, 3), PADDING, dtype=np.uint8)
     labels = np.full((crop_size, crop_size), IGNORE, dtype=np.uint8)
     valid = np.zeros((crop_size, crop_size), dtype=np.bool_)
-    pixels[place] = _resized_part(image, height, width, (y0, y1, x0, x1))
+    steps = whole[0] / height / factor, whole[1] / width / factor
+    pixels[place] = _resized_part(image, steps, (y0, y1, x0, x1))
     if mask is not None:
         rows, columns = _nearest(mask.shape[0], height, y0, y1), _nearest(mask.shape[1], width, x0, x1)
         labels[place] = mask.numpy()[rows[:, None], columns]
@@ -65,26 +71,30 @@ def weak_view(
     return image_view, mask_view, valid_view
 
 
-def view_area(image: Tensor, seed: int, image_scale: float = 1.0, scale_range: tuple[float, float] = (0.5, 2.0)) -> int:
+def view_area(
+    whole: tuple[int, int], seed: int, image_scale: float = 1.0, scale_range: tuple[float, float] = (0.5, 2.0)
+) -> int:
     """Return the pixels of the resized image of which ``weak_view`` cuts a part, by the same arguments."""
-    height, width = _resized(image, random.Random(seed), image_scale, scale_range)
+    height, width = _resized(whole, random.Random(seed), image_scale, scale_range)
     return height * width
 
 
 def _resized(
-    image: Tensor, draw: random.Random, image_scale: float, scale_range: tuple[float, float]
+    whole: tuple[int, int], draw: random.Random, image_scale: float, scale_range: tuple[float, float]
 ) -> tuple[int, int]:
     """Draw the scale, the first of a view's draws, and return the height and width that it gives."""
     scale = image_scale * draw.uniform(*scale_range)
-    height, width = (max(1, round(side * scale)) for side in image.shape[-2:])
+    height, width = (max(1, round(side * scale)) for side in whole)
     return height, width
 
 
-def _resized_part(image: Tensor, height: int, width: int, part: tuple[int, int, int, int]) -> NDArray[np.uint8]:
-    """Return rows y0:y1 and columns x0:x1 of the image resized to ``(height, width)``, computing that part only."""
-    y0, y1, x0, x1 = part
+def _resized_part(image: Tensor, steps: tuple[float, float], part: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+    """Return rows y0:y1 and columns x0:x1 of the resized image, computing that part only.
+
+    ``steps`` says how many rows and columns of ``image`` one of the resized image is.
+    """
+    (down, across), (y0, y1, x0, x1) = steps, part
     source = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
-    down, across = source.height / height, source.width / width
     # The filter reads beyond the box where it must, so this equals resizing the whole and then cutting.
     box = (x0 * across, y0 * down, min(x1 * across, source.width), min(y1 * down, source.height))
     return np.asarray(source.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box))

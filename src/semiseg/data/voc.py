@@ -10,6 +10,7 @@ from torch import Tensor
 from semiseg.data.dataset import default_palette
 from semiseg.data.files import FileDataset, read_mask_values, value_table
 from semiseg.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES, list_files
+from semiseg.data.packed import sorted_names
 from semiseg.errors import UserError
 
 CLASSES = (
@@ -88,7 +89,7 @@ class Voc(FileDataset):
                 f"{self.root}: no mask of these images in SegmentationClassAug/ or SegmentationClass/; put SBD's (or "
                 "VOC's own) masks there, as ID.png"
             )
-        self.ids = tuple(sorted(self.images))
+        self.ids = sorted_names(self.images)
 
     def read_mask(self, id: str) -> Tensor:
         """Read a mask as uint8 ``(H, W)``: the palette index, class or 255."""

@@ -12,6 +12,7 @@ from timm.layers import convert_sync_batchnorm
 from semiseg.config import TrainConfig
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.loaders import StreamConfig, TrainStream
+from semiseg.data.reader import Reader
 from semiseg.data.splits import Split
 from semiseg.errors import UserError
 from semiseg.methods import Method
@@ -53,8 +54,10 @@ def synchronize_batchnorm(method: Method) -> Method:
     return converted
 
 
-def make_stream(config: TrainConfig, dataset: SegmentationDataset, split: Split, fabric: Fabric) -> TrainStream:
-    """Return the stream of batches of this process."""
+def make_stream(
+    config: TrainConfig, dataset: SegmentationDataset, split: Split, fabric: Fabric, reader: Reader | None = None
+) -> TrainStream:
+    """Return the stream of batches of this process; ``reader``: what reads its images, if not simply the data set."""
     stream_config = StreamConfig(
         batch_size=config.batch_size,
         unlabeled_batch_size=config.batch_size if find_method(config.method).uses_unlabeled else 0,
@@ -72,4 +75,4 @@ def make_stream(config: TrainConfig, dataset: SegmentationDataset, split: Split,
             f"batch size {config.batch_size} does not divide among {world} processes, each in {config.accumulate} "
             f"parts; make --batch-size a multiple of {world * config.accumulate}"
         )
-    return TrainStream(dataset, split.labeled, split.unlabeled, stream_config, rank=rank, world_size=world)
+    return TrainStream(dataset, split.labeled, split.unlabeled, stream_config, rank, world, reader)

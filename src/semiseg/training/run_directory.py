@@ -9,6 +9,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import yaml
 
 from semiseg import __version__
 from semiseg.config import TrainConfig, from_mapping, read_yaml, to_mapping
+from semiseg.data import open_dataset
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.new_folder import is_free, new_folder
 from semiseg.data.splits import Split, read_split, write_split
@@ -48,7 +50,9 @@ class RunDirectory:
         self.samples = self.path / "samples"
 
     @classmethod
-    def create(cls, path: Path | str, config: TrainConfig, options: Any, split: Split) -> RunDirectory:
+    def create(
+        cls, path: Path | str, config: TrainConfig, options: Any, dataset: SegmentationDataset, split: Split
+    ) -> RunDirectory:
         """Write configuration, environment and split to a new directory.
 
         It is filled beside its place and renamed into it: after a crash there is no run, or one that can be resumed.
@@ -63,7 +67,9 @@ class RunDirectory:
             (draft / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), "utf-8")
             (draft / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
             write_split(split, draft / "splits")
-        return cls(path)
+        run = cls(path)
+        run.dataset, run.split = dataset, split  # opened once: a million files take seconds to list
+        return run
 
     @staticmethod
     def refuse_existing(path: Path | str) -> None:
@@ -130,6 +136,16 @@ class RunDirectory:
             return False
         theirs, ours = to_mapping(*self.read_config()), to_mapping(config, options)
         return begun == launch_id() and all(theirs.get(key) == ours[key] for key in ours if key not in MOVABLE)
+
+    @cached_property
+    def dataset(self) -> SegmentationDataset:
+        """The run's data, opened once."""
+        return open_dataset(self.read_config()[0].data)
+
+    @cached_property
+    def split(self) -> Split:
+        """The run's lists of images, read once; raises UserError where one of them is no longer in the data."""
+        return self.read_split(self.dataset)
 
     def read_split(self, dataset: SegmentationDataset) -> Split:
         """Return the run's lists of images; raises UserError where one of them is no longer in the data."""

@@ -12,7 +12,6 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from semiseg.config import TrainConfig, to_mapping
-from semiseg.data import open_dataset
 from semiseg.data.loaders import StepLoader, TrainStream, make_loader
 from semiseg.data.splits import check_masks
 from semiseg.methods import Batch, Method, Progress
@@ -25,6 +24,7 @@ from semiseg.training.interruption import Interruption
 from semiseg.training.metrics_log import MetricsLog
 from semiseg.training.optimizer import make_optimizer, set_learning_rate
 from semiseg.training.parts import make_method, make_stream, synchronize_batchnorm
+from semiseg.training.reading import make_reader
 from semiseg.training.resources import write_resources
 from semiseg.training.run_directory import RunDirectory
 from semiseg.training.samples import Samples
@@ -210,8 +210,7 @@ class Loop:
 def train_run(run: RunDirectory, fabric: Fabric, interruption: Interruption) -> Loop:
     """Train the run from its last checkpoint, or from the start, to its end, unless ``interruption`` comes first."""
     config, options = run.read_config()
-    dataset = open_dataset(config.data)
-    split = run.read_split(dataset)
+    dataset, split = run.dataset, run.split
     state = load_checkpoint(run.last) if run.last.exists() else None
     method = make_method(config, options, dataset, weights="none" if state else None)
     if config.class_balance > 0:
@@ -220,10 +219,13 @@ def train_run(run: RunDirectory, fabric: Fabric, interruption: Interruption) -> 
     if config.batchnorm == "sync" and fabric.world_size > 1:
         method = synchronize_batchnorm(method)
     optimizer = make_optimizer(method, config)
-    stream = make_stream(config, dataset, split, fabric)
+    reader, notes = make_reader(config, dataset, split)
+    stream = make_stream(config, dataset, split, fabric, reader)
     total_steps = config.steps or (config.epochs * stream.steps_per_epoch if config.epochs else DEFAULT_STEPS)
     console = Console(run.log, enabled=fabric.is_global_zero)
     if state:
+        for note in notes:  # a new run has told them
+            console.note(note)
         restore(method, state, config, run.last)
     wrapped, wrapped_optimizer = fabric.setup(method, optimizer)
     best = Best()
