@@ -164,7 +164,7 @@ def prepare(path: Path, config: TrainConfig, options: Any, processes: int = 1) -
     notes.append(require_room(path, needed))
     run = RunDirectory.create(path, config, options, split)
     head = (
-        f"{config.method} on {config.data}: {len(split.labeled)} labeled, {len(split.unlabeled)} unlabeled, "
+        f"{config.method} on {config.data}: {len(split.labeled)} labeled, {split.unlabeled_count} unlabeled, "
         f"{len(split.val)} val, {len(split.test)} test images, {len(dataset.classes)} classes"
     )
     run.log.write_text("\n".join([head, *notes]) + "\n", encoding="utf-8")
@@ -197,7 +197,7 @@ def noteworthy(
 
 def check_unlabeled(config: TrainConfig, split: Split) -> None:
     """Raise UserError where the method needs unlabeled images and the split has none."""
-    if find_method(config.method).uses_unlabeled and not split.unlabeled:
+    if find_method(config.method).uses_unlabeled and not split.unlabeled_count:
         raise UserError(
             f"{config.data}: no unlabeled images left for {config.method}: "
             "add images without masks, use fewer labels by --labeled, or take --method supervised"

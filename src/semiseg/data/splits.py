@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import re
+import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -15,30 +13,40 @@ import torch
 from numpy.typing import NDArray
 
 from semiseg.data.dataset import IGNORE, SegmentationDataset, read_sample
+from semiseg.data.labeled import choose_labeled
 from semiseg.data.lists import (
     ListReader,
     listable,
     read_lines,
     read_list,
-    read_permutation,
-    unlabeled_beside,
     write_list,
 )
+from semiseg.data.shards import Shards, means_shards, open_shards, parse_index
 from semiseg.errors import UserError
 from semiseg.seeding import generator
 
 LISTS = ("labeled", "unlabeled", "val", "test")
+SHARDS = "shards.json"
 
 
 @dataclass(frozen=True)
 class Split:
-    """Four lists of ids without an id in common, and what a person should know about how they came about."""
+    """Four lists of ids without an id in common, and what a person should know about how they came about.
+
+    Where ``shards`` are given, they take the place of the unlabeled list, which is empty.
+    """
 
     labeled: tuple[str, ...]
     unlabeled: tuple[str, ...]
     val: tuple[str, ...]
     test: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    shards: Shards | None = None
+
+    @property
+    def unlabeled_count(self) -> int:
+        """How many unlabeled images there are, in the list or in shards."""
+        return len(self.unlabeled) if self.shards is None else len(self.shards)
 
 
 def resolve_split(
@@ -61,7 +69,7 @@ def resolve_split(
             unlabeled images that was published beside it, if there is one; or ``"split_0.pkl:N"``, the first N of a
             permutation of the sorted training images.
         seed: of whatever is drawn.
-        unlabeled: a list of the unlabeled images in a file, in place of the above.
+        unlabeled: a list of the unlabeled images in a file, or shards, in place of the above.
         existing_only: leave images that are not there out of the lists, with a note; otherwise they are an error.
 
     Raises:
@@ -69,7 +77,11 @@ def resolve_split(
     """
     reader = ListReader(dataset, existing_only)
     val, test = read_lists(reader)
-    chosen, rest = _choose_labeled(reader, labeled, seed, Path(unlabeled) if unlabeled else None)
+    shards = open_shards(unlabeled) if unlabeled and means_shards(unlabeled) else None
+    chosen, rest = choose_labeled(reader, labeled, seed, Path(unlabeled) if unlabeled and not shards else None)
+    if shards is not None:
+        reader.notes.append(f"unlabeled: {shards.describe()}, in place of {len(rest)} images of {dataset.name}")
+        rest = ()
     if val is None:
         chosen, val = _hold_out(dataset, chosen, seed, reader.notes)
     unmasked = [id for id in val if not dataset.has_mask(id)]
@@ -79,7 +91,7 @@ def resolve_split(
         masked = tuple(id for id in test if dataset.has_mask(id))
         reader.notes.append(f"{len(test) - len(masked)} of {len(test)} test images have no mask and are left out")
         test = masked
-    split = Split(chosen, rest, val, test, tuple(reader.notes))
+    split = Split(chosen, rest, val, test, tuple(reader.notes), shards)
     _check_names(dataset, split)
     return split
 
@@ -107,93 +119,7 @@ def draw_labeled(dataset: SegmentationDataset, labeled: str, seed: int) -> tuple
     """Return the (labeled, unlabeled) lists that ``resolve_split`` begins with, before it holds any image out."""
     reader = ListReader(dataset, existing_only=False)
     read_lists(reader)
-    return _choose_labeled(reader, labeled, seed, None)
-
-
-def _choose_labeled(
-    reader: ListReader, labeled: str | None, seed: int, unlabeled: Path | None
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the labeled and the unlabeled ids."""
-    dataset, train = reader.dataset, reader.train
-    masked = tuple(id for id in train if dataset.has_mask(id))
-    if not masked:
-        where = dataset.root / dataset.mask_folder if dataset.root else dataset.name
-        remedy = (
-            f"annotate a few, as {dataset.mask_folder}/NAME.png" if dataset.mask_folder else "annotate a few of them"
-        )
-        raise UserError(f"{where}: none of {len(train)} training images has a mask; {remedy}")
-    if labeled is None:
-        chosen = masked
-    elif match := re.fullmatch(r"(.+\.pkl)(?::(\d{1,9}))?", labeled):
-        chosen = _from_permutation(reader, Path(match[1]), int(match[2] or 0))
-    elif re.fullmatch(r"\d{1,9}(/\d{1,9})?", labeled):
-        if published := dataset.published_lists(labeled, seed):
-            reader.notes.append(f"labeled {labeled}: the lists that come with {dataset.name} for seed {seed}")
-            chosen, unlabeled = reader.file(published[0]), unlabeled or published[1]
-        else:
-            count = _share(labeled, len(train)) if "/" in labeled else int(labeled)
-            chosen = _draw(masked, count, labeled, seed)
-            reader.notes.append(f"labeled {labeled}: {count} of {len(masked)} masks drawn by seed {seed}")
-    elif os.path.isfile(labeled):  # False for what is no possible name, where Path raises
-        chosen = reader.file(Path(labeled))
-        if unlabeled is None and (unlabeled := unlabeled_beside(Path(labeled))):
-            reader.notes.append(f"unlabeled: the list {unlabeled} that lies beside {labeled}")
-    else:
-        raise UserError(
-            f"--labeled {labeled}: no such file; give a share (1/16), a number (23), a list in a file or split_0.pkl:N"
-        )
-    _check_labeled(dataset, chosen, None if unlabeled else train, f"--labeled {labeled}")
-    if unlabeled:
-        return chosen, reader.file(unlabeled, may_be_empty=True)  # a method that needs some says so
-    taken = set(chosen)
-    return chosen, tuple(id for id in train if id not in taken)
-
-
-def _from_permutation(reader: ListReader, path: Path, count: int) -> tuple[str, ...]:
-    """Return the labeled images by CutMix-Seg's and ClassMix's files: the first of the permuted, sorted train list."""
-    order, whole = read_permutation(path), sorted({*reader.train, *reader.train_missing})
-    if len(order) != len(whole):
-        mismatch = f"it permutes {len(order)} images, and the train list has {len(whole)}"
-        raise UserError(f"{path}: {mismatch}; take the file made for these data, or complete the train list")
-    if not 0 < count < len(order):
-        raise UserError(f"--labeled {path}: say how many of the {len(order)} images are labeled, e.g. {path}:100")
-    chosen, here = [whole[index] for index in order[:count]], set(reader.train)
-    return reader.present(
-        f"{path}:{count}", tuple(id for id in chosen if id in here), [id for id in chosen if id not in here]
-    )
-
-
-def _share(labeled: str, count: int) -> int:
-    numerator, denominator = map(int, labeled.split("/"))
-    if not 0 < numerator <= denominator:
-        raise UserError(f"--labeled {labeled}: not a share of the images; give one above 0 and at most 1, such as 1/16")
-    return max(1, round(Fraction(numerator, denominator) * count))
-
-
-def _draw(masked: tuple[str, ...], count: int, labeled: str, seed: int) -> tuple[str, ...]:
-    if not 0 < count <= len(masked):
-        raise UserError(
-            f"--labeled {labeled}: {count} labeled images asked for, {len(masked)} training images have a mask; ask "
-            f"for 1 to {len(masked)}"
-        )
-    order = torch.randperm(len(masked), generator=generator(seed, "draw labeled")).tolist()
-    return tuple(sorted(masked[index] for index in order[:count]))
-
-
-def _check_labeled(
-    dataset: SegmentationDataset, ids: tuple[str, ...], train: tuple[str, ...] | None, source: str
-) -> None:
-    """Raise UserError where one of the labeled images has no mask, or is no training image, if these are given."""
-    if not ids:
-        raise UserError(f"{source}: the list is empty; name at least one image")
-    known = set(ids if train is None else train)
-    for id in ids:
-        if id not in known:
-            raise UserError(
-                f"{source}: {id!r} is not among the training images; take it out, or add it to splits/train.txt"
-            )
-        if not dataset.has_mask(id):
-            raise UserError(f"{source}: {id!r} has no mask; add it or take the image out")
+    return choose_labeled(reader, labeled, seed, None)
 
 
 def _hold_out(
@@ -226,16 +152,28 @@ def _check_names(dataset: SegmentationDataset, split: Split) -> None:
 
 
 def write_split(split: Split, directory: str | Path) -> None:
-    """Write ``labeled.txt``, ``unlabeled.txt``, ``val.txt`` and ``test.txt``, an id a line; the notes are not kept."""
+    """Write ``labeled.txt``, ``unlabeled.txt``, ``val.txt`` and ``test.txt``, an id a line; the notes are not kept.
+
+    Of shards, ``shards.json`` says what they hold, and a line in ``unlabeled.txt`` that they take its place.
+    """
     Path(directory).mkdir(parents=True, exist_ok=True)
     for name in LISTS:
         write_list(Path(directory) / f"{name}.txt", getattr(split, name))
+    if split.shards is not None:
+        (Path(directory) / SHARDS).write_text(json.dumps(split.shards.to_json(), indent=1) + "\n", encoding="utf-8")
+        write_list(Path(directory) / "unlabeled.txt", [f"# {split.shards.describe()}: see {SHARDS}"])
 
 
 def read_split(directory: str | Path, dataset: SegmentationDataset | None = None) -> Split:
     """Read what ``write_split`` wrote; raises UserError if a list is missing or names an image not in the data."""
-    paths = [Path(directory) / f"{name}.txt" for name in LISTS]
-    return Split(*(read_lines(path) if dataset is None else read_list(path, dataset) for path in paths))
+    index = Path(directory) / SHARDS
+    shards = parse_index(str(index), index.read_bytes()) if index.is_file() else None
+    lists: dict[str, tuple[str, ...]] = dict.fromkeys(LISTS, ())
+    for name in LISTS:
+        if name != "unlabeled" or shards is None:
+            path = Path(directory) / f"{name}.txt"
+            lists[name] = read_lines(path) if dataset is None else read_list(path, dataset)
+    return Split(**lists, shards=shards)
 
 
 def count_pixels(dataset: SegmentationDataset, ids: Iterable[str]) -> NDArray[np.int64]:

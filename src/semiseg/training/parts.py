@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from semiseg.config import TrainConfig
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.loaders import StreamConfig, TrainStream
+from semiseg.data.pool import make_pool
 from semiseg.data.splits import Split
 from semiseg.errors import UserError
 from semiseg.methods import Method
@@ -61,4 +62,5 @@ def make_stream(config: TrainConfig, dataset: SegmentationDataset, split: Split,
             f"batch size {config.batch_size} does not divide among {world} processes, each in {config.accumulate} "
             f"parts; make --batch-size a multiple of {world * config.accumulate}"
         )
-    return TrainStream(dataset, split.labeled, split.unlabeled, stream_config, rank=rank, world_size=world)
+    pool = make_pool(dataset, split, config.seed, places=config.batch_size // world)
+    return TrainStream(dataset, split.labeled, pool, stream_config, rank=rank, world_size=world)
