@@ -13,6 +13,7 @@ from semiseg.config import TrainConfig, check_mapping, from_mapping, read_yaml
 from semiseg.data import open_dataset
 from semiseg.data.annotation import check_annotation
 from semiseg.data.dataset import SegmentationDataset
+from semiseg.data.pool import room_note
 from semiseg.data.splits import Split, check_masks, count_pixels, resolve_split
 from semiseg.errors import ToldElsewhere, UserError, lookup
 from semiseg.methods import ALIASES, VARIANTS, Method
@@ -159,6 +160,8 @@ def prepare(path: Path, config: TrainConfig, options: Any, processes: int = 1) -
         raise UserError(f"--batch-size {config.batch_size} does not divide by {processes} processes: take a multiple")
     require_trackers(config)
     notes = [*split.notes, *check_annotation(dataset, split.labeled, pixels, config.annotation)]
+    if split.shards is not None and (note := room_note(split.shards, config.batch_size // config.nodes)):
+        notes.append(note)
     notes += noteworthy(config, options, dataset, split, pixels.sum(axis=0).tolist())
     needed = checkpoint_bytes(check_network(config, options, dataset), config)
     notes.append(require_room(path, needed))

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.packed import Names
-from semiseg.data.remote import fetch, is_remote
+from semiseg.data.remote import cache_bytes, cache_folder, fetch, is_remote
 from semiseg.data.selection import spread
 from semiseg.data.shards import Shards
 from semiseg.data.splits import Split
@@ -214,6 +214,22 @@ def make_pool(dataset: SegmentationDataset, split: Split, seed: int, places: int
     if split.shards is not None:
         return ShardPool(split.shards, seed, places)
     return ListPool(dataset, split.unlabeled, seed)
+
+
+def room_note(shards: Shards, places: int) -> str:
+    """Say where copies of shards are kept and whether those fit that ``places`` of a batch ask for, or "" if none is.
+
+    A place reads one window and gets the next; each is told as the largest shard.
+    """
+    if not is_remote(shards.base):
+        return ""
+    needed, bound = min(int(shards.sizes.sum()), 2 * WINDOW * places * int(shards.sizes.max())), cache_bytes()
+    told = (
+        f"copies of shards: up to {needed / 1e9:.2g} GB at a time in {cache_folder()}, which may hold {bound / 1e9:.2g}"
+    )
+    if needed > bound:
+        return f"warning: {told}: they are got again and again: raise SEMISEG_CACHE_GB, or make smaller shards"
+    return f"{told} (SEMISEG_CACHE_GB)"
 
 
 @lru_cache(maxsize=256)  # one for each place of the batch; a few thousand images each

@@ -21,6 +21,7 @@ from semiseg.errors import UserError
 
 EXTRA = ("fsspec", "filelock", "webdataset")
 CACHE_GB = 50.0
+ABANDONED = 3600  # seconds after which nobody writes a part any more
 WAITS = (1.0, 4.0)  # seconds before a second and a third attempt to get a file
 TIMEOUTS = {"total": None, "sock_connect": 20, "sock_read": 60}  # seconds; aiohttp's own 300 in all ends large files
 
@@ -141,11 +142,14 @@ def fetch(place: str, size: int = 0) -> Path:
     path = folder / f"{name}.tar"
     if _is_whole(path, size):
         return path
-    with FileLock(folder / f"{name[:2]}.lock"):  # of 256, so that they do not pile up
-        if not _is_whole(path, size):
-            make_room(folder, size)
-            _download(place, path.with_suffix(".part"), size)
-            os.replace(path.with_suffix(".part"), path)
+    try:
+        with FileLock(folder / f"{name[:2]}.lock"):  # of 256, so that they do not pile up
+            if not _is_whole(path, size):
+                make_room(folder, size)
+                _download(place, path.with_suffix(".part"), size)
+                os.replace(path.with_suffix(".part"), path)
+    except NotImplementedError:
+        raise Unreachable(f"{folder}: this file system has no locks: set SEMISEG_CACHE to a local folder") from None
     make_room(folder, 0, keep=path)
     return path
 
@@ -192,9 +196,9 @@ def make_room(folder: Path, needed: int, keep: Path | None = None) -> None:
                 about = path.stat()
                 found.append((about.st_mtime, about.st_size, path))
     excess = needed + sum(size for _, size, _ in found) - cache_bytes()
-    for _, size, path in sorted(found):
+    for written, size, path in sorted(found):
         if excess <= 0:
             return
-        if path.suffix == ".tar" and path != keep:
+        if path != keep and (path.suffix == ".tar" or time.time() - written > ABANDONED):
             path.unlink(missing_ok=True)
             excess -= size
