@@ -124,7 +124,6 @@ class ShardPool:
 
     def __init__(self, shards: Shards, seed: int, places: int) -> None:
         self.shards, self.seed, self.count = shards, seed, len(shards)
-        self._number = {name: number for number, name in enumerate(shards.names)}
         self._most_open = 2 * WINDOW * (places + 1)
         self._open: OrderedDict[int, _Open] = OrderedDict()
         self._plans: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
@@ -179,7 +178,10 @@ class ShardPool:
 
     def _find(self, id: str) -> tuple[_Open, str]:
         name, _, key = id.partition(".tar/")
-        return self._at(self._number[f"{name}.tar"]), key
+        name += ".tar"
+        drawn = (number for number in reversed(self._open) if self.shards.names[number] == name)  # as a rule the last
+        number = next(drawn, None)
+        return self._at(self.shards.names.index(name) if number is None else number), key
 
     def _at(self, number: int) -> _Open:
         """Return an open shard, or open it and let go of the one that was left alone longest."""
