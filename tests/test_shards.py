@@ -323,6 +323,7 @@ def test_what_is_no_place_of_shards_is_refused_in_one_line(
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken.json").write_text("[1]")
     (tmp_path / "away.json").write_text('{"shardlist": [{"url": "../a.tar", "nsamples": 1}]}')
+    (shards / "ours.json").write_text('{"shardlist": [{"url": "/etc/a.tar", "nsamples": 1}]}')
     (tmp_path / "half.json").write_text('{"shardlist": [{"url": "a.tar", "nsamples": 0.5}]}')
     (shards / "index.json").unlink()
     for source, pattern in (
@@ -332,6 +333,7 @@ def test_what_is_no_place_of_shards_is_refused_in_one_line(
         (str(tmp_path / "empty"), "empty: no index.json and no .tar files there"),
         (str(tmp_path / "broken.json"), "broken.json: no index of shards"),
         (str(tmp_path / "away.json"), "away.json: no index of shards .*has .. in it"),
+        (f"{url}/ours.json", "ours.json: no index of shards .*names files of this machine"),
         (str(tmp_path / "half.json"), "half.json: no index of shards .*no whole number"),
         (str(tmp_path / "none.tar"), "none.tar: no such file"),
         ("gopher://somewhere/photos", "gopher://somewhere/photos/index.json: cannot be read .*gopher"),

@@ -148,9 +148,11 @@ def fetch(place: str, size: int = 0) -> Path:
                 make_room(folder, size)
                 _download(place, path.with_suffix(".part"), size)
                 os.replace(path.with_suffix(".part"), path)
+        make_room(folder, 0, keep=path)
     except NotImplementedError:
         raise Unreachable(f"{folder}: this file system has no locks: set SEMISEG_CACHE to a local folder") from None
-    make_room(folder, 0, keep=path)
+    except OSError as error:
+        raise Unreachable(f"{folder}: cannot be written ({reason(error)}): set SEMISEG_CACHE to a folder") from None
     return path
 
 

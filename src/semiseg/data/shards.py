@@ -190,9 +190,11 @@ def parse_index(place: str, content: bytes, source: str | None = None) -> Shards
         base = place if is_remote(place) else str(local_path(place).absolute())
         base = base.rpartition("/")[0] + "/"
     places = [url if is_remote(url) or url.startswith("/") else base + url for url, _, _ in entries]
-    if any(".." in Path(url).parts or not url.endswith(".tar") for url in places):
+    if any(".." in Path(url).parts or not url.endswith(".tar") or "\0" in url for url in places):
         raise UserError(wrong.format("a url is no .tar, or has .. in it"))
+    if is_remote(place) and not all(map(is_remote, places)):
+        raise UserError(wrong.format("it names files of this machine"))
     numbers = [number for _, *both in entries for number in both]
-    if not all(type(number) is int and 0 <= number < 2**62 for number in numbers):
-        raise UserError(wrong.format("a count is no whole number"))
+    if not all(type(number) is int and number >= 0 for number in numbers) or sum(numbers) >= 2**62:
+        raise UserError(wrong.format("a count is no whole number, or absurdly large"))
     return collect(source or name, places, numbers[::2], numbers[1::2])
