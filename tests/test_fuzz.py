@@ -6,8 +6,10 @@ In the suite, few draws, the same each time; ``make fuzz MINUTES=60`` draws anew
 from __future__ import annotations
 
 import contextlib
+import io
 import pickle
 import shutil
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,9 @@ from semiseg.data.cvat import read_labelmap
 from semiseg.data.lists import read_lines, read_list, read_permutation, write_list
 from semiseg.data.palette import read_palette
 from semiseg.data.regions import brush_region, counts_region, polygon_region
+from semiseg.data.shards import parse_index
 from semiseg.data.tags import read_tags, write_tags
+from semiseg.data.tar_files import read_image, read_members
 from semiseg.errors import UserError
 from semiseg.methods import METHODS
 from semiseg.methods.supervised import Supervised
@@ -294,6 +298,32 @@ def test_label_studio_tables(folder: Path, content: str, suffix: str) -> None:
         read_all(LabelStudio(root))
 
 
+INDEX = {"shardlist": [{"url": "a.tar", "nsamples": 3, "filesize": 2048}, {"url": "b/c.tar", "nsamples": 2}]}
+
+
+@fuzz(content=st.one_of(spoiled(INDEX).map(to_json), documents.map(to_json), st.binary()))
+def test_indices_of_shards(folder: Path, content: Any) -> None:
+    path = write(folder / "index.json", content)
+    with told():
+        shards = parse_index(str(path), path.read_bytes())
+        assert 0 < len(shards) < 2**62
+        assert all(".." not in Path(shards.place(number)).parts for number in range(len(shards.names)))
+
+
+@fuzz(data=st.data(), content=st.one_of(st.binary(), st.none()))
+def test_shards(folder: Path, data: st.DataObject, content: bytes | None) -> None:
+    pytest.importorskip("webdataset")
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w") as tar:
+        for name in ("a", "b"):
+            tar.add(folder / "images" / f"{name}.png", f"{name}.png")
+    path = write(folder / "shard.tar", data.draw(damaged(whole.getvalue())) if content is None else content)
+    with told():
+        for key, where in read_members(path, str(path)).items():
+            with told():
+                assert read_image(str(path), 0, key, path, where).shape[0] == 3
+
+
 def test_what_is_spoiled_above_can_be_read_as_it_is(folder: Path, tmp_path: Path) -> None:
     """Otherwise, whatever is spoiled in it, nothing would be tried but the first question."""
     for kind, content in ((Coco, COCO), (LabelStudio, TASKS)):
@@ -302,6 +332,7 @@ def test_what_is_spoiled_above_can_be_read_as_it_is(folder: Path, tmp_path: Path
         write(root / "all.json", to_json(content))
         dataset: SegmentationDataset = kind(root)
         assert [bool((dataset.read_mask(id) > 0).any()) for id in ("a", "b")] == [True, True]
+    assert len(parse_index("index.json", to_json(INDEX).encode())) == 5
     for name in ("images", "masks"):
         shutil.copytree(folder / name, tmp_path / "own" / name)
     write(tmp_path / "own" / "classes.json", to_json(CLASSES))

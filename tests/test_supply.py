@@ -17,6 +17,7 @@ import pytest
 from semiseg.config import TrainConfig
 from semiseg.data.huggingface import load_parts
 from semiseg.data.regions import polygon_region
+from semiseg.data.shards import open_shards
 from semiseg.errors import UserError
 from semiseg.exporting.write import write_onnx
 from semiseg.serving.page import require_gradio
@@ -93,6 +94,7 @@ ASKED: dict[str, Callable[[], Any]] = {
     "export": lambda: write_onnx(None, Path()),  # type: ignore[arg-type]
     "coco": lambda: polygon_region([[0, 0, 4, 0, 4, 4]], 8, 8),
     "hf": lambda: load_parts("somebody/something"),
+    "shards": lambda: open_shards("https://example.org/photos"),
 }
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
 NEEDED = [(extra, re.split(r"\W", line)[0]) for extra in EXTRAS if extra != "dev" for line in EXTRAS[extra]]

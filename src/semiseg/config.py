@@ -29,7 +29,7 @@ class TrainConfig:
     labeled: str | None = None
     """Labels to use: a share (1/16), a number (23), a list in a file, or split_0.pkl:N; all masks where absent."""
     unlabeled: str | None = None
-    """Unlabeled images: a list in a file; where absent, the list published with the labeled one, or the rest."""
+    """Unlabeled images: a list in a file, or shards (a folder, a URL); else the published list, or the rest."""
     existing_only: bool = False
     """Leave images that are not there out of the lists, and say how many; they are an error otherwise."""
     strict: bool = False

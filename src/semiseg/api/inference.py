@@ -1,30 +1,17 @@
-"""Evaluate a trained model, and predict with it."""
+"""Evaluate a trained model."""
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import PIL.Image
-import torch
-from torch import Tensor
-
 from semiseg.api.model import Model, load
 from semiseg.data import open_dataset
-from semiseg.data.dataset import Color, SegmentationDataset
-from semiseg.data.images import IMAGE_SUFFIXES, list_files, read_image_file, reason
-from semiseg.errors import UserError, lookup, printable
+from semiseg.data.dataset import SegmentationDataset
+from semiseg.errors import UserError, lookup
 from semiseg.evaluation.evaluate import evaluate_networks
-from semiseg.evaluation.predictor import Prediction
-from semiseg.report.pictures import overlay as blended
-from semiseg.report.pictures import save_indexed_png, save_picture
 from semiseg.training.run_directory import RunDirectory
-
-Plan = dict[Path, dict[str, Path]]
-"""The files to write for each image, by kind."""
 
 
 def evaluation_ids(model: Model, dataset: SegmentationDataset, data: str, split: str) -> tuple[str, ...]:
@@ -92,132 +79,3 @@ def evaluate(
         with open(model.run / "evaluations.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(result | {"data": source}) + "\n")
     return result
-
-
-def predict(
-    path: str | Path,
-    images: str | Path | Iterable[str | Path],
-    out: str | Path,
-    *,
-    network: str | None = None,
-    checkpoint: str = "best",
-    overlay: bool = False,
-    confidence: bool = False,
-    sliding: bool = False,
-    skip_existing: bool = False,
-    accelerator: str = "auto",
-) -> list[Path]:
-    """Write ``OUT/<stem>.png``, an indexed mask with palette at the image's size, for every image; return the masks.
-
-    An image of several that cannot be read is told on stderr, in a line; all others are predicted before the error.
-
-    Args:
-        path: a run or a checkpoint.
-        images: image files, and directories of such.
-        out: a directory; existing files are not overwritten.
-        network: the network to ask.
-        checkpoint: ``best`` or ``last``.
-        overlay: write ``OUT/<stem>_overlay.png`` too.
-        confidence: write ``OUT/<stem>_confidence.png`` too, gray, 255 for certainty.
-        sliding: use a sliding window of the training's crop size.
-        skip_existing: write only what is not there yet; otherwise a file that is there is an error.
-        accelerator: ``auto``, ``cpu`` or ``cuda``.
-
-    Raises:
-        UserError: no image, two of one stem, an output that exists, or, at the end, images that cannot be read.
-    """
-    model = load(path, network, checkpoint, accelerator)
-    predictor = model.make_predictor(model.network, "slide" if sliding else "whole")
-    found = collect_images([images] if isinstance(images, (str, Path)) else images)
-    kinds = ["", *(["_overlay"] if overlay else []), *(["_confidence"] if confidence else [])]
-    out = Path(out)
-    todo = plan_files(found, kinds, out, skip_existing)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}): choose another --out") from None
-    written, failed = [], 0
-    for source, files in todo.items():
-        try:
-            image = read_image_file(source)
-        except UserError as error:
-            if len(found) == 1:
-                raise
-            print(f"{printable(str(error))}; skipped", file=sys.stderr)
-            failed += 1
-            continue
-        write_prediction(predictor(image), image, model.palette, files)
-        written += [file for kind, file in files.items() if not kind]
-    if failed:
-        raise UserError(
-            f"{failed} of {len(found)} images cannot be read, see above, and have no mask in {out}; all others have: "
-            "mend or remove these, and run it again with --skip-existing"
-        )
-    return written
-
-
-def plan_files(found: Mapping[str, Path], kinds: Iterable[str], out: Path, skip_existing: bool) -> Plan:
-    """Return what is to be written for each image: by kind ("", _overlay, _confidence), the file.
-
-    Args:
-        found: the images, by stem.
-        kinds: what is asked for.
-        out: the directory.
-        skip_existing: whether to leave out what is there; otherwise it is an error.
-
-    Raises:
-        UserError: a file exists, or would be written for two images.
-    """
-    owners: dict[Path, Path] = {}
-    todo: Plan = {}
-    for stem, source in found.items():
-        for kind in kinds:
-            file = out / f"{stem}{kind}.png"
-            if owners.setdefault(file, source) != source:
-                raise UserError(f"{file}: would be written for two images: predict them into folders of their own")
-            if not file.exists():
-                todo.setdefault(source, {})[kind] = file
-            elif not skip_existing:
-                raise UserError(f"{file} exists: choose another --out, or go on by --skip-existing")
-    return todo
-
-
-def write_prediction(
-    prediction: Prediction, image: Tensor, palette: Sequence[Color], files: Mapping[str, Path]
-) -> None:
-    """Write the kinds of pictures that ``files`` names, each whole or not at all.
-
-    Raises:
-        UserError: one cannot be written.
-    """
-    mask = prediction.mask.cpu()
-    gray = (prediction.confidence * 255).round().to(torch.uint8).cpu().numpy()
-    for kind, file in files.items():
-        try:
-            if kind == "_overlay":
-                save_picture(blended(image, mask, palette), file)
-            elif kind == "_confidence":
-                save_picture(PIL.Image.fromarray(gray), file)
-            else:
-                save_indexed_png(mask, palette, file)
-        except OSError as error:
-            raise UserError(f"{file}: cannot be written ({reason(error)}): choose another --out, or rename") from None
-
-
-def collect_images(paths: Iterable[str | Path]) -> dict[str, Path]:
-    """Map the stem of every image file in ``paths`` (files and directories) to its path.
-
-    Raises:
-        UserError: a missing path, no image at all, or two images of one stem.
-    """
-    found: dict[str, Path] = {}
-    for path in map(Path, paths):
-        if not path.exists():
-            raise UserError(f"{path}: no such file or directory: check the path")
-        files = list_files(path, IMAGE_SUFFIXES) if path.is_dir() else {path.stem: path}
-        for stem, file in files.items():
-            if found.setdefault(stem, file) != file:
-                raise UserError(f"{file}: {found[stem]} has the same stem, and one mask would overwrite the other")
-    if not found:
-        raise UserError(f"{', '.join(map(str, paths))}: no images there (looked for {', '.join(IMAGE_SUFFIXES)})")
-    return found

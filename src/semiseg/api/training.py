@@ -14,6 +14,7 @@ from semiseg.config import TrainConfig, check_mapping, from_mapping, read_yaml
 from semiseg.data import open_dataset
 from semiseg.data.annotation import check_annotation
 from semiseg.data.dataset import SegmentationDataset
+from semiseg.data.pool import room_note
 from semiseg.data.splits import Split, check_masks, count_pixels, resolve_split
 from semiseg.errors import ToldElsewhere, UserError, lookup
 from semiseg.methods import ALIASES, VARIANTS, Method
@@ -191,13 +192,15 @@ def prepare(path: Path, config: TrainConfig, options: Any) -> RunDirectory:
     pixels = count_pixels(dataset, split.labeled)
     require_trackers(config)
     notes = [*split.notes, *check_annotation(dataset, split.labeled, pixels, config.annotation)]
+    if split.shards is not None and (note := room_note(split.shards, config.batch_size // config.nodes)):
+        notes.append(note)
     notes += noteworthy(config, options, dataset, split, pixels.sum(axis=0).tolist())
     notes += make_reader(config, dataset, split)[1]
     needed = checkpoint_bytes(check_network(config, options, dataset), config)
     notes.append(require_room(path, needed))
     run = RunDirectory.create(path, config, options, dataset, split)
     head = (
-        f"{config.method} on {config.data}: {len(split.labeled)} labeled, {len(split.unlabeled)} unlabeled, "
+        f"{config.method} on {config.data}: {len(split.labeled)} labeled, {split.unlabeled_count} unlabeled, "
         f"{len(split.val)} val, {len(split.test)} test images, {len(dataset.classes)} classes"
     )
     run.log.write_text("\n".join([head, *notes]) + "\n", encoding="utf-8")
@@ -230,7 +233,7 @@ def noteworthy(
 
 def check_unlabeled(config: TrainConfig, split: Split) -> None:
     """Raise UserError where the method needs unlabeled images and the split has none."""
-    if find_method(config.method).uses_unlabeled and not split.unlabeled:
+    if find_method(config.method).uses_unlabeled and not split.unlabeled_count:
         raise UserError(
             f"{config.data}: no unlabeled images left for {config.method}: "
             "add images without masks, use fewer labels by --labeled, or take --method supervised"

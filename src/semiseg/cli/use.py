@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,7 @@ from typing import Literal
 import tyro
 
 from semiseg.cli.parsing import Argv, parse
+from semiseg.errors import UserError
 
 
 @dataclass
@@ -64,9 +66,9 @@ class Predict:
     run: tyro.conf.Positional[str]
     """Run directory, or checkpoint file."""
     images: tyro.conf.Positional[tuple[str, ...]]
-    """Image files, and directories of such."""
+    """Image files, and directories of such; or shards: a directory or a URL of tar files, or their index.json."""
     out: str
-    """Directory for the masks, OUT/<stem>.png."""
+    """Directory for the masks, OUT/<stem>.png; of shards, OUT/<name>.tar with <key>.png in it."""
     network: str | None = None
     """Network to ask: student, teacher1, ..., teachers-average."""
     checkpoint: Literal["best", "last"] = "best"
@@ -81,6 +83,8 @@ class Predict:
     """Use a sliding window of the training's crop size."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute."""
+    devices: int | Literal["auto"] = "auto"
+    """Number of devices (processes) that share the images; auto: one, or those that torchrun has started."""
 
 
 def predict(argv: Argv) -> None:
@@ -89,8 +93,12 @@ def predict(argv: Argv) -> None:
 
     a: Predict = parse(Predict, argv, "semiseg predict")
     options = {key: value for key, value in vars(a).items() if key not in ("run", "images", "out")}
+    if a.devices != "auto" and a.devices < 1:
+        raise UserError(f"--devices is {a.devices}: it must be auto or at least 1")
     written = api.predict(a.run, a.images, a.out, **options)
-    print(f"{len(written)} masks in {a.out}")
+    if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
+        shards = written and written[0].suffix == ".tar"
+        print(f"{len(written)} {'shards of masks' if shards else 'masks'} in {a.out}")
 
 
 @dataclass

@@ -153,7 +153,7 @@ class Plan:
         entry, split = self.entries[name], self.splits[labeled, seed]
         steps = entry.config.steps or DEFAULT_STEPS
         if entry.config.epochs:  # passes over the unlabeled images, for a method that uses none as well: equal steps
-            images = len(split.unlabeled) or len(split.labeled)
+            images = split.unlabeled_count or len(split.labeled)
             steps = entry.config.epochs * math.ceil(images / entry.config.batch_size)
         share = None if labeled == ALL else labeled
         config = replace(entry.config, labeled=share, seed=seed, steps=steps, epochs=None)
@@ -183,6 +183,11 @@ class Plan:
         if not (cell.run / "splits").is_dir():
             return
         theirs, ours = read_split(cell.run / "splits"), self.splits[cell.labeled, cell.seed]
+        shards = [split.shards and split.shards.to_json()["shardlist"] for split in (theirs, ours)]
+        if shards[0] != shards[1]:
+            raise UserError(
+                f"{cell.run}: it learned from other unlabeled shards than there are now: take another --out"
+            )
         for name in ("labeled", "unlabeled", "val", "test"):
             before, now = {*getattr(theirs, name)}, {*getattr(ours, name)}
             if before != now and (name != "test" or before):  # a test list may be added later

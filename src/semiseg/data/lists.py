@@ -168,6 +168,8 @@ def unlabeled_beside(path: Path) -> Path | None:
     ``labeled.txt`` and ``unlabeled.txt`` (UniMatch, U2PL), ``..._labeled_1-8.txt`` and ``..._unlabeled_1-8.txt`` (CPS),
     ``training631_l.txt`` and ``training631_u.txt`` (Dual Teacher).
     """
+    if path.with_name("shards.json").is_file():  # of a run: what lies beside says that the images were in shards
+        return None
     names = {re.sub(r"(?<!un)labeled", "unlabeled", path.name), re.sub(r"_l\.txt$", "_u.txt", path.name)}
     return next((path.with_name(name) for name in names - {path.name} if path.with_name(name).is_file()), None)
 

@@ -6,22 +6,22 @@ import math
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from itertools import chain
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from semiseg.data.dataset import Decoded, SegmentationDataset
 from semiseg.data.packed import packed
+from semiseg.data.pool import ListPool, Pool, ShardPool, permutation
 from semiseg.data.reader import Reader
+from semiseg.data.remote import Unreachable
 from semiseg.data.tags import UNKNOWN
 from semiseg.data.views import view_area, weak_view
 from semiseg.errors import UserError
 from semiseg.methods.method import Batch
-from semiseg.seeding import derive_seed, generator
+from semiseg.seeding import derive_seed
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ class StreamConfig:
 class TrainStream(Dataset[Batch]):
     """The batches of a run, by global step.
 
-    Unlabeled images: an epoch is one pass over the list, in an order of its own; its last batch is filled up from the
-    start of that order. Labeled images: pass after pass without regard to epochs, so that a batch may span two. Of each
-    global batch a process gets a contiguous part. No mask of an unlabeled image is opened.
+    Unlabeled images: an epoch is one pass over all of them, in an order of its own (``Pool.draw``); what its last batch
+    lacks is taken from the start of that order. Labeled images: pass after pass without regard to epochs, so that a
+    batch may span two. Of each global batch a process gets a contiguous part. No mask of an unlabeled image is opened.
 
     Raises:
         UserError: a list is empty, a batch does not divide among the processes, or a file is at fault.
@@ -82,7 +82,7 @@ class TrainStream(Dataset[Batch]):
         self,
         dataset: SegmentationDataset,
         labeled: Sequence[str],
-        unlabeled: Sequence[str],
+        unlabeled: Sequence[str] | ListPool | ShardPool,
         config: StreamConfig,
         rank: int = 0,
         world_size: int = 1,
@@ -98,8 +98,11 @@ class TrainStream(Dataset[Batch]):
         if not 0 < config.scale_min <= config.scale_max:
             raise UserError(f"scale range {config.scale_min} to {config.scale_max}: give 0 < scale_min <= scale_max")
         self.dataset, self.config, self.reader = dataset, config, reader or Reader(dataset)
-        self.labeled, self.unlabeled = packed(labeled), packed(unlabeled)
-        self._tagged = dataset.any_tags(self.labeled, self.unlabeled)
+        self.labeled = packed(labeled)
+        self.unlabeled: Pool = (
+            unlabeled if isinstance(unlabeled, ListPool | ShardPool) else ListPool(self.reader, unlabeled, config.seed)
+        )
+        self._tagged = dataset.any_tags(self.labeled, self.unlabeled.names)
         self._labeled_part = _part(config.batch_size, rank, world_size)
         self._unlabeled_part = _part(config.unlabeled_batch_size, rank, world_size)
         if config.unlabeled_batch_size:
@@ -115,8 +118,7 @@ class TrainStream(Dataset[Batch]):
         """Return the same, and by id why unlabeled images of it could not be read, for which others stand in."""
         labeled = [self._labeled_view(step * self.config.batch_size + place) for place in self._labeled_part]
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
-        first = step_in_epoch * self.config.unlabeled_batch_size
-        unlabeled = [self._unlabeled_view(epoch, first + place) for place in self._unlabeled_part]
+        unlabeled = [self._unlabeled_view(epoch, step_in_epoch, place) for place in self._unlabeled_part]
         side = self.config.crop_size
         valid = torch.stack([view.valid for view in labeled])
         masks = torch.stack([view.mask for view in labeled]).long().masked_fill_(~valid, 255)
@@ -136,12 +138,11 @@ class TrainStream(Dataset[Batch]):
 
     def _labeled_view(self, index: int) -> View:
         turn, position = divmod(index, len(self.labeled))
-        id = self.labeled[_order(len(self.labeled), self.config.seed, "labeled", turn)[position]]
+        id = self.labeled[int(permutation(len(self.labeled), self.config.seed, "labeled", turn)[position])]
         return self._view(*self.reader.sample(id), id, "labeled", turn, 0, id)
 
-    def _unlabeled_view(self, epoch: int, index: int) -> View:
-        lap, position = divmod(index, len(self.unlabeled))
-        id = self.unlabeled[_order(len(self.unlabeled), self.config.seed, "unlabeled", epoch)[position]]
+    def _unlabeled_view(self, epoch: int, step: int, place: int) -> View:
+        lap, id = self.unlabeled.draw(epoch, step, place, self.config.unlabeled_batch_size)
         shown, image, skipped = self._readable(id, epoch)
         return replace(self._view(image, None, shown, "unlabeled", epoch, lap, id), skipped=skipped)
 
@@ -151,21 +152,16 @@ class TrainStream(Dataset[Batch]):
         Which one that is depends on seed, epoch and id alone, so that any number of workers and a resumed run agree.
         """
         skipped: dict[str, str] = {}
-        for candidate in self._stand_ins(id, epoch):
+        for candidate in chain([id], self.unlabeled.stand_ins(id, epoch)):
             try:
-                return candidate, self.reader.image(candidate), skipped
+                return candidate, self.unlabeled.read(candidate), skipped
+            except Unreachable:
+                raise
             except UserError as error:
                 if self.config.strict:
                     raise
                 skipped[candidate] = str(error)
-        raise UserError(f"{skipped[id]}; none of {len(self.unlabeled)} unlabeled images can be read")
-
-    def _stand_ins(self, id: str, epoch: int) -> Iterator[str]:
-        """Yield the image itself, then the others of the list in an order of its own."""
-        yield id
-        for index in _order(len(self.unlabeled), self.config.seed, f"stand-in {id}", epoch):
-            if self.unlabeled[index] != id:
-                yield self.unlabeled[index]
+        raise UserError(f"{skipped[id]}; none of {len(skipped)} unlabeled images can be read")
 
     def _view(self, image: Decoded, mask: Tensor | None, id: str, *key: int | str) -> View:
         config = self.config
@@ -180,12 +176,6 @@ class TrainStream(Dataset[Batch]):
         """The tags of a part of the batch, int8 ``(B, C)``, or ``(0, 0)`` where no image of the run has any."""
         shape = (len(views), len(self.dataset.classes)) if self._tagged else (0, 0)
         return torch.tensor([view.tags for view in views] if self._tagged else [], dtype=torch.int8).reshape(shape)
-
-
-@lru_cache(maxsize=4)  # a pure function; neighboring steps ask for the same two or three orders
-def _order(count: int, seed: int, purpose: str, turn: int) -> NDArray[np.int64]:
-    order: NDArray[np.int64] = torch.randperm(count, generator=generator(seed, purpose, turn)).numpy()
-    return order
 
 
 def _part(batch: int, rank: int, world_size: int) -> range:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -26,21 +27,32 @@ from semiseg.data.lists import (
     write_list,
 )
 from semiseg.data.packed import Names, packed
+from semiseg.data.shards import Shards, means_shards, open_shards, parse_index
 from semiseg.errors import UserError
 from semiseg.seeding import generator
 
 LISTS = ("labeled", "unlabeled", "val", "test")
+SHARDS = "shards.json"
 
 
 @dataclass(frozen=True)
 class Split:
-    """Four lists of ids without an id in common, and what a person should know about how they came about."""
+    """Four lists of ids without an id in common, and what a person should know about how they came about.
+
+    Where ``shards`` are given, they take the place of the unlabeled list, which is empty.
+    """
 
     labeled: tuple[str, ...]
     unlabeled: Sequence[str]
     val: tuple[str, ...]
     test: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    shards: Shards | None = None
+
+    @property
+    def unlabeled_count(self) -> int:
+        """How many unlabeled images there are, in the list or in shards."""
+        return len(self.unlabeled) if self.shards is None else len(self.shards)
 
 
 def resolve_split(
@@ -63,7 +75,7 @@ def resolve_split(
             unlabeled images that was published beside it, if there is one; or ``"split_0.pkl:N"``, the first N of a
             permutation of the sorted training images.
         seed: of whatever is drawn.
-        unlabeled: a list of the unlabeled images in a file, in place of the above.
+        unlabeled: a list of the unlabeled images in a file, or shards, in place of the above.
         existing_only: leave images that are not there out of the lists, with a note; otherwise they are an error.
 
     Raises:
@@ -71,7 +83,11 @@ def resolve_split(
     """
     reader = ListReader(dataset, existing_only)
     val, test = read_lists(reader)
-    chosen, rest = _choose_labeled(reader, labeled, seed, Path(unlabeled) if unlabeled else None)
+    shards = open_shards(unlabeled) if unlabeled and means_shards(unlabeled) else None
+    chosen, rest = _choose_labeled(reader, labeled, seed, Path(unlabeled) if unlabeled and not shards else None)
+    if shards is not None:
+        reader.notes.append(f"unlabeled: {shards.describe()}, in place of {len(rest)} images of {dataset.name}")
+        rest = ()
     if val is None:
         chosen, val = _hold_out(dataset, chosen, seed, reader.notes)
     unmasked = [id for id in val if not dataset.has_mask(id)]
@@ -81,7 +97,7 @@ def resolve_split(
         masked = tuple(id for id in test if dataset.has_mask(id))
         reader.notes.append(f"{len(test) - len(masked)} of {len(test)} test images have no mask and are left out")
         test = masked
-    split = Split(chosen, packed(rest), val, test, tuple(reader.notes))
+    split = Split(chosen, packed(rest), val, test, tuple(reader.notes), shards)
     _check_names(dataset, split)
     return split
 
@@ -234,19 +250,28 @@ def _check_names(dataset: SegmentationDataset, split: Split) -> None:
 
 
 def write_split(split: Split, directory: str | Path) -> None:
-    """Write ``labeled.txt``, ``unlabeled.txt``, ``val.txt`` and ``test.txt``, an id a line; the notes are not kept."""
+    """Write ``labeled.txt``, ``unlabeled.txt``, ``val.txt`` and ``test.txt``, an id a line; the notes are not kept.
+
+    Of shards, ``shards.json`` says what they hold, and a line in ``unlabeled.txt`` that they take its place.
+    """
     Path(directory).mkdir(parents=True, exist_ok=True)
     for name in LISTS:
         write_list(Path(directory) / f"{name}.txt", getattr(split, name))
+    if split.shards is not None:
+        (Path(directory) / SHARDS).write_text(json.dumps(split.shards.to_json(), indent=1) + "\n", encoding="utf-8")
+        write_list(Path(directory) / "unlabeled.txt", [f"# {split.shards.describe()}: see {SHARDS}"])
 
 
 def read_split(directory: str | Path, dataset: SegmentationDataset | None = None) -> Split:
     """Read what ``write_split`` wrote; raises UserError if a list is missing or names an image not in the data."""
-    paths = [Path(directory) / f"{name}.txt" for name in LISTS]
-    labeled, unlabeled, val, test = map(read_lines, paths)
-    if dataset is not None and not _each_once((*labeled, *unlabeled, *val, *test), dataset):
-        labeled, unlabeled, val, test = (read_list(path, dataset) for path in paths)
-    return Split(labeled, packed(unlabeled), val, test)
+    index = Path(directory) / SHARDS
+    shards = parse_index(str(index), index.read_bytes()) if index.is_file() else None
+    paths = {name: Path(directory) / f"{name}.txt" for name in LISTS if name != "unlabeled" or shards is None}
+    lists: dict[str, Sequence[str]] = {name: read_lines(path) for name, path in paths.items()}
+    if dataset is not None and not _each_once(tuple(chain(*lists.values())), dataset):
+        lists = {name: read_list(path, dataset) for name, path in paths.items()}
+    labeled, val, test = (tuple(lists[name]) for name in ("labeled", "val", "test"))
+    return Split(labeled, packed(lists.get("unlabeled", ())), val, test, shards=shards)
 
 
 def _each_once(ids: tuple[str, ...], dataset: SegmentationDataset) -> bool:

@@ -163,7 +163,7 @@ def read_run(path: Path) -> RunFiles:
         ),
         finals=_once(finals, "checkpoint", "split", "network"),
         confusion=_json(path / "confusion.json"),
-        list_sizes={name: size for name in LISTS if (size := _list_size(path / "splits" / f"{name}.txt")) is not None},
+        list_sizes={name: size for name in LISTS if (size := _list_size(path / "splits", name)) is not None},
         samples=_last_samples(path / "samples"),
         skipped=_once([line for line in lines if "skipped" in line], "skipped"),
     )
@@ -219,7 +219,11 @@ def _config(path: Path) -> dict[str, Any]:
     return read_yaml(path)
 
 
-def _list_size(path: Path) -> int | None:
+def _list_size(folder: Path, name: str) -> int | None:
+    shards = _json(folder / "shards.json") if name == "unlabeled" else None
+    if shards is not None:
+        return sum(int(entry["nsamples"]) for entry in shards["shardlist"])
+    path = folder / f"{name}.txt"
     return sum(bool(line.strip()) for line in path.read_text("utf-8").splitlines()) if path.is_file() else None
 
 

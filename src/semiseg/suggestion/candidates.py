@@ -11,6 +11,7 @@ from semiseg.config import TrainConfig
 from semiseg.data import open_dataset
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.lists import listable
+from semiseg.data.shards import means_shards
 from semiseg.errors import UserError
 from semiseg.seeding import generator
 from semiseg.suggestion.measure import tell
@@ -49,6 +50,9 @@ def find_candidates(run: RunDirectory, data: str | None) -> Candidates:
     if len(ids) < len(found.ids):
         tell(f"{len(found.ids) - len(ids)} images are left out: no list can hold their names")
     if not ids:
+        if config.unlabeled and means_shards(config.unlabeled):
+            remedy = "the run's shards are not looked into: unpack one, and give the folder by --data"
+            raise UserError(f"{found.dataset.name}: no image without a mask; {remedy}")
         raise UserError(f"{found.dataset.name}: no image without a mask: add images, or give others by --data")
     return Candidates(found.dataset, ids, found.known, found.annotated)
 

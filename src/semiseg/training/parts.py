@@ -12,6 +12,7 @@ from timm.layers import convert_sync_batchnorm
 from semiseg.config import TrainConfig
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.loaders import StreamConfig, TrainStream
+from semiseg.data.pool import make_pool
 from semiseg.data.reader import Reader
 from semiseg.data.splits import Split
 from semiseg.errors import UserError
@@ -75,4 +76,5 @@ def make_stream(
             f"batch size {config.batch_size} does not divide among {world} processes, each in {config.accumulate} "
             f"parts; make --batch-size a multiple of {world * config.accumulate}"
         )
-    return TrainStream(dataset, split.labeled, split.unlabeled, stream_config, rank, world, reader)
+    pool = make_pool(reader or Reader(dataset), split, config.seed, places=config.batch_size // world)
+    return TrainStream(dataset, split.labeled, pool, stream_config, rank, world, reader)

@@ -34,6 +34,8 @@ def make_reader(config: TrainConfig, dataset: SegmentationDataset, split: Split)
     elif config.decode == "reduced":
         rule = "it takes --image-scale x --scale-max of 0.5 or less"
         notes.append(f"warning: --decode reduced changes nothing: views are too large, {rule}")
+    if split.shards is not None and config.cache is not None:
+        notes.append("--cache keeps the folder's images alone: those of shards are decoded each time")
     if config.cache is None:
         return Reader(dataset, factor), notes
     read = (split.labeled, split.unlabeled) if find_method(config.method).uses_unlabeled else (split.labeled,)

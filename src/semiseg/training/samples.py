@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from torch import Tensor
 
 from semiseg.config import TrainConfig
 from semiseg.data.dataset import SegmentationDataset, read_sample
+from semiseg.data.pool import make_pool
+from semiseg.data.reader import Reader
 from semiseg.data.selection import apart, spread
 from semiseg.data.splits import Split
 from semiseg.errors import UserError
@@ -45,6 +48,8 @@ class Samples:
         self, folder: Path, dataset: SegmentationDataset, split: Split, config: TrainConfig, device: torch.device
     ) -> None:
         self.folder, self.dataset, self.split, self.config, self.device = folder, dataset, split, config, device
+        self.pool = make_pool(Reader(dataset), split, config.seed)
+        self.followed: Sequence[str] = ()
 
     def write(self, method: Method, progress: Progress, best: Evaluation | None) -> list[Path]:
         """Write the pictures of one validation, after the step ``progress``; ``best``: it is the best one so far.
@@ -100,9 +105,11 @@ class Samples:
         if name is None:
             return
         predictor = self._predictor(method.predictors[name])
-        for number, id in enumerate(spread(self.split.unlabeled, UNLABELED), 1):
+        with suppress(UserError):
+            self.followed = self.followed or self.pool.few(UNLABELED)
+        for number, id in enumerate(self.followed, 1):
             try:
-                image = self.dataset.read_image(id)
+                image = self.pool.read(id).pixels
             except UserError:  # training says so when it is this image's turn; a picture is no reason to end it
                 continue
             confidence, mask = self._without_absent(predictor.probabilities(image), method, id).max(dim=0)

@@ -1,0 +1,173 @@
+"""Predict with a trained model: a mask for every image of files, folders and shards."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from semiseg.api.masks import Masks, write_pictures
+from semiseg.api.model import load
+from semiseg.api.sharding import plan_shards, predict_shard
+from semiseg.api.together import by_first, in_turns, processes, refuse, together
+from semiseg.data.images import IMAGE_SUFFIXES, list_files, read_image_file
+from semiseg.data.shards import Shards, holds_shards, open_shards
+from semiseg.errors import UserError, printable
+
+Plan = dict[Path, dict[str, Path]]
+"""The files to write for each image, by kind."""
+TURN = 32  # images that a process predicts before it meets the others
+UNREADABLE = "{} of {} images cannot be read, see above, and have no mask in {}; all others have"
+REMEDY = ": mend the shards; remove what is there of those with damaged images; run it again with --skip-existing"
+
+
+def predict(
+    path: str | Path,
+    images: str | Path | Iterable[str | Path],
+    out: str | Path,
+    *,
+    network: str | None = None,
+    checkpoint: str = "best",
+    overlay: bool = False,
+    confidence: bool = False,
+    sliding: bool = False,
+    skip_existing: bool = False,
+    accelerator: str = "auto",
+    devices: int | str = "auto",
+) -> list[Path]:
+    """Write ``OUT/<stem>.png``, an indexed mask with palette at the image's size, for every image; return the masks.
+
+    Of shards, ``OUT/<name>.tar`` holds ``<key>.png`` for every image, and is whole or not there; these are returned. An
+    image of several that cannot be read is told on stderr, in a line; all others are predicted before the error.
+
+    Args:
+        path: a run or a checkpoint.
+        images: image files, and directories of such; or shards, a directory or a URL.
+        out: a directory; existing files are not overwritten.
+        network: the network to ask.
+        checkpoint: ``best`` or ``last``.
+        overlay: write ``OUT/<stem>_overlay.png`` too, ``<key>.overlay.png`` in shards.
+        confidence: write ``OUT/<stem>_confidence.png`` too, ``<key>.confidence.png`` in shards: gray, 255 is
+            certain.
+        sliding: use a sliding window of the training's crop size.
+        skip_existing: write only what is not there yet; otherwise a file that is there is an error.
+        accelerator: ``auto``, ``cpu`` or ``cuda``.
+        devices: how many processes share the work; ``auto``: one, or those that torchrun has started.
+
+    Raises:
+        UserError: no image, two of one stem, an output that exists, or, at the end, images that cannot be read.
+    """
+    from semiseg.training.fabric import launched
+
+    places = [str(images)] if isinstance(images, (str, Path)) else [str(place) for place in images]
+    kinds = ["", *(["_overlay"] if overlay else []), *(["_confidence"] if confidence else [])]
+    with launched(processes(accelerator, devices)) as fabric:
+        model = together(fabric, lambda: load(path, network, checkpoint, accelerator))
+        masks = together(fabric, lambda: Masks(model, kinds, sliding))
+        if any(map(holds_shards, places)):
+            return of_shards(fabric, masks, places, Path(out), skip_existing)
+        return of_images(fabric, masks, places, Path(out), skip_existing)
+
+
+def of_images(fabric: Any, masks: Masks, places: list[str], out: Path, skip_existing: bool) -> list[Path]:
+    """Predict image files and folders of such."""
+
+    def plan() -> tuple[int, list[tuple[Path, dict[str, Path]]]]:
+        found = collect_images(places)
+        todo = plan_files(found, masks.kinds, out, skip_existing)
+        make_folder(out)
+        return len(found), [*todo.items()]
+
+    count, todo = by_first(fabric, plan)
+
+    def one(task: tuple[Path, dict[str, Path]]) -> bool:
+        source, files = task
+        try:
+            image = read_image_file(source)
+        except UserError as error:
+            if count == 1:
+                raise
+            print(f"{printable(str(error))}; skipped", file=sys.stderr)
+            return False
+        write_pictures(masks.draw(image, files), files)
+        return True
+
+    if failed := in_turns(fabric, todo, one, TURN).count(False):
+        refuse(
+            fabric,
+            UNREADABLE.format(failed, count, out) + ": mend or remove these, and run it again with --skip-existing",
+        )
+    return [files[""] for _, files in todo if "" in files]
+
+
+def of_shards(fabric: Any, masks: Masks, places: list[str], out: Path, skip_existing: bool) -> list[Path]:
+    """Predict the images of shards."""
+
+    def plan() -> tuple[Shards, list[int]]:
+        if len(places) > 1:
+            raise UserError(f"{places[0]} and others: give shards of one place alone, others in another call")
+        shards = open_shards(places[0])
+        todo = plan_shards(shards, out, skip_existing)
+        make_folder(out)
+        return shards, todo
+
+    shards, todo = by_first(fabric, plan)
+    done = in_turns(fabric, todo, lambda number: predict_shard(masks, shards, number, out), 1)
+    if failed := sum(count for count, _ in done):
+        refuse(fabric, UNREADABLE.format(failed, len(shards), out) + REMEDY)
+    return [file for _, file in done if file]
+
+
+def plan_files(found: Mapping[str, Path], kinds: Iterable[str], out: Path, skip_existing: bool) -> Plan:
+    """Return what is to be written for each image: by kind ("", _overlay, _confidence), the file.
+
+    Args:
+        found: the images, by stem.
+        kinds: what is asked for.
+        out: the directory.
+        skip_existing: whether to leave out what is there; otherwise it is an error.
+
+    Raises:
+        UserError: a file exists, or would be written for two images.
+    """
+    owners: dict[Path, Path] = {}
+    todo: Plan = {}
+    for stem, source in found.items():
+        for kind in kinds:
+            file = out / f"{stem}{kind}.png"
+            if owners.setdefault(file, source) != source:
+                raise UserError(f"{file}: would be written for two images: predict them into folders of their own")
+            if not file.exists():
+                todo.setdefault(source, {})[kind] = file
+            elif not skip_existing:
+                raise UserError(f"{file} exists: choose another --out, or go on by --skip-existing")
+    return todo
+
+
+def collect_images(paths: Iterable[str | Path]) -> dict[str, Path]:
+    """Map the stem of every image file in ``paths`` (files and directories) to its path.
+
+    Raises:
+        UserError: a missing path, no image at all, or two images of one stem.
+    """
+    found: dict[str, Path] = {}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise UserError(f"{path}: no such file or directory: check the path")
+        files = list_files(path, IMAGE_SUFFIXES) if path.is_dir() else {path.stem: path}
+        for stem, file in files.items():
+            if found.setdefault(stem, file) != file:
+                raise UserError(f"{file}: {found[stem]} has the same stem, and one mask would overwrite the other")
+    if not found:
+        raise UserError(f"{', '.join(map(str, paths))}: no images there (looked for {', '.join(IMAGE_SUFFIXES)})")
+    return found
+
+
+def make_folder(out: Path) -> Path:
+    """Make a directory; raises UserError where that is impossible."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}): choose another --out") from None
+    return out

@@ -1,0 +1,70 @@
+"""One tar file of images: what is in it, and an image of it, without unpacking the rest."""
+
+from __future__ import annotations
+
+import tarfile
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
+
+from semiseg.data.dataset import Decoded
+from semiseg.data.images import IMAGE_SUFFIXES, decode, reason
+from semiseg.data.remote import Unreachable, fetch
+
+ATTEMPTS = 3  # at a copy that others may remove
+Members = dict[str, tuple[int, int]]
+"""Of a tar file: where an image's bytes begin and how many they are, by its key, in the order of the file."""
+
+
+def look_into(place: str, size: int = 0) -> tuple[Path, Members]:
+    """Return a local copy of a tar file anywhere, and what is in it.
+
+    Raises:
+        Unreachable: it cannot be got or read.
+    """
+    for _ in range(ATTEMPTS):
+        path = fetch(place, size)
+        with suppress(FileNotFoundError):  # of a copy: another process has just made room for its own
+            return path, read_members(path, place)
+    raise Unreachable(f"{place}: no such file: check the path")
+
+
+def read_members(path: Path, place: str) -> Members:
+    """Find the images in a tar file; nothing of it is unpacked.
+
+    Of several files with one key (``a.jpg``, ``a.json``, ``a.mask.png``) the first called KEY.jpg or the like is the
+    image.
+
+    Raises:
+        Unreachable: it cannot be read, or is compressed.
+    """
+    from webdataset.tariterators import base_plus_ext
+
+    found: Members = {}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            while (member := tar.next()) is not None:
+                key, ending = base_plus_ext(member.name)
+                if member.isreg() and not member.issparse() and key and f".{ending.lower()}" in IMAGE_SUFFIXES:
+                    found.setdefault(key, (member.offset_data, member.size))
+                tar.members = []  # type: ignore[attr-defined]  # it would keep them all
+    except FileNotFoundError:
+        raise
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
+        raise Unreachable(f"{place}: no plain tar file, or a damaged one ({reason(error)}): replace it") from None
+    return found
+
+
+def read_image(place: str, size: int, key: str, path: Path, where: tuple[int, int], factor: int = 1) -> Decoded:
+    """Read an image as ``decode`` does, from a local copy of its tar file, which is got anew if it has gone.
+
+    Raises:
+        UserError: the image cannot be read.
+        Unreachable: the tar file cannot be got.
+    """
+    for _ in range(ATTEMPTS):
+        with suppress(FileNotFoundError), open(path, "rb") as file:
+            file.seek(where[0])
+            return decode(BytesIO(file.read(where[1])), f"{place}: {key}", factor)
+        fetch(place, size)
+    raise Unreachable(f"{place}: no such file: check the path")
