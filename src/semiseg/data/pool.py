@@ -210,7 +210,7 @@ class ShardPool:
         threading.Thread(target=get, daemon=True).start()
 
 
-def make_pool(reader: Reader, split: Split, seed: int, places: int = 1) -> Pool:
+def make_pool(reader: Reader, split: Split, seed: int, places: int = 1) -> ListPool | ShardPool:
     """Return the unlabeled images of a run's lists; ``places`` of each batch are read here."""
     if split.shards is not None:
         return ShardPool(split.shards, seed, places, reader.factor)
