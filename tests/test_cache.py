@@ -54,7 +54,7 @@ def test_samples_are_the_same_with_and_without_for_any_workers(tiny_folder: Path
     training = stream(tiny_folder, cache, factor)
     for workers in (2, 0, 1):  # the first fills it
         assert equal(batches(training, workers), without)
-    assert len(kept(cache.folder)) == len(training.labeled) + len(training.unlabeled)
+    assert len(kept(cache.folder)) == len(training.labeled) + len(training.unlabeled.names)
 
 
 def test_what_is_kept_is_not_decoded_again(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +66,7 @@ def test_what_is_kept_is_not_decoded_again(tiny_folder: Path, tmp_path: Path, mo
 def test_a_changed_image_is_read_anew_and_a_removed_one_is_missed(tiny_folder: Path, tmp_path: Path) -> None:
     before = batches(stream(tiny_folder, DecodedCache(tmp_path)))
     training = stream(tiny_folder, DecodedCache(tmp_path))
-    paths = [training.dataset.image_path(id) for id in training.unlabeled]
+    paths = [training.dataset.image_path(id) for id in training.unlabeled.names]
     assert all(paths)
     for path in paths:
         Image.new("RGB", (48, 48), (200, 30, 30)).save(path)

@@ -56,7 +56,7 @@ def test_the_whole_unlabeled_list_is_visited_in_every_epoch(monkeypatch: pytest.
         for step in range(3 * epoch, 3 * epoch + 3):
             training[step]
         visited = [id for purpose, id in seen if purpose == "unlabeled"]
-        assert sorted(visited[:10]) == sorted(training.unlabeled) and visited[10:] == visited[:2]
+        assert sorted(visited[:10]) == sorted(training.unlabeled.names) and visited[10:] == visited[:2]
         orders.append(tuple(visited))
     assert len(set(orders)) == 3
 
@@ -199,7 +199,7 @@ def test_another_stands_in_for_what_cannot_be_read_alike_for_any_workers_and_aft
 
 def test_which_one_stands_in_depends_on_the_image_and_the_epoch(tiny_folder: Path) -> None:
     training, paths = broken(tiny_folder)
-    good = set(training.unlabeled) - {path.stem for path in paths}
+    good = set(training.unlabeled.names) - {path.stem for path in paths}
     shown = [{training._readable(path.stem, epoch)[0] for epoch in range(20)} for path in paths]
     assert all(stand_ins <= good and len(stand_ins) > 2 for stand_ins in shown)
     assert training._readable(min(good), 0)[0] == min(good) and training._readable(min(good), 0)[2] == {}
@@ -208,7 +208,7 @@ def test_which_one_stands_in_depends_on_the_image_and_the_epoch(tiny_folder: Pat
 
 def test_no_unlabeled_image_that_can_be_read_is_an_error(tiny_folder: Path) -> None:
     training, _ = broken(tiny_folder)
-    for id in training.unlabeled:
+    for id in training.unlabeled.names:
         training.dataset.image_path(id).write_bytes(b"")
     with pytest.raises(UserError, match=r"png: the image cannot be read.*none of 9 unlabeled images can be read"):
         training[0]

@@ -32,7 +32,7 @@ def test_no_list_of_strings_is_held_and_workers_get_some_20_bytes_an_image(pool:
     assert isinstance(dataset.ids, Names) and isinstance(split.unlabeled, Names)
     assert len(split.unlabeled) > FILES and set(split.unlabeled) < set(dataset.ids)
     stream = TrainStream(dataset, split.labeled, split.unlabeled, StreamConfig(2, 32, unlabeled_batch_size=2))
-    assert stream.unlabeled is split.unlabeled
+    assert stream.unlabeled.names is split.unlabeled
     assert len(pickle.dumps(stream)) < 70 * len(dataset)  # data set and list; a path alone takes more than 100
 
 

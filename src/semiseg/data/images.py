@@ -54,13 +54,9 @@ def list_files(directory: Path, suffixes: tuple[str, ...], clashes: list[str] | 
     kinds: dict[str, str] = {}  # the suffix of each ending, empty where it is none of those asked for
     for name in sorted(os.listdir(directory)) if directory.is_dir() else ():
         stem, _, ending = name.rpartition(".")
-        if not stem or stem[0] == ".":
-            continue
-        suffix = kinds.get(ending)
-        if suffix is None:
-            wanted = "." + ending in suffixes or "." + ending.lower() in suffixes
-            suffix = kinds[ending] = "." + ending if wanted else ""
-        if not suffix:
+        if ending not in kinds:
+            kinds[ending] = "." + ending if {"." + ending, "." + ending.lower()}.intersection(suffixes) else ""
+        if not stem or stem[0] == "." or not kinds[ending]:
             continue
         if stem in found:
             first = directory / (stem + found[stem])
@@ -69,7 +65,7 @@ def list_files(directory: Path, suffixes: tuple[str, ...], clashes: list[str] | 
                 raise UserError(clash)
             clashes.append(clash)
             continue
-        found[stem] = suffix
+        found[stem] = kinds[ending]
     return Files(directory, found)
 
 
@@ -118,9 +114,8 @@ def read_image_file(path: str | Path) -> Tensor:
 def decode(source: Path | IO[bytes], name: str, factor: int = 1) -> Decoded:
     """Do what ``read_image_file`` does from a file or its bytes; messages call it ``name``.
 
-    With a ``factor`` of 2, 4 or 8, JPEGs are decoded at so much less of their size, which is quicker, and all others
-    averaged over squares of so many pixels. A turned image whose sides are no multiples of it is decoded whole (its
-    squares would not begin at the upright image's corner), and so is one that is smaller than a square.
+    By a ``factor`` of 2, 4 or 8, JPEGs are decoded smaller, which is quicker, and all others averaged over squares. A
+    turned image is so only if its sides are multiples of it: its squares would not begin at the upright one's corner.
     """
     try:
         with open_picture(source) as opened:
@@ -169,8 +164,7 @@ def upright_rgb(opened: Image.Image, factor: int = 1) -> Tensor:
     turn, whole = TURNS.get(_orientation(opened)), opened.size
     if factor > 1:
         opened.draft(None, (max(1, whole[0] // factor), max(1, whole[1] // factor)))  # does nothing but to a JPEG
-    upright = opened if turn is None else opened.transpose(turn)
-    rgb = _as_rgb(upright)
+    rgb = _as_rgb(opened if turn is None else opened.transpose(turn))
     if factor > 1 and opened.size == whole:
         rgb = rgb.reduce(factor)
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
