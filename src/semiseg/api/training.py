@@ -94,6 +94,7 @@ def train(
 
 def train_with(config: TrainConfig, options: Any, out: str | Path | None = None) -> Path:
     """Train by a resolved configuration; return the run directory."""
+    from semiseg.training.batch_size import settle_batch
     from semiseg.training.fabric import launched
     from semiseg.training.interruption import interruptible
     from semiseg.training.launching import placed
@@ -106,7 +107,11 @@ def train_with(config: TrainConfig, options: Any, out: str | Path | None = None)
         together(fabric, path) as peers,
         interruptible(path, fabric.is_global_zero, peers.lost) as interruption,
     ):
-        run = on_first(peers, lambda: prepare(path, config, options))
+        settled, found = config, ""
+        if config.batch_size == "auto":
+            on_first(peers, lambda: check_before_trying(path, config, options, fabric.device))
+            settled, found = settle_batch(config, options, fabric, peers)
+        run = on_first(peers, lambda: prepare(path, settled, options, found))
         return finish(run or RunDirectory(path), fabric, peers, interruption)
 
 
@@ -171,10 +176,39 @@ def warn(line: str) -> None:
         print(line, file=sys.stderr)
 
 
-def prepare(path: Path, config: TrainConfig, options: Any) -> RunDirectory:
+def check_before_trying(path: Path, config: TrainConfig, options: Any, device: Any) -> None:
+    """See that ``--batch-size auto`` can be found out, for a run that can be made.
+
+    Raises:
+        UserError: there is no GPU, or anything else that the user should correct first.
+    """
+    from semiseg.training.batch_size import require_gpu
+    from semiseg.training.launching import launch_id
+
+    require_gpu(device)
+    if launch_id() is None:  # else it may be a run that goes on
+        RunDirectory.refuse_existing(path)
+    check_network(config, options, open_data(config)[0])
+
+
+def open_data(config: TrainConfig) -> tuple[SegmentationDataset, Split]:
+    """Return the data and the lists of images of a run.
+
+    Raises:
+        UserError: there are none, or none that the method needs.
+    """
+    if not config.data:
+        raise UserError("--data is missing: give a directory with images/ and masks/, or shapes")
+    dataset = open_dataset(config.data)
+    split = resolve_split(dataset, config.labeled, config.seed, config.unlabeled, config.existing_only)
+    check_unlabeled(config, split)
+    return dataset, split
+
+
+def prepare(path: Path, config: TrainConfig, options: Any, note: str = "") -> RunDirectory:
     """Check everything a run needs before its first step, print what is noteworthy, and make its directory.
 
-    A run that this torchrun has begun before is there already.
+    ``note``: what is to be told beside. A run that this torchrun has begun before is there already.
 
     Raises:
         UserError: anything the user should correct first.
@@ -183,17 +217,17 @@ def prepare(path: Path, config: TrainConfig, options: Any) -> RunDirectory:
         print(f"{path}: torchrun has started the run again: it goes on", file=sys.stderr)
         return run
     RunDirectory.refuse_existing(path)
-    if not config.data:
-        raise UserError("--data is missing: give a directory with images/ and masks/, or shapes")
-    dataset = open_dataset(config.data)
-    split = resolve_split(dataset, config.labeled, config.seed, config.unlabeled, config.existing_only)
-    check_unlabeled(config, split)
+    dataset, split = open_data(config)
     check_masks(dataset, (*split.val, *split.test))
     pixels = count_pixels(dataset, split.labeled)
     require_trackers(config)
-    notes = [*split.notes, *check_annotation(dataset, split.labeled, pixels, config.annotation)]
-    if split.shards is not None and (note := room_note(split.shards, config.batch_size // config.nodes)):
-        notes.append(note)
+    notes = [
+        *([note] if note else []),
+        *split.notes,
+        *check_annotation(dataset, split.labeled, pixels, config.annotation),
+    ]
+    if split.shards is not None and (room := room_note(split.shards, config.batch // config.nodes)):
+        notes.append(room)
     notes += noteworthy(config, options, dataset, split, pixels.sum(axis=0).tolist())
     notes += make_reader(config, dataset, split)[1]
     needed = checkpoint_bytes(check_network(config, options, dataset), config)
@@ -224,7 +258,9 @@ def noteworthy(
         notes.append(f"warning: {config.method} makes no use of image tags")
     if missing := [name for value, name in enumerate(dataset.classes) if not pixels[value]]:
         notes.append(f"warning: no labeled pixel of {', '.join(missing)}: the model cannot learn what no label shows")
-    if len(split.labeled) < config.batch_size:
+    if config.freeze_encoder and config.weights == "none":
+        notes.append("warning: the frozen encoder's weights are random: --weights says where others come from")
+    if len(split.labeled) < config.batch:
         notes.append(
             f"warning: {len(split.labeled)} labeled images for batches of {config.batch_size}: images repeat in a batch"
         )

@@ -74,8 +74,7 @@ class UniMatchV2(Method):
         if ramp == 0:
             return self.supervised_step(batch, weight=0.5)
         x_w, valid = as_float(batch.unlabeled_images), batch.unlabeled_valid
-        with torch.no_grad():
-            z_t = self.teacher.eval()(x_w)
+        z_t = self.ask(self.teacher.eval(), x_w)
         _, c = pseudo_label(z_t)
         q = soft_label(z_t, o.label_temperature)
         views = [strong_view(x_w, q, c, valid, o.color_strength) for _ in range(2)]
