@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -233,6 +236,37 @@ def test_of_an_accumulated_batch_a_part_has_to_fit(tmp_path: Path, small_device:
     options = OPTIONS | {"batch_size": "auto", "accumulate": 2, "labeled": "8", "steps": 1, "val_every": "never"}
     run = api.train(out=tmp_path / "run", **options)
     assert "batch_size: 4\n" in (run / "config.yaml").read_text() and small_device[-1] == 4
+
+
+TWO = """
+import os, sys
+import torch
+from semiseg import api
+from semiseg.training import batch_size
+
+def limited(trial, batch, take_step=batch_size.Trial.take_step):
+    take_step(trial, batch)
+    if len(batch.masks) > (1 if trial.fabric.global_rank else 4):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+batch_size.require_gpu = lambda device: None
+batch_size.Trial.take_step = limited
+api.train(out=sys.argv[1], devices=2, **OPTIONS)
+"""
+
+
+def test_processes_take_what_fits_on_each_of_them(tmp_path: Path) -> None:
+    options = OPTIONS | {"batch_size": "auto", "steps": 1, "val_every": "never"}
+    (tmp_path / "two.py").write_text(TWO.replace("OPTIONS", repr(options)))
+    command = [sys.executable, str(tmp_path / "two.py"), str(tmp_path / "run")]
+    done = subprocess.run(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    assert (
+        done.stderr.count("--batch-size auto: 2\n") == 1
+        and "batch_size: 2\n" in (tmp_path / "run/config.yaml").read_text()
+    )
 
 
 @pytest.mark.usefixtures("small_device")
