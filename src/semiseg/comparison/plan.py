@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from semiseg.api.training import check_network, check_unlabeled
+from semiseg.api.beginning import check_network, check_unlabeled
 from semiseg.comparison.entries import ALL, SHARED, Entry
 from semiseg.config import TrainConfig, from_mapping, read_yaml, to_mapping
 from semiseg.data import open_dataset

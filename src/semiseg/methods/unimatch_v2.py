@@ -57,9 +57,9 @@ class UniMatchV2Options:
 class UniMatchV2(Method):
     """One EMA teacher, two views of complementary channels; see the module's docstring for the equations.
 
-    Departure from the release: the image that is pasted in is the neighbor in the batch (there: the
-    batch in reverse, so that the one in the middle is mixed with itself). The release's networks are DINOv2 with a DPT
-    decoder; any network will do.
+    Departure from the release: the image that is pasted in is the neighbor in the batch (there: the batch in reverse,
+    so that the one in the middle is mixed with itself). The release's networks are DINOv2 with a DPT decoder; any
+    network will do.
     """
 
     Options = UniMatchV2Options

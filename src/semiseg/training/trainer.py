@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from semiseg.config import TrainConfig, to_mapping
 from semiseg.data.loaders import StepLoader, TrainStream, make_loader
-from semiseg.data.splits import check_masks
+from semiseg.data.pixels import check_masks
 from semiseg.methods import Batch, Method, Progress
 from semiseg.ops.losses import balancing_weights
 from semiseg.training.checkpoint import FORMAT, load_checkpoint, load_optimizer, restore, save_checkpoint
