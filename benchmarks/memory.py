@@ -7,12 +7,17 @@ what the passes that learn keep for the backward pass (every tensor that autogra
 on PyTorch's meta device, where tensors have a size and no content. Not counted: workspaces of convolutions, what the
 allocator sets aside, and what a loss keeps: some (images x classes x crop x crop) x 4 bytes each. In bf16 the second
 figure is about half.
+
+The last columns are the sum with --accumulate 2, with --activation-checkpointing (a block that is computed again adds
+less than what has been given back by then) and with --freeze-encoder. --teacher-precision bf16 changes none of them:
+what a teacher computes is gone before the student's pass begins.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,8 +26,22 @@ from torch import Tensor, nn
 
 from semiseg.methods import METHODS, Progress
 from semiseg.networks import SegmentationNetwork, build
+from semiseg.ops.recompute import recompute_activations
 
 CLASSES = 21
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What one network costs: its parameters, those that learn, and bytes kept of each image."""
+
+    parameters: int
+    learning: int
+    per_image: int
+
+    def stays(self, networks: int, learning: int) -> int:
+        """Bytes of the weights of all networks, and of gradient and two moments of what learns in ``learning``."""
+        return 4 * (self.parameters * networks + 3 * self.learning * learning)
 
 
 def main() -> None:
@@ -30,19 +49,29 @@ def main() -> None:
     add_settings(parser)
     parser.set_defaults(architecture="deeplabv3plus", encoder="resnet50", crop_size=321, batch_size=8)
     args = parser.parse_args()
-    network = build(args.architecture, args.encoder, CLASSES, "none").to("meta")
-    with torch.device("meta"):
-        kept = {count: saved_bytes(network, count, args.crop_size) for count in (1, 2)}
-    per_image = kept[2] - kept[1]
-    parameters = sum(p.numel() for p in network.parameters())
-    print(f"{args.architecture} over {args.encoder}: {parameters / 1e6:.2f} M parameters")
-    print(f"{per_image / 1e6:.0f} MB kept for the backward pass of an image of {args.crop_size} x {args.crop_size}")
-    print(f"{'method':<28}{'networks':>9}{'stays MB':>10}{'learns':>8}{'passes MB':>11}{'sum MB':>8}")
-    rows = [row(name, parameters, per_image, args) for name in METHODS]
+    costs = {kind: costs_of(kind, args) for kind in ("plain", "recomputed", "frozen")}
+    print(f"{args.architecture} over {args.encoder}: {costs['plain'].parameters / 1e6:.2f} M parameters")
+    print(f"kept for the backward pass of an image of {args.crop_size} x {args.crop_size}, MB:", end=" ")
+    print(", ".join(f"{kind} {cost.per_image / 1e6:.0f}" for kind, cost in costs.items()))
+    print(f"{'method':<28}{'networks':>9}{'stays':>8}{'learns':>8}{'passes':>8}{'sum MB':>8}", end="")
+    print(f"{'2 parts':>9}{'recomputed':>12}{'frozen':>8}")
+    rows = [row(name, costs, args) for name in METHODS]
     if args.json:
-        args.json.write_text(
-            json.dumps({"parameters": parameters, "per_image": per_image, "rows": rows}, indent=1) + "\n"
-        )
+        about = {kind: vars(cost) for kind, cost in costs.items()}
+        args.json.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
+
+
+def costs_of(kind: str, args: argparse.Namespace) -> Costs:
+    """Return the costs of the network, plain, with activations ``recomputed``, or with the encoder ``frozen``."""
+    network = build(args.architecture, args.encoder, CLASSES, "none").to("meta")
+    if kind == "recomputed":
+        recompute_activations(network.encoder)
+    elif kind == "frozen":
+        network.freeze_encoder()
+    with torch.device("meta"):
+        kept = [saved_bytes(network, count, args.crop_size) for count in (1, 2)]
+    sizes = [(p.numel(), p.requires_grad) for p in network.parameters()]
+    return Costs(sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns), kept[1] - kept[0])
 
 
 def saved_bytes(network: nn.Module, images: int, side: int) -> int:
@@ -61,8 +90,8 @@ def saved_bytes(network: nn.Module, images: int, side: int) -> int:
     return sum(size for _, size in seen.values())
 
 
-def row(name: str, parameters: int, per_image: int, args: argparse.Namespace) -> dict[str, Any]:
-    """Print and return the figures of a method: its networks and passes are those of a small one."""
+def row(name: str, costs: dict[str, Costs], args: argparse.Namespace) -> dict[str, Any]:
+    """Print and return the figures of a method, in MB: its networks and passes are those of a small one."""
     small = argparse.Namespace(**vars(args) | {"encoder": "test_resnet", "crop_size": 32, "accelerator": "cpu"})
     small.architecture = "deeplabv3plus-separable"
     with made_loop(name, small, workers=0) as loop:
@@ -73,16 +102,13 @@ def row(name: str, parameters: int, per_image: int, args: argparse.Namespace) ->
         networks = [module for module in loop.method.modules() if isinstance(module, SegmentationNetwork)]
         learning = sum(any(p.requires_grad for p in network.parameters()) for network in networks)
     learns = sum(counts["learns"][0] for counts in passes.values())
-    stays = 4 * parameters * (len(networks) + 3 * learning)  # weights; gradient and two moments of what learns
-    kept = learns * per_image
-    print(f"{name:<28}{len(networks):>9}{stays / 1e6:>10.0f}{learns:>8}{kept / 1e6:>11.0f}{(stays + kept) / 1e6:>8.0f}")
-    return {
-        "method": name,
-        "networks": len(networks),
-        "stays_mb": stays / 1e6,
-        "learns": learns,
-        "passes_mb": kept / 1e6,
-    }
+    stays = {kind: cost.stays(len(networks), learning) / 1e6 for kind, cost in costs.items()}
+    passes = {kind: learns * cost.per_image / 1e6 for kind, cost in costs.items()}
+    total = {kind: stays[kind] + passes[kind] for kind in costs} | {"halves": stays["plain"] + passes["plain"] / 2}
+    print(f"{name:<28}{len(networks):>9}{stays['plain']:>8.0f}{learns:>8}{passes['plain']:>8.0f}", end="")
+    print(f"{total['plain']:>8.0f}{total['halves']:>9.0f}{total['recomputed']:>12.0f}{total['frozen']:>8.0f}")
+    counts = {"method": name, "networks": len(networks), "learns": learns}
+    return counts | {"stays_mb": stays, "passes_mb": passes, "sum_mb": total}
 
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ PURE = {
     "copy",
     "dataclasses",
     "math",
+    "types",
     "typing",
     "__future__",
 }

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from semiseg import api, cli
+from semiseg.data import open_dataset
 from semiseg.evaluation.evaluate import image_miou
 from semiseg.evaluation.metrics import ConfusionMatrix
 from semiseg.methods import METHODS, Batch, Progress, StepOutput
@@ -293,7 +294,7 @@ def test_a_gradient_that_explodes_is_clipped_to_its_norm(
     options |= {"warmup_steps": 0, "clip_norm": clip, "val_every": "never", "labeled": "4"}
     run = api.train("shapes:images=6,val=1,test=1,size=48", "supervised", tmp_path / "run", **QUICK | options)
     config, own = RunDirectory(run).read_config()
-    before: nn.Module = make_method(config, own, api.training.open_dataset(config.data))
+    before: nn.Module = make_method(config, own, open_dataset(config.data))
     after = load_checkpoint(run / "checkpoints" / "last.pt")["method"]
     steps = [(after[name] - value).detach().norm() for name, value in before.named_parameters()]
     distance = torch.stack(steps).norm().item() / 1e-3  # in gradients

@@ -47,13 +47,16 @@ class TrainConfig:
     batchnorm: Literal["train", "frozen-encoder", "sync"] = "train"
     """frozen-encoder keeps the encoder's running statistics as pretrained: better at small batches; sync: as train, but
     on several GPUs statistics are those of all processes' images together."""
+    freeze_encoder: bool = False
+    """Keep the whole encoder as pretrained: only the decoder learns; much less memory."""
 
     steps: int | None = None
     """Optimizer steps (2000 where neither steps nor epochs is given)."""
     epochs: int | None = None
     """Passes over the unlabeled images, instead of steps."""
-    batch_size: int = 8
-    """B labeled and B unlabeled images a step, over all processes together."""
+    batch_size: int | Literal["auto"] = 8
+    """B labeled and B unlabeled images a step, over all processes together; auto, on a GPU: the largest power of two a
+    process that fits."""
     accumulate: int = 1
     """Parts in which a step takes its batch, one after the other: 1/K of the memory for the passes, a little slower."""
     crop_size: int = 256
@@ -110,6 +113,12 @@ class TrainConfig:
     """Number of machines."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 on a GPU that has it natively, else fp32."""
+    teacher_precision: Literal["same", "bf16"] = "same"
+    """Precision in which teachers label: that of the step, or bf16 while the student learns in fp32. Their weights stay
+    fp32."""
+    activation_checkpointing: bool = False
+    """Keep the inputs of the encoder's blocks alone, and compute the rest again in the backward pass (also known as
+    gradient checkpointing): less memory, more time, the same result."""
     deterministic: bool = False
     """On a GPU too, the same run twice is the same to the bit, for a price in time; on a CPU it always is."""
     tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
@@ -120,7 +129,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             self._check(not isinstance(value, float) or math.isfinite(value), name, "a finite number")
-        self._check(self.batch_size >= 1, "batch-size", "at least 1")
+        self._check(self.batch_size == "auto" or self.batch_size >= 1, "batch-size", "auto or at least 1")
         self._check(self.accumulate >= 1, "accumulate", "at least 1")
         self._check(self.crop_size >= 16, "crop-size", "at least 16")
         self._check(0 < self.image_scale <= 4, "image-scale", "in (0, 4]")
@@ -137,8 +146,16 @@ class TrainConfig:
         self._check(self.workers >= 0, "workers", "0 or more")
         self._check(self.devices == "auto" or self.devices >= 1, "devices", "auto or at least 1")
         self._check(self.nodes >= 1, "nodes", "at least 1")
+        both = self.activation_checkpointing and self.freeze_encoder
+        self._check(not both, "activation-checkpointing", "absent with --freeze-encoder, which keeps nothing anyway")
         self._check(self.val_every in ("auto", "never") or int(self.val_every) >= 1, "val-every", "at least 1")
         self._check(self.val_limit is None or self.val_limit >= 1, "val-limit", "at least 1")
+
+    @property
+    def batch(self) -> int:
+        """B, where ``auto`` has become a number, as in every run (`training.batch_size`)."""
+        assert self.batch_size != "auto"
+        return self.batch_size
 
     def _check(self, ok: bool, option: str, rule: str) -> None:
         if not ok:

@@ -9,21 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from semiseg.api.beginning import check_before_trying, prepare
 from semiseg.api.reporting import report
 from semiseg.config import TrainConfig, check_mapping, from_mapping, read_yaml
-from semiseg.data import open_dataset
-from semiseg.data.annotation import check_annotation
-from semiseg.data.dataset import SegmentationDataset
-from semiseg.data.pool import room_note
-from semiseg.data.splits import Split, check_masks, count_pixels, resolve_split
 from semiseg.errors import ToldElsewhere, UserError, lookup
-from semiseg.methods import ALIASES, VARIANTS, Method
+from semiseg.methods import ALIASES, VARIANTS
 from semiseg.presets import PRESETS
-from semiseg.training.disk import checkpoint_bytes, require_room, told_in_one_line
+from semiseg.training.disk import told_in_one_line
 from semiseg.training.find_method import find_method, is_own, short_name, trust
-from semiseg.training.reading import make_reader
 from semiseg.training.run_directory import RunDirectory
-from semiseg.training.trackers import require_trackers
 
 PLACE = ("devices", "nodes")  # what may be another when a run goes on
 T = TypeVar("T")
@@ -94,6 +88,7 @@ def train(
 
 def train_with(config: TrainConfig, options: Any, out: str | Path | None = None) -> Path:
     """Train by a resolved configuration; return the run directory."""
+    from semiseg.training.batch_size import settle_batch
     from semiseg.training.fabric import launched
     from semiseg.training.interruption import interruptible
     from semiseg.training.launching import placed
@@ -106,7 +101,11 @@ def train_with(config: TrainConfig, options: Any, out: str | Path | None = None)
         together(fabric, path) as peers,
         interruptible(path, fabric.is_global_zero, peers.lost) as interruption,
     ):
-        run = on_first(peers, lambda: prepare(path, config, options))
+        settled, found = config, ""
+        if config.batch_size == "auto":
+            on_first(peers, lambda: check_before_trying(path, config, options, fabric.device))
+            settled, found = settle_batch(config, options, fabric, peers)
+        run = on_first(peers, lambda: prepare(path, settled, options, found))
         return finish(run or RunDirectory(path), fabric, peers, interruption)
 
 
@@ -169,86 +168,3 @@ def warn(line: str) -> None:
     """Print a line on stderr, if there is one."""
     if line:
         print(line, file=sys.stderr)
-
-
-def prepare(path: Path, config: TrainConfig, options: Any) -> RunDirectory:
-    """Check everything a run needs before its first step, print what is noteworthy, and make its directory.
-
-    A run that this torchrun has begun before is there already.
-
-    Raises:
-        UserError: anything the user should correct first.
-    """
-    if (run := RunDirectory(path)).is_of_this_launch(config, options):
-        print(f"{path}: torchrun has started the run again: it goes on", file=sys.stderr)
-        return run
-    RunDirectory.refuse_existing(path)
-    if not config.data:
-        raise UserError("--data is missing: give a directory with images/ and masks/, or shapes")
-    dataset = open_dataset(config.data)
-    split = resolve_split(dataset, config.labeled, config.seed, config.unlabeled, config.existing_only)
-    check_unlabeled(config, split)
-    check_masks(dataset, (*split.val, *split.test))
-    pixels = count_pixels(dataset, split.labeled)
-    require_trackers(config)
-    notes = [*split.notes, *check_annotation(dataset, split.labeled, pixels, config.annotation)]
-    if split.shards is not None and (note := room_note(split.shards, config.batch_size // config.nodes)):
-        notes.append(note)
-    notes += noteworthy(config, options, dataset, split, pixels.sum(axis=0).tolist())
-    notes += make_reader(config, dataset, split)[1]
-    needed = checkpoint_bytes(check_network(config, options, dataset), config)
-    notes.append(require_room(path, needed))
-    run = RunDirectory.create(path, config, options, dataset, split)
-    head = (
-        f"{config.method} on {config.data}: {len(split.labeled)} labeled, {split.unlabeled_count} unlabeled, "
-        f"{len(split.val)} val, {len(split.test)} test images, {len(dataset.classes)} classes"
-    )
-    run.log.write_text("\n".join([head, *notes]) + "\n", encoding="utf-8")
-    for line in (head, *notes):
-        print(line, file=sys.stderr)
-    return run
-
-
-def noteworthy(
-    config: TrainConfig, options: Any, dataset: SegmentationDataset, split: Split, pixels: list[int]
-) -> list[str]:
-    """Say in a line each how data and configuration do not go together, where that is no reason to refuse.
-
-    ``pixels`` counts those of each mask value over the labeled images.
-    """
-    notes, tagged = [], dataset.any_tags(split.labeled, split.unlabeled)
-    fills = hasattr(options, "fill_weight") or not find_method(config.method).uses_unlabeled
-    if config.annotation != "full" and not fills:
-        notes.append(f"{config.method} has no teacher that fills in what nobody annotated: those pixels are left out")
-    if tagged and not hasattr(options, "tag_weight"):
-        notes.append(f"warning: {config.method} makes no use of image tags")
-    if missing := [name for value, name in enumerate(dataset.classes) if not pixels[value]]:
-        notes.append(f"warning: no labeled pixel of {', '.join(missing)}: the model cannot learn what no label shows")
-    if len(split.labeled) < config.batch_size:
-        notes.append(
-            f"warning: {len(split.labeled)} labeled images for batches of {config.batch_size}: images repeat in a batch"
-        )
-    return notes
-
-
-def check_unlabeled(config: TrainConfig, split: Split) -> None:
-    """Raise UserError where the method needs unlabeled images and the split has none."""
-    if find_method(config.method).uses_unlabeled and not split.unlabeled_count:
-        raise UserError(
-            f"{config.data}: no unlabeled images left for {config.method}: "
-            "add images without masks, use fewer labels by --labeled, or take --method supervised"
-        )
-
-
-def check_network(config: TrainConfig, options: Any, dataset: SegmentationDataset) -> Method:
-    """Build the method once and return it.
-
-    Raises:
-        UserError: there is no such network, or the method cannot use it.
-    """
-    from semiseg.training.parts import make_method
-
-    try:
-        return make_method(config, options, dataset)
-    except ValueError as error:
-        raise UserError(f"{config.method} over {config.encoder}: {error}") from None

@@ -123,6 +123,8 @@ def _entry(
 
 def _check_same(entries: Sequence[Entry], preset: str | None) -> None:
     """A preset may treat methods differently; a comparison may not, but in their own options."""
+    if any(entry.config.batch_size == "auto" for entry in entries):
+        raise UserError("--batch-size auto: each method would get another batch than the next: give a number")
     for entry in entries[1:]:
         for key, value in entries[0].shared().items():
             if entry.shared()[key] != value:

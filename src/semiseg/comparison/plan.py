@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from semiseg.api.training import check_network, check_unlabeled
+from semiseg.api.beginning import check_network, check_unlabeled
 from semiseg.comparison.entries import ALL, SHARED, Entry
 from semiseg.config import TrainConfig, from_mapping, read_yaml, to_mapping
 from semiseg.data import open_dataset
@@ -154,7 +154,7 @@ class Plan:
         steps = entry.config.steps or DEFAULT_STEPS
         if entry.config.epochs:  # passes over the unlabeled images, for a method that uses none as well: equal steps
             images = split.unlabeled_count or len(split.labeled)
-            steps = entry.config.epochs * math.ceil(images / entry.config.batch_size)
+            steps = entry.config.epochs * math.ceil(images / entry.config.batch)
         share = None if labeled == ALL else labeled
         config = replace(entry.config, labeled=share, seed=seed, steps=steps, epochs=None)
         run = self.out / "runs" / folder(labeled) / f"{folder(name)}-seed{seed}"

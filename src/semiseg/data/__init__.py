@@ -17,8 +17,9 @@ from semiseg.data.huggingface import HuggingFace
 from semiseg.data.images import read_image_file, write_mask_file
 from semiseg.data.label_studio import LabelStudio, is_label_studio_layout
 from semiseg.data.loaders import StepLoader, StreamConfig, TrainStream, make_loader
+from semiseg.data.pixels import check_masks
 from semiseg.data.shapes import Shapes
-from semiseg.data.splits import Split, check_masks, read_split, resolve_split, write_split
+from semiseg.data.splits import Split, read_split, resolve_split, write_split
 from semiseg.data.views import weak_view
 from semiseg.data.voc import Voc, voc_root
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from semiseg.data.dataset import IGNORE, SegmentationDataset, read_sample
+from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.lists import (
     ListReader,
     listable,
@@ -278,26 +275,3 @@ def _each_once(ids: tuple[str, ...], dataset: SegmentationDataset) -> bool:
     """Tell whether each of them is an image of the data, and none is there twice."""
     different = set(ids)
     return len(different) == len(ids) and not different.difference(dataset.ids)
-
-
-def count_pixels(dataset: SegmentationDataset, ids: Iterable[str]) -> NDArray[np.int64]:
-    """Read each image and its mask once and return ``(images, 256)``: the pixels of each value in each mask.
-
-    Raises:
-        UserError: an image cannot be read, or its mask is missing, unreadable, of another size or holds values outside
-            the classes; the message names the first such file in the order of ``ids``.
-    """
-
-    def pixels(id: str) -> NDArray[np.int64]:
-        mask = read_sample(dataset, id).mask
-        if mask is None:
-            raise UserError(f"{dataset.image_path(id) or id}: the image has no mask; add it or take it out of the list")
-        return np.bincount(mask.numpy().ravel(), minlength=IGNORE + 1)
-
-    with ThreadPoolExecutor() as pool:
-        return np.array(list(pool.map(pixels, ids)), dtype=np.int64).reshape(-1, IGNORE + 1)
-
-
-def check_masks(dataset: SegmentationDataset, ids: Iterable[str]) -> tuple[int, ...]:
-    """Return the number of pixels of each class over all masks; raises UserError as ``count_pixels``."""
-    return tuple(count_pixels(dataset, ids).sum(axis=0)[: len(dataset.classes)].tolist())

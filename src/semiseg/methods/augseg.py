@@ -74,8 +74,7 @@ class AugSeg(Method):
         if ramp == 0:
             return self.supervised_step(batch)
         x_l, x_w, valid = as_float(batch.labeled_images), as_float(batch.unlabeled_images), batch.unlabeled_valid
-        with torch.no_grad():
-            z_t = self.teacher.eval()(x_w)
+        z_t = self.ask(self.teacher.eval(), x_w)
         _, c = pseudo_label(z_t)
         q = soft_label(z_t, o.label_temperature)
         x_s = random_intensity(x_w, o.intensity_changes) if o.intensity_changes else x_w

@@ -179,11 +179,10 @@ class DualTeacher(Method):
         """The teacher that labels in this shift and follows the student."""
         return self.teachers[self.shift(progress) % len(self.teachers)]
 
-    @torch.no_grad()
     def label(self, images: Tensor, tags: Tensor, progress: Progress) -> Tensor:
         """Logits ``(N, C, H, W)`` of the teacher on duty for weak views, classes known to be absent masked out."""
-        logits: Tensor = self.on_duty(progress).train(self.options.teacher_mode == "train")(images)
-        return mask_absent(logits, tags)
+        teacher = self.on_duty(progress).train(self.options.teacher_mode == "train")
+        return mask_absent(self.ask(teacher, images), tags)
 
     def consistency_views(self, x_w: Tensor, x_l: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """The weak views the teacher labels (unlabeled first), which of their pixels are no padding, their tags."""

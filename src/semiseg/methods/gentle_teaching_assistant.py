@@ -84,10 +84,10 @@ class GentleTeachingAssistant(Method):
         if ramp == 0:
             return self.supervised_step(batch)
         x_l, x_w, valid = as_float(batch.labeled_images), as_float(batch.unlabeled_images), batch.unlabeled_valid
-        q = soft_label(self.ask_teacher(x_w), o.label_temperature)
+        q = soft_label(self.ask(self.teacher.eval(), x_w), o.label_temperature)
         region, partner = half_box_region(valid), partners(len(x_w))
         x_m, q_m, valid_m = (paste(region, t[partner], t) for t in (x_w, q, valid))
-        _, c_m = pseudo_label(self.ask_teacher(x_m))
+        _, c_m = pseudo_label(self.ask(self.teacher.eval(), x_m))
         omega, trusted_fraction = self.gentle_weights(c_m, valid_m)
 
         x = torch.cat([x_l, x_m])  # both see both: BatchNorm's statistics are of all images
@@ -110,12 +110,6 @@ class GentleTeachingAssistant(Method):
             kept = valid & (confidence >= confidence[valid].quantile(self.options.drop_percent / 100))
         total = divisor(((1 + confidence * kept) * valid).sum())
         return (1 + confidence) * kept / total, summed(kept.sum()) / summed(valid.sum()).clamp(min=1)
-
-    @torch.no_grad()
-    def ask_teacher(self, images: Tensor) -> Tensor:
-        """The teacher's logits ``(N, C, H, W)``."""
-        logits: Tensor = self.teacher.eval()(images)
-        return logits
 
     @torch.no_grad()
     def after_step(self, progress: Progress) -> None:

@@ -117,8 +117,6 @@ class MeanTeacher(Method):
         """The student and its teacher: ``student``, ``teacher1``."""
         return {"student": self.student, "teacher1": self.teacher}
 
-    @torch.no_grad()
     def label(self, images: Tensor, tags: Tensor) -> Tensor:
         """The teacher's logits ``(N, C, H, W)`` for weak views, classes known to be absent masked out."""
-        logits: Tensor = self.teacher.train(self.options.teacher_mode == "train")(images)
-        return mask_absent(logits, tags)
+        return mask_absent(self.ask(self.teacher.train(self.options.teacher_mode == "train"), images), tags)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -101,6 +102,7 @@ class Method(nn.Module, ABC):
     step, and calls ``after_step``. It also sets what holds for the labels of every method: ``supervised_loss``, called
     with logits, masks and ``class_weights``, and these weights, float ``(C,)``, by which the loss weighs the class of
     each pixel (1 each, or balanced); pseudo-labels are not weighted, since where a class is rare the teacher errs most.
+    And ``teacher_dtype``, in which frozen companions compute when they are asked (`ask`).
     All that a method remembers is in its ``state_dict`` or follows from ``Progress``, so that a resumed run equals an
     uninterrupted one.
     """
@@ -116,6 +118,7 @@ class Method(nn.Module, ABC):
         self.class_weights: Tensor
         self.register_buffer("class_weights", torch.ones(classes))
         self.supervised_loss: SupervisedLoss = cross_entropy
+        self.teacher_dtype: torch.dtype | None = None
         self.classes = classes
         self.options = options
 
@@ -158,6 +161,18 @@ class Method(nn.Module, ABC):
         """
         start, length = (round(share * progress.total_steps) for share in (self.options.burn_in, self.options.ramp_up))
         return ramp_up(progress.step, start, length)
+
+    @torch.no_grad()
+    def ask(self, teacher: nn.Module, images: Tensor) -> Tensor:
+        """Return a frozen companion's logits ``(N, C, H, W)`` of ``images``, in the mode that it is in.
+
+        Under autocast to ``teacher_dtype`` where that is set, else at the precision of the step. The weights stay
+        float32 either way: bfloat16 has 8 bits, and an average of decay 0.99 that is rounded to these stands still.
+        """
+        dtype = self.teacher_dtype
+        with nullcontext() if dtype is None else torch.autocast(images.device.type, dtype=dtype):
+            logits: Tensor = teacher(images)
+        return logits
 
     def supervised_step(self, batch: Batch, weight: float = 1.0) -> StepOutput:
         """Return what labels say, ``CE(f(w(x_l)), y_l)`` and, where the method has an option for them, tags.

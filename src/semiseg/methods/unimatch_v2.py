@@ -57,9 +57,9 @@ class UniMatchV2Options:
 class UniMatchV2(Method):
     """One EMA teacher, two views of complementary channels; see the module's docstring for the equations.
 
-    Departure from the release: the image that is pasted in is the neighbor in the batch (there: the
-    batch in reverse, so that the one in the middle is mixed with itself). The release's networks are DINOv2 with a DPT
-    decoder; any network will do.
+    Departure from the release: the image that is pasted in is the neighbor in the batch (there: the batch in reverse,
+    so that the one in the middle is mixed with itself). The release's networks are DINOv2 with a DPT decoder; any
+    network will do.
     """
 
     Options = UniMatchV2Options
@@ -74,8 +74,7 @@ class UniMatchV2(Method):
         if ramp == 0:
             return self.supervised_step(batch, weight=0.5)
         x_w, valid = as_float(batch.unlabeled_images), batch.unlabeled_valid
-        with torch.no_grad():
-            z_t = self.teacher.eval()(x_w)
+        z_t = self.ask(self.teacher.eval(), x_w)
         _, c = pseudo_label(z_t)
         q = soft_label(z_t, o.label_temperature)
         views = [strong_view(x_w, q, c, valid, o.color_strength) for _ in range(2)]

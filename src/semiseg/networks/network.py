@@ -51,6 +51,7 @@ class SegmentationNetwork(nn.Module):
         self.classes = classes
         self.decoder_stride = decoder_stride
         self.encoder_batchnorm_frozen = False
+        self.encoder_frozen = False
         # Constants of the encoder's name, so no part of a checkpoint.
         self.register_buffer("mean", torch.tensor(list(mean)).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(list(std)).view(1, 3, 1, 1), persistent=False)
@@ -89,10 +90,21 @@ class SegmentationNetwork(nn.Module):
         self.encoder_batchnorm_frozen = True
         self.train(self.training)
 
+    def freeze_encoder(self) -> None:
+        """Let the encoder stay as it is from now on: no part of it learns, and train mode leaves it in eval mode.
+
+        A pass then keeps nothing of it for the backward pass.
+        """
+        self.encoder.requires_grad_(False)
+        self.encoder_frozen = True
+        self.train(self.training)
+
     def train(self, mode: bool = True) -> SegmentationNetwork:
-        """Set the mode, but for a frozen encoder's BatchNorm, which stays in eval mode."""
+        """Set the mode, but for a frozen encoder, or its frozen BatchNorm, which stay in eval mode."""
         super().train(mode)
-        if self.encoder_batchnorm_frozen:
+        if self.encoder_frozen:
+            self.encoder.eval()
+        elif self.encoder_batchnorm_frozen:
             for module in self.encoder.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()

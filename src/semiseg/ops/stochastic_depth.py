@@ -8,8 +8,8 @@ Huang et al. scale at test time: both agree in expectation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -31,9 +31,14 @@ def residual_sites(network: nn.Module) -> list[nn.Module]:
     A module that its block applies twice, as in MiT, is one site and draws at each application.
     """
     sites: list[nn.Module] = []
-    for block in network.modules():
+    for block in residual_blocks(network):
         sites.extend(site for site in _branch_ends(block) if all(site is not known for known in sites))
     return sites
+
+
+def residual_blocks(network: nn.Module) -> list[nn.Module]:
+    """Return the modules that hold the sites of ``residual_sites``, in the same order."""
+    return [block for block in network.modules() if _branch_ends(block)]
 
 
 def _branch_ends(block: nn.Module) -> list[nn.Module]:
@@ -89,12 +94,25 @@ def stochastic_depth(network: nn.Module, rate: float | Tensor, linear: bool = Tr
     sites = residual_sites(network)
     if not sites:
         raise ValueError(f"{type(network).__name__} has no residual branches that stochastic depth could drop")
-    with ExitStack() as stack:
-        for index, site in enumerate(sites, start=1):
-            stack.enter_context(_silenced(site))
-            keep = (1 - rates * (index / len(sites) if linear else 1)).float()
-            stack.callback(site.register_forward_hook(_Drop(keep)).remove)
-        yield
+    depths = [index / len(sites) if linear else 1 for index in range(1, len(sites) + 1)]
+    drops = [(site, _Drop((1 - rates * depth).float())) for site, depth in zip(sites, depths, strict=True)]
+    _open.append(drops)
+    try:
+        with _hooked(drops):
+            yield
+    finally:
+        _open.pop()
+
+
+def sub_model_again(block: nn.Module) -> Callable[[], AbstractContextManager[None]]:
+    """Return what makes ``block``, each time it is entered, the sub-model that it is in the pass that comes next.
+
+    For a pass that is taken again in the backward pass, when its ``stochastic_depth`` has ended and the generator is
+    elsewhere: what has been drawn is used once more.
+    """
+    inside = {*block.modules()}
+    drops = [(site, drop.drawn, len(drop.drawn)) for drops in _open for site, drop in drops if site in inside]
+    return lambda: _hooked([(site, _DropAgain(drawn[before:])) for site, drawn, before in drops])
 
 
 class _Drop:
@@ -102,6 +120,7 @@ class _Drop:
 
     def __init__(self, keep: Tensor) -> None:
         self.keep = keep
+        self.drawn: list[Tensor] = []  # draw / keep of each pass
         self.scale = torch.where(keep > 0, 1 / keep.clamp(min=torch.finfo(keep.dtype).tiny), 0.0)
 
     def __call__(self, module: nn.Module, args: Any, branch: Tensor) -> Tensor:
@@ -111,7 +130,30 @@ class _Drop:
         factor = torch.where(uniform(samples) < self.keep, self.scale, 0.0)
         # non_blocking: a few bytes a site must not make the host wait for the device.
         factor = factor.to(branch.device, branch.dtype, non_blocking=True)
-        return branch * factor.view(-1, *[1] * (branch.ndim - 1))
+        self.drawn.append(factor.view(-1, *[1] * (branch.ndim - 1)))
+        return branch * self.drawn[-1]
+
+
+class _DropAgain:
+    """Forward hook: as ``_Drop`` in the passes in which it drew ``drawn``."""
+
+    def __init__(self, drawn: list[Tensor]) -> None:
+        self.drawn = iter(drawn)
+
+    def __call__(self, module: nn.Module, args: Any, branch: Tensor) -> Tensor:
+        return branch * next(self.drawn)
+
+
+_open: list[list[tuple[nn.Module, _Drop]]] = []  # the sites of every `stochastic_depth` that is open, outermost first
+
+
+@contextmanager
+def _hooked(drops: Sequence[tuple[nn.Module, _Drop | _DropAgain]]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for site, drop in drops:
+            stack.enter_context(_silenced(site))
+            stack.callback(site.register_forward_hook(drop).remove)
+        yield
 
 
 @contextmanager

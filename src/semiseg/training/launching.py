@@ -48,7 +48,7 @@ def placed(config: TrainConfig) -> TrainConfig:
             raise kind(f"{message} machines: give the same numbers, or neither")
         config = replace(config, devices=devices, nodes=nodes)
     processes = (1 if config.devices == "auto" else config.devices) * config.nodes
-    if config.batch_size % (processes * config.accumulate):
+    if config.batch_size != "auto" and config.batch_size % (processes * config.accumulate):
         parts = f", each in {config.accumulate} parts" if config.accumulate > 1 else ""
         raise kind(f"--batch-size {config.batch_size} does not divide by {processes} processes{parts}: take a multiple")
     return config

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from timm.layers import convert_sync_batchnorm
+from torch import nn
 
 from semiseg.config import TrainConfig
 from semiseg.data.dataset import SegmentationDataset
@@ -19,6 +20,7 @@ from semiseg.errors import UserError
 from semiseg.methods import Method
 from semiseg.networks import SegmentationNetwork, build
 from semiseg.ops.losses import ohem_cross_entropy
+from semiseg.ops.recompute import recompute_activations
 from semiseg.seeding import derive_seed
 from semiseg.training.find_method import find_method
 
@@ -27,6 +29,9 @@ def make_method(config: TrainConfig, options: Any, dataset: SegmentationDataset,
     """Build the method on networks whose start depends on the seed alone: the same student for every method.
 
     ``weights`` takes the place of the configured ones; ``none`` where a checkpoint is about to fill the networks.
+
+    Raises:
+        ValueError: the method cannot use the network, or makes no use of an option; one line says which.
     """
     torch.manual_seed(derive_seed(config.seed, "start"))
     classes = len(dataset.classes)
@@ -35,6 +40,8 @@ def make_method(config: TrainConfig, options: Any, dataset: SegmentationDataset,
         network = build(config.architecture, config.encoder, classes, weights or config.weights)
         if config.batchnorm == "frozen-encoder":
             network.freeze_encoder_batchnorm()
+        if config.freeze_encoder:
+            network.freeze_encoder()
         return network
 
     method = find_method(config.method)(make, classes, options)
@@ -42,6 +49,13 @@ def make_method(config: TrainConfig, options: Any, dataset: SegmentationDataset,
         method.supervised_loss = partial(
             ohem_cross_entropy, threshold=config.ohem_threshold, min_kept=config.ohem_min_kept
         )
+    if config.activation_checkpointing:
+        for network in networks(method, learning=True):
+            recompute_activations(network.encoder)
+    if config.teacher_precision == "bf16":
+        if not networks(method, learning=False):
+            raise ValueError("no network of it is a teacher alone: leave --teacher-precision out")
+        method.teacher_dtype = torch.bfloat16
     return method.to(memory_format=torch.channels_last)
 
 
@@ -55,13 +69,19 @@ def synchronize_batchnorm(method: Method) -> Method:
     return converted
 
 
+def networks(method: nn.Module, learning: bool) -> list[SegmentationNetwork]:
+    """Return the method's networks that learn, or those that only follow or label."""
+    found = [module for module in method.modules() if isinstance(module, SegmentationNetwork)]
+    return [network for network in found if learning == any(p.requires_grad for p in network.parameters())]
+
+
 def make_stream(
     config: TrainConfig, dataset: SegmentationDataset, split: Split, fabric: Fabric, reader: Reader | None = None
 ) -> TrainStream:
     """Return the stream of batches of this process; ``reader``: what reads its images, if not simply the data set."""
     stream_config = StreamConfig(
-        batch_size=config.batch_size,
-        unlabeled_batch_size=config.batch_size if find_method(config.method).uses_unlabeled else 0,
+        batch_size=config.batch,
+        unlabeled_batch_size=config.batch if find_method(config.method).uses_unlabeled else 0,
         crop_size=config.crop_size,
         image_scale=config.image_scale,
         scale_min=config.scale_min,
@@ -71,10 +91,10 @@ def make_stream(
         strict=config.strict,
     )
     rank, world = fabric.global_rank, fabric.world_size
-    if config.batch_size % (world * config.accumulate):
+    if config.batch % (world * config.accumulate):
         raise UserError(
             f"batch size {config.batch_size} does not divide among {world} processes, each in {config.accumulate} "
             f"parts; make --batch-size a multiple of {world * config.accumulate}"
         )
-    pool = make_pool(reader or Reader(dataset), split, config.seed, places=config.batch_size // world)
+    pool = make_pool(reader or Reader(dataset), split, config.seed, places=config.batch // world)
     return TrainStream(dataset, split.labeled, pool, stream_config, rank, world, reader)

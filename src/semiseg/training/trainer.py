@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from semiseg.config import TrainConfig, to_mapping
 from semiseg.data.loaders import StepLoader, TrainStream, make_loader
-from semiseg.data.splits import check_masks
+from semiseg.data.pixels import check_masks
 from semiseg.methods import Batch, Method, Progress
 from semiseg.ops.losses import balancing_weights
 from semiseg.training.checkpoint import FORMAT, load_checkpoint, load_optimizer, restore, save_checkpoint
@@ -83,7 +83,7 @@ class Loop:
     def take_steps(self, log: MetricsLog, skipped: Skipped, loader: StepLoader, first_step: int) -> None:
         """Take each step, log it, and validate when it is time."""
         finite = torch.ones((), dtype=torch.bool, device=self.fabric.device)
-        clock = Clock(self.config.batch_size * (2 if self.method.uses_unlabeled else 1))
+        clock = Clock(self.config.batch * (2 if self.method.uses_unlabeled else 1))
         self.method.train()
         for step, batch in enumerate(clock.waiting(self.on_device(loader)), first_step):
             progress = Progress(step, self.total_steps, self.stream.steps_per_epoch)
