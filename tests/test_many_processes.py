@@ -258,8 +258,8 @@ def test_a_run_of_another_torchrun_or_command_is_not_gone_on_with(
         Supervised.Options(),
     )
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "first")
-    split = resolve_split(Shapes(images=4, val=1, test=1, size=48), None, 0)
-    run = RunDirectory.create(tmp_path / "run", config, options, split)
+    dataset = Shapes(images=4, val=1, test=1, size=48)
+    run = RunDirectory.create(tmp_path / "run", config, options, dataset, resolve_split(dataset, None, 0))
     assert run.is_of_this_launch(config, options)
     assert run.is_of_this_launch(TrainConfig(**(vars(config) | {"devices": 3})), options)  # of machines fewer are left
     assert not run.is_of_this_launch(TrainConfig(**(vars(config) | {"seed": 1})), options)

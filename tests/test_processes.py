@@ -64,6 +64,7 @@ class Still(DualTeacher):
 """
 
 
+@pytest.mark.long
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     """From start to end, by the command; each method step by step: test_one_as_many.py."""
     (tmp_path / "still.py").write_text(STILL)
