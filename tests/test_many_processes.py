@@ -199,6 +199,7 @@ def test_tasks_of_slurm_train_as_processes_that_we_start(method: str, two: Path,
     assert_same_but_for_devices_and_nodes(run, two)
 
 
+@pytest.mark.long
 def test_a_run_goes_on_on_another_number_of_processes(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -255,6 +255,7 @@ api.train(out=sys.argv[1], devices=2, **OPTIONS)
 """
 
 
+@pytest.mark.long
 def test_processes_take_what_fits_on_each_of_them(tmp_path: Path) -> None:
     options = OPTIONS | {"batch_size": "auto", "steps": 1, "val_every": "never"}
     (tmp_path / "two.py").write_text(TWO.replace("OPTIONS", repr(options)))

@@ -47,6 +47,7 @@ def test_every_val_pixel_is_counted_once(two: Path) -> None:
     assert sum(map(sum, counts)) == 3 * 48 * 48  # three images on two processes
 
 
+@pytest.mark.long
 def test_both_resume_from_the_start_and_end_alike(two: Path) -> None:
     best = (two / "checkpoints" / "best.pt").read_bytes()
     (two / "checkpoints" / "last.pt").unlink()  # as a crash before the first checkpoint leaves it
