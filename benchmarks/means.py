@@ -9,15 +9,13 @@ turns; the figure is the median of the other's time over ours: above 1, ours is 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
 import torch
-from release_way import Stepper, patched
-from step_time import add_settings, device_name, made_loop, seconds
+from release_way import Stepper, compare, patched
+from step_time import add_settings, made_loop, write_json
 from torch import Tensor
 
 from semiseg.training.trainer import Loop
@@ -37,20 +35,7 @@ def main() -> None:
             change(other.loop)
             with patched("soft_label", by_argmax)() if name == "argmax in place of max" else ExitStack():
                 rows.append(compare(name, ours, other, args.rounds))
-    if args.json:
-        about = {"device": device_name(args), "torch": torch.__version__, "threads": torch.get_num_threads()}
-        args.json.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
-
-
-def compare(name: str, ours: Stepper, other: Stepper, rounds: int) -> dict[str, Any]:
-    """Time both in turns, print the row and return it."""
-    for _ in range(3):
-        ours()
-        other()
-    pairs = [(seconds(ours, ours.loop), seconds(other, other.loop)) for _ in range(rounds)]
-    ratio = statistics.median(theirs / mine for mine, theirs in pairs)
-    print(f"{name:<36}{ratio:>7.3f}", flush=True)
-    return {"means": name, "time_over_ours": ratio}
+    write_json(args, rows)
 
 
 def nothing(loop: Loop) -> None:

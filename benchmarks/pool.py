@@ -9,7 +9,6 @@ processor works (on a busy machine the second says more); memory is what belongs
 end (PSS: what they share counts once), for *train* the most that its main process held. From /proc: Linux only.
 """
 
-import argparse
 import io
 import json
 import os
@@ -19,18 +18,17 @@ import tempfile
 import time
 from pathlib import Path
 
+from apart import make_parser, measured, write_linked
+
 LABELED = 12
-LINKS = 30_000  # of one file: file systems allow some 65,000
 WORKERS = 2
 PARTS = ("data", "train")
 UNITS = ("s", "CPU s", "MB")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--files", type=int, default=1_000_000, help="unlabeled images of the large pool")
-    parser.add_argument("--json", type=Path, help="file to write the figures to")
-    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
         print(json.dumps(measure(args.measure)))
@@ -39,9 +37,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for files in (100, args.files):
             data = generate(Path(scratch) / str(files), files)
-            command = [sys.executable, __file__, "--measure", data]
-            opened = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-            rows.append({"files": files, "data": opened, "train": train(data)})
+            rows.append({"files": files, "data": measured(__file__, data), "train": train(data)})
     print(f"{'unlabeled files':>16}" + "".join(f"{f'{part} {unit}':>14}" for part in PARTS for unit in UNITS))
     for row in rows:
         print(f"{row['files']:>16,}" + "".join(f"{row[part][unit]:>14.1f}" for part in PARTS for unit in UNITS))
@@ -60,14 +56,7 @@ def generate(root: Path, files: int) -> Path:
     photo, mask = io.BytesIO(), io.BytesIO()
     Image.new("RGB", (64, 64), (90, 120, 60)).save(photo, "JPEG")
     Image.new("L", (64, 64), 1).save(mask, "PNG")
-    source = root
-    for index in range(files + LABELED):
-        path = root / "images" / f"photo_{index:08d}.jpg"
-        if index % LINKS:
-            os.link(source, path)
-        else:
-            source = path
-            path.write_bytes(photo.getvalue())
+    write_linked((root / "images" / f"photo_{index:08d}.jpg" for index in range(files + LABELED)), photo.getvalue())
     for index in range(LABELED):
         (root / "masks" / f"photo_{index:08d}.png").write_bytes(mask.getvalue())
     (root / "classes.txt").write_text("ground\nplant\n")

@@ -10,12 +10,10 @@ on the disk, and from an HTTP server on this machine whose shards are got during
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import os
 import resource
-import subprocess
 import sys
 import tempfile
 import threading
@@ -25,17 +23,16 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from apart import make_parser, measured, write_linked
+
 PER_SHARD = 1000
-LINKS = 30_000  # of one file: file systems allow some 65,000
 BATCH = 8
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--images", type=int, default=2000, help="images of the second table")
     parser.add_argument("--most", type=int, default=1_000_000, help="shards of the largest pool of the first table")
-    parser.add_argument("--json", type=Path, help="file to write the figures to")
-    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
         print(json.dumps(measure(args.measure)))
@@ -58,22 +55,11 @@ def pool_of(scratch: Path, shards: int) -> dict[str, float]:
     """Generate a pool, and measure it in a process of its own."""
     folder = scratch / str(shards)
     folder.mkdir()
-    source = folder
-    for number in range(shards):
-        path = folder / f"shard-{number:07d}.tar"
-        if number % LINKS:
-            os.link(source, path)
-        else:
-            source = path
-            path.write_bytes(tiny_shard())
-    entries = [
-        {"url": f"shard-{number:07d}.tar", "nsamples": PER_SHARD, "filesize": source.stat().st_size}
-        for number in range(shards)
-    ]
+    content, names = tiny_shard(), [f"shard-{number:07d}.tar" for number in range(shards)]
+    write_linked((folder / name for name in names), content)
+    entries = [{"url": name, "nsamples": PER_SHARD, "filesize": len(content)} for name in names]
     (folder / "index.json").write_text(json.dumps({"shardlist": entries}))
-    command = [sys.executable, __file__, "--measure", folder]
-    found: dict[str, float] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-    return found
+    return measured(__file__, folder)
 
 
 def tiny_shard() -> bytes:

@@ -10,7 +10,8 @@ from typing import Any
 from semiseg.api.masks import Masks, write_pictures
 from semiseg.api.model import load
 from semiseg.api.sharding import plan_shards, predict_shard
-from semiseg.api.together import by_first, in_turns, processes, refuse, together
+from semiseg.api.together import by_first, in_turns, refuse, together
+from semiseg.config import TrainConfig
 from semiseg.data.images import IMAGE_SUFFIXES, list_files, read_image_file
 from semiseg.data.shards import Shards, holds_shards, open_shards
 from semiseg.errors import UserError, printable
@@ -59,10 +60,12 @@ def predict(
         UserError: no image, two of one stem, an output that exists, or, at the end, images that cannot be read.
     """
     from semiseg.training.fabric import launched
+    from semiseg.training.launching import located
 
     places = [str(images)] if isinstance(images, (str, Path)) else [str(place) for place in images]
     kinds = ["", *(["_overlay"] if overlay else []), *(["_confidence"] if confidence else [])]
-    with launched(processes(accelerator, devices)) as fabric:
+    where: Any = {"accelerator": accelerator, "devices": devices}
+    with launched(located(TrainConfig(**where))) as fabric:
         model = together(fabric, lambda: load(path, network, checkpoint, accelerator))
         masks = together(fabric, lambda: Masks(model, kinds, sliding))
         if any(map(holds_shards, places)):

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import torch
 
-from semiseg.config import TrainConfig
 from semiseg.errors import ToldElsewhere, UserError
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-def processes(accelerator: Any, devices: Any) -> TrainConfig:
-    """Return the settings to start processes by; ``auto`` is one, or those that torchrun has started."""
-    if devices != "auto":
-        return TrainConfig(accelerator=accelerator, devices=devices)
-    here, all_of_them = (int(os.environ.get(name, 1)) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
-    return TrainConfig(accelerator=accelerator, devices=here, nodes=max(1, all_of_them // here))
 
 
 def gathered(fabric: Any, value: T) -> list[T]:

@@ -61,3 +61,10 @@ def check_options(argv: Argv, names: list[str], prog: str) -> None:
 def no_arguments(text: str) -> type:
     """Return an empty dataclass that carries a help text."""
     return dataclass(type("NoArguments", (), {"__doc__": text}))
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that tells, of those that Fabric, torchrun or SLURM has started."""
+    from lightning_fabric.utilities.rank_zero import rank_zero_only
+
+    return not rank_zero_only.rank

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from semiseg.cli.parsing import Argv, check_options, parse
+from semiseg.cli.parsing import Argv, check_options, is_first_process, parse
 from semiseg.errors import UserError
 
 
@@ -77,13 +77,10 @@ def early_options(argv: Argv) -> dict[str, str]:
 
 def tell(run: Path) -> None:
     """Print the run's directory on stdout; on stderr how well it did, and what to do with it; on one process only."""
-    from lightning_fabric.utilities.rank_zero import rank_zero_only
-
     from semiseg import api
 
-    if rank_zero_only.rank:
+    if not is_first_process():
         return
-
     if text := api.outcome(run):
         print(text, file=sys.stderr)
     print(f"report: {run / 'report.html'}", file=sys.stderr)

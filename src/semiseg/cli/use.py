@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import tyro
 
-from semiseg.cli.parsing import Argv, parse
+from semiseg.cli.parsing import Argv, is_first_process, parse
 from semiseg.errors import UserError
 
 
@@ -96,7 +95,7 @@ def predict(argv: Argv) -> None:
     if a.devices != "auto" and a.devices < 1:
         raise UserError(f"--devices is {a.devices}: it must be auto or at least 1")
     written = api.predict(a.run, a.images, a.out, **options)
-    if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
+    if is_first_process():
         shards = written and written[0].suffix == ".tar"
         print(f"{len(written)} {'shards of masks' if shards else 'masks'} in {a.out}")
 

@@ -31,6 +31,11 @@ RESERVE = 10**9  # bytes that stay free on the disk, for checkpoints and all els
 OLD = 3600.0  # seconds after which a half-written file is nobody's
 
 
+def user_cache() -> Path:
+    """Return semiseg's folder among the user's caches."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "semiseg")
+
+
 class DecodedCache:
     """Keeps decoded images of files in ``folder``, which any number of processes and runs may share.
 

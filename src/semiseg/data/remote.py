@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from semiseg.data.cache import user_cache
 from semiseg.data.images import reason
 from semiseg.errors import UserError
 
@@ -98,10 +99,7 @@ def _open(place: str) -> tuple[Any, str]:
 
 def cache_folder() -> Path:
     """Return the folder for copies, made where it is missing."""
-    base = os.environ.get("SEMISEG_CACHE") or Path(
-        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "semiseg"
-    )
-    folder = Path(base) / "shards"
+    folder = Path(os.environ.get("SEMISEG_CACHE") or user_cache()) / "shards"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

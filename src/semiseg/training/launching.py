@@ -30,28 +30,47 @@ def started_by() -> tuple[str, int, int, int] | None:
     return None
 
 
-def placed(config: TrainConfig) -> TrainConfig:
+def located(config: TrainConfig) -> TrainConfig:
     """Return the configuration with the devices and nodes that torchrun or SLURM has started processes for, if it has.
 
     Raises:
-        UserError: it asks for others, or a batch does not divide among so many; on one process, which tells.
+        UserError: it asks for others; on one process, which tells.
     """
     started = started_by()
-    kind = ToldElsewhere if started and started[-1] else UserError
-    if started:
-        who, devices, nodes, _ = started
-        asked = config.devices, config.nodes
-        if asked not in ((devices, nodes), ("auto", nodes), ("auto", 1)):
-            message = (
-                f"--devices {asked[0]} --nodes {asked[1]}: {who} has started {devices} processes on each of {nodes}"
-            )
-            raise kind(f"{message} machines: give the same numbers, or neither")
-        config = replace(config, devices=devices, nodes=nodes)
-    processes = (1 if config.devices == "auto" else config.devices) * config.nodes
-    if config.batch_size != "auto" and config.batch_size % (processes * config.accumulate):
-        parts = f", each in {config.accumulate} parts" if config.accumulate > 1 else ""
-        raise kind(f"--batch-size {config.batch_size} does not divide by {processes} processes{parts}: take a multiple")
+    if not started:
+        return config
+    who, devices, nodes, _ = started
+    asked = config.devices, config.nodes
+    if asked not in ((devices, nodes), ("auto", nodes), ("auto", 1)):
+        message = f"--devices {asked[0]} --nodes {asked[1]}: {who} has started {devices} processes on each of {nodes}"
+        raise _told_once(f"{message} machines: give the same numbers, or neither")
+    return replace(config, devices=devices, nodes=nodes)
+
+
+def placed(config: TrainConfig) -> TrainConfig:
+    """Return the configuration of a run, ``located``.
+
+    Raises:
+        UserError: as ``located``, or a batch does not divide among so many; on one process, which tells.
+    """
+    config = located(config)
+    if problem := undivided(config, (1 if config.devices == "auto" else config.devices) * config.nodes):
+        raise _told_once(problem)
     return config
+
+
+def undivided(config: TrainConfig, processes: int) -> str:
+    """Return what to say where the batch does not divide among so many processes and their parts, or ""."""
+    if config.batch_size == "auto" or config.batch_size % (processes * config.accumulate) == 0:
+        return ""
+    parts = f", each in {config.accumulate} parts" if config.accumulate > 1 else ""
+    return f"--batch-size {config.batch_size} does not divide by {processes} processes{parts}: take a multiple"
+
+
+def _told_once(problem: str) -> UserError | ToldElsewhere:
+    """Return the error to raise before processes have met: the first one tells."""
+    started = started_by()
+    return ToldElsewhere(problem) if started and started[-1] else UserError(problem)
 
 
 def launch_id() -> str | None:

@@ -23,6 +23,7 @@ from semiseg.ops.losses import ohem_cross_entropy
 from semiseg.ops.recompute import recompute_activations
 from semiseg.seeding import derive_seed
 from semiseg.training.find_method import find_method
+from semiseg.training.launching import undivided
 
 
 def make_method(config: TrainConfig, options: Any, dataset: SegmentationDataset, weights: str | None = None) -> Method:
@@ -91,10 +92,7 @@ def make_stream(
         strict=config.strict,
     )
     rank, world = fabric.global_rank, fabric.world_size
-    if config.batch % (world * config.accumulate):
-        raise UserError(
-            f"batch size {config.batch_size} does not divide among {world} processes, each in {config.accumulate} "
-            f"parts; make --batch-size a multiple of {world * config.accumulate}"
-        )
+    if problem := undivided(config, world):
+        raise UserError(problem)
     pool = make_pool(reader or Reader(dataset), split, config.seed, places=config.batch // world)
     return TrainStream(dataset, split.labeled, pool, stream_config, rank, world, reader)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from semiseg.config import TrainConfig
-from semiseg.data.cache import HEAD, RESERVE, DecodedCache
+from semiseg.data.cache import HEAD, RESERVE, DecodedCache, user_cache
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.images import image_size
 from semiseg.data.reader import Reader
@@ -64,8 +63,7 @@ def open_cache(
     Raises:
         UserError: the folder cannot be made or written.
     """
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = caches / "semiseg" / "decoded" if name == "auto" else Path(name)
+    folder = user_cache() / "decoded" if name == "auto" else Path(name)
     if dataset.image_path(lists[0][0]) is None:
         return None, f"warning: --cache keeps nothing: images of {dataset.name} are no files"
     try:
