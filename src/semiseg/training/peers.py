@@ -104,10 +104,15 @@ class Peers:
         self.watch.over.set()
 
     def gone(self) -> dict[int, int | None]:
-        """Return the other processes of this machine that have ended, by rank, with their status where it is known."""
+        """Return the other processes of this machine that have ended, by rank, with their status where it is known.
+
+        A child has ended when it has a status: its threads may take a moment longer than what ``alive`` looks at.
+        """
         known = {child.pid: child.poll() for child in self.children}
         others = {rank: pid for rank, pid in self.pids.items() if rank != self.rank}
-        return {rank: known.get(pid) for rank, pid in others.items() if not alive(pid)}
+        ended = {rank: pid for rank, pid in others.items() if known.get(pid) is not None}
+        ended |= {rank: pid for rank, pid in others.items() if pid not in known and not alive(pid)}
+        return {rank: known.get(pid) for rank, pid in ended.items()}
 
     def lost(self) -> ProcessLost | ToldElsewhere | None:
         """Return what ends this process, if one of the others or torchrun has ended; one process a machine tells."""
