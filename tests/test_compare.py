@@ -7,6 +7,7 @@ import io
 import json
 import math
 import re
+import signal
 import statistics
 import sys
 from dataclasses import replace
@@ -566,6 +567,51 @@ def test_cells_are_interrupted_gone_on_with_and_left_alone_when_finished(
     monkeypatch.setattr(work.subprocess, "Popen", None)  # nothing is run again
     assert call(*arguments, "--out", out)[0] == 0
     assert {path: path.read_bytes() for path in (out / "runs").rglob("*") if path.is_file()} == before
+
+
+def test_a_second_interrupt_ends_cells_that_do_not_end_by_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the first asks for is ignored; the second, while it is waited for, kills."""
+    begun = tmp_path / "begun"
+    stubborn = "import pathlib, signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    stubborn += f"pathlib.Path({str(begun)!r}).touch()\ntime.sleep(600)\n"
+    (tmp_path / "stubborn.py").write_text(stubborn)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(work, "REFRESH_S", 0.01)
+    ended = []
+
+    class Stubborn(work.Crew):
+        def _process(self, command: list[str], log: Path) -> int:
+            ended.append(super()._process(["stubborn"], log))
+            return ended[-1]
+
+    def interrupt(self: Display, states: Any, failures: Any) -> None:
+        if begun.exists():
+            raise KeyboardInterrupt
+
+    waits = 0
+
+    def sleep(seconds: float) -> None:
+        nonlocal waits
+        waits += 1
+        if waits == 3:  # it has been asked, and is still there
+            assert not ended
+            raise KeyboardInterrupt
+        wait(seconds)
+
+    cells = [*plan(tmp_path / "out").cells.values()]
+    wait = work.time.sleep
+    monkeypatch.setattr(work.time, "sleep", sleep)
+    monkeypatch.setattr(Display, "show", interrupt)
+    for cell in cells:
+        cell.run.parent.mkdir(parents=True, exist_ok=True)
+    with work.locked(tmp_path / "out") as lock:
+        crew = Stubborn(cells, 1, lock)
+        with pytest.raises(KeyboardInterrupt):
+            crew.work(Display(cells, 1, Console(file=io.StringIO())))
+    assert ended == [-signal.SIGKILL] and not crew.processes
+    assert set(crew.states.values()) == {WAITING}
 
 
 def test_a_cell_that_fails_stops_no_other_and_is_reported(

@@ -268,11 +268,13 @@ def test_parameter_distance():
         parameter_distance(Pointwise(classes=4), student)
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.5])
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("mode", ["whole", "slide"])
-def test_scores_are_probabilities_before_their_softmax(count: int, mode: str) -> None:
+def test_the_class_of_the_largest_score_is_the_likeliest(count: int, mode: str, scale: float) -> None:
     image = torch.randint(0, 256, (3, 11, 14), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
-    predictor = Predictor([Contextual(), Pointwise(seed=5)][:count], mode, crop_size=6)
+    predictor = Predictor([Contextual(), Pointwise(seed=4)][:count], mode, 6, scale)
     probabilities = predictor.probabilities(image)
-    torch.testing.assert_close(predictor.scores(image).softmax(dim=0), probabilities)
+    torch.testing.assert_close(probabilities.sum(dim=0), torch.ones(11, 14))
+    assert probabilities.argmax(dim=0).unique().numel() > 1
     assert (predictor.scores(image).max(dim=0).indices == probabilities.argmax(dim=0)).all()

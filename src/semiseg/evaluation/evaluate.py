@@ -126,16 +126,17 @@ def image_miou(counts: Tensor) -> Tensor:
     return 100 * iou.sum() / (truth > 0).sum()
 
 
+@torch.inference_mode()
 def _predict(predictors: Mapping[str, Predictor], teachers: Sequence[str], image: Tensor) -> dict[str, Tensor]:
     """Return the classes int64 ``(H, W)`` by network, and by the average of the teachers where there are several."""
     predictions: dict[str, Tensor] = {}
+    together = teachers if len(teachers) > 1 else ()
     average: Tensor | None = None
     for name, predictor in predictors.items():
-        scores = predictor.scores(image)
+        scores = predictor.probabilities(image) if name in together else predictor.scores(image)
         predictions[name] = scores.max(dim=0).indices  # what argmax gives, several times as fast on a CPU
-        if name in teachers and len(teachers) > 1:
-            probabilities = scores.softmax(dim=0)
-            average = probabilities if average is None else average.add_(probabilities)
+        if name in together:
+            average = scores if average is None else average.add_(scores)
     if average is not None:
         predictions[TEACHERS_AVERAGE] = average.max(dim=0).indices
     return predictions

@@ -60,22 +60,21 @@ class Predictor:
 
     @torch.inference_mode()
     def scores(self, image: Tensor) -> Tensor:
-        """Return float32 ``(C, H, W)``, whose softmax over C are `probabilities`; cheaper where the class will do."""
-        if len(self.networks) > 1:
-            return self.probabilities(image).log()
+        """Return float32 ``(C, H, W)``, largest over C where `probabilities` are; cheaper where the class will do."""
+        if len(self.networks) > 1 or self.window is not None:
+            return self.probabilities(image)
         with evaluation_mode(self.networks):
-            return self._one(self.networks[0], self.network_input(image), (image.shape[-2], image.shape[-1]))
+            return _resized(self.networks[0](self.network_input(image)).float(), image.shape[-2:])[0]
 
     @torch.inference_mode()
     def probabilities(self, image: Tensor) -> Tensor:
         """Return float32 ``(C, H, W)``, summing to 1 over C, for an image uint8 ``(3, H, W)``, on the device."""
-        size = (image.shape[-2], image.shape[-1])
         images = self.network_input(image)
         with evaluation_mode(self.networks):
-            total = self._one(self.networks[0], images, size).softmax(dim=0)
+            total = self._one(self.networks[0], images, image.shape[-2:])
             for network in self.networks[1:]:
-                total += self._one(network, images, size).softmax(dim=0)
-        return total.div_(len(self.networks))
+                total += self._one(network, images, image.shape[-2:])
+        return total if len(self.networks) == 1 else total.div_(len(self.networks))
 
     def __call__(self, image: Tensor) -> Prediction:
         """Return the likeliest class of each pixel and its probability, for an image uint8 ``(3, H, W)``."""
@@ -92,19 +91,20 @@ class Predictor:
         size = [max(1, round(side * self.image_scale)) for side in image.shape[-2:]]
         return interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
 
-    def _one(self, network: nn.Module, images: Tensor, size: tuple[int, int]) -> Tensor:
-        """Return logits ``(C, *size)`` of one network, or what `slide` gives in their place."""
-        logits = network(images).float() if self.window is None else slide(network, images, self.window)
-        if logits.shape[-2:] != size:
-            logits = interpolate(logits, size=size, mode="bilinear", align_corners=False)
-        return logits[0]
+    def _one(self, network: nn.Module, images: Tensor, size: torch.Size) -> Tensor:
+        """Return probabilities ``(C, *size)`` of one network."""
+        if self.window is None:
+            return _resized(network(images).float(), size)[0].softmax(dim=0)
+        probabilities = slide(network, images, self.window)
+        if probabilities.shape[-2:] == size:
+            return probabilities[0]
+        # Logarithms take the place of logits, so that one window that covers the image gives what the whole one gives.
+        logarithms = probabilities.clamp_(min=torch.finfo(probabilities.dtype).tiny).log_()
+        return _resized(logarithms, size)[0].softmax(dim=0)
 
 
 def slide(network: nn.Module, images: Tensor, window: int) -> Tensor:
-    """Return log-probabilities float32 ``(1, C, H, W)`` of one image, averaged over overlapping windows.
-
-    The average is over probabilities; its logarithm takes the place of logits, so that one window that covers the image
-    gives what the whole image gives, also when both are resized afterwards.
+    """Return probabilities float32 ``(1, C, H, W)`` of one image, averaged over overlapping windows.
 
     Args:
         network: images ``(N, 3, h, w)`` to logits ``(N, C, h, w)``.
@@ -126,7 +126,7 @@ def slide(network: nn.Module, images: Tensor, window: int) -> Tensor:
             total[0, :, top : top + tall, left : left + wide] += probability
             visits[..., top : top + tall, left : left + wide] += 1
     assert total is not None
-    return total.div_(visits).clamp_(min=torch.finfo(total.dtype).tiny).log_()
+    return total.div_(visits)
 
 
 def window_starts(length: int, window: int) -> list[int]:
@@ -152,6 +152,13 @@ def evaluation_mode(networks: Sequence[nn.Module]) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def _resized(scores: Tensor, size: torch.Size) -> Tensor:
+    """Return scores ``(N, C, *size)`` as bilinear interpolation gives them, the same where they are of that size."""
+    if scores.shape[-2:] == size:
+        return scores
+    return interpolate(scores, size=size, mode="bilinear", align_corners=False)
 
 
 def _device_of(network: nn.Module) -> torch.device:
