@@ -21,7 +21,7 @@ from semiseg.config import TrainConfig
 from semiseg.data import Shapes
 from semiseg.errors import Interrupted, ProcessLost, ToldElsewhere, UserError
 from semiseg.methods import METHODS
-from semiseg.training import peers
+from semiseg.training import peers, watch
 from semiseg.training.checkpoint import load_checkpoint
 from semiseg.training.fabric import make_fabric
 from semiseg.training.launching import launch_id, placed
@@ -272,21 +272,21 @@ def test_a_run_of_another_torchrun_or_command_is_not_gone_on_with(
 
 def test_a_process_that_has_ended_is_told_from_one_at_work() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        assert peers.alive(process.pid)
+        assert watch.alive(process.pid)
         process.kill()
-        while Path(f"/proc/{process.pid}/stat").exists() and peers.alive(process.pid):
+        while Path(f"/proc/{process.pid}/stat").exists() and watch.alive(process.pid):
             time.sleep(0.01)
-        assert not peers.alive(process.pid)  # its parent has not asked yet
-    assert not peers.alive(process.pid)
+        assert not watch.alive(process.pid)  # its parent has not asked yet
+    assert not watch.alive(process.pid)
 
 
 HANGS = """
 import sys, time
 from semiseg.errors import ProcessLost
-from semiseg.training import peers
+from semiseg.training import watch
 
-peers.LOOK_S = peers.GRACE_S = 0.05
-with peers.Watch(lambda: ProcessLost("rank 1 of 2 has ended", 2), []):
+watch.LOOK_S = watch.GRACE_S = 0.05
+with watch.Watch(lambda: ProcessLost("rank 1 of 2 has ended", 2), []):
     time.sleep(60)
 """
 
@@ -297,10 +297,10 @@ def test_a_process_that_waits_in_vain_is_ended() -> None:
     assert (ended.returncode, ended.stderr) == (2, "semiseg: rank 1 of 2 has ended\n")
 
 
-def test_the_cause_is_told_and_not_its_consequences(tmp_path: Path) -> None:
+def test_the_cause_is_told_and_not_its_consequences() -> None:
     class Three(peers.Peers):
         def __init__(self, rank: int, gone: dict[int, int | None]) -> None:
-            self.rank, self.world, self.run, self.parent = rank, 4, tmp_path, None
+            self.rank, self.world, self.go_on, self.parent = rank, 4, lambda: "again", None
             self.pids, self.found = dict.fromkeys(range(4), 1), gone
 
         def gone(self) -> dict[int, int | None]:

@@ -175,6 +175,44 @@ def test_two_processes_write_the_masks_of_one_and_tell_what_is_wrong_once(
     assert done.stderr.count(f"1 of 11 images cannot be read, see above, and have no mask in {two}") == 1
 
 
+FRAGILE = """
+import os, signal, sys
+from semiseg import cli
+from semiseg.api.masks import Masks
+
+draw, drawn = Masks.draw, []
+
+def fragile(self, *given):
+    drawn.append(given)
+    if os.environ.get("LOCAL_RANK") == "1" and len(drawn) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return draw(self, *given)
+
+Masks.draw = fragile
+sys.exit(cli.main())
+"""
+
+
+def test_where_one_process_is_killed_all_end_and_it_goes_on(
+    run: Path, photos: Path, tmp_path: Path, call: Call
+) -> None:
+    script, one, two = tmp_path / "fragile.py", tmp_path / "one", tmp_path / "two"
+    script.write_text(FRAGILE)
+    command = [sys.executable, script, "predict", run, photos, "--out", two, "--devices", "2", *ONE]
+    ended = subprocess.run(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120
+    )
+    assert (ended.returncode, ended.stdout) == (1, "")
+    told = [line for line in ended.stderr.splitlines() if line.startswith("semiseg: ")]
+    assert len(told) == 1 and "Traceback" not in ended.stderr, ended.stderr
+    assert told[0].startswith("semiseg: rank 1 of 2 was ended by SIGKILL")
+    assert told[0].endswith(": go on by the same command with --skip-existing")
+    assert 2 <= len(content(two)) < IMAGES
+    assert call(run, photos, "--out", two, "--skip-existing")[0] == 0
+    assert call(run, photos, "--out", one)[0] == 0
+    assert content(one) == content(two)
+
+
 def test_under_torchrun_the_shards_are_shared_out(run: Path, shards: Path, tmp_path: Path, call: Call) -> None:
     launch = ("torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "semiseg.cli")
     done = apart(*launch, "predict", run, shards, "--out", tmp_path / "two")

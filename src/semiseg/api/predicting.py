@@ -5,21 +5,23 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from semiseg.api.masks import Masks, write_pictures
 from semiseg.api.model import load
 from semiseg.api.sharding import plan_shards, predict_shard
-from semiseg.api.together import by_first, in_turns, refuse, together
 from semiseg.config import TrainConfig
 from semiseg.data.images import IMAGE_SUFFIXES, list_files, read_image_file
 from semiseg.data.shards import Shards, holds_shards, open_shards
 from semiseg.errors import UserError, printable
 
+if TYPE_CHECKING:
+    from semiseg.training.peers import Peers
+
 Plan = dict[Path, dict[str, Path]]
 """The files to write for each image, by kind."""
-TURN = 32  # images that a process predicts before it meets the others
 UNREADABLE = "{} of {} images cannot be read, see above, and have no mask in {}; all others have"
+GO_ON = "go on by the same command with --skip-existing"
 REMEDY = ": mend the shards; remove what is there of those with damaged images; run it again with --skip-existing"
 
 
@@ -61,19 +63,20 @@ def predict(
     """
     from semiseg.training.fabric import launched
     from semiseg.training.launching import located
+    from semiseg.training.peers import together
 
     places = [str(images)] if isinstance(images, (str, Path)) else [str(place) for place in images]
     kinds = ["", *(["_overlay"] if overlay else []), *(["_confidence"] if confidence else [])]
     where: Any = {"accelerator": accelerator, "devices": devices}
-    with launched(located(TrainConfig(**where))) as fabric:
-        model = together(fabric, lambda: load(path, network, checkpoint, accelerator))
-        masks = together(fabric, lambda: Masks(model, kinds, sliding))
-        if any(map(holds_shards, places)):
-            return of_shards(fabric, masks, places, Path(out), skip_existing)
-        return of_images(fabric, masks, places, Path(out), skip_existing)
+    with launched(located(TrainConfig(**where))) as fabric, together(fabric, lambda: GO_ON) as peers:
+        masks = peers.on_each(lambda: Masks(load(path, network, checkpoint, accelerator), kinds, sliding))
+        of = of_shards if any(map(holds_shards, places)) else of_images
+        written = of(peers, masks, places, Path(out), skip_existing)
+        peers.part()
+        return written
 
 
-def of_images(fabric: Any, masks: Masks, places: list[str], out: Path, skip_existing: bool) -> list[Path]:
+def of_images(peers: Peers, masks: Masks, places: list[str], out: Path, skip_existing: bool) -> list[Path]:
     """Predict image files and folders of such."""
 
     def plan() -> tuple[int, list[tuple[Path, dict[str, Path]]]]:
@@ -82,7 +85,7 @@ def of_images(fabric: Any, masks: Masks, places: list[str], out: Path, skip_exis
         make_folder(out)
         return len(found), [*todo.items()]
 
-    count, todo = by_first(fabric, plan)
+    count, todo = peers.on_first(plan)
 
     def one(task: tuple[Path, dict[str, Path]]) -> bool:
         source, files = task
@@ -96,15 +99,13 @@ def of_images(fabric: Any, masks: Masks, places: list[str], out: Path, skip_exis
         write_pictures(masks.draw(image, files), files)
         return True
 
-    if failed := in_turns(fabric, todo, one, TURN).count(False):
-        refuse(
-            fabric,
-            UNREADABLE.format(failed, count, out) + ": mend or remove these, and run it again with --skip-existing",
-        )
+    if failed := peers.shared_out(todo, one).count(False):
+        remedy = ": mend or remove these, and run it again with --skip-existing"
+        peers.refuse(UNREADABLE.format(failed, count, out) + remedy)
     return [files[""] for _, files in todo if "" in files]
 
 
-def of_shards(fabric: Any, masks: Masks, places: list[str], out: Path, skip_existing: bool) -> list[Path]:
+def of_shards(peers: Peers, masks: Masks, places: list[str], out: Path, skip_existing: bool) -> list[Path]:
     """Predict the images of shards."""
 
     def plan() -> tuple[Shards, list[int]]:
@@ -115,10 +116,10 @@ def of_shards(fabric: Any, masks: Masks, places: list[str], out: Path, skip_exis
         make_folder(out)
         return shards, todo
 
-    shards, todo = by_first(fabric, plan)
-    done = in_turns(fabric, todo, lambda number: predict_shard(masks, shards, number, out), 1)
+    shards, todo = peers.on_first(plan)
+    done = peers.shared_out(todo, lambda number: predict_shard(masks, shards, number, out))
     if failed := sum(count for count, _ in done):
-        refuse(fabric, UNREADABLE.format(failed, len(shards), out) + REMEDY)
+        peers.refuse(UNREADABLE.format(failed, len(shards), out) + REMEDY)
     return [file for _, file in done if file]
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 from semiseg.api.beginning import check_before_trying, prepare
 from semiseg.api.reporting import report
 from semiseg.config import TrainConfig, check_mapping, from_mapping, read_yaml
-from semiseg.errors import ToldElsewhere, UserError, lookup
+from semiseg.errors import UserError, lookup
 from semiseg.methods import ALIASES, VARIANTS
 from semiseg.presets import PRESETS
 from semiseg.training.disk import told_in_one_line
@@ -90,7 +89,7 @@ def train_with(config: TrainConfig, options: Any, out: str | Path | None = None)
     """Train by a resolved configuration; return the run directory."""
     from semiseg.training.batch_size import settle_batch
     from semiseg.training.fabric import launched
-    from semiseg.training.interruption import interruptible
+    from semiseg.training.interruption import how_to_go_on, interruptible
     from semiseg.training.launching import placed
     from semiseg.training.peers import together
 
@@ -98,21 +97,21 @@ def train_with(config: TrainConfig, options: Any, out: str | Path | None = None)
     config = placed(config)
     with (
         launched(config) as fabric,
-        together(fabric, path) as peers,
+        together(fabric, lambda: how_to_go_on(path)) as peers,
         interruptible(path, fabric.is_global_zero, peers.lost) as interruption,
     ):
         settled, found = config, ""
         if config.batch_size == "auto":
-            on_first(peers, lambda: check_before_trying(path, config, options, fabric.device))
+            peers.on_first(lambda: check_before_trying(path, config, options, fabric.device))
             settled, found = settle_batch(config, options, fabric, peers)
-        run = on_first(peers, lambda: prepare(path, settled, options, found))
-        return finish(run or RunDirectory(path), fabric, peers, interruption)
+        run = peers.on_first(lambda: prepare(path, settled, options, found))
+        return finish(run, fabric, peers, interruption)
 
 
 def resume_run(path: str | Path, devices: int | str | None = None, nodes: int | None = None) -> Path:
     """Go on with a run from its last checkpoint, or from its start where there is none yet; elsewhere if asked."""
     from semiseg.training.fabric import launched
-    from semiseg.training.interruption import interruptible
+    from semiseg.training.interruption import how_to_go_on, interruptible
     from semiseg.training.launching import placed, started_by
     from semiseg.training.peers import together
 
@@ -124,7 +123,7 @@ def resume_run(path: str | Path, devices: int | str | None = None, nodes: int | 
     config = placed(from_mapping((TrainConfig,), vars(config) | asked, "options")[0])
     with (
         launched(config) as fabric,
-        together(fabric, run.path) as peers,
+        together(fabric, lambda: how_to_go_on(run.path)) as peers,
         interruptible(run.path, fabric.is_global_zero, peers.lost) as interruption,
     ):
         return finish(run, fabric, peers, interruption)
@@ -136,7 +135,7 @@ def finish(run: RunDirectory, fabric: Any, peers: Any, interruption: Any) -> Pat
 
     with ExitStack() as stack:
         stack.enter_context(told_in_one_line(run.path))
-        on_first(peers, lambda: warn(stack.enter_context(run.held())))
+        peers.on_first(lambda: warn(stack.enter_context(run.held())))
         peers.require(
             (run.path / "config.yaml").is_file(),
             f"{run.path}: not every machine sees it: choose an --out on a disk that all of them share",
@@ -146,22 +145,6 @@ def finish(run: RunDirectory, fabric: Any, peers: Any, interruption: Any) -> Pat
         if fabric.is_global_zero:
             report([run.path])
     return run.path
-
-
-def on_first(peers: Any, act: Callable[[], T]) -> T | None:
-    """Do something on the first process and return what it gives there; where it fails, the others end with it."""
-    if peers.rank:
-        if error := peers.told(""):
-            raise ToldElsewhere(error)
-        return None
-    try:
-        done = act()
-    except BaseException as problem:  # whatever it was, the other processes wait to hear of it
-        with suppress(RuntimeError):  # unless the same has ended them
-            peers.told(str(problem) or type(problem).__name__)
-        raise
-    peers.told("")
-    return done
 
 
 def warn(line: str) -> None:

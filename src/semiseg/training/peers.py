@@ -1,75 +1,39 @@
-"""The processes of a run watch one another: where one is gone the others say so, say how to go on, and end."""
+"""The processes that share a task, a training or a prediction: how they meet, and what the end of one does to all."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import platform
-import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from lightning_fabric import Fabric
 
-from semiseg.errors import ProcessLost, ToldElsewhere, UserError, printable
-from semiseg.training.interruption import how_to_go_on
+from semiseg.errors import ProcessLost, ToldElsewhere, UserError
 from semiseg.training.launching import by_torchrun, restarts, started_by
+from semiseg.training.watch import GRACE_S, Watch, alive, children, end, how_it_ended, place
 
-LOOK_S = 1.0  # between two looks at the others
+T = TypeVar("T")
+R = TypeVar("R")
+
 HEAR_S = 3.0  # from a broken connection to the death of the process behind it
-GRACE_S = 10.0  # for the main thread to hear of a death by itself: gloo's connections break, while a GPU waits
 PATIENCE = timedelta(days=7)  # while the first process reads every mask: as long as it takes, if only it lives
 
 
-class Watch:
-    """A thread that ends this process where another one has ended and the main thread does not come to hear of it.
-
-    Args:
-        lost: says which process is gone, as the exception to raise, if one is.
-        children: processes to end with this one.
-    """
-
-    def __init__(
-        self, lost: Callable[[], ProcessLost | ToldElsewhere | None], children: Sequence[subprocess.Popen[Any]]
-    ) -> None:
-        self.lost, self.children = lost, children
-        self.over = threading.Event()
-
-    def __enter__(self) -> Watch:
-        threading.Thread(target=self._look, name="watch over the other processes", daemon=True).start()
-        return self
-
-    def __exit__(self, *problem: object) -> None:
-        self.over.set()
-
-    def _look(self) -> None:
-        while not self.over.wait(LOOK_S):
-            if self.lost() and not self.over.wait(GRACE_S) and (lost := self.lost()):
-                if isinstance(lost, ProcessLost):
-                    os.write(2, f"semiseg: {printable(str(lost))}\n".encode())
-                end(self.children, 0)
-                for worker in multiprocessing.active_children():  # they would look after us only every few seconds
-                    worker.kill()
-                os._exit(lost.status if isinstance(lost, ProcessLost) else 1)
-
-
 class Peers:
-    """The other processes of a run, of which those on this machine can be looked at.
+    """The processes that share a task: what they tell one another, and how those on this machine are.
 
     Args:
         fabric: after its launch.
-        run: where the run is or will be.
+        remedy: says how the task goes on after one of them has ended.
     """
 
-    def __init__(self, fabric: Fabric, run: Path) -> None:
-        self.rank, self.world, self.run = fabric.global_rank, fabric.world_size, run
+    def __init__(self, fabric: Fabric, remedy: Callable[[], str]) -> None:
+        self.rank, self.world, self.go_on = fabric.global_rank, fabric.world_size, remedy
         self.children = children(fabric)
         self.pids: dict[int, int] = {self.rank: os.getpid()}
         self.parent = os.getppid() if by_torchrun() else None
@@ -81,21 +45,68 @@ class Peers:
             torch.distributed.all_gather_object(met, (place(), os.getpid()), group=self.group)
             self.pids = {rank: pid for rank, (where, pid) in enumerate(met) if where == place()}
 
-    def told(self, text: str) -> str:
-        """Return the first process's ``text`` on every process, however long they have to wait for it."""
+    def gathered(self, value: T) -> list[T]:
+        """Return the value that each process gives, in the order of their ranks, however long they take to give it."""
         if self.group is None:
-            return text
-        words = [text]
-        torch.distributed.broadcast_object_list(words, src=0, group=self.group)
-        return words[0]
+            return [value]
+        values: list[Any] = [None] * self.world
+        torch.distributed.all_gather_object(values, value, group=self.group)
+        return values
+
+    def on_each(self, act: Callable[[], R]) -> R:
+        """Do something on every process and wait for all; what is wrong on one ends all.
+
+        Raises:
+            UserError: what was wrong, on the first process; ToldElsewhere on the others.
+        """
+        result, problem = None, ""
+        try:
+            result = act()
+        except UserError as error:
+            problem = str(error)
+        if problem := next(filter(None, self.gathered(problem)), ""):
+            self.refuse(problem)
+        return result  # type: ignore[return-value]
+
+    def on_first(self, act: Callable[[], R]) -> R:
+        """Do something on the first process and return on all what it gives there; where it fails, all end with it."""
+        if self.group is None:
+            return act()
+        shared: list[Any] = [None, ""]
+        problem: BaseException | None = None
+        if not self.rank:
+            try:
+                shared[0] = act()
+            except BaseException as error:  # whatever it was, the other processes wait to hear of it
+                problem, shared[1] = error, str(error) or type(error).__name__
+        with suppress(*((RuntimeError,) if problem else ())):  # the same may have ended the others
+            torch.distributed.broadcast_object_list(shared, src=0, group=self.group)
+        if problem:
+            raise problem
+        if shared[1]:
+            raise ToldElsewhere(shared[1])
+        result: R = shared[0]
+        return result
+
+    def shared_out(self, tasks: Sequence[T], act: Callable[[T], R]) -> list[R]:
+        """Do each task on one of the processes, and return on all of them what came of each, in the tasks' order.
+
+        Raises:
+            UserError: as `on_each`, after the other processes have done their part.
+        """
+        mine = range(self.rank, len(tasks), self.world)
+        done = self.on_each(lambda: {index: act(tasks[index]) for index in mine})
+        everything = {index: result for part in self.gathered(done) for index, result in part.items()}
+        return [everything[index] for index in range(len(tasks))]
 
     def require(self, ok: bool, message: str) -> None:
-        """Raise UserError with ``message`` on the first process, and ToldElsewhere on others, unless all say ``ok``."""
-        said: list[Any] = [ok] * self.world
-        if self.group is not None:
-            torch.distributed.all_gather_object(said, ok, group=self.group)
-        if not all(said):
-            raise ToldElsewhere(message) if self.rank else UserError(message)
+        """Refuse with ``message`` unless all processes say ``ok``."""
+        if not all(self.gathered(ok)):
+            self.refuse(message)
+
+    def refuse(self, problem: str) -> NoReturn:
+        """Raise UserError on the first process, ToldElsewhere on the others."""
+        raise ToldElsewhere(problem) if self.rank else UserError(problem)
 
     def part(self) -> None:
         """Wait until every process has come here; from then on each may end when it likes."""
@@ -142,21 +153,21 @@ class Peers:
         return ProcessLost(f"a process {there} does not answer, which ends the run: {self.remedy()}")
 
     def remedy(self, again: bool = True) -> str:
-        """Return how the run goes on; ``again``: torchrun is there to start it."""
+        """Return how it goes on; ``again``: torchrun is there to start it."""
         count, most = restarts()
         if again and count < most:
             return f"torchrun starts it again ({count + 1} of {most} times)"
-        return how_to_go_on(self.run) + (", started as before" if started_by() else "")
+        return self.go_on() + (", started as before" if started_by() else "")
 
 
 @contextmanager
-def together(fabric: Fabric, run: Path) -> Iterator[Peers]:
+def together(fabric: Fabric, remedy: Callable[[], str]) -> Iterator[Peers]:
     """Inside the block, until they `part`, a process whose peer has ended ends too, within seconds.
 
     Raises:
         ProcessLost: a peer has ended; on one process of each machine, which tells. ToldElsewhere on the others.
     """
-    peers = Peers(fabric, run)
+    peers = Peers(fabric, remedy)
     if peers.world == 1:
         yield peers
         return
@@ -191,57 +202,6 @@ def watched_launch(fabric: Fabric) -> None:
         fabric.launch()
 
 
-def children(fabric: Fabric) -> list[subprocess.Popen[Any]]:
-    """Return the processes that Fabric starts from this one; the list fills when it launches."""
-    return getattr(fabric.strategy.launcher, "procs", [])
-
-
-def end(processes: Sequence[subprocess.Popen[Any]], patience_s: float) -> None:
-    """Wait for processes to end by themselves, and kill those that do not."""
-    deadline = time.monotonic() + patience_s
-    for process in processes:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(max(0.0, deadline - time.monotonic()))
-    for process in processes:
-        process.kill()
-
-
 def is_broken_connection(error: RuntimeError) -> bool:
     """Whether an error says that another process could not be reached (gloo's has no type of its own)."""
     return isinstance(error, torch.distributed.DistError) or "gloo/" in str(error)
-
-
-def how_it_ended(status: int | None) -> str:
-    """Return in words how a process ended, by its status, or without."""
-    if status is None:
-        return "has ended (killed, out of memory, or as it has said)"
-    if status < 0:
-        name = signal.Signals(-status).name
-        return f"was ended by {name}{' (out of memory, if nobody sent it)' if name == 'SIGKILL' else ''}"
-    return f"has ended with status {status} (it has said why)" if status else "has ended"
-
-
-def place() -> str:
-    """Return what processes that can see one another have in common: the machine, and on Linux the container."""
-    with suppress(OSError):
-        return f"{platform.node()} {os.readlink('/proc/self/ns/pid')}"
-    return platform.node()
-
-
-def alive(pid: int) -> bool:
-    """Whether a process is at work; one that has ended, and whose parent has not asked how, is not.
-
-    Where one cannot tell (Windows: a signal to look would end it), it is.
-    """
-    if os.name != "posix":
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] not in "ZX"
-    except (OSError, IndexError):
-        return True

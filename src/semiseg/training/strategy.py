@@ -25,7 +25,7 @@ class Launcher(_SubprocessScriptLauncher):
     """Fabric's launcher without its observer.
 
     Where a process has ended that one kills all others, this one among them, before it could say what happened and how
-    to go on. `peers.Watch` does both.
+    to go on. `watch.Watch` does both.
     """
 
     def launch(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
