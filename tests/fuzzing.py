@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import os
+import resource
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,15 @@ from hypothesis import strategies as st
 MINUTES = float(os.environ.get("SEMISEG_FUZZ_MINUTES", "0"))
 """How long all of it takes: 0 is the same few draws each time; ``make fuzz MINUTES=60`` draws others each time."""
 
+MOST_BYTES = 4 * 2**30
+"""What a reader may take beside what the tests have, of whatever size its input says that it is."""
+
 TARGETS: list[str] = []
 Body = Callable[..., None]
 
 
 def fuzz(examples: int = 40, **strategies: st.SearchStrategy[Any]) -> Callable[[Body], Callable[[Path], None]]:
-    """Draw arguments for a test that takes a ``folder`` beside them; no draw may take five seconds."""
+    """Draw arguments for a test that takes a ``folder`` beside them; no draw may take five seconds or `MOST_BYTES`."""
     profile = settings(
         max_examples=examples,
         deadline=timedelta(seconds=5),
@@ -39,15 +44,31 @@ def fuzz(examples: int = 40, **strategies: st.SearchStrategy[Any]) -> Callable[[
 
         def test(folder: Path) -> None:
             until = time.monotonic() + 60 * MINUTES / len(TARGETS)
-            while True:
-                drawn(folder=folder)
-                if time.monotonic() >= until:
-                    return
+            with bounded(MOST_BYTES):
+                while True:
+                    drawn(folder=folder)
+                    if time.monotonic() >= until:
+                        return
 
         test.__doc__ = body.__doc__
         return pytest.mark.timeout(120 + 60 * MINUTES)(test)
 
     return decorate
+
+
+@contextmanager
+def bounded(more: int) -> Iterator[None]:
+    """Let the process take so many bytes more than it has; beyond it raises MemoryError (where that can be set)."""
+    if not Path("/proc/self/statm").exists():
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + more, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)

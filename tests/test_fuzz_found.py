@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from semiseg.api.model import read_checkpoint
-from semiseg.data import Coco, LabelStudio, open_dataset
+from semiseg.data import Coco, LabelStudio, Shapes, open_dataset
 from semiseg.data.lists import read_lines, read_permutation
 from semiseg.data.palette import read_palette
 from semiseg.data.regions import counts_region
@@ -93,3 +93,9 @@ def test_lines_of_lists_and_palettes(tmp_path: Path) -> None:
 def test_a_class_called_image_has_tags(tmp_path: Path) -> None:
     write_tags(tmp_path / "tags.csv", ("car", "image"), {"a": (1, 0)})
     assert read_tags(tmp_path / "tags.csv", ("car", "image"), ("a",)) == {"a": (1, 0)}
+
+
+@pytest.mark.parametrize("key", ["images", "val", "test"])
+def test_generated_images_without_number(key: str) -> None:
+    with pytest.raises(UserError, match="shapes: give 1 to 1000000 images"):
+        Shapes.from_text(f"{key}=2552552552")

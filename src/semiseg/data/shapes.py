@@ -66,6 +66,8 @@ SHAPES: tuple[tuple[str, Color, Callable[[Field, Field], NDArray[np.bool_]], flo
 # hundred steps; with a few masks it first learns colors and patterns by heart, which are worth nothing.
 OBJECTS, RADIUS, TURN, CONTRAST, NOISE = (2, 3), (0.22, 0.34), 0.35, (0.02, 0.05), 0.03
 
+MOST = 1_000_000  # images of a list: their names are held
+
 
 class Shapes(SegmentationDataset):
     """Textured shapes that occlude one another over a textured background; class 0 is the background.
@@ -79,8 +81,10 @@ class Shapes(SegmentationDataset):
     """
 
     def __init__(self, images: int = 480, val: int = 40, test: int = 100, size: int = 96, seed: int = 0) -> None:
-        if min(images, val, test) < 1 or not 48 <= size <= 1024:
-            raise UserError("shapes: give at least one image to each of images, val and test, and a size of 48 to 1024")
+        if not 1 <= min(images, val, test) <= max(images, val, test) <= MOST or not 48 <= size <= 1024:
+            raise UserError(
+                f"shapes: give 1 to {MOST} images to each of images, val and test, and a size of 48 to 1024"
+            )
         self.name, self.root, self.size, self.seed = "shapes", None, size, seed
         self.classes = ("background", *(name for name, *_ in SHAPES))
         self.palette = ((40, 40, 40), *(color for _, color, *_ in SHAPES))
