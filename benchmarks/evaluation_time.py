@@ -31,7 +31,7 @@ from semiseg.networks import build
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_settings(parser)
+    add_settings(parser, "batch-size", "precision", "workers")
     parser.add_argument("--size", type=int, default=480, help="side of an image in pixels")
     parser.add_argument("--images", type=int, default=20)
     args = parser.parse_args()

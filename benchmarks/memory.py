@@ -46,7 +46,7 @@ class Costs:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_settings(parser)
+    add_settings(parser, "accelerator", "precision", "workers", "rounds")
     parser.set_defaults(architecture="deeplabv3plus", encoder="resnet50", crop_size=321, batch_size=8)
     args = parser.parse_args()
     costs = {kind: costs_of(kind, args) for kind in ("plain", "recomputed", "frozen")}
@@ -92,9 +92,9 @@ def saved_bytes(network: nn.Module, images: int, side: int) -> int:
 
 def row(name: str, costs: dict[str, Costs], args: argparse.Namespace) -> dict[str, Any]:
     """Print and return the figures of a method, in MB: its networks and passes are those of a small one."""
-    small = argparse.Namespace(**vars(args) | {"encoder": "test_resnet", "crop_size": 32, "accelerator": "cpu"})
-    small.architecture = "deeplabv3plus-separable"
-    with made_loop(name, small, workers=0) as loop:
+    small: dict[str, Any] = {"architecture": "deeplabv3plus-separable", "encoder": "test_resnet", "crop_size": 32}
+    small |= {"accelerator": "cpu", "precision": "fp32", "workers": 0}
+    with made_loop(name, argparse.Namespace(**vars(args) | small)) as loop:
         step = TOTAL // 2
         batch = loop.stream[step]
         loop.method.train()

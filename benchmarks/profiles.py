@@ -1,6 +1,6 @@
 """Where does the time of Dual Teacher's step go? torch.profiler's figures as a picture, of two ways to take the step.
 
-    python benchmarks/profiles.py [--out docs/images] [--steps 5]
+    python benchmarks/profiles.py [--out docs/images] [--steps 5] [--json FILE]
 
 Writes profile-release-way.png (with the habits of research code, `release_way.py`) and profile-step.png (as it is):
 milliseconds a step in each operator itself, the largest first. A profiler slows what it watches, small operators most.
@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 from release_way import Stepper
-from step_time import add_settings, made_loop
+from step_time import add_settings, made_loop, write_json
 from torch.profiler import ProfilerActivity, profile
 
 SHOWN = 14  # operators, all others together are one more
@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     parser.add_argument("--steps", type=int, default=5)
-    add_settings(parser)
+    add_settings(parser, "rounds")
     args = parser.parse_args()
     options = {"label_temperature": 0.0, "ema_reset": "shift"}
     times = {}
@@ -36,6 +36,7 @@ def main() -> None:
     for name, each in times.items():
         print(f"{name}: {sum(each.values()):.0f} ms a step")
         draw(each, longest).savefig(args.out / f"{name}.png", dpi=100)
+    write_json(args, [{"way": name, "ms": each} for name, each in times.items()])
 
 
 def profiled(stepper: Stepper, steps: int) -> dict[str, float]:

@@ -19,7 +19,6 @@ from unittest import mock
 import torch
 from step_time import TOTAL, add_settings, batches, made_loop, seconds, write_json
 from torch import Tensor, nn
-from torchvision.transforms.v2 import ColorJitter
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from semiseg.methods import Batch, Progress, dual_teacher
@@ -45,10 +44,12 @@ def main() -> None:
 
 
 class Stepper:
-    """Takes one step after the other, each with a batch of its own, with the habits asked for."""
+    """Takes one step after the other, each with a batch of its own, with the habits asked for, or under a ``patch``."""
 
-    def __init__(self, loop: Loop, habit: str = "") -> None:
+    def __init__(self, loop: Loop, habit: str = "", patch: Patch | None = None) -> None:
         self.loop, self.habit, self.step = loop, habit, TOTAL // 2
+        self.patches = [made for name, made in HABITS.items() if made and habit in (name, "all of these")]
+        self.patches += [patch] if patch else []
         self.batches: Iterator[Batch] = batches(loop, TOTAL)
         loop.method.train()
         if habit in ("planar memory", "all of these"):
@@ -57,9 +58,8 @@ class Stepper:
     def __call__(self) -> None:
         """Fetch a batch and learn from it."""
         with ExitStack() as stack:
-            for name, patch in HABITS.items():
-                if patch and self.habit in (name, "all of these"):
-                    stack.enter_context(patch())
+            for patch in self.patches:
+                stack.enter_context(patch())
             batch = next(self.batches)
             shift = 1000 * (self.step % 2)  # of one step each: CutMix, ClassMix, CutMix ...
             self.loop.step(batch, Progress(TOTAL // 2 + shift, 10 * TOTAL, 1000))
@@ -93,13 +93,12 @@ def labels_twice(label: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def photometric_by_pil(photometric: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Images go to the host, through PIL one by one, and back."""
-    jitter = ColorJitter(0.5, 0.5, 0.5, 0.25)
+    """Images go to the host, into PIL one by one, and back; what changes their colors is the same."""
 
     def one(image: Tensor) -> Tensor:
-        return pil_to_tensor(jitter(to_pil_image((image.cpu() * 255).byte()))).to(image.device).float() / 255
+        return pil_to_tensor(to_pil_image((image.cpu() * 255).byte())).to(image.device).float() / 255
 
-    return lambda images, strength: torch.stack([one(image) for image in images])
+    return lambda images, *rest: photometric(torch.stack([one(image) for image in images]), *rest)
 
 
 def paste_by_pil(paste: Callable[..., Tensor]) -> Callable[..., Tensor]:

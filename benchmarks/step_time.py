@@ -61,17 +61,24 @@ def main() -> None:
     write_json(args, [measure(name, args) for name in args.methods])
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add what every benchmark of a step may be asked."""
-    parser.add_argument("--architecture", default="deeplabv3plus-separable")
-    parser.add_argument("--encoder", default="tf_efficientnet_lite0")
-    parser.add_argument("--crop-size", type=int, default=128)
-    parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--accelerator", default="auto")
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=10, help="how often each is timed, in turns")
-    parser.add_argument("--json", type=Path, help="file to write the figures to")
+SETTINGS: dict[str, dict[str, Any]] = {
+    "architecture": {"default": "deeplabv3plus-separable"},
+    "encoder": {"default": "tf_efficientnet_lite0"},
+    "crop-size": {"type": int, "default": 128},
+    "batch-size": {"type": int, "default": 4},
+    "accelerator": {"default": "auto"},
+    "precision": {"default": "fp32", "choices": ["fp32", "bf16"]},
+    "workers": {"type": int, "default": 1},
+    "rounds": {"type": int, "default": 10, "help": "how often each is timed, in turns"},
+    "json": {"type": Path, "help": "file to write the figures to"},
+}
+
+
+def add_settings(parser: argparse.ArgumentParser, *without: str) -> None:
+    """Add what a benchmark of a step may be asked, ``without`` what has no meaning to it."""
+    for name, about in SETTINGS.items():
+        if name not in without:
+            parser.add_argument(f"--{name}", **about)
 
 
 def write_json(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:

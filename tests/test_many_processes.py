@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
 from timm.layers.norm_act import BatchNormAct2d
 
 import semiseg
@@ -335,6 +336,20 @@ def test_every_batchnorm_is_synchronized_under_its_old_name(name: str) -> None:
     assert all(value is parameters[key] for key, value in method.named_parameters())  # a checkpoint's, the optimizer's
     images = torch.rand(2, 3, 64, 64)
     assert torch.equal(plain.eval().student(images), method.eval().student(images))
+
+
+def test_a_batch_script_of_slurm_is_one_process_that_starts_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_JOB_ID": "7"}.items():
+        monkeypatch.setenv(name, value)
+    for devices in (1, 2):
+        fabric = make_fabric(TrainConfig(accelerator="cpu", devices=devices))
+        assert fabric.world_size == devices
+        assert isinstance(fabric._connector._cluster_environment_flag, LightningEnvironment)
+    for name in ("SLURM_STEP_ID", "SLURM_PROCID"):  # which srun sets
+        monkeypatch.setenv(name, "0")
+    assert isinstance(
+        make_fabric(TrainConfig(accelerator="cpu", devices=2)).strategy.cluster_environment, SLURMEnvironment
+    )
 
 
 def test_synchronized_batchnorm_is_refused_on_cpus_and_means_nothing_to_one_process() -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from semiseg import api, compare
-from semiseg.config import TrainConfig
+from semiseg.config import TrainConfig, from_mapping
 from semiseg.data import Shapes
 from semiseg.errors import UserError
 from semiseg.methods import METHODS, Batch, Method, Progress
@@ -315,5 +315,8 @@ def test_a_run_with_recomputed_activations_ends_as_one_without(tmp_path: Path) -
 
 
 def test_progress_of_a_trial_is_past_every_burn_in() -> None:
-    assert made("dual-teacher").ramp(batch_size.LAST) == 1.0
+    method = METHODS["dual-teacher"]
+    options = from_mapping((method.Options,), {"burn_in": 0.3, "ramp_up": 0.15}, "options")[0]
+    ramped = make_method(replace(SMALL, method="dual-teacher"), options, DATA)
+    assert ramped.ramp(Progress(0, 1000, 10)) == 0.0 and ramped.ramp(batch_size.LAST) == 1.0
     assert isinstance(batch_size.LAST, Progress)

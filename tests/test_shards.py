@@ -26,7 +26,7 @@ from semiseg.data import Shapes, StreamConfig, TrainStream, make_loader, read_sp
 from semiseg.data import remote as remote_module
 from semiseg.data.pool import WINDOW, ShardPool, room_note
 from semiseg.data.remote import Unreachable, fetch
-from semiseg.data.shards import Shards, means_shards, open_shards
+from semiseg.data.shards import Shards, count_images, means_shards, open_shards, parse_index
 from semiseg.errors import UserError
 from semiseg.methods import Batch
 from semiseg.training.trainer import Loop
@@ -207,6 +207,41 @@ def test_what_was_not_asked_for_longest_makes_room(
     assert 0 < sum(path.stat().st_size for path in kept) <= 3 * max(sizes)
     assert sum(asked[f"/shard-{n:06d}.tar"] for n in range(11)) > 11  # what had to go was got again
     assert room_note(open_shards(url), 4).startswith("warning: copies of shards: up to")
+
+
+def test_shards_that_hardly_fit_are_counted_and_read(
+    shards: Path, server: tuple[str, Counter[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is got in advance then: it would push out what is about to be read."""
+    url, _ = server
+    indexed = open_shards(url)
+    (shards / "index.json").unlink()
+    monkeypatch.setenv("SEMISEG_CACHE_GB", str(3 * indexed.sizes.max() / 1e9))
+    counted = count_images(url, [f"{url}/{name}" for name in indexed.names])
+    assert [*counted.counts] == [*indexed.counts] and [*counted.sizes] == [*indexed.sizes]
+    monkeypatch.setenv("SEMISEG_CACHE_GB", str(1.1 * indexed.sizes.max() / 1e9))
+    pool, near = ShardPool(indexed, 3, 1), ShardPool(open_shards(str(shards)), 3, 1)
+    for step in range(IMAGES):
+        id = pool.draw(0, step, 0, 1)[1]
+        assert id == near.draw(0, step, 0, 1)[1]
+        assert torch.equal(pool.read(id).pixels, near.read(id).pixels)
+
+
+def test_where_local_shards_lie_does_not_depend_on_where_one_is(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (shards.parent / "beside").mkdir()
+    monkeypatch.chdir(shards.parent / "beside")
+    index = (shards / "index.json").read_bytes()
+    for there in (True, False):
+        if not there:
+            (shards / "index.json").unlink()
+        for source in (f"../{shards.name}", f"../{shards.name}/shard-{{000000..000001}}.tar", f"../{shards.name}/"):
+            found = open_shards(source)
+            assert found.base == f"{shards.resolve()}/"
+            kept = parse_index("elsewhere/shards.json", json.dumps(found.to_json()).encode())
+            assert (kept.base, [*kept.names]) == (found.base, [*found.names])
+    strange = json.dumps(json.loads(index) | {"base": f"{shards}/../"}).encode()
+    with pytest.raises(UserError, match=r"has \.\. in it"):
+        parse_index("index.json", strange)
 
 
 def test_a_run_from_a_server_that_is_killed_and_resumed_is_the_uninterrupted_one(

@@ -85,7 +85,7 @@ def of_images(peers: Peers, masks: Masks, places: list[str], out: Path, skip_exi
         make_folder(out)
         return len(found), [*todo.items()]
 
-    count, todo = peers.on_first(plan)
+    count, todo = peers.from_first(plan)
 
     def one(task: tuple[Path, dict[str, Path]]) -> bool:
         source, files = task
@@ -116,7 +116,7 @@ def of_shards(peers: Peers, masks: Masks, places: list[str], out: Path, skip_exi
         make_folder(out)
         return shards, todo
 
-    shards, todo = peers.on_first(plan)
+    shards, todo = peers.from_first(plan)
     done = peers.shared_out(todo, lambda number: predict_shard(masks, shards, number, out))
     if failed := sum(count for count, _ in done):
         peers.refuse(UNREADABLE.format(failed, len(shards), out) + REMEDY)

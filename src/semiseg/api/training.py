@@ -105,7 +105,7 @@ def train_with(config: TrainConfig, options: Any, out: str | Path | None = None)
             peers.on_first(lambda: check_before_trying(path, config, options, fabric.device))
             settled, found = settle_batch(config, options, fabric, peers)
         run = peers.on_first(lambda: prepare(path, settled, options, found))
-        return finish(run, fabric, peers, interruption)
+        return finish(run or RunDirectory(path), fabric, peers, interruption)
 
 
 def resume_run(path: str | Path, devices: int | str | None = None, nodes: int | None = None) -> Path:

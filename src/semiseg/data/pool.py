@@ -124,6 +124,7 @@ class ShardPool:
     def __init__(self, shards: Shards, seed: int, places: int, factor: int = 1) -> None:
         self.shards, self.seed, self.count, self.factor = shards, seed, len(shards), factor
         self._most_open = 2 * WINDOW * (places + 1)
+        self._gets_ahead = is_remote(shards.base) and copies(shards, places) <= cache_bytes()
         self._open: OrderedDict[int, _Open] = OrderedDict()
         self._plans: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
         self._ahead: tuple[int, set[tuple[int, int]]] = (0, set())
@@ -193,11 +194,11 @@ class ShardPool:
         return self._open[number]
 
     def _fetch_ahead(self, epoch: int, window: int) -> None:
-        """Begin to get the shards of a window, once a process, while others are being read."""
+        """Begin to get the shards of a window, once a process, while others are being read, if all these fit."""
         process, asked = self._ahead
         if process != os.getpid():
             self._ahead = process, asked = os.getpid(), set()
-        if (epoch, window) in asked or not is_remote(self.shards.base):
+        if (epoch, window) in asked or not self._gets_ahead:
             return
         asked.add((epoch, window))
         numbers = self._plan(epoch)[0][window * WINDOW : (window + 1) * WINDOW].tolist()
@@ -217,14 +218,19 @@ def make_pool(reader: Reader, split: Split, seed: int, places: int = 1) -> ListP
     return ListPool(reader, split.unlabeled, seed)
 
 
-def room_note(shards: Shards, places: int) -> str:
-    """Say where copies of shards are kept and whether those fit that ``places`` of a batch ask for, or "" if none is.
+def copies(shards: Shards, places: int) -> int:
+    """Return at most how many bytes of copies so many places of the batch read from at once.
 
-    A place reads one window and gets the next; each is told as the largest shard.
+    A place reads one window and gets the next; each shard counts as the largest.
     """
+    return min(int(shards.sizes.sum()), 2 * WINDOW * places * int(shards.sizes.max()))
+
+
+def room_note(shards: Shards, places: int) -> str:
+    """Say where copies of shards are kept and whether those of ``places`` of the batch fit, or "" if none is kept."""
     if not is_remote(shards.base):
         return ""
-    needed, bound = min(int(shards.sizes.sum()), 2 * WINDOW * places * int(shards.sizes.max())), cache_bytes()
+    needed, bound = copies(shards, places), cache_bytes()
     told = (
         f"copies of shards: up to {needed / 1e9:.2g} GB at a time in {cache_folder()}, which may hold {bound / 1e9:.2g}"
     )

@@ -58,7 +58,7 @@ class Shards:
         Raises:
             Unreachable: it cannot be got or read, or holds another number of images than the index says.
         """
-        path, found = look_into(self.place(shard), int(self.sizes[shard]))
+        path, found, _ = look_into(self.place(shard), int(self.sizes[shard]))
         if len(found) != self.counts[shard]:
             raise Unreachable(
                 f"{self.place(shard)}: it holds {len(found)} images, {self.counts[shard]} by the index: make it anew"
@@ -140,14 +140,19 @@ def count_images(source: str, places: Iterable[str], tell: Callable[[int], None]
         UserError: they hold none.
         Unreachable: one cannot be read.
     """
-    places = [place if is_remote(place) else str(local_path(place).absolute()) for place in places]
+    places = [place if is_remote(place) else absolute(place) for place in places]
     counts, sizes = [], []
-    for done, (path, found) in enumerate(read_ahead(look_into, places, workers=8, ahead=8), 1):
+    for done, (_, found, size) in enumerate(read_ahead(look_into, places, workers=8, ahead=8), 1):
         counts.append(len(found))
-        sizes.append(path.stat().st_size)
+        sizes.append(size)
         if tell:
             tell(done)
     return collect(source, places, counts, sizes)
+
+
+def absolute(place: str) -> str:
+    """Return a path on this machine from the root on, without ``..``: what it means must not depend on where one is."""
+    return os.path.abspath(local_path(place))
 
 
 def collect(source: str, places: Sequence[str], counts: Sequence[int], sizes: Sequence[int]) -> Shards:
@@ -186,11 +191,10 @@ def parse_index(place: str, content: bytes, source: str | None = None) -> Shards
         base, name = str(index.get("base") or ""), str(index.get("name") or place)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(wrong.format(type(error).__name__)) from None
-    if not base:
-        base = place if is_remote(place) else str(local_path(place).absolute())
-        base = base.rpartition("/")[0] + "/"
-    places = [url if is_remote(url) or url.startswith("/") else base + url for url, _, _ in entries]
-    if any(".." in Path(url).parts or not url.endswith(".tar") or "\0" in url for url in places):
+    own = (place if is_remote(place) else absolute(place)).rpartition("/")[0] + "/"
+    places = [url if is_remote(url) or url.startswith("/") else (base or own) + url for url, _, _ in entries]
+    named = [base, *(url for url, _, _ in entries)]
+    if any(".." in Path(text).parts for text in named) or any(not p.endswith(".tar") or "\0" in p for p in places):
         raise UserError(wrong.format("a url is no .tar, or has .. in it"))
     if is_remote(place) and not all(map(is_remote, places)):
         raise UserError(wrong.format("it names files of this machine"))

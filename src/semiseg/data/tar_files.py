@@ -9,15 +9,16 @@ from pathlib import Path
 
 from semiseg.data.dataset import Decoded
 from semiseg.data.images import IMAGE_SUFFIXES, decode, reason
-from semiseg.data.remote import Unreachable, fetch
+from semiseg.data.remote import Unreachable, fetch, is_remote
 
 ATTEMPTS = 3  # at a copy that others may remove
+GONE = "its copy is removed before it can be read: raise SEMISEG_CACHE_GB"
 Members = dict[str, tuple[int, int]]
 """Of a tar file: where an image's bytes begin and how many they are, by its key, in the order of the file."""
 
 
-def look_into(place: str, size: int = 0) -> tuple[Path, Members]:
-    """Return a local copy of a tar file anywhere, and what is in it.
+def look_into(place: str, size: int = 0) -> tuple[Path, Members, int]:
+    """Return a local copy of a tar file anywhere, what is in it, and its size in bytes.
 
     Raises:
         Unreachable: it cannot be got or read.
@@ -25,8 +26,8 @@ def look_into(place: str, size: int = 0) -> tuple[Path, Members]:
     for _ in range(ATTEMPTS):
         path = fetch(place, size)
         with suppress(FileNotFoundError):  # of a copy: another process has just made room for its own
-            return path, read_members(path, place)
-    raise Unreachable(f"{place}: no such file: check the path")
+            return path, read_members(path, place), path.stat().st_size
+    raise missing(place)
 
 
 def read_members(path: Path, place: str) -> Members:
@@ -67,4 +68,9 @@ def read_image(place: str, size: int, key: str, path: Path, where: tuple[int, in
             file.seek(where[0])
             return decode(BytesIO(file.read(where[1])), f"{place}: {key}", factor)
         fetch(place, size)
-    raise Unreachable(f"{place}: no such file: check the path")
+    raise missing(place)
+
+
+def missing(place: str) -> Unreachable:
+    """Return what to say of a tar file, or of its local copy, that is not there each time one looks."""
+    return Unreachable(f"{place}: {GONE if is_remote(place) else 'no such file: check the path'}")

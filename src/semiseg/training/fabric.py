@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from semiseg.config import TrainConfig
 from semiseg.devices import find_accelerator
 from semiseg.errors import UserError
+from semiseg.training.launching import started_by
 from semiseg.training.peers import watched_launch
 from semiseg.training.strategy import Strategy
 
@@ -36,10 +38,17 @@ def make_fabric(config: TrainConfig) -> Fabric:
             "take train or frozen-encoder"
         )
     strategy: Any = Strategy() if several else "auto"
+    # Fabric takes a batch script's variables of SLURM for those of srun, and waits for processes that nobody starts.
+    ours = [LightningEnvironment()] if started_by() is None and SLURMEnvironment.detect() else None
     precision: Any = "bf16-mixed" if bf16 else "32-true"
     try:
         return Fabric(
-            accelerator=accelerator, devices=devices, num_nodes=config.nodes, precision=precision, strategy=strategy
+            accelerator=accelerator,
+            strategy=strategy,
+            devices=devices,
+            num_nodes=config.nodes,
+            precision=precision,
+            plugins=ours,
         )
     except (ValueError, RuntimeError, MisconfigurationException) as error:
         raise UserError(f"--devices {devices}: {' '.join(str(error).split())[:200]}") from None

@@ -68,25 +68,33 @@ class Peers:
             self.refuse(problem)
         return result  # type: ignore[return-value]
 
-    def on_first(self, act: Callable[[], R]) -> R:
-        """Do something on the first process and return on all what it gives there; where it fails, all end with it."""
-        if self.group is None:
-            return act()
-        shared: list[Any] = [None, ""]
-        problem: BaseException | None = None
+    def on_first(self, act: Callable[[], R]) -> R | None:
+        """Do something on the first process and return there what it gives; where it fails, the others end with it."""
+        result, problem = None, None
         if not self.rank:
             try:
-                shared[0] = act()
+                result = act()
             except BaseException as error:  # whatever it was, the other processes wait to hear of it
-                problem, shared[1] = error, str(error) or type(error).__name__
+                problem = error
         with suppress(*((RuntimeError,) if problem else ())):  # the same may have ended the others
-            torch.distributed.broadcast_object_list(shared, src=0, group=self.group)
+            said = self.sent("" if problem is None else str(problem) or type(problem).__name__)
         if problem:
             raise problem
-        if shared[1]:
-            raise ToldElsewhere(shared[1])
-        result: R = shared[0]
+        if said:
+            raise ToldElsewhere(said)
         return result
+
+    def from_first(self, act: Callable[[], R]) -> R:
+        """Do as `on_first`, and return on all processes what it gives."""
+        result: Any = self.sent(self.on_first(act))
+        return result
+
+    def sent(self, value: T) -> T:
+        """Return the first process's ``value`` on every process, however long they have to wait for it."""
+        values = [value]
+        if self.group is not None:
+            torch.distributed.broadcast_object_list(values, src=0, group=self.group)
+        return values[0]
 
     def shared_out(self, tasks: Sequence[T], act: Callable[[T], R]) -> list[R]:
         """Do each task on one of the processes, and return on all of them what came of each, in the tasks' order.
@@ -180,10 +188,11 @@ def together(fabric: Fabric, remedy: Callable[[], str]) -> Iterator[Peers]:
                 raise
             lost = peers.cut_off()
             end(peers.children, HEAR_S)
-            # Whatever waits for the lost one at the end of the program (a GPU's group) waits so long and no longer.
-            deadline = threading.Timer(GRACE_S, os._exit, [1])
-            deadline.daemon = True
-            deadline.start()
+            if torch.distributed.get_backend() != "gloo":
+                # A GPU's group waits for the lost one at the end of the program; so long and no longer.
+                deadline = threading.Timer(GRACE_S, os._exit, [1])
+                deadline.daemon = True
+                deadline.start()
             raise lost from problem
 
 
