@@ -345,7 +345,7 @@ def test_a_batch_script_of_slurm_is_one_process_that_starts_the_others(monkeypat
         fabric = make_fabric(TrainConfig(accelerator="cpu", devices=devices))
         assert fabric.world_size == devices
         assert isinstance(fabric._connector._cluster_environment_flag, LightningEnvironment)
-    for name in ("SLURM_STEP_ID", "SLURM_PROCID"):  # which srun sets
+    for name in ("SLURM_STEP_ID", "SLURM_PROCID", "SLURM_NODEID", "SLURM_LOCALID"):  # which srun sets
         monkeypatch.setenv(name, "0")
     assert isinstance(
         make_fabric(TrainConfig(accelerator="cpu", devices=2)).strategy.cluster_environment, SLURMEnvironment
