@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from semiseg.api.masks import Masks, write_pictures
 from semiseg.api.model import load
 from semiseg.api.sharding import plan_shards, predict_shard
 from semiseg.config import TrainConfig
+from semiseg.data.dataset import read_ahead
 from semiseg.data.images import IMAGE_SUFFIXES, list_files, read_image_file
 from semiseg.data.shards import Shards, holds_shards, open_shards
 from semiseg.errors import UserError, printable
+from semiseg.evaluation.side_by_side import side_by_side
 
 if TYPE_CHECKING:
     from semiseg.training.peers import Peers
 
 Plan = dict[Path, dict[str, Path]]
 """The files to write for each image, by kind."""
+Task = tuple[Path, dict[str, Path]]
+Seen = tuple[Tensor | UserError, dict[str, Path]]
+"""What was read of an image, or why nothing was, and the files to write."""
 UNREADABLE = "{} of {} images cannot be read, see above, and have no mask in {}; all others have"
 GO_ON = "go on by the same command with --skip-existing"
 REMEDY = ": mend the shards; remove what is there of those with damaged images; run it again with --skip-existing"
@@ -79,7 +87,7 @@ def predict(
 def of_images(peers: Peers, masks: Masks, places: list[str], out: Path, skip_existing: bool) -> list[Path]:
     """Predict image files and folders of such."""
 
-    def plan() -> tuple[int, list[tuple[Path, dict[str, Path]]]]:
+    def plan() -> tuple[int, list[Task]]:
         found = collect_images(places)
         todo = plan_files(found, masks.kinds, out, skip_existing)
         make_folder(out)
@@ -87,19 +95,33 @@ def of_images(peers: Peers, masks: Masks, places: list[str], out: Path, skip_exi
 
     count, todo = peers.from_first(plan)
 
-    def one(task: tuple[Path, dict[str, Path]]) -> bool:
+    def read(task: Task) -> Seen:
         source, files = task
         try:
-            image = read_image_file(source)
+            return read_image_file(source), files
         except UserError as error:
             if count == 1:
                 raise
-            print(f"{printable(str(error))}; skipped", file=sys.stderr)
-            return False
-        write_pictures(masks.draw(image, files), files)
-        return True
+            return error, files
 
-    if failed := peers.shared_out(todo, one).count(False):
+    def write(seen: Seen) -> UserError | None:
+        image, files = seen
+        if isinstance(image, UserError):
+            return image
+        write_pictures(masks.draw(image, files), files)
+        return None
+
+    def pixels(seen: Seen) -> int:
+        return 0 if isinstance(seen[0], UserError) else seen[0][0].numel()
+
+    def several(tasks: Sequence[Task]) -> Iterator[bool]:
+        with closing(side_by_side(write, read_ahead(read, tasks), pixels, masks.predictor.device)) as written:
+            for problem in written:
+                if problem:
+                    print(f"{printable(str(problem))}; skipped", file=sys.stderr)
+                yield not problem
+
+    if failed := peers.shared_out(todo, several).count(False):
         remedy = ": mend or remove these, and run it again with --skip-existing"
         peers.refuse(UNREADABLE.format(failed, count, out) + remedy)
     return [files[""] for _, files in todo if "" in files]
@@ -117,7 +139,7 @@ def of_shards(peers: Peers, masks: Masks, places: list[str], out: Path, skip_exi
         return shards, todo
 
     shards, todo = peers.from_first(plan)
-    done = peers.shared_out(todo, lambda number: predict_shard(masks, shards, number, out))
+    done = peers.shared_out(todo, lambda numbers: (predict_shard(masks, shards, number, out) for number in numbers))
     if failed := sum(count for count, _ in done):
         peers.refuse(UNREADABLE.format(failed, len(shards), out) + REMEDY)
     return [file for _, file in done if file]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ IGNORE = 255
 """The mask value for pixels of which nothing is known: no loss and no metric looks at them."""
 
 Color = tuple[int, int, int]
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -151,20 +152,25 @@ def check_size(dataset: SegmentationDataset, id: str, size: Sequence[int], mask:
         )
 
 
-def read_ahead(read: Callable[[str], T], ids: Sequence[str], workers: int | None = 2, ahead: int = 4) -> Iterator[T]:
-    """Yield ``read(id)`` for each id in order, reading the next ones in threads while the caller is at work.
+def read_ahead(
+    read: Callable[[S], T],
+    items: Iterable[S],
+    workers: int | None = 2,
+    ahead: int = 4,
+) -> Iterator[T]:
+    """Yield ``read(item)`` for each item in order, reading the next ones in threads while the caller is at work.
 
     Args:
-        read: what to do with an id.
-        ids: in this order.
+        read: what to do with an item.
+        items: in this order.
         workers: threads; None: as many as suit the machine.
-        ahead: how many ids are at most read and not yet yielded, which bounds memory.
+        ahead: how many are at most read and not yet yielded, which bounds memory.
     """
     pool = ThreadPoolExecutor(max_workers=workers)
     try:
         pending: deque[Future[T]] = deque()
-        for id in ids:
-            pending.append(pool.submit(read, id))
+        for item in items:
+            pending.append(pool.submit(read, item))
             if len(pending) > ahead:
                 yield pending.popleft().result()
         while pending:

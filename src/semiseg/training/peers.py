@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
@@ -96,16 +96,18 @@ class Peers:
             torch.distributed.broadcast_object_list(values, src=0, group=self.group)
         return values[0]
 
-    def shared_out(self, tasks: Sequence[T], act: Callable[[T], R]) -> list[R]:
+    def shared_out(self, tasks: Sequence[T], act: Callable[[Sequence[T]], Iterable[R]]) -> list[R]:
         """Do each task on one of the processes, and return on all of them what came of each, in the tasks' order.
+
+        Args:
+            tasks: the same on all processes.
+            act: does some of them, and gives what comes of each in their order.
 
         Raises:
             UserError: as `on_each`, after the other processes have done their part.
         """
-        mine = range(self.rank, len(tasks), self.world)
-        done = self.on_each(lambda: {index: act(tasks[index]) for index in mine})
-        everything = {index: result for part in self.gathered(done) for index, result in part.items()}
-        return [everything[index] for index in range(len(tasks))]
+        parts = self.gathered(self.on_each(lambda: [*act(tasks[self.rank :: self.world])]))
+        return [parts[index % self.world][index // self.world] for index in range(len(tasks))]
 
     def require(self, ok: bool, message: str) -> None:
         """Refuse with ``message`` unless all processes say ``ok``."""
