@@ -128,9 +128,8 @@ def test_memory_and_open_files_stay_as_they_are(tmp_path: Path) -> None:
         print(f"{name}: {warm[place]:.0f} kB at {WARM_MINUTES:g} min, {end[place]:.0f} kB at the end, {change}")
     print(f"open files {warm[1]:g}, {end[1]:g}")
     assert status == 143
-    assert (
-        abs(end[0] / warm[0] - 1) <= 0.03
-    )  # pages of files are the system's to take back: another program may want room
+    # Pages of files are the system's to take back, where another program wants room.
+    assert abs(end[0] / warm[0] - 1) <= 0.03
     assert warm[1] == end[1]
     assert not zombies and not shared_memory(seen)
     assert not any(Path(f"/proc/{number}").exists() for number in seen)
