@@ -172,6 +172,24 @@ def test_a_pickle_with_code_in_it_is_refused_and_not_run(tmp_path: Path) -> None
     assert not marker.exists()
 
 
+def test_what_a_pickle_says_of_the_insides_of_a_dtype_is_not_believed(tmp_path: Path) -> None:
+    """NumPy's own would take integers with these flags for references to objects."""
+
+    class Forged:
+        def __reduce__(self) -> tuple[object, ...]:
+            kind, values, state = np.arange(3).__reduce__()
+            return kind, values, (*state[:2], Flagged(), *state[3:])
+
+    class Flagged:
+        def __reduce__(self) -> tuple[object, ...]:
+            kind, values, state = np.dtype("i8").__reduce__()
+            return kind, values, (*state[:-1], 63)
+
+    path = tmp_path / "split_0.pkl"
+    path.write_bytes(pickle.dumps(Forged(), 2))
+    assert read_permutation(path) == [0, 1, 2]
+
+
 def test_other_content_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "split_0.pkl"
     arrays = (np.array([0, 0, 1]), np.array([1, 2]), np.array([0.0, 1.0]), np.eye(2, dtype=int), np.arange(0))

@@ -1,5 +1,7 @@
 """The training stream: a function of seed and step, in which no mask of an unlabeled image is opened."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -212,3 +214,23 @@ def test_no_unlabeled_image_that_can_be_read_is_an_error(tiny_folder: Path) -> N
         training.dataset.image_path(id).write_bytes(b"")
     with pytest.raises(UserError, match=r"png: the image cannot be read.*none of 9 unlabeled images can be read"):
         training[0]
+
+
+FAULTY = """
+from semiseg.data import Shapes, StreamConfig, TrainStream, make_loader
+
+class Faulty(Shapes):
+    def read_image(self, id):
+        raise KeyError(id)
+
+if __name__ == "__main__":
+    ids = Faulty().ids
+    stream = TrainStream(Faulty(), ids[:4], ids[4:], StreamConfig(2, crop_size=32, unlabeled_batch_size=2))
+    list(make_loader(stream, 0, 4, workers=2))
+"""
+
+
+def test_a_fault_of_ours_in_a_worker_ends_the_program() -> None:
+    """Its traceback would keep the workers, which leave signals to the run, and the program would wait for them."""
+    ended = subprocess.run([sys.executable, "-c", FAULTY], capture_output=True, text=True, timeout=50)
+    assert ended.returncode == 1 and "KeyError" in ended.stderr

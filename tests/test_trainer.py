@@ -299,6 +299,19 @@ def test_resume_is_exact_for_every_method(
     assert metrics(whole) == metrics(cut)
 
 
+def test_a_mask_that_has_gone_is_named_before_a_resumed_run_goes_on(
+    no_report: None, tiny_folder: Path, tmp_path: Path
+) -> None:
+    run = train(tiny_folder, tmp_path / "run", "supervised", steps=2)
+    for name in ("labeled", "val"):
+        id = (run / "splits" / f"{name}.txt").read_text().split()[0]
+        mask = next((tiny_folder / "masks").glob(f"{id}.*"))
+        aside = mask.rename(tmp_path / mask.name)
+        with pytest.raises(UserError, match=f"'{id}' of the run's lists has no mask any more: put it back"):
+            api.train(resume=run)
+        aside.rename(mask)
+
+
 # A run that goes wrong.
 
 

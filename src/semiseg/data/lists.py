@@ -185,7 +185,8 @@ def read_permutation(path: Path) -> list[int]:
         for _, value, _ in pickletools.genops(content):
             if isinstance(value, int) and value > len(content):  # a count: memory would be taken for so many
                 raise pickle.UnpicklingError(f"it speaks of {value:.3g} values in {len(content)} bytes")
-        values = _ArrayUnpickler(io.BytesIO(content)).load()
+        found = _ArrayUnpickler(io.BytesIO(content)).load()
+        order = found.integers() if isinstance(found, _Array) else []
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except pickle.UnpicklingError as error:
@@ -194,24 +195,57 @@ def read_permutation(path: Path) -> list[int]:
         ) from error
     except Exception as error:  # bytes that are no pickle make it fail in every way there is
         raise UserError(f"{path}: no pickle of an array ({type(error).__name__}); take it as published") from error
-    array = np.asarray(values if isinstance(values, np.ndarray) else ())
-    if array.ndim != 1 or array.dtype.kind not in "iu" or not len(array):
+    if not order:
         raise UserError(f"{path}: it holds no list of whole numbers; take the split_0.pkl as published")
-    order: list[int] = array.tolist()
     if sorted(order) != list(range(len(order))):
         raise UserError(f"{path}: not each of 0 to {len(order) - 1} stands there once; take it as published")
     return order
 
 
+class _Dtype:
+    """Keeps what a pickle says of a dtype: its code (``i8``), later its byte order."""
+
+    def __init__(self, code: str, *_: object) -> None:
+        self.code, self.order = code, "|"
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = state[1]
+
+
+class _Array:
+    """Keeps what a pickle says of an array: version, shape, dtype, Fortran order, bytes."""
+
+    state: tuple[Any, ...] = ()
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.state = state
+
+    def integers(self) -> list[int]:
+        """Return its values; raises ValueError where it is no row of whole numbers."""
+        _, shape, dtype, _, data = self.state
+        if not isinstance(dtype, _Dtype) or not re.fullmatch("[<>|=][iu][1248]", f"{dtype.order}{dtype.code}"):
+            raise ValueError("no whole numbers")
+        values = np.frombuffer(data, dtype.order + dtype.code)
+        if tuple(shape) != values.shape:
+            raise ValueError("no row")
+        return [int(value) for value in values]
+
+
 class _ArrayUnpickler(pickle.Unpickler):
-    """Knows what an array of numbers consists of and nothing else, so that no code of a file is ever run."""
+    """Knows what an array of numbers consists of and nothing else, so that no code of a file is ever run.
+
+    NumPy's own functions are not called either: what a file says of a dtype's insides they would believe.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return one of the four functions that arrays are made with; raises UnpicklingError for any other."""
+        """Return what stands for one of the functions that arrays are made with; raises UnpicklingError for others."""
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
-            return np.empty(0).__reduce__()[0]  # under whichever name this NumPy has it
+            return _Array
         if module == "numpy" and name in ("ndarray", "dtype"):
-            return getattr(np, name)
+            return {"ndarray": _Array, "dtype": _Dtype}[name]
         if (module, name) == ("_codecs", "encode"):
             return _as_bytes
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, and nothing but an array of numbers is read")

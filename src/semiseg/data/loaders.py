@@ -11,6 +11,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from semiseg.data.dataset import Decoded, SegmentationDataset
 from semiseg.data.packed import packed
@@ -215,12 +216,18 @@ class StepLoader(DataLoader["tuple[Batch, dict[str, str]] | UserError"]):
     skipped: dict[str, str]
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        for item in super().__iter__():
-            if isinstance(item, UserError):
-                raise item
-            batch, skipped = item
-            self.skipped |= skipped
-            yield batch
+        items = super().__iter__()
+        try:
+            for item in items:
+                if isinstance(item, UserError):
+                    raise item
+                batch, skipped = item
+                self.skipped |= skipped
+                yield batch
+        finally:
+            # Where a fault of ours goes up, its traceback keeps the workers, and the program's end would wait for them.
+            if isinstance(items, _MultiProcessingDataLoaderIter):
+                items._shutdown_workers()
 
 
 def _leave_signals_to_the_run(worker: int) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -144,8 +145,12 @@ class RunDirectory:
 
     @cached_property
     def split(self) -> Split:
-        """The run's lists of images, read once; raises UserError where one of them is no longer in the data."""
-        return self.read_split(self.dataset)
+        """The run's lists of images, read once; raises UserError where one of them, or its mask, is no longer there."""
+        split = self.read_split(self.dataset)
+        for id in chain(split.labeled, split.val, split.test):
+            if not self.dataset.has_mask(id):
+                raise UserError(f"{self.dataset.name}: {id!r} of the run's lists has no mask any more: put it back")
+        return split
 
     def read_split(self, dataset: SegmentationDataset) -> Split:
         """Return the run's lists of images; raises UserError where one of them is no longer in the data."""
