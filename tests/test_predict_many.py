@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -148,6 +149,51 @@ def test_what_cannot_be_read_is_told_and_left_out(run: Path, shards: Path, call:
     assert lines[2].startswith(f"semiseg: 4 of 10 images cannot be read, see above, and have no mask in {out}")
     assert sorted(content(out)) == ["shard-000000.tar", "shard-000001.tar", "shard-000003.tar"]
     assert f"{key}.png" not in unpacked(out / "shard-000001.tar") and len(unpacked(out / "shard-000001.tar")) == 2
+
+
+def packed(path: Path, *members: tuple[str, bytes], claims: int = 0) -> None:
+    """Write a tar file of members, and one more of a size that is claimed alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "wb") as file, tarfile.open(fileobj=file, mode="w") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+        if claims:
+            info = tarfile.TarInfo("claims.png")
+            info.size = claims
+            file.write(info.tobuf())
+    if claims:
+        os.truncate(path, path.stat().st_size + claims)  # a file with a hole, which takes no room
+
+
+def test_members_that_lead_elsewhere_or_claim_to_be_huge_are_left_out(run: Path, photos: Path, call: Call) -> None:
+    pytest.importorskip("webdataset")
+    picture = (photos / "1.png").read_bytes()
+    names = ("../../evil", "/abs/evil", "a/../../evil", "\\abs\\evil", "./a", "b/c")
+    tar, out = photos.with_name("sh") / "a.tar", photos.with_name("masks")
+    packed(tar, *((f"{name}.png", picture) for name in names), claims=1 << 40)
+    status, _, errors = call(run, tar, "--out", out)
+    lines = errors.splitlines()
+    assert status == 2 and len(lines) == 6 and "5 of 7 images cannot be read" in lines[-1], errors
+    assert all("the image's name leads out of its folder" in line and f"{tar}: " in line for line in lines[:4])
+    assert f"{tar}: claims: the image cannot be read (it claims {1 << 40} bytes)" in lines[4]
+    assert list(unpacked(out / "a.tar")) == ["./a.png", "b/c.png"]
+
+
+@pytest.mark.parametrize("strange", ["sub/{}/x.tar", "sub//x.tar", "sub/./x.tar", "/{}/a.tar"])
+def test_shards_whose_names_lead_elsewhere_get_no_masks(run: Path, photos: Path, call: Call, strange: str) -> None:
+    pytest.importorskip("webdataset")
+    folder, out, away = photos.with_name("sh"), photos.with_name("masks"), photos.with_name("escaped")
+    strange = strange.format(away)
+    for name in ("sub/a.tar", "sub/b/a.tar", strange):
+        packed(folder / name, ("a.png", (photos / "1.png").read_bytes()))
+    before = sorted(photos.parent.rglob("*"))
+    entries = [{"url": url, "nsamples": 1} for url in ("sub/a.tar", "sub/b/a.tar", strange)]
+    (folder / "index.json").write_text(json.dumps({"shardlist": entries}))
+    status, _, errors = call(run, folder, "--out", out)
+    assert status == 2 and errors.count("\n") == 1 and "is no plain name below" in errors, errors
+    assert sorted(photos.parent.rglob("*")) == sorted([*before, folder / "index.json"])
 
 
 def test_what_makes_no_sense_is_refused_in_one_line(run: Path, photos: Path, shards: Path, call: Call) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from semiseg.api.masks import Masks
@@ -16,7 +16,7 @@ from semiseg.data.new_folder import is_free, new_folder
 from semiseg.data.pool import permutation
 from semiseg.data.remote import Unreachable, require_shards
 from semiseg.data.shards import INDEX, Shards, collect, count_images, find_shards, holds_shards
-from semiseg.data.tar_files import read_image
+from semiseg.data.tar_files import leads_out, read_image
 from semiseg.errors import UserError, printable
 
 PER_SHARD = 1000
@@ -128,9 +128,15 @@ def progress(before: int, done: int, count: int, what: str) -> None:
 
 
 def plan_shards(shards: Shards, out: Path, skip_existing: bool) -> list[int]:
-    """Return the numbers of the shards whose masks are to be written; raises UserError where one exists."""
+    """Return the numbers of the shards whose masks are to be written.
+
+    Raises:
+        UserError: one exists, or would be written elsewhere than below ``out``, or where another one is.
+    """
     todo = []
     for number, name in enumerate(shards.names):
+        if leads_out(name) or name != str(PurePosixPath(name)):  # of an index by a stranger, or of several places
+            raise UserError(f"{shards.source}: its {name!r} is no plain name below {shards.base or 'one place'}")
         if not (out / name).exists():
             todo.append(number)
         elif not skip_existing:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 from contextlib import suppress
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from semiseg.data.dataset import Decoded
 from semiseg.data.images import IMAGE_SUFFIXES, decode, reason
 from semiseg.data.remote import Unreachable, fetch, is_remote
+from semiseg.errors import UserError
 
 ATTEMPTS = 3  # at a copy that others may remove
 GONE = "its copy is removed before it can be read: raise SEMISEG_CACHE_GB"
+LARGEST = 1 << 30  # bytes of one image: a header may claim what no memory holds, and a sparse file seem to have it
 Members = dict[str, tuple[int, int]]
 """Of a tar file: where an image's bytes begin and how many they are, by its key, in the order of the file."""
 
@@ -60,15 +63,26 @@ def read_image(place: str, size: int, key: str, path: Path, where: tuple[int, in
     """Read an image as ``decode`` does, from a local copy of its tar file, which is got anew if it has gone.
 
     Raises:
-        UserError: the image cannot be read.
+        UserError: the image cannot be read, is absurdly large, or has a name that leads out of its folder.
         Unreachable: the tar file cannot be got.
     """
+    begin, count = where
+    if leads_out(key):
+        raise UserError(f"{place}: {key}: the image's name leads out of its folder; pack it anew under another name")
     for _ in range(ATTEMPTS):
         with suppress(FileNotFoundError), open(path, "rb") as file:
-            file.seek(where[0])
-            return decode(BytesIO(file.read(where[1])), f"{place}: {key}", factor)
+            if count > min(LARGEST, os.fstat(file.fileno()).st_size - begin):
+                raise UserError(f"{place}: {key}: the image cannot be read (it claims {count} bytes); pack it anew")
+            file.seek(begin)
+            return decode(BytesIO(file.read(count)), f"{place}: {key}", factor)
         fetch(place, size)
     raise missing(place)
+
+
+def leads_out(name: str) -> bool:
+    """Tell whether a name, joined to a folder, may mean a place outside of it, here or on another system."""
+    path = PureWindowsPath(name)  # which knows both slashes
+    return bool(path.root) or ".." in path.parts
 
 
 def missing(place: str) -> Unreachable:
