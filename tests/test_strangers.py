@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
+import signal
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +19,11 @@ import semiseg
 from semiseg import api, cli
 from semiseg.config import MOST_ALIASES, TrainConfig, from_mapping, read_yaml
 from semiseg.data import FolderDataset
-from semiseg.data.lists import read_list
+from semiseg.data.lists import read_lines, read_list, read_permutation
+from semiseg.data.palette import read_palette
 from semiseg.data.regions import brush_region, counts_region
+from semiseg.data.shards import open_shards
+from semiseg.data.tags import read_tags
 from semiseg.errors import UserError
 from semiseg.serving.networks import Networks
 from semiseg.training.checkpoint import load_checkpoint, save_checkpoint
@@ -234,6 +239,32 @@ def test_a_name_in_a_list_does_not_lead_out_of_the_data(tiny_folder: Path, line:
     write_lines(path, line.replace("outside", "val00000"))  # folders before a name are passed over, whatever they are
     dataset = FolderDataset(tiny_folder)
     assert dataset.image_path(read_list(path, dataset)[0]) == tiny_folder / "images" / "val00000.png"
+
+
+PIPES: dict[str, Callable[[Path], object]] = {
+    "x.yaml": read_yaml,
+    "split_0.pkl": read_permutation,
+    "list.txt": read_lines,
+    "palette.txt": read_palette,
+    "tags.csv": lambda path: read_tags(path, ("a",), ("b",)),
+    "index.json": lambda path: open_shards(str(path.parent)),
+    "a.tar": lambda path: open_shards(str(path.parent)),
+}
+
+
+@pytest.mark.parametrize("name", PIPES)
+def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    if name in ("index.json", "a.tar"):
+        pytest.importorskip("webdataset")
+    os.mkfifo(tmp_path / name)
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it waits"))
+    signal.alarm(20)
+    try:
+        with refused(name):
+            PIPES[name](tmp_path / name)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_run_lengths_that_claim_more_than_the_image_are_refused_before_they_are_drawn() -> None:

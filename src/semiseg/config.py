@@ -13,6 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from semiseg.errors import UserError, brief, did_you_mean
+from semiseg.plain_file import plain_file
 
 MOST_ALIASES = 20  # of YAML's *name: each may stand for many others, so that a page of them would fill memory
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -254,14 +255,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: a missing file, broken YAML, YAML that is not a mapping, or one of more than ``MOST_ALIASES``.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = plain_file(path).read_text(encoding="utf-8")
         if text.count("[") + text.count("{") > 1000:  # for lists within lists, YAML's reader takes the square of time
             raise ValueError("more than 1000 lists")
         if sum(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)) > MOST_ALIASES:
             raise ValueError(f"it has more than {MOST_ALIASES} aliases")
         values = yaml.safe_load(text)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}): check the path") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}): check the path") from None
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())}): correct the file") from None
     if values is None:

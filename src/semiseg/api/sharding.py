@@ -18,6 +18,7 @@ from semiseg.data.remote import Unreachable, require_shards
 from semiseg.data.shards import INDEX, Shards, collect, count_images, find_shards, holds_shards
 from semiseg.data.tar_files import leads_out, read_image
 from semiseg.errors import UserError, printable
+from semiseg.plain_file import plain_file
 
 PER_SHARD = 1000
 
@@ -102,9 +103,7 @@ def pack(files: Mapping[str, Path], folder: Path, images_per_shard: int) -> Shar
 def content_of(path: Path) -> bytes:
     """Return what an image file holds; raises UserError where it cannot be read."""
     try:
-        if not path.is_file():  # a pipe would be waited for
-            raise OSError("a folder, pipe or device, and no file")
-        return path.read_bytes()
+        return plain_file(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({reason(error)}); replace or remove it") from None
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from semiseg.data.dataset import Color, Decoded
 from semiseg.data.packed import Files
 from semiseg.errors import UserError
+from semiseg.plain_file import plain_file
 
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 JPEG_MASK = "a JPEG mask is blurred at its edges and worthless; save masks as PNG"
@@ -136,9 +137,7 @@ def open_picture(source: Path | IO[bytes]) -> Image.Image:
     Raises:
         OSError: it is a folder, a device or a pipe (which would be waited for), or another of ``UNREADABLE``.
     """
-    if isinstance(source, Path) and source.exists() and not source.is_file():
-        raise OSError("a folder, pipe or device, and no file")
-    opened = Image.open(source, formats=KINDS)
+    opened = Image.open(plain_file(source) if isinstance(source, Path) else source, formats=KINDS)
     if opened.format == "PNG":  # PIL shows what it can of damaged pixels and says nothing; the checksums tell
         opened.verify()  # after which it has to be opened anew
         if not isinstance(source, Path):

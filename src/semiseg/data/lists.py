@@ -14,17 +14,16 @@ from typing import Any
 import numpy as np
 
 from semiseg.data.dataset import SegmentationDataset
-from semiseg.data.images import IMAGE_SUFFIXES
+from semiseg.data.images import IMAGE_SUFFIXES, reason
 from semiseg.errors import UserError
+from semiseg.plain_file import plain_file
 
 SUFFIX = "(?:" + "|".join(map(re.escape, IMAGE_SUFFIXES)) + ")"
 
 
 def read_text(path: Path) -> str:
     """Read a text file in UTF-8; raises OSError also for a pipe or a device, which would be waited for."""
-    if path.exists() and not path.is_file():
-        raise OSError("a folder, pipe or device, and no file")
-    return path.read_text(encoding="utf-8-sig")
+    return plain_file(path).read_text(encoding="utf-8-sig")
 
 
 def read_lines(path: Path) -> tuple[str, ...]:
@@ -181,14 +180,14 @@ def read_permutation(path: Path) -> list[int]:
         UserError: it is anything else.
     """
     try:
-        content = path.read_bytes()
+        content = plain_file(path).read_bytes()
         for _, value, _ in pickletools.genops(content):
             if isinstance(value, int) and value > len(content):  # a count: memory would be taken for so many
                 raise pickle.UnpicklingError(f"it speaks of {value:.3g} values in {len(content)} bytes")
         found = _ArrayUnpickler(io.BytesIO(content)).load()
         order = found.integers() if isinstance(found, _Array) else []
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+        raise UserError(f"{path}: cannot be read ({reason(error)}); check the path") from error
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path}: refused ({' '.join(str(error).split())}); take the split_0.pkl as published"

@@ -19,6 +19,7 @@ from typing import Any
 from semiseg.data.cache import user_cache
 from semiseg.data.images import reason
 from semiseg.errors import UserError
+from semiseg.plain_file import plain_file
 
 EXTRA = ("fsspec", "filelock", "webdataset")
 CACHE_GB = 50.0
@@ -53,6 +54,8 @@ def local_path(place: str) -> Path:
 def read_bytes(place: str) -> bytes | None:
     """Return what a file anywhere holds, None where there is none; raises Unreachable."""
     with told(place):
+        if not is_remote(place):
+            plain_file(local_path(place))
         system, path = _open(place)
         try:
             content: bytes = system.cat_file(path)

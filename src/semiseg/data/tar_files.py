@@ -12,6 +12,7 @@ from semiseg.data.dataset import Decoded
 from semiseg.data.images import IMAGE_SUFFIXES, decode, reason
 from semiseg.data.remote import Unreachable, fetch, is_remote
 from semiseg.errors import UserError
+from semiseg.plain_file import plain_file
 
 ATTEMPTS = 3  # at a copy that others may remove
 GONE = "its copy is removed before it can be read: raise SEMISEG_CACHE_GB"
@@ -46,7 +47,7 @@ def read_members(path: Path, place: str) -> Members:
 
     found: Members = {}
     try:
-        with tarfile.open(path, "r:") as tar:
+        with tarfile.open(plain_file(path), "r:") as tar:
             while (member := tar.next()) is not None:
                 key, ending = base_plus_ext(member.name)
                 if member.isreg() and not member.issparse() and key and f".{ending.lower()}" in IMAGE_SUFFIXES:
