@@ -196,6 +196,25 @@ def test_shards_whose_names_lead_elsewhere_get_no_masks(run: Path, photos: Path,
     assert sorted(photos.parent.rglob("*")) == sorted([*before, folder / "index.json"])
 
 
+def test_images_are_not_hidden_by_a_tar_file_or_an_index_of_something_else(
+    run: Path, photos: Path, shards: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, packed = photos.with_name("masks"), photos.with_name("packed")
+
+    index = (shards / "index.json").read_text()
+    for name, content in (("backup.tar", "no matter what"), ("index.json", index)):
+        (photos / name).write_text(content)
+        monkeypatch.setattr(sys, "argv", ["semiseg", "prepare", "shards", "--from", str(photos), "--out", str(packed)])
+        assert cli.main() == 2 and not packed.exists()
+        status, _, errors = call(run, photos, "--out", out)
+        assert status == 2 and errors.count("\n") == 1 and not out.exists()
+        assert f"{photos}: 0.png and {name} lie side by side: give {photos / name} itself" in errors
+        (photos / name).unlink()
+    (photos / "index.json").write_text('{"pages": []}')
+    assert make_shards(str(photos), packed)[0] == f"{packed}: {IMAGES} images in 1 shards"
+    assert call(run, photos, "--out", out)[:2] == (0, f"{IMAGES} masks in {out}\n")
+
+
 def test_what_makes_no_sense_is_refused_in_one_line(run: Path, photos: Path, shards: Path, call: Call) -> None:
     out = shards.with_name("masks")
     for arguments, pattern in (

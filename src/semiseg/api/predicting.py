@@ -78,7 +78,8 @@ def predict(
     where: Any = {"accelerator": accelerator, "devices": devices}
     with launched(located(TrainConfig(**where))) as fabric, together(fabric, lambda: GO_ON) as peers:
         masks = peers.on_each(lambda: Masks(load(path, network, checkpoint, accelerator), kinds, sliding))
-        of = of_shards if any(map(holds_shards, places)) else of_images
+        packed = peers.from_first(lambda: any(map(holds_shards, places)))
+        of = of_shards if packed else of_images
         written = of(peers, masks, places, Path(out), skip_existing)
         peers.part()
         return written

@@ -22,6 +22,7 @@ from semiseg.data.packed import Names
 from semiseg.data.remote import Unreachable, is_remote, list_folder, local_path, read_bytes, require_shards
 from semiseg.data.tar_files import Members, look_into
 from semiseg.errors import UserError
+from semiseg.plain_file import plain_file
 
 INDEX = "index.json"
 KIND = "wids-shard-index-v1"
@@ -84,11 +85,32 @@ def means_shards(text: str) -> bool:
 
 
 def holds_shards(text: str) -> bool:
-    """Tell whether a text names shards where image files and folders of them are meant as well."""
+    """Tell whether a text names shards where image files and folders of them are meant as well.
+
+    Raises:
+        UserError: a folder holds both.
+    """
     if not os.path.isdir(text):
         return means_shards(text)
-    with os.scandir(text) as entries:
-        return any(entry.name == INDEX or entry.name.endswith(".tar") for entry in entries)
+    names = os.listdir(text)
+    shard = min((name for name in names if name.endswith(".tar")), default="")
+    image = min((name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and name[0] != "."), default="")
+    if INDEX in names and (not image or _is_index(Path(text, INDEX))):
+        shard = INDEX
+    if image and shard:
+        raise UserError(
+            f"{text}: {image} and {shard} lie side by side: give {Path(text, shard)} itself if shards are meant, or "
+            "move it elsewhere if the images are"
+        )
+    return bool(shard)
+
+
+def _is_index(path: Path) -> bool:
+    """Tell whether a file is an index of shards: other programs have files called index.json as well."""
+    try:
+        return len(parse_index(str(path), plain_file(path).read_bytes())) > 0
+    except (OSError, UserError):
+        return False
 
 
 def open_shards(source: str) -> Shards:
