@@ -63,6 +63,12 @@ def test_image_without_mask_is_unlabeled(tmp_path: Path) -> None:
     assert dataset[1].mask is None and dataset.mask_path("1") is None
 
 
+def test_a_mask_belongs_to_one_image(tmp_path: Path) -> None:
+    root = make(tmp_path / "d", {"0_L": plain(), "1_L": plain(), "2": plain()})
+    Image.fromarray(RAMP).save(root / "images" / "1_L.png")
+    assert sorted(FolderDataset(root).masks) == ["0", "1_L", "2"]
+
+
 def test_an_odd_exif_tag_is_no_reason_to_refuse_an_image(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -204,8 +204,11 @@ class FolderDataset(FileDataset):
 
 
 def matching(images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, Path]:
-    """Return the masks of images: of the same stem, or of that and ``_L``, as CamVid's own are named."""
-    tolerated = {stem.removesuffix("_L"): path for stem, path in masks.items()}
+    """Return the masks of images: of the same stem, or of that and ``_L``, as CamVid's own are named.
+
+    A mask of an image's own stem is that image's alone: ``a_L`` is none of ``a`` where there is an image ``a_L``.
+    """
+    tolerated = {s.removesuffix("_L"): path for s, path in masks.items() if s.endswith("_L") and s not in images}
     return {stem: path for stem, path in (tolerated | dict(masks)).items() if stem in images}
 
 
