@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -16,20 +15,14 @@ from torch import Tensor
 
 from semiseg.data.dataset import Color, Decoded
 from semiseg.data.packed import Files
+from semiseg.data.pictures import UNREADABLE, lossy_kind, open_picture
 from semiseg.errors import UserError
-from semiseg.plain_file import plain_file
 
 JPEG_SUFFIXES = (".jpg", ".jpeg")
-JPEG_MASK = "a JPEG mask is blurred at its edges and worthless; save masks as PNG"
+LOSSY_MASK = "a {} mask is blurred at its edges and worthless; save masks as PNG"
+JPEG_MASK = LOSSY_MASK.format("JPEG")
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".webp")
 IMAGE_SUFFIXES = JPEG_SUFFIXES + MASK_SUFFIXES
-# A file is what its first bytes say, whatever its name; of all that PIL reads only this (EPS would run Ghostscript).
-KINDS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
-# What PIL raises for files that are missing, cut short, of an unknown kind, broken inside, or absurdly large.
-UNREADABLE = (
-    *(OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, OverflowError, EOFError, struct.error),
-    Image.DecompressionBombError,
-)
 # What an EXIF orientation asks for. (PIL's exif_transpose also writes the EXIF anew, and fails where a tag is odd.)
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -129,23 +122,6 @@ def decode(source: Path | IO[bytes], name: str, factor: int = 1) -> Decoded:
         raise UserError(f"{name}: the image cannot be read ({reason(error)}); replace or remove it") from error
 
 
-def open_picture(source: Path | IO[bytes]) -> Image.Image:
-    """Open an image file by its head, of which PIL refuses more than 178,956,970 pixels (twice its limit).
-
-    Of animations and files of several pages it is the first picture.
-
-    Raises:
-        OSError: it is a folder, a device or a pipe (which would be waited for), or another of ``UNREADABLE``.
-    """
-    opened = Image.open(plain_file(source) if isinstance(source, Path) else source, formats=KINDS)
-    if opened.format == "PNG":  # PIL shows what it can of damaged pixels and says nothing; the checksums tell
-        opened.verify()  # after which it has to be opened anew
-        if not isinstance(source, Path):
-            source.seek(0)
-        opened = Image.open(source, formats=KINDS)
-    return opened
-
-
 def _orientation(opened: Image.Image) -> int:
     """Return the EXIF orientation, 1 to 8; a damaged one turns nothing, since the picture itself may be whole."""
     try:
@@ -186,7 +162,7 @@ def read_mask_file(path: Path, colors: bool = False) -> NDArray[np.uint8]:
     With ``colors`` it is always the latter: what the file shows, however it is stored.
 
     Raises:
-        UserError: it cannot be read, is a JPEG, or holds values that 8 bits do not; the message names it.
+        UserError: it cannot be read, is compressed with loss, or holds values that 8 bits do not; the message names it.
     """
     return decode_mask(path, str(path), colors)
 
@@ -195,8 +171,8 @@ def decode_mask(source: Path | IO[bytes], name: str, colors: bool = False) -> ND
     """Do what ``read_mask_file`` does from a file or its bytes; messages call it ``name``."""
     try:
         with open_picture(source) as opened:
-            if opened.format in ("JPEG", "MPO"):
-                raise UserError(f"{name}: {JPEG_MASK}")
+            if kind := lossy_kind(opened, source):
+                raise UserError(f"{name}: {LOSSY_MASK.format(kind)}")
             if colors or len(opened.getbands()) > 2:
                 return np.array(opened.convert("RGB"))
             values = np.array(opened)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import PIL.Image
 
-from semiseg.data.images import UNREADABLE
+from semiseg.data.pictures import UNREADABLE
 from semiseg.data.selection import spread
 from semiseg.report.page import Block, Legend, Picture, Section, Strip, photo
 from semiseg.report.run_files import RunFiles

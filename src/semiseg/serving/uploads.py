@@ -7,7 +7,8 @@ import io
 from PIL import Image
 from torch import Tensor
 
-from semiseg.data.images import UNREADABLE, upright_rgb
+from semiseg.data.images import upright_rgb
+from semiseg.data.pictures import UNREADABLE
 
 MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 13_000_000  # a phone's photo (4032 x 3024); memory goes with classes times pixels
