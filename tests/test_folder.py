@@ -304,6 +304,41 @@ def test_bad_class_file(tmp_path: Path, content: str) -> None:
         FolderDataset(root)
 
 
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"palette": [[n // 256, n % 256, 7] for n in range(300)]}, "300 colors, but a mask has 256 values"),
+        ({"palette": [[0, 0, 0], [9, 9, 9.5]]}, "color [9, 9, 9.5] is not three whole numbers"),
+        ({"palette": [[0, 0, 0], [9, 9, "9"]]}, "not three whole numbers"),
+        ({"palette": [[0, 0, 0], [9, 9, True]]}, "not three whole numbers"),
+        ({"ignore": True}, "ignore is True, which is neither a whole number nor a color"),
+        ({"ignore": 1.9}, "ignore is 1.9"),
+        ({"ignore": "1"}, "ignore is '1'"),
+    ],
+)
+def test_a_class_file_of_values_that_mean_something_else_is_refused(
+    tmp_path: Path, changed: dict[str, object], words: str
+) -> None:
+    root = make(tmp_path / "d", {"0": plain()}, classes=None)
+    (root / "classes.json").write_text(json.dumps({"classes": ["a", "b"]} | changed))
+    with refused(f"{root / 'classes.json'}: ", words):
+        FolderDataset(root)
+
+
+def test_a_color_of_two_classes_is_refused_where_a_mask_holds_colors(tmp_path: Path) -> None:
+    colors = np.full((20, 30, 3), (9, 9, 9), dtype=np.uint8)
+    root = make(tmp_path / "d", {"0": plain(), "1": colors}, classes=None)
+    content = {"classes": ["a", "b", "c"], "palette": [[0, 0, 0], [9, 9, 9], [9, 9, 9]]}
+    (root / "classes.json").write_text(json.dumps(content))
+    assert FolderDataset(root).read_mask("0").unique().tolist() == [1]  # integers need no color
+    with refused(f"{root / 'classes.json'}: the color (9, 9, 9) stands there twice"):
+        FolderDataset(root).read_mask("1")
+    (root / "classes.json").write_text(
+        json.dumps(content | {"palette": [[0, 0, 0], [9, 9, 9], [8, 8, 8]], "ignore": [9, 9, 9]})
+    )
+    assert FolderDataset(root).read_mask("1").unique().tolist() == [255]  # as where ignore is the value of a class
+
+
 # ---- CamVid
 
 

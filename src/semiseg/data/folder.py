@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from semiseg.data.class_file import read_class_file
 from semiseg.data.dataset import IGNORE, Color, SegmentationDataset, default_palette
 from semiseg.data.files import FileDataset, value_table
 from semiseg.data.images import (
@@ -25,10 +27,9 @@ from semiseg.data.images import (
     color_indices,
     list_files,
     read_mask_file,
-    reason,
     write_mask_file,
 )
-from semiseg.data.lists import read_lines, read_text, write_list
+from semiseg.data.lists import read_lines, write_list
 from semiseg.data.packed import sorted_names
 from semiseg.data.palette import PALETTE_FILES, read_palette
 from semiseg.data.tags import Tags, read_tags
@@ -134,24 +135,8 @@ class FolderDataset(FileDataset):
             palette = read_palette(self._class_file)
             self._colors, self._ignored, self._skipped = palette.colors, palette.unknown, palette.unknown
             return tuple(palette.names[index] for index in palette.known)
-        try:
-            content = json.loads(read_text(self._class_file))
-            self._colors = tuple(_color(entry) for entry in content.get("palette") or ())
-            ignore: Any = content.get("ignore")
-            if isinstance(ignore, list):
-                if len(self._colors) < len(content["classes"]):
-                    raise ValueError("ignore is a color, so the palette needs a color for each class")
-                # A color to ignore gets an index of its own, after the palette's.
-                self._colors, ignore = (*self._colors, _color(ignore)), len(self._colors)
-            self._ignored = (int(ignore),) if ignore is not None and 0 <= int(ignore) <= IGNORE else ()
-            if not isinstance(content["classes"], list):
-                raise TypeError("classes is no list")
-            return tuple(str(name) for name in content["classes"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            raise UserError(
-                f"{self._class_file}: cannot be used ({type(error).__name__}: {reason(error)}); write "
-                '{"classes": ["name", ...], "palette": [[red, green, blue], ...], "ignore": 255}, the last two optional'
-            ) from error
+        names, self._colors, self._ignored = read_class_file(self._class_file)
+        return names
 
     def _check_classes(self, classes: tuple[str, ...]) -> None:
         if not 1 <= len(classes) <= IGNORE or len(set(classes)) < len(classes):
@@ -190,6 +175,8 @@ class FolderDataset(FileDataset):
         if values.ndim == 2:
             return values
         if self._colors:
+            if twice := next((c for c, times in Counter(self._colors).items() if times > 1), None):
+                raise UserError(f"{self._class_file}: the color {twice} stands there twice; give each class its own")
             indices = color_indices(values, self._colors)
             if isinstance(indices, tuple):
                 raise UserError(f"{path}: color {indices} is not in the palette of {self._class_file}; add it there")
@@ -210,13 +197,6 @@ def matching(images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str,
     """
     tolerated = {s.removesuffix("_L"): path for s, path in masks.items() if s.endswith("_L") and s not in images}
     return {stem: path for stem, path in (tolerated | dict(masks)).items() if stem in images}
-
-
-def _color(entry: Any) -> Color:
-    red, green, blue = (int(value) for value in entry)
-    if not all(0 <= value <= 255 for value in (red, green, blue)):
-        raise ValueError(f"color {entry} is not within 0 to 255")
-    return red, green, blue
 
 
 def write_folder(dataset: SegmentationDataset, directory: str | Path, ids: Iterable[str] | None = None) -> Path:
