@@ -91,6 +91,11 @@ def test_the_script_beside_the_onnx_needs_neither_torch_nor_semiseg(
     assert theirs.mode == "P" and theirs.size == ours.size == (99, 70)
     assert len(np.unique(np.array(ours))) > 1
     assert (np.array(ours) != np.array(theirs)).mean() <= 0.001  # ties that rounding decides
+    wide = np.array(Image.open(photo).convert("L")).astype(np.int32) * 8_000_000  # beyond 16 bits
+    Image.fromarray(wide).save(tmp_path / "wide.tif")
+    subprocess.run([sys.executable, "-c", code, tmp_path / "wide.tif", tmp_path / "wide.png"], check=True, timeout=120)
+    (expected,) = semiseg.predict(run, tmp_path / "wide.tif", tmp_path / "expected")
+    assert (np.array(Image.open(expected)) != np.array(Image.open(tmp_path / "wide.png"))).mean() <= 0.001
     classes = len(json.loads((folder / "config.json").read_text())["classes"])
     assert theirs.getpalette()[: 3 * classes] == ours.getpalette()[: 3 * classes]
 

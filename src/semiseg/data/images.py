@@ -151,7 +151,10 @@ def _as_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image, dtype=np.float32)
         if not np.isfinite(values).all():
             raise ValueError("it holds values that are no finite numbers")
-        full = max(1.0, float(values.max())) if image.mode == "F" else 65535.0
+        full = max(1.0 if image.mode == "F" else 65535.0, float(values.max()))  # more than 16 bits: by the brightest
+        if values.min() < -full / 510:  # of half a gray level it is nothing but rounding
+            beyond = ", or above 2147483647" if image.mode == "I" else ""  # which PIL reads as a negative one
+            raise ValueError(f"it holds values below 0{beyond}, such as {values.min():g}")
         image = Image.fromarray((values.clip(0, full) * (255 / full)).astype(np.uint8))
     return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
