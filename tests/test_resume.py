@@ -90,16 +90,16 @@ class Blow:
     seconds: float
     aim: bool = False
 
-    def strike(self, process: subprocess.Popen[bytes], run: Path) -> int:
-        """Wait for the moment, send the signal, and return how the process ended."""
+    def strike(self, process: subprocess.Popen[bytes], run: Path) -> tuple[int, str]:
+        """Wait for the moment, send the signal, and return how the process ended, and what it said."""
         self.wait(process, lambda: lines(run) >= self.after)
         if self.aim:
             self.wait(process, lambda: any((run / "checkpoints").glob(".*.tmp")), pause=0)
         time.sleep(self.seconds)
         if process.poll() is None:
             (os.killpg if self.group else os.kill)(process.pid, self.number)
-        process.communicate(timeout=240)
-        return process.returncode
+        _, said = process.communicate(timeout=240)
+        return process.returncode, said.decode()
 
     @staticmethod
     def wait(process: subprocess.Popen[bytes], ready: Callable[[], bool], pause: float = 0.002) -> None:
@@ -126,6 +126,14 @@ def go_on(run: Path) -> subprocess.Popen[bytes]:
     return start("--resume", str(run)) if run.exists() else start(*OPTIONS, "--out", str(run))
 
 
+def assert_says_how_to_go_on(said: str, number: signal.Signals, run: Path) -> None:
+    """Of a process that finished its step and saved: it says so, at which step, and the command, as its last line."""
+    step = torch.load(run / "checkpoints" / "last.pt", weights_only=True)["step"]
+    assert f"{number.name}: finishing the step and saving the run; Ctrl-C stops it at once\n" in said
+    expected = f"semiseg: interrupted by {number.name}, saved at step {step}: go on by semiseg train --resume {run}"
+    assert said.splitlines()[-1] == expected
+
+
 @pytest.mark.parametrize(
     "blows",
     [
@@ -142,10 +150,29 @@ def test_a_run_that_was_ended_goes_on_as_if_nothing_had_happened(
     run = tmp_path / "run"
     for blow in blows:
         print(blow)
-        status = blow.strike(go_on(run), run)
+        status, said = blow.strike(go_on(run), run)
         assert status == (-blow.number if blow.number == signal.SIGKILL else 128 + blow.number)
+        if blow.number != signal.SIGKILL:
+            assert_says_how_to_go_on(said, blow.number, run)
     finish(go_on(run))
     assert_same(run, undisturbed)
+
+
+@pytest.mark.long
+def test_a_second_ctrl_c_stops_a_process_in_the_midst_of_its_step(tmp_path: Path) -> None:
+    """At a step that takes many seconds: the first Ctrl-C waits for its end, the second does not, and saves nothing."""
+    run = tmp_path / "run"
+    process = start(*OPTIONS, "--batch-size", "8", "--crop-size", "256", "--out", str(run))
+    assert process.stderr is not None
+    Blow.wait(process, lambda: lines(run) >= 1)
+    os.kill(process.pid, signal.SIGINT)
+    while b"finishing the step" not in (line := process.stderr.readline()):
+        assert line, "it ended before it said that it would"
+    os.kill(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=240)
+    assert process.returncode == 130
+    assert said.decode().splitlines()[-1] == f"semiseg: interrupted by SIGINT: go on by semiseg train --resume {run}"
+    assert not (run / "checkpoints" / "last.pt").exists()
 
 
 @pytest.mark.long
@@ -155,7 +182,7 @@ def test_ended_at_random_moments(undisturbed: Path, tmp_path: Path, attempt: int
     rng, run = random.Random(f"{SEED} {attempt}"), tmp_path / "run"
     number = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGUSR1)[attempt % 5]
     for blow in [draw(rng, number) for _ in range(rng.randint(1, 2))]:
-        status = blow.strike(go_on(run), run)
+        status, _ = blow.strike(go_on(run), run)
         print(f"seed {SEED}, attempt {attempt}: {blow} ended it with {status}")
         assert status in blow.ends()
     finish(go_on(run))
