@@ -160,6 +160,15 @@ def test_what_is_missing_or_has_failed_is_said(made_up: Plan) -> None:
     assert re.search(r"\| supervised \| 5 \| missing \|", "\n".join(lines))
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
+def test_a_cell_whose_result_is_empty_or_cut_short_is_not_finished(made_up: Plan, content: str) -> None:
+    cell = made_up.cells["supervised", "5", 0]
+    assert cell.finished
+    cell.result.write_text(content)
+    assert not cell.finished
+    assert [one["state"] for one in table_of(made_up)["unfinished"] if one["method"] == "supervised"] == ["missing"]
+
+
 def test_percentages_have_two_decimals_and_one_seed_has_no_spread(made_up: Plan) -> None:
     parts = columns(table_of(made_up))
     assert parts["test mIoU, best on val"] == ["45.00 ± 5.00", "47.00 ± 4.36", "53.00 ± 2.65", "53.13"]

@@ -350,6 +350,55 @@ def test_a_place_that_cannot_be_written(tmp_path):
     assert (tmp_path / "file").read_text() == "kept"
 
 
+def test_a_page_that_is_not_ours_is_left_alone(run, tmp_path):
+    notes = tmp_path / "notes.html"
+    notes.write_text("<title>Notes</title>")
+    for out in (notes, notes.rename(tmp_path / "report.html").parent):
+        (tmp_path / "notes.html").write_text("<title>Notes</title>")
+        with pytest.raises(UserError, match="exists and is no report of semiseg: choose another place by --out"):
+            write_report([run], out)
+    assert {path.read_text() for path in tmp_path.glob("*.html")} == {"<title>Notes</title>"}
+
+
+STRANGE = {
+    "confusion.json": [
+        '{"classes": ["a", "b"], "counts": [["x", "y"], [1, 2]]}',
+        '{"classes": 3, "counts": [[1]]}',
+        "[]",
+    ],
+    "metrics.jsonl": [
+        '{"step": 700, "split": "val", "network": ["x"], "miou": 3, "iou": {}}',
+        '{"step": 700, "split": "val", "network": "student", "miou": "high", "iou": {}}',
+        '{"step": 700, "split": "val", "network": "student", "miou": 3, "iou": [1]}',
+        '{"step": 700, "split": {}, "network": "student", "miou": 3}',
+        '{"step": 700, "loss": "none", "lr": []}',
+        "[1]",
+    ],
+    "evaluations.jsonl": [
+        '{"data": "data/camvid", "checkpoint": "best", "split": "test", "step": 600, "networks": [1]}',
+        '{"data": "data/camvid", "checkpoint": "best", "split": "test", "step": 600, "networks": {"student": 1}}',
+    ],
+    "splits/shards.json": ['{"shardlist": 3}', '{"shardlist": [{"nsamples": "many"}]}', "{}"],
+    "environment.json": ["[]", '{"packages": [1, {"a": null}]}'],
+    "evaluation.json": ['{"best": {"networks": 3, "checkpoint": "best", "split": "val"}}'],
+}
+
+
+def test_a_run_whose_files_are_strange_has_its_report(tmp_path):
+    """What is not as it was written is left out: one run with all of it at once, and each file alone is read."""
+    run = make_run(tmp_path / "run")
+    (run / "splits" / "val.txt").write_bytes("gärten\n".encode("latin-1") * 101)
+    kept = {name: (run / name).read_text() if (run / name).is_file() else "" for name in STRANGE}
+    for name, texts in STRANGE.items():
+        for text in texts:
+            (run / name).write_text((kept[name] + text + "\n") if name.endswith("jsonl") else text)
+            read_run(run)
+    assert "val has 101 images" in outline_of(write_report([run], None)).text
+    (run / "metrics.jsonl").write_text(kept["metrics.jsonl"] + "\n".join(STRANGE["metrics.jsonl"]))
+    (run / "confusion.json").write_text(STRANGE["confusion.json"][0])
+    assert "Confusion" not in outline_of(write_report([run], None)).text
+
+
 class Squares(SegmentationDataset):
     """Images of one bright square."""
 

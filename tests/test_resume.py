@@ -8,6 +8,7 @@ import json
 import os
 import random
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,8 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from semiseg import api
 from semiseg.errors import Interrupted, ToldElsewhere, UserError
+from semiseg.training.checkpoint import save_checkpoint
 from semiseg.training.interruption import interruptible
 from semiseg.training.run_directory import RunDirectory
 
@@ -86,16 +90,16 @@ class Blow:
     seconds: float
     aim: bool = False
 
-    def strike(self, process: subprocess.Popen[bytes], run: Path) -> int:
-        """Wait for the moment, send the signal, and return how the process ended."""
+    def strike(self, process: subprocess.Popen[bytes], run: Path) -> tuple[int, str]:
+        """Wait for the moment, send the signal, and return how the process ended, and what it said."""
         self.wait(process, lambda: lines(run) >= self.after)
         if self.aim:
             self.wait(process, lambda: any((run / "checkpoints").glob(".*.tmp")), pause=0)
         time.sleep(self.seconds)
         if process.poll() is None:
             (os.killpg if self.group else os.kill)(process.pid, self.number)
-        process.communicate(timeout=240)
-        return process.returncode
+        _, said = process.communicate(timeout=240)
+        return process.returncode, said.decode()
 
     @staticmethod
     def wait(process: subprocess.Popen[bytes], ready: Callable[[], bool], pause: float = 0.002) -> None:
@@ -122,6 +126,14 @@ def go_on(run: Path) -> subprocess.Popen[bytes]:
     return start("--resume", str(run)) if run.exists() else start(*OPTIONS, "--out", str(run))
 
 
+def assert_says_how_to_go_on(said: str, number: signal.Signals, run: Path) -> None:
+    """Of a process that finished its step and saved: it says so, at which step, and the command, as its last line."""
+    step = torch.load(run / "checkpoints" / "last.pt", weights_only=True)["step"]
+    assert f"{number.name}: finishing the step and saving the run; Ctrl-C stops it at once\n" in said
+    expected = f"semiseg: interrupted by {number.name}, saved at step {step}: go on by semiseg train --resume {run}"
+    assert said.splitlines()[-1] == expected
+
+
 @pytest.mark.parametrize(
     "blows",
     [
@@ -138,10 +150,29 @@ def test_a_run_that_was_ended_goes_on_as_if_nothing_had_happened(
     run = tmp_path / "run"
     for blow in blows:
         print(blow)
-        status = blow.strike(go_on(run), run)
+        status, said = blow.strike(go_on(run), run)
         assert status == (-blow.number if blow.number == signal.SIGKILL else 128 + blow.number)
+        if blow.number != signal.SIGKILL:
+            assert_says_how_to_go_on(said, blow.number, run)
     finish(go_on(run))
     assert_same(run, undisturbed)
+
+
+@pytest.mark.long
+def test_a_second_ctrl_c_stops_a_process_in_the_midst_of_its_step(tmp_path: Path) -> None:
+    """At a step that takes many seconds: the first Ctrl-C waits for its end, the second does not, and saves nothing."""
+    run = tmp_path / "run"
+    process = start(*OPTIONS, "--batch-size", "8", "--crop-size", "256", "--out", str(run))
+    assert process.stderr is not None
+    Blow.wait(process, lambda: lines(run) >= 1)
+    os.kill(process.pid, signal.SIGINT)
+    while b"finishing the step" not in (line := process.stderr.readline()):
+        assert line, "it ended before it said that it would"
+    os.kill(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=240)
+    assert process.returncode == 130
+    assert said.decode().splitlines()[-1] == f"semiseg: interrupted by SIGINT: go on by semiseg train --resume {run}"
+    assert not (run / "checkpoints" / "last.pt").exists()
 
 
 @pytest.mark.long
@@ -151,7 +182,7 @@ def test_ended_at_random_moments(undisturbed: Path, tmp_path: Path, attempt: int
     rng, run = random.Random(f"{SEED} {attempt}"), tmp_path / "run"
     number = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGUSR1)[attempt % 5]
     for blow in [draw(rng, number) for _ in range(rng.randint(1, 2))]:
-        status = blow.strike(go_on(run), run)
+        status, _ = blow.strike(go_on(run), run)
         print(f"seed {SEED}, attempt {attempt}: {blow} ended it with {status}")
         assert status in blow.ends()
     finish(go_on(run))
@@ -241,3 +272,105 @@ def test_where_there_are_no_locks_it_says_so_and_goes_on(tmp_path: Path, monkeyp
     monkeypatch.setattr(fcntl, "lockf", unsupported)
     with RunDirectory(tmp_path).held() as note:
         assert note.startswith("warning: this file system has no such locks") and "\n" not in note
+
+
+# What a run that goes on refuses: then nothing of it has changed.
+
+QUICK: dict[str, Any] = {
+    **{"encoder": "test_resnet", "weights": "none", "crop_size": 32, "batch_size": 2, "workers": 0},
+    **{"accelerator": "cpu", "method": "supervised", "steps": 4, "val_every": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def finished(_tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data, and a run of four steps and two validations beside it."""
+    folder = tmp_path_factory.mktemp("finished")
+    shutil.copytree(_tiny_source, folder / "data")
+    api.train(folder / "data", out=folder / "run", **QUICK)
+    return folder
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the run, on a copy of its data."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace(str(finished), str(tmp_path)))
+    return tmp_path / "run"
+
+
+def assert_refuses(run: Path, pattern: str) -> None:
+    def kept() -> dict[str, bytes]:
+        files = [*run.glob("*.jsonl"), *run.glob("checkpoints/*")]
+        return {path.name: path.read_bytes() for path in files if path.is_file()}
+
+    before = kept()
+    with pytest.raises(UserError, match=pattern) as refused:
+        api.train(resume=run)
+    assert "\n" not in str(refused.value)
+    assert kept() == before
+
+
+def test_other_classes_or_colors_than_before_are_refused(run: Path) -> None:
+    path = run.parent / "data" / "classes.json"
+    content = json.loads(path.read_text())
+    first, last = content["classes"][0], content["classes"][-1]
+    path.write_text(json.dumps(content | {"classes": content["classes"][::-1]}))
+    assert_refuses(run, f"the name of class 0 is '{last}' now and was '{first}'.*another --out")
+    path.write_text(json.dumps(content | {"palette": content["palette"][::-1]}))
+    assert_refuses(run, "the color of class 0 is .* now and was ")
+    path.write_text(json.dumps(content))
+    api.train(resume=run)
+
+
+@pytest.mark.parametrize("name", ["labeled", "val"])
+def test_a_list_that_has_been_emptied_is_refused(run: Path, name: str) -> None:
+    (run / "splits" / f"{name}.txt").write_text("\n")
+    assert_refuses(run, f"splits/{name}.txt: the list is empty")
+
+
+def test_a_run_whose_last_checkpoint_is_gone_does_not_start_over(run: Path) -> None:
+    last = run / "checkpoints" / "last.pt"
+    last.rename(run / "moved.pt")
+    assert_refuses(run, r"last\.pt: there is none, though the run has got to step 4: put it back, or remove metrics")
+    last.symlink_to(run / "elsewhere.pt")
+    assert_refuses(run, r"last\.pt: a link that leads nowhere")
+    last.unlink()
+    last.symlink_to(run / "moved.pt")  # on another disk, say
+    api.train(resume=run)
+    last.unlink()
+    (run / "metrics.jsonl").unlink()
+    assert_refuses(run, r"last\.pt: there is none, though the run has got to step")  # best.pt says so
+
+
+def test_a_run_that_was_never_saved_starts_again_and_says_so(run: Path) -> None:
+    """As a crash leaves it in the midst of its first validation: its lines and best.pt are there, last.pt is not."""
+    whole = metrics(run)
+    (run / "checkpoints" / "last.pt").unlink()
+    (run / "report.html").unlink()
+    text = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(line for line in text if json.loads(line)["step"] <= 2))
+    best = torch.load(run / "checkpoints" / "best.pt", weights_only=True)
+    save_checkpoint(run / "checkpoints" / "best.pt", best | {"step": 2})
+    api.train(resume=run)
+    assert "the run ended before it was first saved: it starts again" in (run / "log.txt").read_text()
+    assert metrics(run) == whole and (run / "checkpoints" / "last.pt").is_file()
+
+
+def test_what_is_said_to_start_over_does(run: Path) -> None:
+    for path in [run / "metrics.jsonl", *(run / "checkpoints").iterdir()]:
+        path.unlink()
+    api.train(resume=run)
+    assert (run / "checkpoints" / "last.pt").is_file()
+
+
+@pytest.mark.parametrize("damage", [b"\xff", b"[1]", b'{"step": 1, "lo', b'{"loss": 1}', b"null"])
+def test_a_damaged_line_amid_the_metrics_is_refused_and_the_lines_after_it_stay(run: Path, damage: bytes) -> None:
+    path = run / "metrics.jsonl"
+    whole = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([whole[0], damage + b"\n", *whole[2:]]))
+    assert_refuses(run, r"metrics\.jsonl: line 2 is damaged: correct it, or take it out")
+    path.write_bytes(b"".join([*whole, damage]))  # a crash may leave that
+    api.train(resume=run)
+    assert path.read_bytes() == b"".join(whole)

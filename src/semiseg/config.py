@@ -12,10 +12,12 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from semiseg.errors import UserError, brief, did_you_mean
+from semiseg.errors import UserError, brief, did_you_mean, is_utf8
 from semiseg.plain_file import plain_file
 
 MOST_ALIASES = 20  # of YAML's *name: each may stand for many others, so that a page of them would fill memory
+MOST = {"seed": 2**63 - 1, "crop_size": 2**14, "workers": 2**10, "devices": 2**12}  # beyond is a slip of the keys
+MOST_OF_ANY = 10**9
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
@@ -130,6 +132,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             self._check(not isinstance(value, float) or math.isfinite(value), name, "a finite number")
+            most = MOST.get(name, MOST_OF_ANY)
+            self._check(not isinstance(value, int) or abs(value) <= most, name, f"at most {most}")
+            self._check(not isinstance(value, str) or is_utf8(value), name, "UTF-8: rename what it stands for")
         self._check(self.batch_size == "auto" or self.batch_size >= 1, "batch-size", "auto or at least 1")
         self._check(self.accumulate >= 1, "accumulate", "at least 1")
         self._check(self.crop_size >= 16, "crop-size", "at least 16")

@@ -1,11 +1,23 @@
 """The one exception type that means: the input is at fault, not the program; and what its message is made with."""
 
 import difflib
+import errno
+import os
 import reprlib
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
+
+REMEDIES = {
+    errno.ENAMETOOLONG: "give a shorter name",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "see to its permissions"),
+    **dict.fromkeys((errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)), "make room, or take another"),
+    errno.EROFS: "take another place",
+    errno.EIO: "see to the disk",
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP), "check the path"),
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}
 
 
 class UserError(Exception):
@@ -23,6 +35,21 @@ class ToldElsewhere(UserError):
 def printable(text: str) -> str:
     """Return text that fits a line: names of files may hold line ends, and bytes that are no characters."""
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
+def is_utf8(text: str) -> bool:
+    """Tell whether a text can be written; names of files may have bytes that are no characters."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def fault_of_the_system(error: OSError) -> str:
+    """Return in a line what the system says of a file that nobody has looked after; "" where it names none.
+
+    Then it may be ours, and its traceback is to be seen.
+    """
+    if not isinstance(error.filename, str | bytes | os.PathLike) or error.errno not in REMEDIES:
+        return ""
+    return f"{os.fsdecode(error.filename)}: {error.strerror}: {REMEDIES[error.errno]}"
 
 
 def brief(value: object) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +79,17 @@ def evaluate(
     where = {"split": split, "network": model.network, "checkpoint": model.path.stem, "step": model.step}
     result = where | {"sliding": sliding} | chosen | {"networks": networks}
     if model.run:
-        with open(model.run / "evaluations.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(result | {"data": source}) + "\n")
+        keep(model.run / "evaluations.jsonl", json.dumps(result | {"data": source}) + "\n")
     return result
+
+
+def keep(path: Path, line: str) -> None:
+    """Append a line of figures to a file, whole or not at all; where that cannot be, say so, and go on."""
+    size = path.stat().st_size if path.is_file() else 0
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line)
+    except OSError as error:
+        with suppress(OSError):
+            os.truncate(path, size)  # the next line would be joined to half a one
+        print(f"warning: {path}: the figures are not kept there ({error.strerror})", file=sys.stderr)

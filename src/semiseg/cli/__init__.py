@@ -21,7 +21,7 @@ from semiseg.cli.split import split
 from semiseg.cli.suggest import suggest
 from semiseg.cli.train import train
 from semiseg.cli.use import evaluate, export, predict, report
-from semiseg.errors import Interrupted, ProcessLost, ToldElsewhere, UserError, lookup, printable
+from semiseg.errors import Interrupted, ProcessLost, ToldElsewhere, UserError, fault_of_the_system, lookup, printable
 
 PIPE_CLOSED = 141  # 128 + SIGPIPE, as of a program that the signal ends
 
@@ -75,6 +75,11 @@ def main() -> int:
         return 0  # a launcher that sees a process fail kills the one that is about to tell why
     except UserError as error:
         print(f"semiseg: {printable(str(error))}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if not (told := fault_of_the_system(error)):
+            raise
+        print(f"semiseg: {printable(told)}", file=sys.stderr)
         return 2
     except (Interrupted, ProcessLost) as ended:
         print(f"semiseg: {ended}", file=sys.stderr)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
 from semiseg.cli.parsing import Argv, is_first_process, parse
-from semiseg.errors import UserError
+from semiseg.errors import UserError, printable
 
 
 @dataclass
@@ -43,9 +44,17 @@ def evaluate(argv: Argv) -> None:
     result = api.evaluate(
         a.run, a.data, a.split, network=a.network, checkpoint=a.checkpoint, sliding=a.sliding, accelerator=a.accelerator
     )
-    shown = a.data is None and not a.sliding and a.split in ("val", "test")
-    if shown and (Path(a.run) / "report.html").is_file():
-        api.report([a.run])  # its page shows the new figures
+    show(a, result)
+    page = Path(a.run) / "report.html"
+    if a.data is None and not a.sliding and a.split in ("val", "test") and page.is_file():
+        try:
+            api.report([a.run])  # its page shows the new figures
+        except UserError as error:
+            print(f"warning: the report is as it was: {printable(str(error))}", file=sys.stderr)
+
+
+def show(a: Evaluate, result: dict[str, Any]) -> None:
+    """Print what was measured."""
     if a.json:
         print(json.dumps(result))
         return

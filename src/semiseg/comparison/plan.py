@@ -92,7 +92,11 @@ class Cell:
     @property
     def finished(self) -> bool:
         """Whether it has been trained and judged (on another list than ours, where a test list was added since)."""
-        return self.result.is_file() and json.loads(self.result.read_text(encoding="utf-8"))["split"] == self.split
+        try:
+            content = json.loads(self.result.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # none, or an empty one, as a power cut may leave it
+            return False
+        return isinstance(content, dict) and content.get("split") == self.split
 
     def write_config(self) -> Path:
         """Write its configuration beside its run, for ``semiseg train --config``."""

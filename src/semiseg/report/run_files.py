@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from semiseg.config import read_yaml
-from semiseg.errors import UserError
+from semiseg.errors import UserError, printable
 
 Line = dict[str, Any]
 LISTS = ("labeled", "unlabeled", "val", "test")
@@ -71,7 +71,7 @@ class RunFiles:
     @property
     def name(self) -> str:
         """The directory's name."""
-        return self.path.resolve().name
+        return printable(self.path.resolve().name)
 
     @property
     def method(self) -> str:
@@ -151,7 +151,7 @@ def read_run(path: Path) -> RunFiles:
         raise UserError(f"{path}: not a run (neither config.yaml nor metrics.jsonl): give a directory made by training")
     config = _config(path / "config.yaml")
     lines = _lines(path / "metrics.jsonl")
-    evaluations = [line for line in lines if "network" in line and "split" in line]
+    evaluations = [line for line in lines if _is_evaluation(line)]
     finals = [line for line in evaluations if "checkpoint" in line] + _later_evaluations(path, config)
     return RunFiles(
         path=path,
@@ -162,7 +162,7 @@ def read_run(path: Path) -> RunFiles:
             [line for line in evaluations if "checkpoint" not in line and line["split"] == "val"], "step", "network"
         ),
         finals=_once(finals, "checkpoint", "split", "network"),
-        confusion=_json(path / "confusion.json"),
+        confusion=_confusion(path / "confusion.json"),
         list_sizes={name: size for name in LISTS if (size := _list_size(path / "splits", name)) is not None},
         samples=_last_samples(path / "samples"),
         skipped=_once([line for line in lines if "skipped" in line], "skipped"),
@@ -188,7 +188,8 @@ def _later_evaluations(path: Path, config: dict[str, Any]) -> list[Line]:
         for entry in [*_lines(path / "evaluations.jsonl"), *of_comparison]
         if entry.get("data") == config.get("data") and not entry.get("sliding")
         if entry.get("checkpoint") in ("best", "last")
-        for network, figures in entry.get("networks", {}).items()
+        for network, figures in _json_object(entry.get("networks")).items()
+        if isinstance(figures, dict) and _is_evaluation({"network": network, "split": entry.get("split")} | figures)
     ]
 
 
@@ -198,11 +199,33 @@ def _lines(path: Path) -> list[Line]:
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
             line = json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(line, dict):
             lines.append(line)
     return lines
+
+
+def _is_evaluation(line: Line) -> bool:
+    """Tell whether a line has a network's figures, each of the kind that it should be: anybody may have edited it."""
+    iou = line.get("iou", {})
+    figures = [line.get("miou"), line.get("pixel_accuracy"), *(iou.values() if isinstance(iou, dict) else ("none",))]
+    names = isinstance(line.get("network"), str) and isinstance(line.get("split"), str)
+    return names and all(figure is None or isinstance(figure, int | float) for figure in figures)
+
+
+def _confusion(path: Path) -> dict[str, Any] | None:
+    """Read a confusion matrix; None where its counts are no numbers, or not those of its classes."""
+    content = _json(path) or {}
+    classes, counts = content.get("classes"), content.get("counts")
+    if not isinstance(classes, list) or not isinstance(counts, list) or not all(isinstance(c, str) for c in classes):
+        return None
+    sound = len(counts) == len(classes) and all(isinstance(row, list) and len(row) == len(classes) for row in counts)
+    return content if sound and all(isinstance(n, int | float) for row in counts for n in row) else None
+
+
+def _json_object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _json(path: Path) -> dict[str, Any] | None:
@@ -222,9 +245,12 @@ def _config(path: Path) -> dict[str, Any]:
 def _list_size(folder: Path, name: str) -> int | None:
     shards = _json(folder / "shards.json") if name == "unlabeled" else None
     if shards is not None:
-        return sum(int(entry["nsamples"]) for entry in shards["shardlist"])
+        try:
+            return sum(int(entry["nsamples"]) for entry in shards["shardlist"])
+        except (KeyError, TypeError, ValueError):
+            return None
     path = folder / f"{name}.txt"
-    return sum(bool(line.strip()) for line in path.read_text("utf-8").splitlines()) if path.is_file() else None
+    return sum(bool(line.strip()) for line in path.read_bytes().splitlines()) if path.is_file() else None
 
 
 def _last_samples(folder: Path) -> list[Path]:

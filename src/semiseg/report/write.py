@@ -9,6 +9,9 @@ from semiseg.errors import UserError
 from semiseg.report.pictures import LoadedRun
 from semiseg.report.run_files import read_run
 
+OURS = " – semiseg</title>".encode()  # as in the template
+HEAD = 2**16  # bytes, within which a page's title ends
+
 
 def write_report(
     run_dirs: Sequence[Path], out: Path | None = None, load_run: Callable[[Path], LoadedRun] | None = None
@@ -36,6 +39,16 @@ def write_report(
         out = (files[0].path if len(files) == 1 else files[0].path.resolve().parent) / "report.html"
     elif out.is_dir() or out.suffix.lower() not in (".html", ".htm"):
         out = out / "report.html"
+    if out not in [run.path / "report.html" for run in files]:  # that place is the run's own
+        refuse_foreign(out)
     page = run_page(files[0]) if len(files) == 1 else comparison_page(files, out.parent, load_run)
-    write(out, render(page).encode())
+    write(out, render(page).encode("utf-8", "backslashreplace"))  # a run's folder may have a name that is no UTF-8
     return out
+
+
+def refuse_foreign(out: Path) -> None:
+    """Raise UserError where a file is there that is no page of ours: a report is written anew, notes are not."""
+    if out.is_file():
+        with open(out, "rb") as file:
+            if OURS not in file.read(HEAD):
+                raise UserError(f"{out} exists and is no report of semiseg: choose another place by --out")

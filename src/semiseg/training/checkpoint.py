@@ -19,6 +19,7 @@ from semiseg.methods import Method
 from semiseg.training.disk import naming
 
 FORMAT = 1
+START_OVER = "remove metrics.jsonl and what is in checkpoints/ to start over"
 KEYS = {"step", "best", "config", "classes", "palette", "method"}
 TABLES = ("best", "config", "method")
 # What one may change between two sittings of a run: where it runs, where its data lie, what it tells and keeps.
@@ -139,13 +140,13 @@ def load_optimizer(path: Path, optimizer: Any, state: Any) -> None:
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, IndexError) as error:
         raise UserError(
             f"{path}: its optimizer does not fit the network ({type(error).__name__}): put the run's own last.pt back, "
-            "or remove it to start over"
+            f"or {START_OVER}"
         ) from None
 
 
 def restore(method: Method, state: dict[str, Any], config: TrainConfig, source: Path) -> None:
     """Load the networks of a checkpoint; raises UserError where it is not one that this run can go on from."""
-    remedy = "put the run's own last.pt back, or remove it to start over"
+    remedy = f"put the run's own last.pt back, or {START_OVER}"
     if "optimizer" not in state:
         raise UserError(f"{source}: it holds no optimizer, so it is no last.pt: {remedy}")
     ours = to_mapping(config, method.options)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from semiseg.errors import UserError
 from semiseg.training.checkpoint import write_atomically
 from semiseg.training.disk import naming
 from semiseg.training.trackers import Tracker
@@ -23,7 +24,7 @@ class MetricsLog:
         self.path, self.enabled, self.trackers = path, enabled, trackers
         if not enabled:
             return
-        kept = [line for line in read_metrics(path) if line["step"] <= resume_at] if resume_at else []
+        kept = lines_until(path, resume_at) if resume_at else []
         write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self.elapsed = max((line["time_s"] for line in kept), default=0.0)
         self.started = time.perf_counter()
@@ -66,13 +67,33 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read the whole lines of a metrics file; a missing file is empty, a last line cut short is left out."""
-    if not path.is_file():
-        return []
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
+    """Read the whole lines of a metrics file; a missing file is empty, a line cut short is left out."""
+    return [line for line in _lines(path).values() if line]
+
+
+def lines_until(path: Path, step: int) -> list[dict[str, Any]]:
+    """Return the lines up to a step.
+
+    Raises:
+        UserError: one before the last of them is damaged. All were on the disk before the checkpoint was, so no crash
+            does that, and a run that goes on would lose what it said.
+    """
+    lines = _lines(path)
+    kept = [number for number, line in lines.items() if line and line["step"] <= step]
+    end = max(kept or lines, default=0)  # what comes after is cut, and the last line of all may be cut short
+    if damaged := [number for number, line in lines.items() if not line and number < end]:
+        raise UserError(f"{path}: line {damaged[0]} is damaged: correct it, or take it out, then resume")
+    return [lines[number] for number in kept]
+
+
+def _lines(path: Path) -> dict[int, dict[str, Any]]:
+    """Read the lines of a file that are not blank, by number; empty is one that no run has written, or not whole."""
+    lines: dict[int, dict[str, Any]] = {}
+    for number, text in enumerate(path.read_bytes().split(b"\n") if path.is_file() else [], 1):
+        if text.strip():
+            line: Any = None
+            with suppress(ValueError, RecursionError):  # no JSON, no UTF-8
+                line = json.loads(text)
+            sound = isinstance(line, dict) and isinstance(line.get("step"), int)
+            lines[number] = line if sound and isinstance(line.get("time_s"), int | float) else {}
     return lines

@@ -23,7 +23,7 @@ from semiseg.data import open_dataset
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.new_folder import is_free, new_folder
 from semiseg.data.splits import Split, read_split, write_split
-from semiseg.errors import UserError
+from semiseg.errors import UserError, is_utf8
 from semiseg.training.checkpoint import MOVABLE
 from semiseg.training.find_method import find_method
 from semiseg.training.launching import launch_id
@@ -74,10 +74,12 @@ class RunDirectory:
 
     @staticmethod
     def refuse_existing(path: Path | str) -> None:
-        """Raise UserError where ``path`` holds anything."""
+        """Raise UserError where ``path`` holds anything, or no run can have its name."""
         path = Path(path)
         if not path.name:
             raise UserError(f"{path}: a run needs a directory of its own: choose another --out, e.g. runs/first")
+        if not is_utf8(str(path)):
+            raise UserError(f"{path}: a run cannot have this name, its bytes are no UTF-8: choose another --out")
         if not is_free(path):
             raise UserError(f"{path} exists: choose another --out, or go on with it by --resume {path}")
 
@@ -106,7 +108,10 @@ class RunDirectory:
         if fcntl is None:
             yield UNLOCKED.format("this system has no such locks")
             return
-        with open(self.path / LOCK, "a", encoding="utf-8") as file:
+        lock = self.path / LOCK
+        if lock.exists() and not lock.is_file():  # a pipe would be waited for
+            raise UserError(f"{lock}: a folder, pipe or device, and no file: remove it")
+        with open(lock, "a", encoding="utf-8") as file:
             note = ""
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

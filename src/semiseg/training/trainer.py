@@ -16,7 +16,7 @@ from semiseg.data.loaders import StepLoader, TrainStream, make_loader
 from semiseg.data.pixels import check_masks
 from semiseg.methods import Batch, Method, Progress
 from semiseg.ops.losses import balancing_weights
-from semiseg.training.checkpoint import FORMAT, load_checkpoint, load_optimizer, restore, save_checkpoint
+from semiseg.training.checkpoint import FORMAT, load_optimizer, restore, save_checkpoint
 from semiseg.training.clock import Clock
 from semiseg.training.console import Console
 from semiseg.training.disk import checkpoint_bytes, told_in_one_line
@@ -26,6 +26,7 @@ from semiseg.training.optimizer import make_optimizer, set_learning_rate
 from semiseg.training.parts import make_method, make_stream, synchronize_batchnorm
 from semiseg.training.reading import make_reader
 from semiseg.training.resources import write_resources
+from semiseg.training.resuming import check_nothing_lost, read_state, steps_between
 from semiseg.training.run_directory import RunDirectory
 from semiseg.training.samples import Samples
 from semiseg.training.skipped import Skipped
@@ -133,10 +134,7 @@ class Loop:
 
     def validation_due(self, done: int) -> bool:
         """Whether to validate and save after ``done`` steps; the end of the run always is."""
-        every = self.config.val_every
-        if every in ("auto", "never"):
-            every = max(1, self.total_steps // 10)
-        return done % int(every) == 0 or done == self.total_steps
+        return done % steps_between(self.config, self.total_steps) == 0 or done == self.total_steps
 
     def agree(self, finite: Tensor, asked: bool, step: int) -> bool:
         """Return whether any process was asked to stop; raise TrainingStopped once loss or gradient was not finite."""
@@ -211,7 +209,7 @@ def train_run(run: RunDirectory, fabric: Fabric, interruption: Interruption) -> 
     """Train the run from its last checkpoint, or from the start, to its end, unless ``interruption`` comes first."""
     config, options = run.read_config()
     dataset, split = run.dataset, run.split
-    state = load_checkpoint(run.last) if run.last.exists() else None
+    state = read_state(run, dataset, split)
     method = make_method(config, options, dataset, weights="none" if state else None)
     if config.class_balance > 0:
         pixels = torch.tensor(check_masks(dataset, split.labeled))
@@ -227,6 +225,8 @@ def train_run(run: RunDirectory, fabric: Fabric, interruption: Interruption) -> 
         for note in notes:  # a new run has told them
             console.note(note)
         restore(method, state, config, run.last)
+    elif check_nothing_lost(run, min(steps_between(config, total_steps), total_steps)):
+        console.note("the run ended before it was first saved: it starts again")
     wrapped, wrapped_optimizer = fabric.setup(method, optimizer)
     best = Best()
     if state:
