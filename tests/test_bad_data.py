@@ -208,6 +208,12 @@ IMAGES: dict[str, tuple[str, Write, Read | str]] = {
     "space behind the name": ("a .png", picture(PICTURE), "no list can hold this name"),
     "a name that is no UTF-8": (os.fsdecode(b"a\xff.png"), picture(PICTURE), "no list can hold this name"),
     "broken link": ("x.png", linked("nowhere.png"), "No such file"),
+    "line of 65,536 pixels": (
+        "x.png",
+        picture(np.zeros((1, 65536), dtype=np.uint8)),
+        "less than 32 by more than 65535",
+    ),
+    "line of 65,535 pixels": ("x.png", picture(np.zeros((1, 65535), dtype=np.uint8)), (np.zeros((1, 65535, 3)), EXACT)),
     "link to itself": ("x.png", linked("x.png"), "cannot be read"),
     "folder": ("x.png", lambda path: path.mkdir(), "folder, pipe or device"),
     "pipe": ("x.png", os.mkfifo, "folder, pipe or device"),

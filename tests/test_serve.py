@@ -161,6 +161,17 @@ def test_what_is_not_taken_is_told(data: bytes, status: int, message: str) -> No
     assert refusal.value.status == status
 
 
+def test_what_an_image_costs_counts_what_the_network_pads(networks: Networks) -> None:
+    assert networks.pixels(1, 1_000_000) == 32_000_000
+    assert networks.pixels(3024, 4032) <= uploads.MAX_PIXELS  # a phone's photo, whichever way it is held
+    assert networks.pixels(4032, 3024) <= uploads.MAX_PIXELS
+    line = encoded(Image.new("L", (1_000_000, 1)))
+    assert len(line) < 2000
+    with pytest.raises(Refused, match="more than 13 million as the network resizes and pads it") as refusal:
+        read_upload(line, networks.pixels)
+    assert refusal.value.status == 413
+
+
 def test_the_page_says_why_it_takes_nothing(networks: Networks) -> None:
     address = "data:image/png;base64," + base64.b64encode(header_of(30000, 20000)).decode()
     assert "more than 13 million pixels" in page.show(networks, f"huge.png|{address}", "", ["student"])
@@ -233,6 +244,7 @@ def test_predict_answers_as_documented(url: str, networks: Networks, photo: byte
     [
         ("", b"this is no picture", 415, "not an image"),
         ("", header_of(30000, 20000), 413, "million pixels"),
+        ("", encoded(Image.new("L", (1_000_000, 1))), 413, "less narrow"),
         ("?network=teacher9", header_of(40, 30), 415, "damaged"),
         ("?network=teacher9", encoded(Image.new("RGB", (8, 8))), 422, "did you mean teacher"),
     ],

@@ -104,7 +104,7 @@ def show(networks: Networks, dropped: str, sample: str, labels: list[str]) -> st
     try:
         if dropped:
             name, _, address = dropped.rpartition("|")
-            image = read_upload(base64.b64decode(address.partition(",")[2], validate=True))
+            image = read_upload(base64.b64decode(address.partition(",")[2], validate=True), networks.pixels)
         else:
             name, image = sample, networks.read_sample(sample)
         return as_html(image, networks.segment(image, labels), PurePath(name).stem or "image")

@@ -59,7 +59,7 @@ def make_app(networks: Networks, token: str | None = None) -> Guard:
 
 def answer(networks: Networks, data: bytes, labels: Sequence[str]) -> dict[str, Any]:
     """Return what ``POST /predict`` answers to an image file."""
-    return as_json(networks.segment(read_upload(data), labels))
+    return as_json(networks.segment(read_upload(data, networks.pixels), labels))
 
 
 def listen(host: str, port: int) -> socket.socket:
