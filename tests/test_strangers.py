@@ -130,7 +130,6 @@ def test_code_in_a_shard_does_not_run(
     loaded_shard: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SEMISEG_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("WDS_ALLOW_PICKLE", "1")  # as somebody may have set it for another program
     assert make_shards(str(loaded_shard), tmp_path / "index")[0].endswith("4 images in 1 shards")
     (shard,) = semiseg.predict(run, loaded_shard, tmp_path / "masks", accelerator="cpu", devices=1)
     with tarfile.open(shard) as tar:
