@@ -17,7 +17,9 @@ from PIL import Image
 
 import semiseg
 from semiseg import cli
-from semiseg.data import FolderDataset, check_masks, open_dataset, resolve_split
+from semiseg.api.beginning import look_through
+from semiseg.config import TrainConfig
+from semiseg.data import FolderDataset, open_dataset, resolve_split
 from semiseg.errors import UserError
 from semiseg.training.metrics_log import read_metrics
 from semiseg.training.trainer import Loop
@@ -208,6 +210,12 @@ IMAGES: dict[str, tuple[str, Write, Read | str]] = {
     "space behind the name": ("a .png", picture(PICTURE), "no list can hold this name"),
     "a name that is no UTF-8": (os.fsdecode(b"a\xff.png"), picture(PICTURE), "no list can hold this name"),
     "broken link": ("x.png", linked("nowhere.png"), "No such file"),
+    "line of 65,536 pixels": (
+        "x.png",
+        picture(np.zeros((1, 65536), dtype=np.uint8)),
+        "less than 32 by more than 65535",
+    ),
+    "line of 65,535 pixels": ("x.png", picture(np.zeros((1, 65535), dtype=np.uint8)), (np.zeros((1, 65535, 3)), EXACT)),
     "link to itself": ("x.png", linked("x.png"), "cannot be read"),
     "folder": ("x.png", lambda path: path.mkdir(), "folder, pipe or device"),
     "pipe": ("x.png", os.mkfifo, "folder, pipe or device"),
@@ -230,9 +238,7 @@ def data(tmp_path: Path) -> Path:
 
 def looked_through(root: Path) -> FolderDataset:
     """Do with a folder what training does before its first step."""
-    dataset = open_dataset(root)
-    split = resolve_split(dataset, None, 0)
-    check_masks(dataset, (*split.val, *split.test, *split.labeled))
+    dataset = look_through(TrainConfig(data=str(root), method="supervised"))[0]
     assert isinstance(dataset, FolderDataset)
     return dataset
 
@@ -443,6 +449,23 @@ def call(monkeypatch: pytest.MonkeyPatch, *argv: object) -> int:
 def lines_of(run: Path) -> list[dict[str, Any]]:
     times = ("time_s", "images_per_s", "data_wait_fraction")
     return [{k: v for k, v in line.items() if k not in times} for line in read_metrics(run / "metrics.jsonl")]
+
+
+@pytest.mark.parametrize("listed", ["labeled", "val", "test"])
+def test_the_command_refuses_an_image_that_it_needs_before_the_first_step(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], listed: str
+) -> None:
+    write_lines(data / "splits" / "test.txt", "good2")
+    path = data / "images" / {"labeled": "good0.png", "val": "good3.png", "test": "good2.png"}[listed]
+    path.write_bytes(encoded("PNG")[:60])
+    options = [f"--{key.replace('_', '-')}={value}" for key, value in (OPTIONS | {"labeled": "2"}).items()]
+    steps: list[object] = []
+    monkeypatch.setattr(Loop, "step", lambda *arguments: steps.append(arguments))
+    argv = ("train", "--method=supervised", "--data", data, "--out", tmp_path / "run", *options)
+    assert call(monkeypatch, *argv) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"semiseg: {path}: the image cannot be read")
+    assert not steps and not (tmp_path / "run").exists()
 
 
 def test_unlabeled_images_that_cannot_be_read_end_no_run_are_told_once_and_resume_is_exact(

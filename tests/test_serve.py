@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -29,7 +30,8 @@ import torch
 from PIL import Image
 
 import semiseg
-from semiseg.serving import page, server, uploads
+from semiseg import cli
+from semiseg.serving import endpoints, server, uploads
 from semiseg.serving.networks import Networks, unlike
 from semiseg.serving.show import as_html, as_json
 from semiseg.serving.uploads import Refused, read_upload
@@ -161,12 +163,15 @@ def test_what_is_not_taken_is_told(data: bytes, status: int, message: str) -> No
     assert refusal.value.status == status
 
 
-def test_the_page_says_why_it_takes_nothing(networks: Networks) -> None:
-    address = "data:image/png;base64," + base64.b64encode(header_of(30000, 20000)).decode()
-    assert "more than 13 million pixels" in page.show(networks, f"huge.png|{address}", "", ["student"])
-    assert "no longer there" in page.show(networks, "", "../../etc/passwd", ["student"])
-    assert "Choose a network" in page.show(networks, f"huge.png|{address}", "", [])
-    assert 'class="refused"' in page.show(networks, "x.png|data:image/png;base64,!!", "", ["student"])
+def test_what_an_image_costs_counts_what_the_network_pads(networks: Networks) -> None:
+    assert networks.pixels(1, 1_000_000) == 32_000_000
+    assert networks.pixels(3024, 4032) <= uploads.MAX_PIXELS  # a phone's photo, whichever way it is held
+    assert networks.pixels(4032, 3024) <= uploads.MAX_PIXELS
+    line = encoded(Image.new("L", (1_000_000, 1)))
+    assert len(line) < 2000
+    with pytest.raises(Refused, match="more than 13 million as the network resizes and pads it") as refusal:
+        read_upload(line, networks.pixels)
+    assert refusal.value.status == 413
 
 
 @pytest.mark.parametrize(("host", "inside"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("example.org", False)])  # fmt: skip  # noqa: E501
@@ -233,6 +238,7 @@ def test_predict_answers_as_documented(url: str, networks: Networks, photo: byte
     [
         ("", b"this is no picture", 415, "not an image"),
         ("", header_of(30000, 20000), 413, "million pixels"),
+        ("", encoded(Image.new("L", (1_000_000, 1))), 413, "less narrow"),
         ("?network=teacher9", header_of(40, 30), 415, "damaged"),
         ("?network=teacher9", encoded(Image.new("RGB", (8, 8))), 422, "did you mean teacher"),
     ],
@@ -242,25 +248,100 @@ def test_predict_says_what_is_wrong(url: str, query: str, data: bytes, status: i
     assert answered == status and message in json.loads(body)["error"]
 
 
+def bad_uploads(photo: bytes) -> list[tuple[str, bytes, int]]:
+    """Two hundred of them: path, body, status (404: refused unread, so that nothing need be sent)."""
+    large = b"\xff\xd8" + bytes(6 * 2**20)
+    bad = [
+        *((data, 415) for data in (b"this is no picture", b"", header_of(40, 30), photo[: len(photo) // 2], large)),
+        *((data, 413) for data in (header_of(30000, 20000), encoded(Image.new("L", (1_000_000, 1))))),
+        *(
+            (data, 415)
+            for data in (encoded(Image.new("RGB", (8, 8)), "GIF"), b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0")
+        ),
+        (b"<script>alert(1)</script>", 415),
+    ]
+    made = []
+    for index in range(200):
+        (data, status), place = bad[index % len(bad)], index // len(bad) % 4
+        path = ("/predict", "/show?name=x.png&network=student", "/predict?network=teacher1")[place % 3]
+        made.append((path, data, status))
+        if place == 3:
+            said = b'{"data": ["x.png|data:image/png;base64,' + base64.b64encode(data)
+            said += b'", ["student"]], "fn_index": 0, "session_hash": "%d"}' % index
+            made[-1] = ("/gradio_api/queue/join", said, 404)
+    return made
+
+
+def resident() -> int:
+    """Bytes of memory that this process has, the server among it."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def test_two_hundred_bad_uploads_at_once_leave_it_answering(url: str, photo: bytes) -> None:
-    bad = {
-        b"this is no picture": 415,
-        b"": 415,
-        header_of(30000, 20000): 413,
-        header_of(40, 30): 415,
-        photo[: len(photo) // 2]: 415,
-        encoded(Image.new("RGB", (8, 8)), "GIF"): 415,
-        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n": 415,
-        b"<script>alert(1)</script>": 415,
-    }
-    uploads_made = [list(bad.items())[index % len(bad)] for index in range(200)]
-    with ThreadPoolExecutor(32) as pool:
-        answers = list(pool.map(lambda one: (one[1], *ask(f"{url}/predict", one[0])), uploads_made))
-    for expected, status, body, _ in answers:
-        text = body.decode()
-        assert status == expected and list(json.loads(text)) == ["error"]
+    made = bad_uploads(photo)
+    host, port = url.removeprefix("http://").split(":")
+    all_are_open = threading.Barrier(len(made), timeout=60)
+
+    def send(upload: tuple[str, bytes, int]) -> bytes:
+        path, body, expected = upload
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
+            head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+            connection.sendall(head.encode())
+            all_are_open.wait()
+            if expected != 404:
+                connection.sendall(body)
+            return b"".join(iter(lambda: connection.recv(65536), b""))
+
+    assert ask(f"{url}/predict", photo)[0] == 200
+    grown = []
+    for _ in range(3):  # the first takes what threads and buffers need
+        before = resident()
+        with ThreadPoolExecutor(len(made)) as pool:
+            answers = list(pool.map(send, made))
+        grown.append((resident() - before) / 2**20)
+    assert sum(len(body) for _, body, _ in made) > 120 * 2**20
+    assert grown[0] < 400 and grown[1] + grown[2] < 60
+    for (path, _, expected), answered in zip(made, answers, strict=True):
+        head, _, text = answered.decode().partition("\r\n\r\n")
+        assert int(head.split()[1]) == expected, path
+        assert list(json.loads(text)) == ["error"]
         assert "/" not in text.replace("image/", "") and "Traceback" not in text
     assert ask(f"{url}/predict", photo)[0] == 200
+
+
+def test_show_answers_the_page_and_says_why_it_does_not(url: str, networks: Networks, photo: bytes) -> None:
+    status, body, _ = ask(f"{url}/show?name=rose.png&network=student", photo)
+    image = read_upload(photo)
+    assert status == 200 and body.decode() == as_html(image, networks.segment(image, ["student"]), "rose")
+    status, body, _ = ask(f"{url}/show?sample={networks.samples[0]}&network=student", b"")
+    assert status == 200 and f"{networks.samples[0]}_student.png" in body.decode()
+    for query, data, expected, message in (
+        ("name=huge.png&network=student", header_of(30000, 20000), 413, "more than 13 million pixels"),
+        ("sample=../../etc/passwd&network=student", b"", 422, "this image or network is no longer there"),
+        ("name=rose.png&network=gone", photo, 422, "this image or network is no longer there"),
+        ("name=x.png&network=student", b"", 415, "not an image"),
+    ):
+        status, body, _ = ask(f"{url}/show?{query}", data)
+        assert status == expected and message in json.loads(body)["error"]
+
+
+def test_who_sends_too_slowly_or_goes_holds_nobody_up(
+    url: str, photo: bytes, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(endpoints, "PATIENCE", 0.5)
+    host, port = url.removeprefix("http://").split(":")
+    head = f"POST /predict HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(photo)}\r\n\r\n".encode()
+    slow, gone = ([socket.create_connection((host, int(port)), timeout=20) for _ in range(6)] for _ in range(2))
+    for connection in (*slow, *gone):
+        connection.sendall(head + photo[:9])
+    for connection in gone:
+        connection.close()
+    assert ask(f"{url}/predict", photo)[0] == 200
+    for connection in slow:
+        answered = connection.recv(4096)
+        assert answered.startswith(b"HTTP/1.1 408 ")
+        connection.close()
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_too_many_bytes_are_refused_before_they_are_read(url: str) -> None:
@@ -286,10 +367,13 @@ def test_the_page_loads_nothing_from_elsewhere_and_names_no_file_of_the_server(u
         assert "fonts.googleapis.com/css" not in text
 
 
-@pytest.mark.parametrize("path", ["/gradio_api/upload", "/gradio_api/file=/etc/passwd", "/gradio_api/proxy=http://x"])
-def test_no_files_are_taken_or_given_by_their_place(url: str, path: str) -> None:
-    assert ask(url + path)[0] == 404
-    assert ask(url + path, b"x")[0] == 404
+@pytest.mark.parametrize(
+    "path", ["upload", "file=/etc/passwd", "proxy=http://x", "queue/join", "queue/data", "call/x", "heartbeat/x"]
+)
+def test_no_files_are_given_by_their_place_and_no_sessions_held(url: str, path: str) -> None:
+    assert ask(f"{url}/gradio_api/{path}")[0] == 404
+    assert ask(f"{url}/gradio_api/{path}", b"x")[0] == 404
+    assert ask(f"{url}/{path}", b"x")[0] == 404
 
 
 def test_another_name_for_this_machine_is_not_answered_to(url: str, photo: bytes) -> None:
@@ -308,6 +392,28 @@ def test_a_public_page_needs_its_token(networks: Networks, photo: bytes) -> None
         request = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
         with request.open(f"{url}/?token=right") as response:
             assert response.status == 200 and response.url == f"{url}/"  # the cookie is set, the token out of sight
+
+
+@pytest.mark.parametrize(("options", "address"), [([], "127.0.0.1"), (["--public"], "0.0.0.0")])
+def test_only_this_machine_is_listened_to_unless_asked(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str], address: str
+) -> None:
+    """The command's own socket: what it is bound to, and whether another address of this machine reaches it."""
+    pytest.importorskip("gradio", reason="the extra serve is not installed")
+    import uvicorn
+
+    seen = []
+
+    def look(self: uvicorn.Server, sockets: list[socket.socket]) -> None:
+        host, port = sockets[0].getsockname()
+        with socket.socket() as other:
+            seen.append((host, other.connect_ex(("127.0.0.2", port)) == 0))
+
+    monkeypatch.setattr(uvicorn.Server, "run", look)
+    monkeypatch.setattr("sys.argv", ["semiseg", "serve", str(run), "--port", "0", "--accelerator", "cpu", *options])
+    assert cli.main() == 130
+    assert seen == [(address, bool(options))]
+    assert ("?token=" in capsys.readouterr().out) == bool(options)
 
 
 def test_the_command_prints_where_and_ends_when_interrupted(run: Path, photo: bytes) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
 import re
 import signal
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +16,11 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import semiseg
 from semiseg import api, cli
+from semiseg.api.sharding import make_shards
 from semiseg.config import MOST_ALIASES, TrainConfig, from_mapping, read_yaml
 from semiseg.data import FolderDataset
 from semiseg.data.lists import read_lines, read_list, read_permutation
@@ -102,6 +106,40 @@ def test_code_in_a_list_does_not_run(tmp_path: Path) -> None:
         semiseg.train("shapes:images=10,val=3,test=2,size=48", "supervised", tmp_path / "run",
                       **OPTIONS | {"labeled": f"{tmp_path / 'split_0.pkl'}:4"})  # fmt: skip
     assert not marker.exists()
+
+
+@pytest.fixture
+def loaded_shard(tmp_path: Path) -> Path:
+    """A shard of images, each with members beside it that a common reader of shards would unpickle; its marker: ran."""
+    pytest.importorskip("webdataset")
+    code = pickle.dumps(Malicious(tmp_path / "ran"))
+    buffer = io.BytesIO()
+    Image.new("RGB", (48, 48)).save(buffer, "PNG")
+    members = {f"{key}.{ending}": code for key in "abcd" for ending in ("pkl", "pickle", "pyd", "pth", "pt", "cls")}
+    members |= {f"{key}.png": buffer.getvalue() for key in "abcd"} | {"alone.pkl": code}
+    (tmp_path / "shards").mkdir()
+    with tarfile.open(tmp_path / "shards" / "photos-000000.tar", "w") as tar:
+        for name in sorted(members):
+            info = tarfile.TarInfo(name)
+            info.size = len(members[name])
+            tar.addfile(info, io.BytesIO(members[name]))
+    return tmp_path / "shards"
+
+
+def test_code_in_a_shard_does_not_run(
+    loaded_shard: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEMISEG_CACHE", str(tmp_path / "cache"))
+    assert make_shards(str(loaded_shard), tmp_path / "index")[0].endswith("4 images in 1 shards")
+    (shard,) = semiseg.predict(run, loaded_shard, tmp_path / "masks", accelerator="cpu", devices=1)
+    with tarfile.open(shard) as tar:
+        assert tar.getnames() == [f"{key}.png" for key in "abcd"]
+    data, options = "shapes:images=6,val=2,test=1,size=48", OPTIONS | {"workers": 1, "unlabeled": str(loaded_shard)}
+    trained = semiseg.train(data, "mean-teacher", tmp_path / "trained", **options)
+    assert (trained / "checkpoints" / "last.pt").is_file()
+    assert not (tmp_path / "ran").exists()
+    pickle.loads(pickle.dumps(Malicious(tmp_path / "ran")))
+    assert (tmp_path / "ran").exists()  # it would have
 
 
 CODE = """

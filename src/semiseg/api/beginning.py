@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from semiseg.config import TrainConfig
 from semiseg.data import open_dataset
 from semiseg.data.annotation import check_annotation
@@ -51,6 +54,19 @@ def open_data(config: TrainConfig) -> tuple[SegmentationDataset, Split]:
     return dataset, split
 
 
+def look_through(config: TrainConfig) -> tuple[SegmentationDataset, Split, NDArray[np.int64]]:
+    """Return data and lists as ``open_data`` does, every labeled, val and test image read, with its mask.
+
+    Also the pixels of each value in the masks of the labeled images, ``(images, 256)``.
+
+    Raises:
+        UserError: as ``open_data``, or an image or mask cannot be used; the message names the file.
+    """
+    dataset, split = open_data(config)
+    check_masks(dataset, (*split.val, *split.test))
+    return dataset, split, count_pixels(dataset, split.labeled)
+
+
 def prepare(path: Path, config: TrainConfig, options: Any, note: str = "") -> RunDirectory:
     """Check everything a run needs before its first step, print what is noteworthy, and make its directory.
 
@@ -63,9 +79,7 @@ def prepare(path: Path, config: TrainConfig, options: Any, note: str = "") -> Ru
         print(f"{path}: torchrun has started the run again: it goes on", file=sys.stderr)
         return run
     RunDirectory.refuse_existing(path)
-    dataset, split = open_data(config)
-    check_masks(dataset, (*split.val, *split.test))
-    pixels = count_pixels(dataset, split.labeled)
+    dataset, split, pixels = look_through(config)
     require_trackers(config)
     notes = [
         *([note] if note else []),

@@ -113,7 +113,7 @@ def of_images(peers: Peers, masks: Masks, places: list[str], out: Path, skip_exi
         return None
 
     def pixels(seen: Seen) -> int:
-        return 0 if isinstance(seen[0], UserError) else seen[0][0].numel()
+        return 0 if isinstance(seen[0], UserError) else masks.predictor.pixels(*seen[0].shape[1:])
 
     def several(tasks: Sequence[Task]) -> Iterator[bool]:
         with closing(side_by_side(write, read_ahead(read, tasks), pixels, masks.predictor.device)) as written:

@@ -18,6 +18,8 @@ UNREADABLE = (
     *(OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, OverflowError, EOFError, struct.error),
     Image.DecompressionBombError,
 )
+# Networks pad a picture to a side of 32. One of a million pixels by one, a kilobyte as a file, would take gigabytes.
+NARROW, LONGEST_NARROW = 32, 65_535
 LOSSY_IN_TIFF = ("jpeg", "tiff_jpeg", "webp")  # as PIL calls them; WebP may be lossless there, which nobody can tell
 
 
@@ -28,8 +30,12 @@ def open_picture(source: Path | IO[bytes]) -> Image.Image:
 
     Raises:
         OSError: it is a folder, a device or a pipe (which would be waited for), or another of ``UNREADABLE``.
+        ValueError: it is a line: less than ``NARROW`` pixels by more than ``LONGEST_NARROW``.
     """
     opened = Image.open(plain_file(source) if isinstance(source, Path) else source, formats=KINDS)
+    if min(opened.size) < NARROW and max(opened.size) > LONGEST_NARROW:
+        size = "{} x {}".format(*opened.size)
+        raise ValueError(f"{size} pixels: less than {NARROW} by more than {LONGEST_NARROW} are not taken, cut it up")
     if opened.format == "PNG":  # PIL shows what it can of damaged pixels and says nothing; the checksums tell
         opened.verify()  # after which it has to be opened anew
         if not isinstance(source, Path):

@@ -88,8 +88,23 @@ class Predictor:
         images = image.to(self.device).float().div_(255)[None]
         if self.image_scale == 1:
             return images
-        size = [max(1, round(side * self.image_scale)) for side in image.shape[-2:]]
+        size = self._seen_size(*image.shape[-2:])
         return interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+    def pixels(self, height: int, width: int) -> int:
+        """Return how many pixels an image of this size costs: its own, or, where that is more, what a network sees.
+
+        That is resized and, but for windows, padded: a line of pixels is a stripe then.
+        """
+        seen = self._seen_size(height, width)
+        pads = [getattr(network, "padded_size", None) for network in self.networks] if self.window is None else []
+        sizes = [pad((1, 3, *seen)) for pad in pads if pad is not None]
+        return max(tall * wide for tall, wide in [(height, width), seen, *sizes])
+
+    def _seen_size(self, height: int, width: int) -> tuple[int, int]:
+        if self.image_scale == 1:
+            return height, width
+        return max(1, round(height * self.image_scale)), max(1, round(width * self.image_scale))
 
     def _one(self, network: nn.Module, images: Tensor, size: torch.Size) -> Tensor:
         """Return probabilities ``(C, *size)`` of one network."""

@@ -65,7 +65,7 @@ class SegmentationNetwork(nn.Module):
 
         The first one is the normalized and padded image; one at stride 2 may have no channels (transformers).
         """
-        height, width = self._padded_size(images.shape)
+        height, width = self.padded_size(images.shape)
         images = (images - self.mean) / self.std
         padding = (0, width - images.shape[-1], 0, height - images.shape[-2])
         if any(padding):
@@ -118,7 +118,8 @@ class SegmentationNetwork(nn.Module):
         """Return all other parameters."""
         return [*self.decoder.parameters(), *self.head.parameters()]
 
-    def _padded_size(self, shape: Sequence[int]) -> tuple[int, int]:
+    def padded_size(self, shape: Sequence[int]) -> tuple[int, int]:
+        """Return height and width of what the encoder sees of images ``(N, 3, H, W)``."""
         # BatchNorm cannot train on one value per channel, which is what a single image of one stride would leave it.
         least = 2 * self.stride if self.training and shape[0] == 1 else LEAST_SIDE
         height, width = (-(-max(side, least) // self.stride) * self.stride for side in shape[-2:])

@@ -114,8 +114,8 @@ def _tiles(run: RunFiles) -> list[tuple[str, str, str]]:
     if run.training:
         rates = series(run.training, "images_per_s")[1]
         rate = f"{sorted(rates)[len(rates) // 2]:.1f} images/s" if rates else ""
-        last = max([*run.training, *run.validations], key=lambda line: line.get("time_s") or 0)
-        tiles.append(("time", _duration(last.get("time_s") or 0), f"{run.training[-1]['step']} steps, {rate}"))
+        time_s = max(series([*run.training, *run.validations], "time_s")[1], default=0.0)
+        tiles.append(("time", _duration(time_s), f"{run.training[-1]['step']} steps, {rate}"))
     return tiles
 
 

@@ -18,10 +18,11 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 COOKIE = "semiseg_token"
-# The page sends images as base64 inside JSON: a third more than their bytes, and a few words.
-MAX_BODY = MAX_BYTES * 4 // 3 + 2**16
-# Routes of Gradio's that take or give files by their place on the server. The page has no need of them.
-CLOSED = tuple(f"/gradio_api/{name}" for name in ("upload", "file", "proxy", "stream", "component_server", "deep_link"))
+ASKED = ("/predict", "/show")  # all that anything may be sent to: what goes to Gradio's own routes is kept there
+# Routes of Gradio's that give files by their place on the server, or hold sessions. The page has no need of them.
+FILES = ("upload", "file", "proxy", "stream", "component_server", "deep_link")
+SESSIONS = ("queue", "call", "run", "api", "heartbeat")
+CLOSED = tuple(f"/gradio_api/{name}" for name in FILES + SESSIONS)
 HEADERS = {
     # Nothing is loaded from or sent to anywhere else, whatever a library would like to.
     "content-security-policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:",
@@ -73,13 +74,14 @@ class Guard:
             return 401, "a token is needed: open the address that semiseg serve printed, or send it as a bearer token"
         if headers.get("sec-fetch-site", "same-origin") == "cross-site" and scope["method"] not in ("GET", "HEAD"):
             return 403, "another site's page may not send images here"
-        if scope["path"].startswith(CLOSED):
+        sends = scope["method"] not in ("GET", "HEAD")
+        if scope["path"].startswith(CLOSED) or (sends and scope["path"] not in ASKED):
             return 404, "not here"
-        if scope["method"] not in ("GET", "HEAD"):
+        if sends:
             length = headers.get("content-length", "")
             if not length.isdigit() or "transfer-encoding" in headers:  # chunks would be counted by nobody
                 return 411, "say how long the body is (Content-Length)"
-            if int(length) > (MAX_BYTES if scope["path"] == "/predict" else MAX_BODY):
+            if int(length) > MAX_BYTES:
                 return 413, f"the file has more than {MAX_BYTES // 2**20} MB: send a smaller one"
         return None
 

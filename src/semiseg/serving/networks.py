@@ -69,6 +69,10 @@ class Networks:
         assert self._data is not None
         return self._data.read_image(name)
 
+    def pixels(self, height: int, width: int) -> int:
+        """Return how many pixels an image of this size costs the network that needs most."""
+        return max(predictor.pixels(height, width) for _, predictor in self.predictors.values())
+
     def segment(self, image: Tensor, labels: Iterable[str] = ()) -> list[Answer]:
         """Ask the networks of these labels, or the default ones, about an image, uint8 ``(3, H, W)``.
 

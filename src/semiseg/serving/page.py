@@ -2,33 +2,60 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
-from html import escape
-from pathlib import PurePath
 from typing import Any
 
 from semiseg.errors import UserError
 from semiseg.serving.networks import Networks
-from semiseg.serving.show import as_html
-from semiseg.serving.uploads import Refused, read_upload
+from semiseg.serving.uploads import MAX_BYTES
 
 DROP = """<label class="drop">Drop an image here, or click to choose one
 <input type="file" accept="image/jpeg,image/png,image/webp,image/bmp,image/tiff"></label>"""
-# Listeners sit on the element itself, whose content Gradio makes anew when the value changes. The value is
-# "name|data:...;base64,...": the file travels with the question and is never stored on the server.
+# Listeners sit on the element itself, whose content Gradio makes anew when the value changes. The file stays in the
+# browser and travels with each question: the server keeps nothing of anybody's. Gradio's own way would keep what is
+# asked and answered, for ten thousand sessions, whether it is taken or not.
 DROP_SCRIPT = """
 const give = (file) => {
   if (!file) return;
-  const reader = new FileReader();
-  reader.onload = () => { props.value = file.name + '|' + reader.result; trigger('input'); };
-  reader.readAsDataURL(file);
+  window.semisegFile = file;
+  trigger('input');
 };
 element.addEventListener('change', (event) => give(event.target.files[0]));
 element.addEventListener('dragover', (event) => event.preventDefault());
 element.addEventListener('drop', (event) => { event.preventDefault(); give(event.dataTransfer.files[0]); });
 """
+# One question after the other, so that the answer to the last one stays.
+ASK_SCRIPT = f"""
+const refused = (why) => {{
+  const line = document.createElement('p');
+  line.className = 'refused';
+  line.textContent = why;
+  return line.outerHTML;
+}};
+const question = async (sample, labels) => {{
+  const file = sample ? null : window.semisegFile;
+  if (!sample && !file) return '<p>No image yet.</p>';
+  if (!labels.length) return '<p>Choose a network.</p>';
+  if (file && file.size > {MAX_BYTES}) return refused('the file has more than {MAX_BYTES // 2**20} MB');
+  const what = sample ? ['sample', sample] : ['name', file.name];
+  const query = new URLSearchParams([what, ...labels.map((label) => ['network', label])]);
+  const result = document.querySelector('#result');
+  result.classList.add('waiting');
+  try {{
+    const response = await fetch('show?' + query, {{method: 'POST', body: file}});
+    return response.ok ? await response.text() : refused((await response.json()).error);
+  }} catch {{
+    return refused('the server does not answer');
+  }} finally {{
+    result.classList.remove('waiting');
+  }}
+}};
+const ask = (sample, labels) =>
+  window.semisegAnswer = (window.semisegAnswer ?? Promise.resolve()).then(() => question(sample, labels));
+"""
+DROPPED = f"async (labels) => {{ {ASK_SCRIPT} return [await ask(null, labels), null]; }}"
+SAMPLED = f"async (sample, labels) => {{ {ASK_SCRIPT} window.semisegFile = null; return await ask(sample, labels); }}"
+AGAIN = f"async (sample, labels) => {{ {ASK_SCRIPT} return await ask(sample, labels); }}"
 OPACITY_SCRIPT = "(percent) => { document.documentElement.style.setProperty('--mask-opacity', percent / 100); }"
 STYLE = """
 .drop { display: block; padding: 2em 1em; border: 2px dashed #888; border-radius: 8px; text-align: center }
@@ -39,7 +66,7 @@ STYLE = """
 .overlay img + img { position: absolute; inset: 0; height: 100%; opacity: var(--mask-opacity, 0.5) }
 .pair { display: flex; gap: 8px; margin: 8px 0 } .pair figure { flex: 1 } .pair figcaption { font-size: 80% }
 .legend td { padding: 2px 8px } .legend span { display: inline-block; width: 1em; height: 1em; border: 1px solid #888 }
-.refused { color: #b00020; font-weight: bold }
+.refused { color: #b00020; font-weight: bold } #result.waiting { opacity: 0.4 }
 """
 
 
@@ -76,39 +103,9 @@ def make_page(networks: Networks) -> Any:
             opacity = gr.Slider(0, 100, 50, label="opacity of the mask, percent", elem_id="opacity")
         with gr.Column(scale=3):
             result = gr.HTML("<p>No image yet.</p>", elem_id="result")
-        last = gr.State(("", ""))  # what is shown: a dropped file, or a sample's name
-
-        def dropped(value: str, labels: list[str]) -> tuple[str, tuple[str, str], None]:
-            return show(networks, value, "", labels), (value, ""), None
-
-        def sampled(name: str | None, labels: list[str]) -> tuple[str, tuple[str, str]]:
-            return show(networks, "", name or "", labels), ("", name or "")
-
-        def again(shown: tuple[str, str], labels: list[str]) -> str:
-            return show(networks, *shown, labels)
-
-        private = {"api_visibility": "private"}  # POST /predict is the way for programs
-        drop.input(dropped, [drop, chosen], [result, last, sample], **private)
-        sample.input(sampled, [sample, chosen], [result, last], **private)
-        chosen.input(again, [last, chosen], [result], **private)
-        opacity.input(None, [opacity], None, js=OPACITY_SCRIPT, **private)
+        here: dict[str, Any] = {"fn": None, "api_visibility": "private"}  # in the browser: POST /show answers
+        drop.input(inputs=[chosen], outputs=[result, sample], js=DROPPED, **here)
+        sample.input(inputs=[sample, chosen], outputs=[result], js=SAMPLED, **here)
+        chosen.input(inputs=[sample, chosen], outputs=[result], js=AGAIN, **here)
+        opacity.input(inputs=[opacity], outputs=None, js=OPACITY_SCRIPT, **here)
     return page
-
-
-def show(networks: Networks, dropped: str, sample: str, labels: list[str]) -> str:
-    """Return the HTML for a dropped file, ``name|data:image/...;base64,...``, or a sample's name; or why not."""
-    if not dropped and not sample:
-        return "<p>No image yet.</p>"
-    if not labels:
-        return "<p>Choose a network.</p>"
-    try:
-        if dropped:
-            name, _, address = dropped.rpartition("|")
-            image = read_upload(base64.b64decode(address.partition(",")[2], validate=True))
-        else:
-            name, image = sample, networks.read_sample(sample)
-        return as_html(image, networks.segment(image, labels), PurePath(name).stem or "image")
-    except (Refused, binascii.Error) as refusal:
-        return f'<p class="refused">{escape(str(refusal))}</p>'
-    except UserError:  # its words may name a file of the server: they are for the terminal
-        return '<p class="refused">This image or network is no longer there.</p>'

@@ -1,46 +1,28 @@
-"""Page and JSON endpoint behind one guard, on one port."""
+"""Page and endpoints behind one guard, on one port."""
 
 from __future__ import annotations
 
 import secrets
 import socket
 from collections.abc import Sequence
-from typing import Any
 
 from semiseg.errors import UserError
+from semiseg.serving.endpoints import add_endpoints
 from semiseg.serving.guard import Guard, is_loopback
 from semiseg.serving.networks import Networks
 from semiseg.serving.page import STYLE, make_page, require_gradio
-from semiseg.serving.show import as_json
-from semiseg.serving.uploads import Refused, read_upload
 
 EVERYWHERE = "0.0.0.0"
 
 
 def make_app(networks: Networks, token: str | None = None) -> Guard:
-    """Return the ASGI application: the page at ``/``, and ``POST /predict``.
-
-    ``POST /predict?network=LABEL`` takes an image file as its body and answers as ``show.as_json`` says; what is wrong
-    comes back as ``{"error": ...}`` with status 413 (too large), 415 (no image that is taken) or 422 (no such network).
-    """
+    """Return the ASGI application: the page at ``/``, and what ``add_endpoints`` adds."""
     gr = require_gradio()
-    from fastapi import FastAPI, Request
-    from fastapi.concurrency import run_in_threadpool
-    from fastapi.responses import JSONResponse
+    from fastapi import FastAPI
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)  # its pages of documentation load from the internet
 
-    async def predict(request: Any) -> JSONResponse:
-        try:
-            data, labels = await request.body(), request.query_params.getlist("network")
-            return JSONResponse(await run_in_threadpool(lambda: answer(networks, data, labels)))
-        except Refused as refusal:
-            return JSONResponse({"error": str(refusal)}, refusal.status)
-        except UserError as error:  # of lookup: it names labels only
-            return JSONResponse({"error": str(error)}, 422)
-
-    predict.__annotations__["request"] = Request  # FastAPI reads it; the import is local, so the text would not do
-    app.post("/predict")(predict)
+    add_endpoints(app, networks)
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # the defaults are fetched from Google
     mounted = gr.mount_gradio_app(
         app,
@@ -55,11 +37,6 @@ def make_app(networks: Networks, token: str | None = None) -> Guard:
         css=STYLE,
     )
     return Guard(mounted, token)
-
-
-def answer(networks: Networks, data: bytes, labels: Sequence[str]) -> dict[str, Any]:
-    """Return what ``POST /predict`` answers to an image file."""
-    return as_json(networks.segment(read_upload(data), labels))
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from operator import mul
 
 from PIL import Image
 from torch import Tensor
@@ -23,8 +25,13 @@ class Refused(Exception):
         self.status = status
 
 
-def read_upload(data: bytes) -> Tensor:
+def read_upload(data: bytes, pixels: Callable[[int, int], int] = mul) -> Tensor:
     """Decode an image as uint8 ``(3, H, W)``, RGB, upright.
+
+    Args:
+        data: the file.
+        pixels: how many pixels an image of this height and width costs, which is more than it has where a network
+            pads it: a line of a million pixels is a few bytes as a file, and a stripe of 32 million to a network.
 
     Raises:
         Refused: too many bytes or pixels, a kind that is not in ``KINDS``, no image at all, or a broken one.
@@ -39,8 +46,12 @@ def read_upload(data: bytes) -> Tensor:
     except UNREADABLE:
         raise Refused(415, f"not an image that is taken here: send one of {', '.join(KINDS)}") from None
     with opened:
-        if opened.width * opened.height > MAX_PIXELS:
+        height, width = opened.height, opened.width
+        if height * width > MAX_PIXELS:
             raise Refused(413, too_large)
+        if pixels(height, width) > MAX_PIXELS:
+            why = f"the image of {width} x {height} pixels has more than {MAX_PIXELS // 10**6} million"
+            raise Refused(413, f"{why} as the network resizes and pads it: send a smaller or less narrow one")
         try:
             return upright_rgb(opened)
         except UNREADABLE:
