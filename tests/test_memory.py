@@ -27,7 +27,7 @@ from semiseg.training.parts import make_method, networks
 from semiseg.training.trainer import Loop
 from test_recompute import assert_equal, kept_bytes
 from test_trainer import same
-from toy import make_batch, run
+from toy import make_batch, run, start_over
 
 SMALL = TrainConfig(architecture="deeplabv3plus", encoder="test_resnet", weights="none")
 DATA = Shapes(images=4, val=1, test=1, size=48)
@@ -227,7 +227,7 @@ def test_the_batch_found_is_that_of_the_run_and_of_its_resumption(tmp_path: Path
     assert "--batch-size auto: 2" in (found / "log.txt").read_text().splitlines()
     given = api.train(out=tmp_path / "given", **OPTIONS)
     assert same(checkpoint(found)["method"], checkpoint(given)["method"])  # looking for it has changed nothing
-    (found / "checkpoints" / "last.pt").unlink()
+    start_over(found)
     assert same(checkpoint(api.train(resume=found))["method"], checkpoint(given)["method"])
     assert small_device == [1, 1, 2, 2, 4]  # nor is it looked for again
 

@@ -13,7 +13,7 @@ from semiseg import api
 from semiseg.errors import UserError
 from semiseg.methods import METHODS, Method
 from semiseg.training.find_method import find_method, short_name
-from toy import Toy, make_batch, run
+from toy import Toy, make_batch, run, start_over
 
 PLUS = Path(__file__).parent.parent / "examples" / "dual_teacher_plus.py"
 EXAMPLE = Path(__file__).parent.parent / "CONTRIBUTING.md"
@@ -47,7 +47,7 @@ def test_the_example_of_the_guide_is_trained_resumed_and_evaluated(
     assert any(line.get("loss/unsupervised", 0) > 0 for line in lines)
     monkeypatch.chdir("/")  # a run knows its method from anywhere
     best = (run / "checkpoints" / "best.pt").read_bytes()
-    (run / "checkpoints" / "last.pt").unlink()
+    start_over(run)
     assert api.train(resume=run) == run
     assert (run / "checkpoints" / "best.pt").read_bytes() == best
     assert 0 <= api.evaluate(run)["miou"] <= 100

@@ -1,9 +1,6 @@
 """Inference and the evaluation of several networks at once."""
 
 import math
-import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -18,7 +15,6 @@ from semiseg.evaluation import (
     Predictor,
     evaluate_networks,
     parameter_distance,
-    side_by_side,
 )
 from semiseg.evaluation.predictor import window_starts
 
@@ -282,57 +278,3 @@ def test_the_class_of_the_largest_score_is_the_likeliest(count: int, mode: str, 
     torch.testing.assert_close(probabilities.sum(dim=0), torch.ones(11, 14))
     assert probabilities.argmax(dim=0).unique().numel() > 1
     assert (predictor.scores(image).max(dim=0).indices == probabilities.argmax(dim=0)).all()
-
-
-# Several images at once.
-
-
-@pytest.fixture
-def four_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(4)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("four_threads")
-def test_small_images_go_side_by_side_and_large_ones_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(side_by_side, "AT_ONCE", 2)
-    main, together, seen = threading.main_thread(), threading.Barrier(2, timeout=20), []
-
-    def work(pixels: int) -> int:
-        seen.append((pixels, threading.current_thread() is main, torch.get_num_threads()))
-        if pixels == 1:
-            together.wait()  # another one is at work beside it, or this fails
-        return pixels
-
-    large = side_by_side.SMALL + 1
-    items = [1, 1, large, 1, 1]
-    assert [*side_by_side.side_by_side(work, iter(items), lambda pixels: pixels, "cpu")] == items
-    assert seen == [(1, False, 2), (1, False, 2), (large, True, 4), (1, False, 2), (1, False, 2)]
-    assert torch.get_num_threads() == 4
-    with ThreadPoolExecutor(1) as new:
-        assert new.submit(torch.get_num_threads).result() == 4
-
-
-@pytest.mark.usefixtures("four_threads")
-def test_evaluation_side_by_side_is_that_of_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    networks = {"student": Contextual(), "teacher1": Pointwise(seed=1), "teacher2": Pointwise(seed=2)}
-    several = evaluate(networks, Images())
-    monkeypatch.setattr(side_by_side, "AT_ONCE", 1)
-    one = evaluate(networks, Images())
-    for name, matrix in one.matrices.items():
-        assert torch.equal(matrix.counts, several.matrices[name].counts)
-        torch.testing.assert_close(one.by_image[name], several.by_image[name], equal_nan=True)
-    assert one.disagreement == several.disagreement
-
-
-@pytest.mark.usefixtures("four_threads")
-def test_an_image_without_a_mask_ends_an_evaluation_side_by_side() -> None:
-    class Unlabeled(Images):
-        def has_mask(self, id: str) -> bool:
-            return id != self.ids[-1] and super().has_mask(id)
-
-    with pytest.raises(UserError, match="has no mask"):
-        evaluate({"student": Pointwise()}, Unlabeled())
-    assert torch.get_num_threads() == 4

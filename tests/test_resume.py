@@ -26,6 +26,7 @@ from semiseg.errors import Interrupted, ToldElsewhere, UserError
 from semiseg.training.checkpoint import save_checkpoint
 from semiseg.training.interruption import interruptible
 from semiseg.training.run_directory import RunDirectory
+from toy import start_over
 
 SEED = int(os.environ.get("SEMISEG_CRASH_SEED", "0"))  # of the moments at which runs are ended
 SUITE = random.Random(SEED)
@@ -359,8 +360,7 @@ def test_a_run_that_was_never_saved_starts_again_and_says_so(run: Path) -> None:
 
 
 def test_what_is_said_to_start_over_does(run: Path) -> None:
-    for path in [run / "metrics.jsonl", *(run / "checkpoints").iterdir()]:
-        path.unlink()
+    start_over(run)
     api.train(resume=run)
     assert (run / "checkpoints" / "last.pt").is_file()
 

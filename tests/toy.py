@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -104,3 +105,10 @@ def gradients(network: nn.Module) -> Tensor:
     """Return all gradients as one vector, 0 where there is none."""
     parts: Sequence[Tensor] = [torch.zeros_like(p) if p.grad is None else p.grad for p in network.parameters()]
     return torch.cat([p.flatten().clone() for p in parts])
+
+
+def start_over(run: Path) -> None:
+    """Take away what a run has learned, as a refusal to resume says; what it was asked for stays."""
+    (run / "metrics.jsonl").unlink()
+    for path in (run / "checkpoints").iterdir():
+        path.unlink()

@@ -18,7 +18,6 @@ from semiseg.data.dataset import read_ahead
 from semiseg.data.images import IMAGE_SUFFIXES, list_files, read_image_file
 from semiseg.data.shards import Shards, holds_shards, open_shards
 from semiseg.errors import UserError, printable
-from semiseg.evaluation.side_by_side import side_by_side
 
 if TYPE_CHECKING:
     from semiseg.training.peers import Peers
@@ -105,22 +104,14 @@ def of_images(peers: Peers, masks: Masks, places: list[str], out: Path, skip_exi
                 raise
             return error, files
 
-    def write(seen: Seen) -> UserError | None:
-        image, files = seen
-        if isinstance(image, UserError):
-            return image
-        write_pictures(masks.draw(image, files), files)
-        return None
-
-    def pixels(seen: Seen) -> int:
-        return 0 if isinstance(seen[0], UserError) else masks.predictor.pixels(*seen[0].shape[1:])
-
     def several(tasks: Sequence[Task]) -> Iterator[bool]:
-        with closing(side_by_side(write, read_ahead(read, tasks), pixels, masks.predictor.device)) as written:
-            for problem in written:
-                if problem:
-                    print(f"{printable(str(problem))}; skipped", file=sys.stderr)
-                yield not problem
+        with closing(read_ahead(read, tasks)) as images:
+            for image, files in images:
+                if isinstance(image, UserError):
+                    print(f"{printable(str(image))}; skipped", file=sys.stderr)
+                else:
+                    write_pictures(masks.draw(image, files), files)
+                yield not isinstance(image, UserError)
 
     if failed := peers.shared_out(todo, several).count(False):
         remedy = ": mend or remove these, and run it again with --skip-existing"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,7 +157,7 @@ def read_ahead(
     items: Iterable[S],
     workers: int | None = 2,
     ahead: int = 4,
-) -> Iterator[T]:
+) -> Generator[T]:
     """Yield ``read(item)`` for each item in order, reading the next ones in threads while the caller is at work.
 
     Args:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +13,7 @@ from semiseg.data.dataset import Sample, SegmentationDataset, read_ahead, read_s
 from semiseg.data.selection import spread
 from semiseg.errors import UserError
 from semiseg.evaluation.metrics import ConfusionMatrix
-from semiseg.evaluation.predictor import Predictor, evaluation_mode
-from semiseg.evaluation.side_by_side import side_by_side
+from semiseg.evaluation.predictor import Predictor
 
 TEACHERS_AVERAGE = "teachers-average"
 STUDENT = "student"
@@ -98,21 +96,16 @@ def evaluate_networks(
         {name: torch.zeros(len(ids), device=device) for name in names},
     )
     read = read_ahead(lambda id: _labeled(read_sample(dataset, id)), ids[rank::world_size])
-
-    def predict(sample: tuple[Tensor, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        return _predict(predictors, teachers, sample[0]), sample[1]
-
-    predicted = side_by_side(predict, read, lambda sample: sample[1].numel(), device)
-    with evaluation_mode([*networks.values()]), closing(predicted):
-        for index, (predictions, mask) in enumerate(predicted):
-            target = mask.to(device)
-            for name, prediction in predictions.items():
-                before = result.matrices[name].counts.clone()
-                result.matrices[name].update(prediction, target)
-                result.by_image[name][rank + index * world_size] = image_miou(result.matrices[name].counts - before)
-            for name in others:
-                result.disagreeing[name] += (predictions[name] != predictions[STUDENT]).sum()
-            result.pixels += mask.numel()
+    for index, (image, mask) in enumerate(read):
+        predictions = _predict(predictors, teachers, image)
+        target = mask.to(device)
+        for name, prediction in predictions.items():
+            before = result.matrices[name].counts.clone()
+            result.matrices[name].update(prediction, target)
+            result.by_image[name][rank + index * world_size] = image_miou(result.matrices[name].counts - before)
+        for name in others:
+            result.disagreeing[name] += (predictions[name] != predictions[STUDENT]).sum()
+        result.pixels += mask.numel()
     return result
 
 
