@@ -47,7 +47,7 @@ class Stepper:
     """Takes one step after the other, each with a batch of its own, with the habits asked for, or under a ``patch``."""
 
     def __init__(self, loop: Loop, habit: str = "", patch: Patch | None = None) -> None:
-        self.loop, self.habit, self.step = loop, habit, TOTAL // 2
+        self.loop, self.step = loop, TOTAL // 2
         self.patches = [made for name, made in HABITS.items() if made and habit in (name, "all of these")]
         self.patches += [patch] if patch else []
         self.batches: Iterator[Batch] = batches(loop, TOTAL)

@@ -9,10 +9,11 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 REMEDIES = {
     errno.ENAMETOOLONG: "give a shorter name",
     **dict.fromkeys((errno.EACCES, errno.EPERM), "see to its permissions"),
-    **dict.fromkeys((errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)), "make room, or take another"),
+    **dict.fromkeys(FULL, "make room, or take another"),
     errno.EROFS: "take another place",
     errno.EIO: "see to the disk",
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP), "check the path"),

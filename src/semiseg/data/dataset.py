@@ -152,12 +152,7 @@ def check_size(dataset: SegmentationDataset, id: str, size: Sequence[int], mask:
         )
 
 
-def read_ahead(
-    read: Callable[[S], T],
-    items: Iterable[S],
-    workers: int | None = 2,
-    ahead: int = 4,
-) -> Generator[T]:
+def read_ahead(read: Callable[[S], T], items: Iterable[S], workers: int | None = 2, ahead: int = 4) -> Generator[T]:
     """Yield ``read(item)`` for each item in order, reading the next ones in threads while the caller is at work.
 
     Args:

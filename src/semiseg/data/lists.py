@@ -15,7 +15,7 @@ import numpy as np
 
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.images import IMAGE_SUFFIXES, reason
-from semiseg.errors import UserError
+from semiseg.errors import UserError, is_utf8
 from semiseg.plain_file import plain_file
 
 SUFFIX = "(?:" + "|".join(map(re.escape, IMAGE_SUFFIXES)) + ")"
@@ -77,8 +77,7 @@ def listable(id: str) -> bool:
     """Tell whether a list can hold a name: it is one line, without space at its ends, of characters that UTF-8 has."""
     if id.isprintable():  # nearly every name, told quickly; neither line ends nor surrogates are printable
         return id != "" and id == id.strip()
-    surrogates = any("\ud800" <= character <= "\udfff" for character in id)  # bytes of a name that are no UTF-8
-    return id.splitlines() == [id] and id == id.strip() and not id.startswith("\ufeff") and not surrogates
+    return id.splitlines() == [id] and id == id.strip() and not id.startswith("\ufeff") and is_utf8(id)
 
 
 def find_id(text: str, known: set[str]) -> str | None:
@@ -230,7 +229,8 @@ class _Array:
         values = np.frombuffer(data, dtype.order + dtype.code)
         if tuple(shape) != values.shape:
             raise ValueError("no row")
-        return [int(value) for value in values]
+        integers: list[int] = values.tolist()
+        return integers
 
 
 class _ArrayUnpickler(pickle.Unpickler):

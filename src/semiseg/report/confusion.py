@@ -16,15 +16,21 @@ MOST_PAIRS = 10
 LEAST_SHARE = 5.0  # percent of the true class's pixels
 
 
+def counted(content: Mapping[str, Any]) -> tuple[list[str], np.ndarray] | None:
+    """Return class names and counts, float ``(C, C)``, rows are the truth; None where they do not fit together."""
+    classes, counts = content.get("classes", []), np.asarray(content.get("counts", []), dtype=np.float64)
+    return (classes, counts) if classes and counts.shape == (len(classes), len(classes)) else None
+
+
 def shares(content: Mapping[str, Any]) -> tuple[list[str], np.ndarray] | None:
     """Return class names and each row in percent of the true class's pixels, float ``(C, C)``, NaN without pixels.
 
     Args:
         content: ``classes`` and ``counts``, int ``(C, C)``, rows are the truth. None where they do not fit together.
     """
-    classes, counts = content.get("classes", []), np.asarray(content.get("counts", []), dtype=np.float64)
-    if not classes or counts.shape != (len(classes), len(classes)):
+    if (found := counted(content)) is None:
         return None
+    classes, counts = found
     totals = counts.sum(axis=1, keepdims=True)
     return classes, np.divide(100 * counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
 

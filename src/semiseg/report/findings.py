@@ -10,9 +10,8 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-import numpy as np
-
 from semiseg.errors import UserError
+from semiseg.report.confusion import counted
 from semiseg.report.run_files import RunFiles, read_run, series
 
 POINT = 1.0  # of mIoU; below it, two runs of another seed differ as much
@@ -126,10 +125,9 @@ def _settled(run: RunFiles) -> int:
 
 def _classes(run: RunFiles) -> list[Finding]:
     """Classes that are never predicted, and those that val does not show, from the confusion matrix."""
-    content = run.confusion or {}
-    classes, counts = content.get("classes", []), np.asarray(content.get("counts", []))
-    if not classes or counts.shape != (len(classes), len(classes)):
+    if (counts_of := counted(run.confusion or {})) is None:
         return []
+    classes, counts = counts_of
     truth, predicted = counts.sum(axis=1), counts.sum(axis=0)
     never = [name for name, is_there, said in zip(classes, truth, predicted, strict=True) if is_there and not said]
     absent = [name for name, is_there in zip(classes, truth, strict=True) if not is_there]

@@ -12,9 +12,8 @@ from pathlib import Path
 from torch import nn
 
 from semiseg.config import TrainConfig
-from semiseg.errors import UserError
+from semiseg.errors import FULL, UserError
 
-FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 REMEDIES = dict.fromkeys(FULL, "make room") | {
     **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "make it writable"),
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "put the run's directory back"),

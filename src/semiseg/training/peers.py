@@ -35,15 +35,13 @@ class Peers:
     def __init__(self, fabric: Fabric, remedy: Callable[[], str]) -> None:
         self.rank, self.world, self.go_on = fabric.global_rank, fabric.world_size, remedy
         self.children = children(fabric)
-        self.pids: dict[int, int] = {self.rank: os.getpid()}
         self.parent = os.getppid() if by_torchrun() else None
         self.watch = Watch(self.lost, self.children)
         self.group: Any = None
         if self.world > 1:
             self.group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
-            met: list[Any] = [None] * self.world
-            torch.distributed.all_gather_object(met, (place(), os.getpid()), group=self.group)
-            self.pids = {rank: pid for rank, (where, pid) in enumerate(met) if where == place()}
+        met = self.gathered((place(), os.getpid()))
+        self.pids = {rank: pid for rank, (where, pid) in enumerate(met) if where == place()}
 
     def gathered(self, value: T) -> list[T]:
         """Return the value that each process gives, in the order of their ranks, however long they take to give it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import Any
 
 from semiseg.config import TrainConfig
@@ -25,12 +25,15 @@ def read_state(run: RunDirectory, dataset: SegmentationDataset, split: Split) ->
 
     Raises:
         UserError: what is there cannot be read or leads nowhere; the data have other classes or colors than when it was
-            written; or a list is empty, with which no run begins.
+            written; a list is empty, with which no run begins; or the mask of one of its images has gone.
     """
     for name, ids in (("labeled", split.labeled), ("val", split.val)):
         if not ids:
             path = run.path / "splits" / f"{name}.txt"
             raise UserError(f"{path}: the list is empty, and no run begins so: put back what was in it")
+    for id in chain(split.labeled, split.val, split.test):
+        if not dataset.has_mask(id):
+            raise UserError(f"{dataset.name}: {id!r} of the run's lists has no mask any more: put it back")
     if run.last.is_symlink() and not run.last.exists():
         raise UserError(f"{run.last}: a link that leads nowhere: put back what it leads to, or {START_OVER}")
     if not run.last.exists():

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.new_folder import is_free, new_folder
 from semiseg.data.splits import Split, read_split, write_split
 from semiseg.errors import UserError, is_utf8
+from semiseg.plain_file import plain_file
 from semiseg.training.checkpoint import MOVABLE
 from semiseg.training.find_method import find_method
 from semiseg.training.launching import launch_id
@@ -109,8 +109,10 @@ class RunDirectory:
             yield UNLOCKED.format("this system has no such locks")
             return
         lock = self.path / LOCK
-        if lock.exists() and not lock.is_file():  # a pipe would be waited for
-            raise UserError(f"{lock}: a folder, pipe or device, and no file: remove it")
+        try:
+            plain_file(lock)
+        except OSError as error:
+            raise UserError(f"{lock}: {error}: remove it") from None
         with open(lock, "a", encoding="utf-8") as file:
             note = ""
             try:
@@ -150,12 +152,8 @@ class RunDirectory:
 
     @cached_property
     def split(self) -> Split:
-        """The run's lists of images, read once; raises UserError where one of them, or its mask, is no longer there."""
-        split = self.read_split(self.dataset)
-        for id in chain(split.labeled, split.val, split.test):
-            if not self.dataset.has_mask(id):
-                raise UserError(f"{self.dataset.name}: {id!r} of the run's lists has no mask any more: put it back")
-        return split
+        """The run's lists of images, read once; raises UserError where one of them is no longer in the data."""
+        return self.read_split(self.dataset)
 
     def read_split(self, dataset: SegmentationDataset) -> Split:
         """Return the run's lists of images; raises UserError where one of them is no longer in the data."""
