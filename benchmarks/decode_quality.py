@@ -18,8 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from semiseg.data import open_dataset
-from semiseg.data.images import decode
-from semiseg.data.selection import spread
+from semiseg.data.files.image_files import decode
+from semiseg.data.preview_selection import spread
 
 SIZES = (1.0, 0.75, 0.5, 0.25)
 

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from semiseg.data import open_dataset
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.devices import find_accelerator
-from semiseg.evaluation.evaluate import evaluate_networks
-from semiseg.evaluation.predictor import WINDOWS_AT_ONCE, Predictor, window_starts
+from semiseg.inference.evaluation import evaluate_networks
+from semiseg.inference.predictor import WINDOWS_AT_ONCE, Predictor, window_starts
 from semiseg.networks import build
 
 

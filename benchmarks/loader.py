@@ -29,9 +29,9 @@ from PIL import Image
 
 from semiseg.config import TrainConfig
 from semiseg.data import open_dataset
-from semiseg.data.loaders import StreamConfig, TrainStream, make_loader
-from semiseg.data.splits import resolve_split
-from semiseg.training.reading import make_reader
+from semiseg.data.splits.dataset_split import resolve_split
+from semiseg.data.stream.loader import StreamConfig, TrainStream, make_loader
+from semiseg.training.decode_plan import make_reader
 
 WAYS = ("files", "reduced", "first", "cache", "reduced first", "reduced cache")
 DIFFERENT = 8  # generated images; the others are copies

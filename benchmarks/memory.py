@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from semiseg.methods import METHODS, Progress
 from semiseg.networks import SegmentationNetwork, build
-from semiseg.ops.recompute import recompute_activations
+from semiseg.ops.activation_checkpointing import recompute_activations
 
 CLASSES = 21
 

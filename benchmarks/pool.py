@@ -66,8 +66,8 @@ def generate(root: Path, files: int) -> Path:
 def measure(data: Path) -> dict[str, float]:
     """Go from the folder to ten batches."""
     from semiseg.data import open_dataset
-    from semiseg.data.loaders import StreamConfig, TrainStream, make_loader
-    from semiseg.data.splits import read_split, resolve_split, write_split
+    from semiseg.data.splits.dataset_split import read_split, resolve_split, write_split
+    from semiseg.data.stream.loader import StreamConfig, TrainStream, make_loader
 
     before, start, cpu = memory(), time.perf_counter(), time.process_time()
     dataset = open_dataset(data)

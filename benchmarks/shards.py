@@ -80,8 +80,8 @@ def tiny_shard() -> bytes:
 
 def measure(folder: Path) -> dict[str, float]:
     """Open a pool, and draw and read a hundred batches of it."""
-    from semiseg.data.pool import ShardPool
-    from semiseg.data.shards import open_shards
+    from semiseg.data.stream.shards import open_shards
+    from semiseg.data.stream.unlabeled_pool import ShardPool
 
     before, start = peak(), time.perf_counter()
     pool = ShardPool(open_shards(str(folder)), seed=0, places=BATCH)
@@ -101,11 +101,11 @@ def peak() -> float:
 
 def reading(folder: Path, images: int) -> list[dict[str, Any]]:
     """Take an epoch of batches from a folder, from shards, and from a server."""
-    from semiseg.api.sharding import make_shards
     from semiseg.data import FolderDataset, StreamConfig, TrainStream, make_loader, resolve_split, write_folder
-    from semiseg.data.pool import make_pool
-    from semiseg.data.reader import Reader
-    from semiseg.data.shapes import Shapes
+    from semiseg.data.generated_shapes import Shapes
+    from semiseg.data.stream.image_reader import Reader
+    from semiseg.data.stream.make_shards import make_shards
+    from semiseg.data.stream.unlabeled_pool import make_pool
 
     write_folder(Shapes(images=images, val=2, test=1, size=128), folder / "data")
     make_shards(str(folder / "data" / "images"), folder / "shards", max(1, images // 20))

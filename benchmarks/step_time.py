@@ -28,19 +28,19 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from semiseg import api
 from semiseg.data import open_dataset
-from semiseg.data.loaders import make_loader
-from semiseg.data.splits import resolve_split
+from semiseg.data.splits.dataset_split import resolve_split
+from semiseg.data.stream.loader import make_loader
 from semiseg.methods import METHODS, Batch, Progress
 from semiseg.networks import SegmentationNetwork
 from semiseg.ops import ema, injection, intensity, mixing, photometric, strong_view
-from semiseg.training.clock import Clock
-from semiseg.training.console import Console
-from semiseg.training.fabric import launched
-from semiseg.training.interruption import Interruption
+from semiseg.training.build import make_method, make_stream
+from semiseg.training.distributed.fabric_setup import launched
+from semiseg.training.logging.console import Console
+from semiseg.training.logging.step_timer import Clock
 from semiseg.training.optimizer import make_optimizer
-from semiseg.training.parts import make_method, make_stream
+from semiseg.training.resolve_config import resolve
+from semiseg.training.signals import Interruption
 from semiseg.training.trainer import Loop
 
 PARTS = {
@@ -112,7 +112,7 @@ def made_loop(name: str, args: argparse.Namespace, **options: Any) -> Iterator[L
         **{key: getattr(args, key) for key in ("precision", "workers")},
         **options,
     }
-    config, method_options = api.resolve(values)
+    config, method_options = resolve(values)
     config = replace(config, steps=TOTAL)
     dataset = open_dataset(config.data)
     split = resolve_split(dataset, config.labeled, config.seed)

@@ -17,9 +17,9 @@ from typing import Any
 
 import semiseg
 from semiseg.data import open_dataset
-from semiseg.data.lists import read_lines
-from semiseg.data.splits import draw_labeled
-from semiseg.suggestion.ranking import RANKINGS
+from semiseg.data.splits.dataset_split import draw_labeled
+from semiseg.data.splits.list_files import read_lines
+from semiseg.tools.suggestion.ranking import RANKINGS
 
 LABELS = (12, 24, 48)
 CONFIG = Path(__file__).parent.parent / "configs" / "camvid" / "dual-teacher.yaml"

@@ -21,17 +21,34 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from semiseg.api import check, evaluate, export, load, predict, report, train
-    from semiseg.comparison import compare
     from semiseg.errors import UserError
-    from semiseg.suggestion import suggest
+    from semiseg.tools.checking import check
+    from semiseg.tools.comparison import compare
+    from semiseg.tools.models.evaluate_model import evaluate
+    from semiseg.tools.models.trained_model import load
+    from semiseg.tools.report.report_runs import report
+    from semiseg.tools.suggestion import suggest
+    from semiseg.workflows.export import export
+    from semiseg.workflows.predict import predict
+    from semiseg.workflows.train import train
 
-_HOMES = {"UserError": "semiseg.errors", "compare": "semiseg.comparison", "suggest": "semiseg.suggestion"}
+_HOMES = {
+    "UserError": "semiseg.errors",
+    "check": "semiseg.tools.checking",
+    "compare": "semiseg.tools.comparison",
+    "evaluate": "semiseg.tools.models.evaluate_model",
+    "export": "semiseg.workflows.export",
+    "load": "semiseg.tools.models.trained_model",
+    "predict": "semiseg.workflows.predict",
+    "report": "semiseg.tools.report.report_runs",
+    "suggest": "semiseg.tools.suggestion",
+    "train": "semiseg.workflows.train",
+}
 
 
 def __getattr__(name: str) -> Any:
     import importlib
 
-    if name in __all__:
-        return getattr(importlib.import_module(_HOMES.get(name, "semiseg.api")), name)
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'semiseg' has no attribute {name!r}")

@@ -13,8 +13,8 @@ from semiseg import __version__
 from semiseg.cli.check import check
 from semiseg.cli.compare import compare
 from semiseg.cli.demo import demo
-from semiseg.cli.lists import datasets, methods, networks
-from semiseg.cli.parsing import Argv
+from semiseg.cli.list_commands import datasets, methods, networks
+from semiseg.cli.option_parsing import Argv
 from semiseg.cli.prepare import prepare
 from semiseg.cli.serve import serve
 from semiseg.cli.split import split

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from semiseg.cli.parsing import Argv, parse
+from semiseg.cli.option_parsing import Argv, parse
 from semiseg.errors import UserError
 
 
@@ -28,9 +28,9 @@ class Check:
 
 def check(argv: Argv) -> None:
     """Look through data before the first training."""
-    from semiseg.checking import check as run  # api would load what trains, which takes longer than the check
-    from semiseg.checking import in_words
-    from semiseg.checking.findings import counted
+    from semiseg.tools.checking import check as run  # api would load what trains, which takes longer than the check
+    from semiseg.tools.checking import in_words
+    from semiseg.tools.checking.finding import counted
 
     a: Check = parse(Check, argv, "semiseg check")
     with progress_bar() as progress:

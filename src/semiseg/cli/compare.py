@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from semiseg.cli.parsing import Argv, check_options, parse
+from semiseg.cli.option_parsing import Argv, check_options, parse
 from semiseg.config import TrainConfig
 
 VARIED = ("method", "seed")
@@ -53,8 +53,8 @@ def compare(argv: Argv) -> None:
     known = [f.name for kind in (Shared, Compare) for f in fields(kind) if f.name not in (*VARIED, "settings")]
     check_options(argv, known, "semiseg compare")
     a: Compare = parse(Compare, argv, "semiseg compare")
-    from semiseg.comparison import CellsFailed
-    from semiseg.comparison import compare as run
+    from semiseg.tools.comparison import CellsFailed
+    from semiseg.tools.comparison import compare as run
 
     options = (argument.partition("=")[0] for argument in argv if argument.startswith("--"))
     names = {option.removeprefix("--").replace("-", "_").removeprefix("no_") for option in options}

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from semiseg.cli.parsing import Argv, parse
+from semiseg.cli.option_parsing import Argv, parse
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Demo:
 
 def demo(argv: Argv) -> None:
     """See it work on generated images, in about five minutes on two cores (with AVX-512; ten without)."""
-    from semiseg.demo import run_demo
+    from semiseg.workflows.demo import run_demo
 
     a: Demo = parse(Demo, argv, "semiseg demo")
     result = run_demo(Path(a.out), seed=a.seed, short=a.short)

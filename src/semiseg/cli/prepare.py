@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from semiseg.cli.parsing import Argv, parse
+from semiseg.cli.option_parsing import Argv, parse
 from semiseg.errors import UserError
 
 
@@ -33,14 +33,14 @@ def prepare(argv: Argv) -> None:
     """Check a downloaded VOC 2012, Cityscapes or ADE20K and lay it out; or make shards of photographs."""
     a: Prepare = parse(Prepare, argv, "semiseg prepare")
     if a.dataset == "shards":
-        from semiseg.api.sharding import PER_SHARD, make_shards
+        from semiseg.data.stream.make_shards import PER_SHARD, make_shards
 
         if a.existing_only or a.lists is not None:
             raise UserError("--existing-only and --lists say nothing of shards: leave them out")
         number = PER_SHARD if a.images_per_shard is None else a.images_per_shard
         print("\n".join(make_shards(a.source, a.out, number)))
         return
-    from semiseg.api.preparing import prepare as run
+    from semiseg.data.benchmarks.prepare_benchmark import prepare as run
 
     if a.images_per_shard is not None:
         raise UserError("--images-per-shard is for semiseg prepare shards: leave it out")

@@ -7,7 +7,7 @@ from typing import Literal
 
 import tyro
 
-from semiseg.cli.parsing import Argv, parse
+from semiseg.cli.option_parsing import Argv, parse
 
 
 @dataclass
@@ -35,6 +35,6 @@ def serve(argv: Argv) -> None:
     a: Serve = parse(Serve, argv, "semiseg serve")
     if not a.runs:
         raise UserError("semiseg serve needs a run: give one or more directories made by semiseg train")
-    from semiseg import serving
+    from semiseg.tools import serving
 
     serving.serve(a.runs, a.host, a.port, a.public, a.checkpoint, a.accelerator)

@@ -7,7 +7,7 @@ from typing import Literal
 
 import tyro
 
-from semiseg.cli.parsing import Argv, parse
+from semiseg.cli.option_parsing import Argv, parse
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Split:
 
 def split(argv: Argv) -> None:
     """Write labeled lists, or derive scribbles, boxes, tags from full masks."""
-    from semiseg import api
+    from semiseg.data.splits.make_splits import split as make_split
 
     a: Split = parse(Split, argv, "semiseg split")
-    print(api.split(**vars(a)))
+    print(make_split(**vars(a)))

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from semiseg.cli.parsing import Argv, parse
+from semiseg.cli.option_parsing import Argv, parse
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Suggest:
 
 def suggest(argv: Argv) -> None:
     """Choose what to annotate next, and draft the masks."""
-    from semiseg.suggestion import suggest as choose
+    from semiseg.tools.suggestion import suggest as choose
 
     found = choose(**vars(parse(Suggest, argv, "semiseg suggest")))
     for rank, one in enumerate(found.images, 1):

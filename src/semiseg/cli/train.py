@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from semiseg.cli.parsing import Argv, check_options, is_first_process, parse
+from semiseg.cli.option_parsing import Argv, check_options, is_first_process, parse
 from semiseg.errors import UserError
 
 
@@ -27,19 +27,21 @@ class Resume:
 
 def train(argv: Argv) -> None:
     """Train a model."""
-    from semiseg import api
     from semiseg.config import TrainConfig
+    from semiseg.training.resolve_config import resolve
+    from semiseg.workflows.train import train as train_model
+    from semiseg.workflows.train import train_with
 
     early, given = early_options(argv), {}
     if "resume" in early:
         names = {argument.partition("=")[0] for argument in argv if argument.startswith("--")}
         if names - {"--resume", "--devices", "--nodes", "--help"}:
             raise UserError("--resume takes everything but --devices and --nodes from the run: leave other options out")
-        tell(api.train(**vars(parse(Resume, argv, "semiseg train"))))
+        tell(train_model(**vars(parse(Resume, argv, "semiseg train"))))
         return
     if "method" in early:
         given["method"] = early["method"]
-    config, options = api.resolve(given, early.get("preset"), early.get("config"))
+    config, options = resolve(given, early.get("preset"), early.get("config"))
     if "steps" in early:  # it wins over the file's length, in whichever way that is given
         config = replace(config, epochs=None)
     if "epochs" in early:
@@ -60,7 +62,7 @@ def train(argv: Argv) -> None:
     check_options(argv, [f.name for kind in (config, options, arguments) for f in fields(kind)], "semiseg train")
     parsed = parse(arguments, argv, "semiseg train")
     settings = replace(parsed.settings, method=config.method)  # an alias stands for its method
-    tell(api.train_with(settings, parsed.method_options, parsed.out))
+    tell(train_with(settings, parsed.method_options, parsed.out))
 
 
 def early_options(argv: Argv) -> dict[str, str]:
@@ -77,11 +79,11 @@ def early_options(argv: Argv) -> dict[str, str]:
 
 def tell(run: Path) -> None:
     """Print the run's directory on stdout; on stderr how well it did, and what to do with it; on one process only."""
-    from semiseg import api
+    from semiseg.tools.report.report_runs import outcome
 
     if not is_first_process():
         return
-    if text := api.outcome(run):
+    if text := outcome(run):
         print(text, file=sys.stderr)
     print(f"report: {run / 'report.html'}", file=sys.stderr)
     print(f"next: semiseg evaluate {run}, or semiseg predict {run} PHOTOS --out DIR", file=sys.stderr)

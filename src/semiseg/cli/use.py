@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import tyro
 
-from semiseg.cli.parsing import Argv, is_first_process, parse
+from semiseg.cli.option_parsing import Argv, is_first_process, parse
 from semiseg.errors import UserError, printable
 
 
@@ -38,17 +38,18 @@ class Evaluate:
 
 def evaluate(argv: Argv) -> None:
     """Measure a trained model on a list of images."""
-    from semiseg import api
+    from semiseg.tools.models.evaluate_model import evaluate as evaluate_model
+    from semiseg.tools.report.report_runs import report as write_report
 
     a: Evaluate = parse(Evaluate, argv, "semiseg evaluate")
-    result = api.evaluate(
+    result = evaluate_model(
         a.run, a.data, a.split, network=a.network, checkpoint=a.checkpoint, sliding=a.sliding, accelerator=a.accelerator
     )
     show(a, result)
     page = Path(a.run) / "report.html"
     if a.data is None and not a.sliding and a.split in ("val", "test") and page.is_file():
         try:
-            api.report([a.run])  # its page shows the new figures
+            write_report([a.run])  # its page shows the new figures
         except UserError as error:
             print(f"warning: the report is as it was: {printable(str(error))}", file=sys.stderr)
 
@@ -97,13 +98,13 @@ class Predict:
 
 def predict(argv: Argv) -> None:
     """Segment images with a trained model."""
-    from semiseg import api
+    from semiseg.workflows.predict import predict as predict_model
 
     a: Predict = parse(Predict, argv, "semiseg predict")
     options = {key: value for key, value in vars(a).items() if key not in ("run", "images", "out")}
     if a.devices != "auto" and a.devices < 1:
         raise UserError(f"--devices is {a.devices}: it must be auto or at least 1")
-    written = api.predict(a.run, a.images, a.out, **options)
+    written = predict_model(a.run, a.images, a.out, **options)
     if is_first_process():
         shards = written and written[0].suffix == ".tar"
         print(f"{len(written)} {'shards of masks' if shards else 'masks'} in {a.out}")
@@ -121,10 +122,10 @@ class Report:
 
 def report(argv: Argv) -> None:
     """Write the report of one run, or compare several."""
-    from semiseg import api
+    from semiseg.tools.report.report_runs import report as write_report
 
     a: Report = parse(Report, argv, "semiseg report")
-    print(api.report(a.runs, a.out))
+    print(write_report(a.runs, a.out))
 
 
 @dataclass
@@ -145,8 +146,8 @@ class Export:
 
 def export(argv: Argv) -> None:
     """Write a trained network as safetensors, torch.export or ONNX."""
-    from semiseg import api
+    from semiseg.workflows.export import export as export_model
 
     a: Export = parse(Export, argv, "semiseg export")
-    path, difference = api.export(a.run, a.format, a.out, network=a.network, checkpoint=a.checkpoint)
+    path, difference = export_model(a.run, a.format, a.out, network=a.network, checkpoint=a.checkpoint)
     print(f"{path}: logits differ from PyTorch's by at most {difference:.1e}; license and text of README.md are yours")

@@ -6,22 +6,22 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from semiseg.data.ade20k import Ade20k, ade20k_root
-from semiseg.data.camvid import CamVid, is_segnet_layout
-from semiseg.data.cityscapes import Cityscapes, is_cityscapes_layout
-from semiseg.data.coco import Coco, coco_files
-from semiseg.data.cvat import Cvat, is_cvat_layout
+from semiseg.data.benchmarks.ade20k import Ade20k, ade20k_root
+from semiseg.data.benchmarks.camvid import CamVid, is_segnet_layout
+from semiseg.data.benchmarks.cityscapes import Cityscapes, is_cityscapes_layout
+from semiseg.data.benchmarks.voc import Voc, voc_root
 from semiseg.data.dataset import IGNORE, Sample, SegmentationDataset
-from semiseg.data.folder import FolderDataset, write_folder
-from semiseg.data.huggingface import HuggingFace
-from semiseg.data.images import read_image_file, write_mask_file
-from semiseg.data.label_studio import LabelStudio, is_label_studio_layout
-from semiseg.data.loaders import StepLoader, StreamConfig, TrainStream, make_loader
-from semiseg.data.pixels import check_masks
-from semiseg.data.shapes import Shapes
-from semiseg.data.splits import Split, read_split, resolve_split, write_split
-from semiseg.data.views import weak_view
-from semiseg.data.voc import Voc, voc_root
+from semiseg.data.files.image_files import read_image_file, write_mask_file
+from semiseg.data.folder_dataset import FolderDataset, write_folder
+from semiseg.data.generated_shapes import Shapes
+from semiseg.data.importers.coco import Coco, coco_files
+from semiseg.data.importers.cvat import Cvat, is_cvat_layout
+from semiseg.data.importers.huggingface import HuggingFace
+from semiseg.data.importers.label_studio import LabelStudio, is_label_studio_layout
+from semiseg.data.mask_validation import check_masks
+from semiseg.data.splits.dataset_split import Split, read_split, resolve_split, write_split
+from semiseg.data.stream.loader import StepLoader, StreamConfig, TrainStream, make_loader
+from semiseg.data.stream.weak_view import weak_view
 
 DATASETS: dict[str, Callable[[str], SegmentationDataset]] = {
     "folder": FolderDataset,

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from semiseg.data.dataset import IGNORE, Color
-from semiseg.data.images import reason
-from semiseg.data.lists import read_text
+from semiseg.data.files.image_files import reason
+from semiseg.data.splits.list_files import read_text
 from semiseg.errors import UserError
 
 

@@ -36,7 +36,7 @@ from semiseg.ops.mixing import REGIONS, partners, paste
 from semiseg.ops.photometric import photometric
 from semiseg.ops.pseudo_labels import ThresholdMode, confidence_weights, pseudo_label, soft_label
 from semiseg.ops.stochastic_depth import residual_sites, stochastic_depth
-from semiseg.ops.tags import mask_absent
+from semiseg.ops.tag_loss import mask_absent
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from semiseg.errors import UserError
 from semiseg.networks.deeplabv3plus import DeepLabV3PlusDecoder
 from semiseg.networks.depthwise import quicken_dilated_depthwise
 from semiseg.networks.dpt import DPTDecoder, ViTEncoder
+from semiseg.networks.encoder_weights import load_encoder_weights
 from semiseg.networks.encoders import DEPTH, did_you_mean, make_encoder, mean_and_std
-from semiseg.networks.network import SegmentationNetwork, make_batch_norm_lenient
-from semiseg.networks.weights import load_encoder_weights
+from semiseg.networks.segmentation_network import SegmentationNetwork, make_batch_norm_lenient
 from semiseg.ops.stochastic_depth import residual_sites
 
 __all__ = ["ARCHITECTURES", "SegmentationNetwork", "build", "describe", "list_networks"]

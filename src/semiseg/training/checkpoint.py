@@ -16,7 +16,7 @@ import torch
 from semiseg.config import TrainConfig, to_mapping
 from semiseg.errors import UserError, brief
 from semiseg.methods import Method
-from semiseg.training.disk import naming
+from semiseg.training.disk_space import naming
 
 FORMAT = 1
 START_OVER = "remove metrics.jsonl and what is in checkpoints/ to start over"

@@ -20,13 +20,13 @@ from semiseg import __version__
 from semiseg.config import TrainConfig, from_mapping, read_yaml, to_mapping
 from semiseg.data import open_dataset
 from semiseg.data.dataset import SegmentationDataset
-from semiseg.data.new_folder import is_free, new_folder
-from semiseg.data.splits import Split, read_split, write_split
+from semiseg.data.files.atomic_folder import is_free, new_folder
+from semiseg.data.splits.dataset_split import Split, read_split, write_split
 from semiseg.errors import UserError, is_utf8
 from semiseg.plain_file import plain_file
 from semiseg.training.checkpoint import MOVABLE
+from semiseg.training.distributed.launch import launch_id
 from semiseg.training.find_method import find_method
-from semiseg.training.launching import launch_id
 
 try:
     import fcntl

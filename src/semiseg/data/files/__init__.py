@@ -1,0 +1,1 @@
+"""Image files, folders that are written atomically, and compact lists of names."""

@@ -1,0 +1,104 @@
+"""CVAT's export "Segmentation mask 1.1": Pascal VOC's folders, masks of colors, and ``labelmap.txt``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from semiseg.data.dataset import IGNORE, Color, default_palette
+from semiseg.data.file_dataset import FileDataset, value_table
+from semiseg.data.files.image_files import MASK_SUFFIXES, color_indices, list_tree, read_mask_file
+from semiseg.data.palette_file import Palette, make_color, make_palette
+from semiseg.data.splits.list_files import read_lines
+from semiseg.errors import UserError
+
+
+class Cvat(FileDataset):
+    """CVAT's "Segmentation mask 1.1": labelmap.txt, and masks in its colors.
+
+    The classes are the labels in the order of ``labelmap.txt``, ``background`` among them as CVAT writes it, which is
+    what nobody annotated in an annotated image. Labels named after nothing (``ignored``, ``void``, ``unlabeled``) are
+    255. Lists are those of the tasks' subsets, ``Train``, ``Validation`` and ``Test`` in any spelling; an image
+    without a mask is unlabeled.
+
+    Args:
+        root: the unpacked export; without "Save images" it has none, and they go into ``JPEGImages``.
+
+    Raises:
+        UserError: a folder or file is missing or cannot be used; the message names it.
+    """
+
+    tree: ClassVar[tuple[str, ...]] = (
+        "labelmap.txt                name:red,green,blue:: a line",
+        "JPEGImages/NAME.jpg, .png, ...",
+        "SegmentationClass/NAME.png  for those that are annotated",
+        "ImageSets/Segmentation/{Train,Validation,Test}.txt, splits/{train,val,test}.txt: optional",
+    )
+    list_places: ClassVar[dict[str, tuple[str, ...]]] = {
+        name: tuple(f"ImageSets/Segmentation/{file}.txt" for file in files)
+        for name, files in {
+            "train": ("train", "Train"),
+            "val": ("val", "Val", "validation", "Validation"),
+            "test": ("test", "Test"),
+        }.items()
+    }
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self.name = self.root.resolve().name
+        self._labels = read_labelmap(self.root / "labelmap.txt")
+        known = self._labels.known
+        self.classes = tuple(self._labels.names[index] for index in known)
+        self.palette = tuple(self._labels.colors[index] for index in known)
+        self._table = value_table(
+            {index: number for number, index in enumerate(known)}, (*self._labels.unknown, IGNORE)
+        )
+        self.images = list_tree(self.root / "JPEGImages")
+        if not self.images:
+            missing = f"{self.root / 'JPEGImages'}: no images there"
+            raise UserError(f'{missing}; export with "Save images", or put the images there')
+        masks = list_tree(self.root / "SegmentationClass", MASK_SUFFIXES)
+        self.masks = {id: path for id, path in masks.items() if id in self.images}
+        if not self.masks:
+            missing = f"{self.root / 'SegmentationClass'}: no masks of these images there"
+            raise UserError(f"{missing}; annotate a few images and export them anew")
+        self.ids = tuple(self.images)
+
+    def read_mask(self, id: str) -> Tensor:
+        """Read a mask as uint8 ``(H, W)``: class index or 255."""
+        path = self.masks[id]
+        values = read_mask_file(path, colors=True)
+        indices = color_indices(values, self._labels.colors)
+        if isinstance(indices, tuple):
+            raise UserError(
+                f"{path}: color {indices} is not in {self.root / 'labelmap.txt'}; add its label there, or export both "
+                "anew"
+            )
+        return torch.from_numpy(self._table[indices].astype(np.uint8))
+
+
+def read_labelmap(path: Path) -> Palette:
+    """Read ``name:red,green,blue:parts:actions`` a line; without any color, they are those of Pascal VOC's map.
+
+    Raises:
+        UserError: a line is none of that, or a name or color stands there twice.
+    """
+    rows = [line.split(":") for line in read_lines(path) if not line.startswith("#")]
+    for row in rows:
+        if len(row) < 2 or not row[0]:
+            raise UserError(f"{path}: {':'.join(row)!r} is no label; a line is name:red,green,blue::")
+    entries: list[tuple[str, Color]]
+    if any(row[1].strip() for row in rows):
+        entries = [(row[0].strip(), make_color(path, ":".join(row), row[1].split(","))) for row in rows]
+    else:
+        entries = list(zip((row[0].strip() for row in rows), default_palette(len(rows)), strict=True))
+    return make_palette(path, entries)
+
+
+def is_cvat_layout(root: str | Path) -> bool:
+    """Tell whether a folder is laid out as CVAT exports it: Pascal VOC's form has no ``labelmap.txt``."""
+    return (Path(root) / "labelmap.txt").is_file() and (Path(root) / "SegmentationClass").is_dir()

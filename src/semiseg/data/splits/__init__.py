@@ -1,0 +1,1 @@
+"""Which images are labeled, unlabeled, for validation and for the test."""

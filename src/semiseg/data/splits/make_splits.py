@@ -1,0 +1,228 @@
+"""Labeled lists and cheaper annotation from full masks, so that what they cost can be measured."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from semiseg.data import open_dataset
+from semiseg.data.dataset import IGNORE, SegmentationDataset
+from semiseg.data.files.atomic_folder import is_free, new_folder
+from semiseg.data.files.image_files import write_mask_file
+from semiseg.data.splits import derive_annotation as derive
+from semiseg.data.splits.dataset_split import draw_labeled, lists_of, write_list
+from semiseg.data.splits.list_files import read_list
+from semiseg.data.tag_file import Tags, write_tags
+from semiseg.errors import UserError, did_you_mean
+
+TagKind = Literal["all", "some", "single"]
+Derivation = Callable[[derive.Mask, str], derive.Mask]
+
+
+def split(
+    data: str | Path,
+    out: str | Path | None = None,
+    *,
+    scribbles: float | None = None,
+    boxes: bool = False,
+    classes: str | None = None,
+    single_positive: bool = False,
+    tags: TagKind | None = None,
+    labeled: str | None = None,
+    seed: int = 0,
+) -> Path:
+    """Write labeled lists, or a new data set whose training masks are annotated in part only; return the folder.
+
+    Args:
+        data: a data set with full masks.
+        out: for a data set, a new folder; for lists alone, a folder for them (``DATA/splits/1_16/seed0``).
+        scribbles: share of each region to cover with a curve, in (0, 1].
+        boxes: keep a rectangle inside each region.
+        classes: keep these classes, ``car,tree``.
+        single_positive: keep one class an image, dealt out evenly, first among the images that ``labeled`` names.
+        tags: write ``tags.csv`` with all tags, some, or a single positive one an image.
+        labeled: also, or only, write the lists of so many labeled images, ``1/16``.
+        seed: of whatever is drawn.
+
+    Raises:
+        UserError: the input is at fault, or something would be overwritten.
+    """
+    dataset = open_dataset(data)
+    if (scribbles, classes, tags) == (None, None, None) and not boxes and not single_positive:
+        return _write_lists(dataset, labeled, seed, out)
+    if out is None:
+        raise UserError("--out is missing: derived annotation goes into a new folder")
+    if labeled is not None and not _is_share(labeled):
+        raise UserError(f"--labeled {labeled}: a data set has lists for shares; give one such as 1/16")
+    change = _derivation(dataset, scribbles, boxes, classes, single_positive, labeled, seed)
+    return _write_derived(dataset, Path(out), change, tags, labeled, seed)
+
+
+def _derivation(
+    dataset: SegmentationDataset,
+    scribbles: float | None,
+    boxes: bool,
+    classes: str | None,
+    single_positive: bool,
+    labeled: str | None,
+    seed: int,
+) -> Derivation | None:
+    """Return the one change of masks that was asked for, None where there is none."""
+    if sum((scribbles is not None, boxes, classes is not None, single_positive)) > 1:
+        raise UserError("--scribbles, --boxes, --classes and --single-positive exclude one another: give one of them")
+    if scribbles is not None:
+        if not 0 < scribbles <= 1:
+            raise UserError(f"--scribbles is {scribbles}: it must be in (0, 1], the share of each region to cover")
+        return lambda mask, id: derive.scribbles(mask, scribbles, seed, id)
+    if boxes:
+        return lambda mask, id: derive.boxes(mask)
+    if classes is not None:
+        kept = tuple(_class_index(dataset, name.strip()) for name in classes.split(","))
+        return lambda mask, id: derive.some_classes(mask, kept)
+    if single_positive:
+        train = filter(dataset.has_mask, lists_of(dataset)[0])
+        shown = {id: derive.shown_classes(dataset.read_mask(id).numpy()) for id in train}
+        first = draw_labeled(dataset, labeled, seed)[0] if labeled is not None else ()
+        dealt = derive.deal_classes(shown, set(first), seed)
+        return lambda mask, id: derive.some_classes(mask, (dealt[id],) if id in dealt else ())
+    return None
+
+
+def _class_index(dataset: SegmentationDataset, name: str) -> int:
+    if name not in dataset.classes:
+        raise UserError(f"--classes: {name!r} is no class of {dataset.name}: {did_you_mean(name, dataset.classes)}")
+    return dataset.classes.index(name)
+
+
+def _is_share(labeled: str) -> bool:
+    return re.fullmatch(r"\d+/\d+", labeled) is not None
+
+
+def _list_folder(root: Path, labeled: str, seed: int) -> Path:
+    return root / "splits" / labeled.replace("/", "_") / f"seed{seed}"
+
+
+def _write_lists(dataset: SegmentationDataset, labeled: str | None, seed: int, out: str | Path | None) -> Path:
+    if labeled is None:
+        raise UserError("nothing to do: give --labeled, --scribbles, --boxes, --classes, --single-positive or --tags")
+    if out is None and (dataset.root is None or not _is_share(labeled)):
+        raise UserError(f"--labeled {labeled} of {dataset.name}: give --out, a folder for the two lists")
+    folder = Path(out) if out is not None else _list_folder(dataset.root or Path(), labeled, seed)
+    paths = [folder / f"{name}.txt" for name in ("labeled", "unlabeled")]
+    if existing := next((path for path in paths if path.exists()), None):
+        raise UserError(f"{existing} exists: give another --seed or --out, or remove it")
+    lists = draw_labeled(dataset, labeled, seed)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, ids in zip(paths, lists, strict=True):
+            write_list(path, ids)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); give another --out") from None
+    print(f"{len(lists[0])} labeled, {len(lists[1])} unlabeled images", file=sys.stderr)
+    return folder
+
+
+def _write_derived(
+    dataset: SegmentationDataset,
+    out: Path,
+    change: Derivation | None,
+    tags: TagKind | None,
+    labeled: str | None,
+    seed: int,
+) -> Path:
+    """Write a data set in the own-folder form, its training masks changed; return the folder."""
+    if not is_free(out):
+        raise UserError(f"{out}: it is not empty; give a new folder as --out")
+    train, val, test = lists_of(dataset)
+    lists = {"train": train, "val": val, "test": test}
+    with new_folder(out, "images", "masks", "splits") as draft:
+        for id in dataset.ids:
+            place_image(dataset, id, draft / "images")
+        notes = _place_masks(dataset, {*val, *test}, draft, change, tags, seed)
+        content = {"classes": dataset.classes, "palette": dataset.palette, "ignore": IGNORE}
+        (draft / "classes.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        for name, ids in lists.items():
+            if ids:
+                write_list(draft / "splits" / f"{name}.txt", ids)
+        _place_lists(dataset, draft, labeled, seed)
+    if not val:
+        notes.append(f"warning: {dataset.name} has no val list: validation will see what is kept of the masks only")
+    print("\n".join(notes), file=sys.stderr)
+    return out
+
+
+def place_image(dataset: SegmentationDataset, id: str, folder: Path) -> Path:
+    """Link an image, or copy it where links are not possible, or write it where it is generated; return the file."""
+    source = dataset.image_path(id)
+    if source is None:
+        pixels = dataset.read_image(id).permute(1, 2, 0).contiguous().numpy()
+        Image.fromarray(pixels).save(target := folder / f"{id}.png", compress_level=1)
+        return target
+    target = folder / f"{id}{source.suffix}"
+    try:
+        target.symlink_to(source.absolute())
+    except OSError:
+        shutil.copy(source, target)
+    return target
+
+
+def _place_masks(
+    dataset: SegmentationDataset,
+    held_back: set[str],
+    root: Path,
+    change: Derivation | None,
+    kind: TagKind | None,
+    seed: int,
+) -> list[str]:
+    """Write the masks, those of training images changed, and their tags; return what to tell."""
+    known, tags = np.zeros(3, dtype=np.int64), dict[str, Tags]()  # pixels: known before, known after, all
+    for id in filter(dataset.has_mask, dataset.ids):
+        mask = dataset.read_mask(id)
+        if id not in held_back:
+            full = mask.numpy()
+            kept = change(full, id) if change else full
+            known += [(full != IGNORE).sum(), (kept != IGNORE).sum(), full.size]
+            if kind is not None:
+                tags[id] = _tags(kind, full, len(dataset.classes), seed, id)
+            mask = torch.from_numpy(kept)
+        write_mask_file(root / "masks" / f"{id}.png", mask, dataset.palette)
+    before, after = known[:2] / max(1, known[2])
+    notes = [f"{after:.2%} of the pixels of annotated training images are known (before: {before:.2%})"]
+    if kind is None:  # those that the data have stay
+        tags = {id: known_tags for id in dataset.ids if (known_tags := dataset.tags(id)) is not None}
+    if tags:
+        write_tags(root / "tags.csv", dataset.classes, tags)
+        present, absent, unknown = (int((np.array(list(tags.values())) == value).sum()) for value in (1, 0, -1))
+        notes.append(f"tags of {len(tags)} images: {present} present, {absent} absent, {unknown} unknown")
+    return notes
+
+
+def _tags(kind: TagKind, mask: derive.Mask, classes: int, seed: int, id: str) -> Tags:
+    if kind == "all":
+        return derive.all_tags(mask, classes)
+    return (derive.some_tags if kind == "some" else derive.single_tag)(mask, classes, seed, id)
+
+
+def _place_lists(dataset: SegmentationDataset, root: Path, labeled: str | None, seed: int) -> None:
+    """Copy the labeled lists that come with the data, and draw those asked for unless they are among them."""
+    found: dict[Path, tuple[Sequence[str], Sequence[str]]] = {}
+    if dataset.root is not None:
+        for path in sorted((dataset.root / "splits").rglob("labeled.txt")):
+            if (unlabeled := path.with_name("unlabeled.txt")).is_file():
+                place = root / path.parent.relative_to(dataset.root)
+                found[place] = read_list(path, dataset), read_list(unlabeled, dataset)
+    if labeled is not None and not dataset.published_lists(labeled, seed):
+        found[_list_folder(root, labeled, seed)] = draw_labeled(dataset, labeled, seed)
+    for folder, lists in found.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, ids in zip(("labeled", "unlabeled"), lists, strict=True):
+            write_list(folder / f"{name}.txt", ids)

@@ -1,0 +1,164 @@
+"""Evaluation of every network of a method in one pass over the images, with the coupling between them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from semiseg.data.dataset import Sample, SegmentationDataset, read_ahead, read_sample
+from semiseg.data.preview_selection import spread
+from semiseg.errors import UserError
+from semiseg.inference.metrics import ConfusionMatrix
+from semiseg.inference.predictor import Predictor
+
+TEACHERS_AVERAGE = "teachers-average"
+STUDENT = "student"
+
+
+@dataclass
+class Evaluation:
+    """Exact counts of one evaluation.
+
+    Attributes:
+        matrices: one confusion matrix a network, and ``teachers-average`` where there are two teachers or more.
+        disagreeing: for each network but the student, int64 scalar: pixels on which its class is not the student's.
+        pixels: int64 scalar: pixels seen, ignored ones included (disagreement needs no truth).
+        ids: the images evaluated, by all processes together.
+        by_image: for each network, float32 ``(len(ids),)``: see `image_miou`.
+    """
+
+    matrices: dict[str, ConfusionMatrix]
+    disagreeing: dict[str, Tensor]
+    pixels: Tensor
+    ids: Sequence[str]
+    by_image: dict[str, Tensor]
+
+    @property
+    def disagreement(self) -> dict[str, float]:
+        """Share of all pixels, in percent, on which each network and the student disagree."""
+        pixels = max(int(self.pixels), 1)
+        return {name: 100 * int(count) / pixels for name, count in self.disagreeing.items()}
+
+    def reduce(self, add: Callable[[Tensor], Tensor]) -> None:
+        """Replace every count by ``add(count)``, the sum over processes; each process must call it."""
+        for matrix in self.matrices.values():
+            matrix.counts = add(matrix.counts)
+        self.disagreeing = {name: add(count) for name, count in self.disagreeing.items()}
+        self.pixels = add(self.pixels)
+        self.by_image = {name: add(values) for name, values in self.by_image.items()}  # zero on all but one process
+
+
+def evaluate_networks(
+    networks: Mapping[str, nn.Module],
+    dataset: SegmentationDataset,
+    ids: Sequence[str],
+    *,
+    device: torch.device | str,
+    image_scale: float = 1.0,
+    mode: str = "whole",
+    crop_size: int | None = None,
+    limit: int | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Evaluation:
+    """Compare every network's prediction with the masks, at the masks' own resolution, each image read once.
+
+    Args:
+        networks: by name; ``student`` is what the others are compared with, ``teacher1``, ``teacher2``, ... are
+            also evaluated together, by the average of their probabilities.
+        dataset: images and masks.
+        ids: images to evaluate; each needs a mask.
+        device: where the networks are.
+        image_scale: see `Predictor`, as are ``mode`` and ``crop_size``.
+        mode: ``whole`` or ``slide``.
+        crop_size: the window of ``slide``.
+        limit: evaluate this many of the images only, spread evenly over the list (neighbors are often alike).
+        rank: this process; it takes every ``world_size``-th image, so that none is counted twice.
+        world_size: the number of processes; sum their counts with `Evaluation.reduce`.
+
+    Raises:
+        UserError: an image has no mask, or a mask of another size.
+    """
+    predictors = {name: Predictor(network, mode, crop_size, image_scale, device) for name, network in networks.items()}
+    teachers = [name for name in networks if re.fullmatch(r"teacher\d+", name)]
+    names = [*networks, TEACHERS_AVERAGE] if len(teachers) > 1 else [*networks]
+    others = [name for name in networks if name != STUDENT] if STUDENT in networks else []
+    ids = spread(ids, limit)
+    result = Evaluation(
+        {name: ConfusionMatrix(len(dataset.classes), device) for name in names},
+        {name: torch.zeros((), dtype=torch.int64, device=device) for name in others},
+        torch.zeros((), dtype=torch.int64, device=device),
+        ids,
+        {name: torch.zeros(len(ids), device=device) for name in names},
+    )
+    read = read_ahead(lambda id: _labeled(read_sample(dataset, id)), ids[rank::world_size])
+    for index, (image, mask) in enumerate(read):
+        predictions = _predict(predictors, teachers, image)
+        target = mask.to(device)
+        for name, prediction in predictions.items():
+            before = result.matrices[name].counts.clone()
+            result.matrices[name].update(prediction, target)
+            result.by_image[name][rank + index * world_size] = image_miou(result.matrices[name].counts - before)
+        for name in others:
+            result.disagreeing[name] += (predictions[name] != predictions[STUDENT]).sum()
+        result.pixels += mask.numel()
+    return result
+
+
+def image_miou(counts: Tensor) -> Tensor:
+    """Return the mean IoU in percent over the classes that the truth of one image shows, NaN where it shows none.
+
+    Classes that are predicted alone lower the IoU of those in whose place they are, and do not count as such: a stray
+    pixel of a tenth class must not cost an image a tenth of its figure.
+
+    Args:
+        counts: int64 ``(C, C)``, rows are the truth.
+
+    Returns:
+        a float32 scalar, on the device of the counts.
+    """
+    hits, truth = counts.diagonal(), counts.sum(dim=1)
+    iou = hits / (counts.sum(dim=0) + truth - hits).clamp(min=1)
+    return 100 * iou.sum() / (truth > 0).sum()
+
+
+@torch.inference_mode()
+def _predict(predictors: Mapping[str, Predictor], teachers: Sequence[str], image: Tensor) -> dict[str, Tensor]:
+    """Return the classes int64 ``(H, W)`` by network, and by the average of the teachers where there are several."""
+    predictions: dict[str, Tensor] = {}
+    together = teachers if len(teachers) > 1 else ()
+    average: Tensor | None = None
+    for name, predictor in predictors.items():
+        scores = predictor.probabilities(image) if name in together else predictor.scores(image)
+        predictions[name] = scores.max(dim=0).indices  # what argmax gives, several times as fast on a CPU
+        if name in together:
+            average = scores if average is None else average.add_(scores)
+    if average is not None:
+        predictions[TEACHERS_AVERAGE] = average.max(dim=0).indices
+    return predictions
+
+
+@torch.no_grad()
+def parameter_distance(teacher: nn.Module, student: nn.Module) -> float:
+    """Return the relative parameter distance ||theta_t - theta_s|| / ||theta_s||, buffers left out.
+
+    Raises:
+        ValueError: the two networks are not of one kind.
+    """
+    mine, theirs = dict(student.named_parameters()), dict(teacher.named_parameters())
+    if {name: value.shape for name, value in mine.items()} != {name: value.shape for name, value in theirs.items()}:
+        raise ValueError("the distance is defined between networks of the same architecture only")
+    distances = [torch.linalg.vector_norm((theirs[name] - value).float()) for name, value in mine.items()]
+    norms = [torch.linalg.vector_norm(value.float()) for value in mine.values()]
+    distance, norm = (float(torch.linalg.vector_norm(torch.stack(parts))) for parts in (distances, norms))
+    return distance / norm if norm else 0.0
+
+
+def _labeled(sample: Sample) -> tuple[Tensor, Tensor]:
+    if sample.mask is None:
+        raise UserError(f"image '{sample.id}' has no mask: only images with masks can be evaluated")
+    return sample.image, sample.mask

@@ -1,0 +1,1 @@
+"""What people do around training, one package each."""

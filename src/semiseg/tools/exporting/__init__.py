@@ -1,0 +1,6 @@
+"""A trained network in forms that others read: safetensors, torch.export, ONNX, each in a folder with a model card."""
+
+from semiseg.tools.exporting.export_config import Description, read_export
+from semiseg.tools.exporting.write_export import FORMATS, write_export
+
+__all__ = ["FORMATS", "Description", "read_export", "write_export"]

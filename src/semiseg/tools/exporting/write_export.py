@@ -1,0 +1,144 @@
+"""Write an export: into a folder beside its place, checked against PyTorch, and renamed into its place."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from semiseg.data.files.atomic_folder import is_free, new_folder
+from semiseg.errors import UserError, lookup
+from semiseg.networks import SegmentationNetwork
+from semiseg.tools.exporting.export_config import WEIGHTS, Description, read_export
+from semiseg.tools.exporting.traced_network import make_program, quiet, size_rule
+
+LIMIT = 1e-3  # on the difference of two logits; float32 rounding makes 1e-6 to 1e-4 of it
+CHECKED_SIZES = ((192, 256), (160, 128))  # in pixels, before they become multiples of the stride
+Run = Callable[[Tensor], Tensor]
+"""Images float ``(N, 3, H, W)`` in [0, 1] to logits ``(N, C, H, W)``, by what was written."""
+
+
+def write_safetensors(network: SegmentationNetwork, folder: Path) -> Run:
+    """Write ``model.safetensors``; return the network that is read back from it."""
+    save_file({name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}, folder / WEIGHTS)
+    return read_export(folder / WEIGHTS)[1].to(memory_format=torch.channels_last)
+
+
+def write_torch(network: SegmentationNetwork, folder: Path) -> Run:
+    """Write ``model.pt2`` by torch.export; return the program that is read back from it."""
+    with quiet():
+        torch.export.save(make_program(network), folder / "model.pt2")
+        run: Run = torch.export.load(folder / "model.pt2").module()
+    return run
+
+
+def write_onnx(network: SegmentationNetwork, folder: Path) -> Run:
+    """Write ``model.onnx`` and ``inference.py``; return what ONNX Runtime makes of the former.
+
+    Raises:
+        UserError: the extra is not installed.
+    """
+    try:
+        import onnx  # noqa: F401 (torch.onnx needs both, and says so too late)
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise UserError("--format onnx needs an extra: pip install 'semiseg[export]'") from None
+    with quiet():
+        torch.onnx.export(
+            make_program(network),
+            (),
+            folder / "model.onnx",
+            dynamo=True,
+            input_names=["images"],
+            output_names=["logits"],
+            external_data=False,
+            verbose=False,
+        )
+    shutil.copyfile(Path(__file__).with_name("onnx_inference.py"), folder / "inference.py")
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+
+FORMATS: dict[str, Callable[[SegmentationNetwork, Path], Run]] = {
+    "safetensors": write_safetensors,
+    "torch": write_torch,
+    "onnx": write_onnx,
+}
+
+
+def write_export(
+    network: SegmentationNetwork,
+    description: Description,
+    card: str,
+    images: Sequence[Tensor],
+    out: Path,
+    format: str,
+) -> float:
+    """Write the network to the new folder ``out``, with ``config.json`` and ``README.md``.
+
+    Args:
+        network: the network, on the CPU, in eval mode.
+        description: what ``config.json`` says.
+        card: what ``README.md`` says.
+        images: some to check it on, uint8 ``(3, H, W)``, at least one.
+        out: a folder that does not exist, or is empty.
+        format: a key of ``FORMATS``.
+
+    Returns:
+        The largest difference of two logits between the network and what was written.
+
+    Raises:
+        UserError: ``out`` exists or cannot be written, an encoder that cannot be traced, or a difference above
+            ``LIMIT``; nothing is left behind.
+    """
+    write = lookup("format", format, FORMATS)
+    if not is_free(out):
+        raise UserError(f"{out} exists: choose another --out")
+    with new_folder(out) as draft:
+        description.write(draft)
+        (draft / "README.md").write_text(card, encoding="utf-8")
+        difference = largest_difference(network, _written(write, network, draft, format), images)
+        if not difference <= LIMIT:
+            raise UserError(
+                f"{out}: {format} differs from PyTorch by {difference:.1e} in a logit, more than {LIMIT:g}: nothing was"
+                " kept; take another --format"
+            )
+    return difference
+
+
+def _written(
+    write: Callable[[SegmentationNetwork, Path], Run], network: SegmentationNetwork, folder: Path, format: str
+) -> Run:
+    try:
+        return write(network, folder)
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # each of a thousand encoders stops the exporters in its own way
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise UserError(
+            f"{network.architecture} over {network.encoder_name} cannot be exported as {format} ({reason}): "
+            "take --format safetensors"
+        ) from error
+
+
+@torch.no_grad()
+def largest_difference(network: SegmentationNetwork, run: Run, images: Sequence[Tensor]) -> float:
+    """Return the largest difference of two logits, over two sizes and batches of one and two images."""
+    differences = [(run(batch) - network(batch)).abs().max() for batch in checked_batches(network, images)]
+    return float(torch.stack(differences).max())  # a NaN stays one, and is no number at most LIMIT
+
+
+def checked_batches(network: SegmentationNetwork, images: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Yield the images, uint8 ``(3, H, W)``, as batches float ``(N, 3, h, w)`` in [0, 1] that a graph takes."""
+    multiple, least = size_rule(network)
+    for size in CHECKED_SIZES:
+        fitting = [max(side // multiple * multiple, least) for side in size]
+        for samples in (1, 2):
+            chosen = [images[index % len(images)].float()[None] / 255 for index in range(samples)]
+            yield torch.cat([F.interpolate(image, fitting, mode="bilinear", antialias=True) for image in chosen])

@@ -1,0 +1,1 @@
+"""Load a trained network, from a run, a checkpoint or an export."""

@@ -1,0 +1,153 @@
+"""A trained network, from a run, a checkpoint or an export."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from semiseg.config import TrainConfig, from_mapping
+from semiseg.data.dataset import Color
+from semiseg.data.files.image_files import read_image_file
+from semiseg.devices import find_accelerator
+from semiseg.errors import UserError, lookup
+from semiseg.inference.evaluation import TEACHERS_AVERAGE
+from semiseg.inference.predictor import Prediction, Predictor
+from semiseg.methods import Method
+from semiseg.networks import build
+from semiseg.tools.exporting import read_export
+from semiseg.tools.exporting.export_config import WEIGHTS, colors
+from semiseg.training.checkpoint import check_finite, load_checkpoint
+from semiseg.training.find_method import find_method
+from semiseg.training.run_directory import RunDirectory
+
+
+class Model:
+    """A trained network, ready to use: ``model(image)`` returns ``Prediction(mask, confidence)``.
+
+    ``image`` is a path, or uint8 ``(3, H, W)``, RGB, of any size; ``mask`` is uint8 ``(H, W)`` and ``confidence`` float
+    ``(H, W)`` in [0, 1], at the image's size.
+    """
+
+    def __init__(self, file: Path, network: str | None = None, accelerator: str = "auto") -> None:
+        trained = read_safetensors(file) if file.suffix == ".safetensors" else read_checkpoint(file)
+        self.path, self.step, self.run = file, trained.step, trained.run
+        self.classes, self.palette = trained.classes, trained.palette
+        self.config, self.method = trained.config, trained.method
+        self.device, self.networks = torch.device(find_accelerator(accelerator)), trained.networks
+        for net in self.networks.values():
+            net.to(self.device).to(memory_format=torch.channels_last).eval()
+        self.network = network or trained.default_network
+        self.predictor = self.make_predictor(self.network)
+
+    @property
+    def choices(self) -> dict[str, nn.Module | list[nn.Module]]:
+        """What may be asked, by name: each network, and all teachers where there are several."""
+        teachers = [net for key, net in self.networks.items() if key.startswith("teacher")]
+        return {**self.networks} | ({TEACHERS_AVERAGE: teachers} if len(teachers) > 1 else {})
+
+    def make_predictor(self, name: str, mode: str = "whole") -> Predictor:
+        """Return the predictor of one network, or of the average of all teachers.
+
+        Raises:
+            UserError: the method has no such network.
+        """
+        return Predictor(
+            lookup("network", name, self.choices), mode, self.config.crop_size, self.config.image_scale, self.device
+        )
+
+    def __call__(self, image: Tensor | str | Path) -> Prediction:
+        """Predict one image, given as a path or as uint8 ``(3, H, W)``."""
+        return self.predictor(image if isinstance(image, Tensor) else read_image_file(image))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Networks as a file holds them, on the CPU.
+
+    Attributes:
+        classes, palette, step, config: of the run that they come from.
+        method: the method with all its networks; None in an export, which holds one network alone.
+        networks: by name.
+        default_network: the name of the one to ask.
+        run: the run directory that the file lies in, None where it lies elsewhere.
+    """
+
+    classes: tuple[str, ...]
+    palette: tuple[Color, ...]
+    step: int
+    config: TrainConfig
+    method: Method | None
+    networks: Mapping[str, nn.Module]
+    default_network: str
+    run: Path | None
+
+
+def read_checkpoint(file: Path) -> Trained:
+    """Read the networks of a checkpoint.
+
+    Raises:
+        UserError: it is none, its weights do not fit the network that it names or are no finite numbers, or it names
+            code that is not trusted.
+    """
+    state = load_checkpoint(file)
+    classes = tuple(state["classes"])
+    kind = find_method(str(state["config"].get("method")), named_in=file)
+    config, options = from_mapping((TrainConfig, kind.Options), state["config"], str(file))
+    shape = (config.architecture, config.encoder, len(classes))
+    method = kind(lambda: build(*shape, weights="none"), len(classes), options)
+    try:
+        method.load_state_dict(state["method"])
+    except RuntimeError as error:
+        raise UserError(
+            f"{file}: its weights do not fit the network it names, {shape[0]} over {shape[1]} "
+            f"({str(error).splitlines()[-1].strip()[:120]}): use an unchanged checkpoint"
+        ) from None
+    check_finite(file, method.state_dict())
+    run = file.parent.parent if (file.parent.parent / "config.yaml").is_file() else None
+    palette = colors(state["palette"])
+    return Trained(classes, palette, int(state["step"]), config, method, method.predictors, method.default_network, run)
+
+
+def read_safetensors(file: Path) -> Trained:
+    """Read the network of an export; its method need not be known here.
+
+    Raises:
+        UserError: ``config.json`` beside it is missing, or the weights do not fit it.
+    """
+    description, network = read_export(file)
+    check_finite(file, network.state_dict())
+    known = {field.name for field in fields(TrainConfig)}
+    settings = {key: value for key, value in description.training.items() if key in known}
+    (config,) = from_mapping((TrainConfig,), settings, str(file.with_name("config.json")))
+    name, classes = description.network, description.classes
+    return Trained(classes, description.palette, description.step, config, None, {name: network}, name, None)
+
+
+def find_checkpoint(path: str | Path, checkpoint: str = "best") -> Path:
+    """Return the file that ``path``, a run, an export or a file, means.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(path)
+    if (path / WEIGHTS).is_file():
+        return path / WEIGHTS
+    if path.is_dir():
+        run = RunDirectory.open(path)
+        path = lookup("checkpoint", checkpoint, {"best": run.best, "last": run.last})
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint: check the path, or train until the first validation")
+    return path
+
+
+def load(path: str | Path, network: str | None = None, checkpoint: str = "best", accelerator: str = "auto") -> Model:
+    """Load a trained model from a run directory, a checkpoint file, or the folder of an export as safetensors.
+
+    Example:
+        ``mask = semiseg.load("runs/flowers")("photo.jpg").mask``
+    """
+    return Model(find_checkpoint(path, checkpoint), network, accelerator)

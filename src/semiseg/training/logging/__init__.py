@@ -1,0 +1,1 @@
+"""What a run records: metrics, console, trackers, sample pictures, resources."""

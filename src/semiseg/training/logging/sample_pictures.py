@@ -1,0 +1,153 @@
+"""Pictures that a run keeps of its networks while it trains, of the same images each time; the report shows them.
+
+``samples/STEP_NAME.png``: val images as every network sees them. ``samples/val/GROUP-N/``: the best, the worst and
+random predictions of the checkpoint kept as best. ``samples/pseudo-labels/N_NAME/STEP_NETWORK.png``: what the labels
+of a few unlabeled images were at each validation. Nothing here is random or remembered: a resumed run draws the same.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from semiseg.config import TrainConfig
+from semiseg.data.dataset import SegmentationDataset, read_sample
+from semiseg.data.preview_selection import apart, spread
+from semiseg.data.splits.dataset_split import Split
+from semiseg.data.stream.image_reader import Reader
+from semiseg.data.stream.unlabeled_pool import make_pool
+from semiseg.errors import UserError
+from semiseg.inference.evaluation import Evaluation
+from semiseg.inference.predictor import Predictor
+from semiseg.methods import Method, Progress
+from semiseg.ops.tag_loss import mask_absent
+from semiseg.seeding import generator
+from semiseg.training.checkpoint import write_atomically
+from semiseg.visualization import prediction_panels as marks
+from semiseg.visualization.mask_pictures import colorize, sample_picture, save_picture
+
+SAMPLES = 4  # val images shown as every network sees them
+UNLABELED = 3  # images whose pseudo-labels are followed
+LETTERS = 100  # of an image's name: file systems take 255 bytes
+WIDTH = 320  # pixels of one picture
+SMALL = 200  # of one pseudo-label: a run has many
+GROUPS = ("best", "worst", "random")
+
+
+class Samples:
+    """Writes pictures of what a method's networks say into ``folder``."""
+
+    def __init__(
+        self, folder: Path, dataset: SegmentationDataset, split: Split, config: TrainConfig, device: torch.device
+    ) -> None:
+        self.folder, self.dataset, self.split, self.config, self.device = folder, dataset, split, config, device
+        self.pool = make_pool(Reader(dataset), split, config.seed)
+        self.followed: Sequence[str] = ()
+
+    def write(self, method: Method, progress: Progress, best: Evaluation | None) -> list[Path]:
+        """Write the pictures of one validation, after the step ``progress``; ``best``: it is the best one so far.
+
+        Returns:
+            The files ``STEP_NAME.png``.
+        """
+        names = {"classes": list(self.dataset.classes), "palette": [list(color) for color in self.dataset.palette]}
+        write_atomically(self.folder / "classes.json", json.dumps(names).encode())
+        files = self.write_networks(method, progress.step + 1)
+        self.write_pseudo_labels(method, progress)
+        if best:
+            values = best.by_image[method.default_network].tolist()
+            self.write_predictions(method, dict(zip(best.ids, values, strict=True)))
+        return files
+
+    def write_networks(self, method: Method, step: int) -> list[Path]:
+        """Write image | every network | ground truth of a few val images, and return the files."""
+        files = []
+        for id in spread(self.split.val, SAMPLES):
+            image = self.dataset.read_image(id)
+            masks = {name: self._predictor(network)(image).mask for name, network in method.predictors.items()}
+            picture = sample_picture(image, masks | {"ground truth": self.dataset.read_mask(id)}, self.dataset.palette)
+            files.append(self.folder / f"{step:07d}_{Path(id).name[:LETTERS]}.png")
+            picture.save(files[-1])
+        return files
+
+    def write_predictions(self, method: Method, miou: Mapping[str, float]) -> None:
+        """Write the default network's predictions for the val images of the highest and lowest mIoU, and others."""
+        predictor = self._predictor(method.predictors[method.default_network])
+        for group, ids in chosen(miou, self.config.seed).items():
+            for number, id in enumerate(ids, 1):
+                sample = read_sample(self.dataset, id)
+                image, truth = sample.image, sample.mask
+                assert truth is not None
+                mask, confidence = (part.cpu() for part in predictor(image))
+                pictures = {
+                    "truth": colorize(truth, self.dataset.palette),
+                    "prediction": colorize(mask, self.dataset.palette),
+                    "wrong": marks.mistakes(image, mask, truth),
+                    "confidence": marks.certainty_picture(confidence),
+                }
+                folder = self.folder / "val" / f"{group}-{number}"
+                about = {"id": id, "miou": f"{miou[id]:.1f}"}
+                photo = marks.at_width(marks.photograph(image), WIDTH, smooth=True)
+                save_picture(photo, folder / "image.png", about)
+                for name, picture in pictures.items():
+                    save_picture(marks.at_width(picture, WIDTH), folder / f"{name}.png", about)
+
+    def write_pseudo_labels(self, method: Method, progress: Progress) -> None:
+        """Write the labels that a few unlabeled images get now, by the network that labels; faded if not trusted."""
+        name = method.labeler(progress)
+        if name is None:
+            return
+        predictor = self._predictor(method.predictors[name])
+        with suppress(UserError):
+            self.followed = self.followed or self.pool.few(UNLABELED)
+        for number, id in enumerate(self.followed, 1):
+            try:
+                image = self.pool.read(id).pixels
+            except UserError:  # training says so when it is this image's turn; a picture is no reason to end it
+                continue
+            confidence, mask = self._without_absent(predictor.probabilities(image), method, id).max(dim=0)
+            trusted = confidence >= threshold(method.options)
+            folder = self.folder / "pseudo-labels" / f"{number}_{Path(id).name[:LETTERS]}"
+            save_picture(marks.at_width(marks.photograph(image), SMALL, smooth=True), folder / "image.png", {"id": id})
+            picture = marks.at_width(marks.trusted_labels(mask, trusted, self.dataset.palette), SMALL)
+            share = f"{100 * float(trusted.float().mean()):.1f}"
+            save_picture(picture, folder / f"{progress.step + 1:07d}_{name}.png", {"trusted": share})
+
+    def _predictor(self, network: torch.nn.Module) -> Predictor:
+        return Predictor(network, image_scale=self.config.image_scale, device=self.device)
+
+    def _without_absent(self, probabilities: Tensor, method: Method, id: str) -> Tensor:
+        """Return the probabilities, ``(C, H, W)``, without classes that the image's tags exclude."""
+        tags = self.dataset.tags(id)
+        if tags is None or not hasattr(method.options, "tag_weight"):
+            return probabilities
+        known = torch.tensor([tags], dtype=torch.int8, device=probabilities.device)
+        return mask_absent(probabilities.log()[None], known).softmax(dim=1)[0]
+
+
+def threshold(options: Any) -> float:
+    """Return the confidence from which the method trusts a pseudo-label, 0 where it trusts them all."""
+    return 0.0 if getattr(options, "threshold_mode", "pixel") == "none" else getattr(options, "threshold", 0.0)
+
+
+def chosen(miou: Mapping[str, float], seed: int) -> dict[str, list[str]]:
+    """Return the ids of the best, the worst and a few random images; NaN, where nothing is known, is neither.
+
+    The random ones are the same each time. Neighbors in the list, as a rule frames of one video, are not shown twice.
+
+    Args:
+        miou: in percent, by image, in the order of the list.
+        seed: the run's.
+    """
+    ids = list(miou)
+    ranked = sorted((id for id in ids if not math.isnan(miou[id])), key=lambda id: -miou[id])
+    order = torch.randperm(len(ids), generator=generator(seed, "random predictions")).tolist()
+    rankings = (ranked, ranked[::-1], [ids[index] for index in order if not math.isnan(miou[ids[index]])])
+    return {group: apart(ranking, ids) for group, ranking in zip(GROUPS, rankings, strict=True)}

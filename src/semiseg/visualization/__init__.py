@@ -1,0 +1,1 @@
+"""Masks and predictions as pictures."""

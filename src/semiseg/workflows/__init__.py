@@ -1,0 +1,1 @@
+"""One module per verb of the command line and the Python API; `semiseg` exports them by name."""

@@ -1,0 +1,100 @@
+"""Export a trained network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from semiseg.config import to_mapping
+from semiseg.data import Shapes, open_dataset
+from semiseg.errors import UserError, lookup
+from semiseg.networks import SegmentationNetwork
+from semiseg.tools.exporting import FORMATS, Description, write_export
+from semiseg.tools.exporting.export_config import public_settings
+from semiseg.tools.exporting.model_card import model_card
+from semiseg.tools.exporting.traced_network import size_rule
+from semiseg.tools.models.trained_model import Model, load
+from semiseg.tools.report.run_files import read_run
+from semiseg.training.find_method import short_name
+from semiseg.training.run_directory import RunDirectory
+
+CHECKED_IMAGES = 2
+
+
+class Export(NamedTuple):
+    """An export: its folder, and the largest difference of a logit to PyTorch that was found when it was checked."""
+
+    path: Path
+    difference: float
+
+
+def export(
+    path: str | Path,
+    format: str = "safetensors",
+    out: str | Path | None = None,
+    *,
+    network: str | None = None,
+    checkpoint: str = "best",
+) -> Export:
+    """Write a trained network as safetensors, by torch.export or as ONNX, into a folder ready for a model hub.
+
+    Args:
+        path: a run or a checkpoint.
+        format: ``safetensors`` (``semiseg.load`` reads the folder), ``torch`` (``model.pt2``) or ``onnx``.
+        out: a new folder; ``RUN/export-FORMAT`` where absent.
+        network: the network to export; the method's default where absent.
+        checkpoint: ``best`` or ``last``.
+
+    Raises:
+        UserError: no such run, network or format, an extra that is missing, an encoder that cannot be traced, a result
+            that differs from PyTorch's by more than 1e-3, or a folder that exists.
+    """
+    lookup("format", format, FORMATS)
+    model = load(path, network, checkpoint, "cpu")
+    if model.method is None:
+        raise UserError(f"{path}: an export already: export the run, or a checkpoint of it")
+    exported = lookup("network", model.network, model.networks)  # of the teachers' average there are no weights
+    assert isinstance(exported, SegmentationNetwork)
+    if out is None and model.run is None:
+        raise UserError(f"{path}: of no run: say where to write by --out")
+    folder = Path(out) if out is not None else Path(model.run or "") / f"export-{format}"
+    settings = to_mapping(model.config, model.method.options)
+    description = describe(model, exported, settings)
+    card = model_card(description, format, read_run(model.run) if model.run else None)
+    return Export(folder, write_export(exported, description, card, images_to_check(model), folder, format))
+
+
+def describe(model: Model, network: SegmentationNetwork, settings: dict[str, Any]) -> Description:
+    """Say what the network is, and by which settings it was trained."""
+    multiple, least = size_rule(network)
+    return Description(
+        architecture=network.architecture,
+        encoder=network.encoder_name,
+        classes=model.classes,
+        palette=model.palette,
+        mean=tuple(network.mean.flatten().tolist()),
+        std=tuple(network.std.flatten().tolist()),
+        image_scale=model.config.image_scale,
+        size_multiple=multiple,
+        least_side=least,
+        method=short_name(model.config.method),
+        network=model.network,
+        checkpoint=model.path.stem,
+        step=model.step,
+        training=public_settings(settings) | {"method": short_name(model.config.method)},
+    )
+
+
+def images_to_check(model: Model) -> Sequence[Tensor]:
+    """Return images, uint8 ``(3, H, W)``: two of the run's val list, generated ones where its data cannot be opened."""
+    try:
+        dataset = open_dataset(model.config.data)
+        lists = RunDirectory(model.run).read_split(dataset) if model.run else None
+        ids = (lists.val if lists else ()) or dataset.ids
+        return [dataset.read_image(id) for id in ids[:CHECKED_IMAGES]]
+    except (UserError, OSError):
+        dataset = Shapes(images=CHECKED_IMAGES, val=1, test=1, size=256)
+        return [dataset.read_image(id) for id in dataset.ids[:CHECKED_IMAGES]]

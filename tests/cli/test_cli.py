@@ -1,0 +1,650 @@
+"""The command line: what the user got wrong comes back as one line and status 2, and nothing is overwritten."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from semiseg import cli
+from semiseg.errors import Interrupted
+
+QUICK = (
+    *("--encoder", "test_resnet", "--weights", "none", "--crop-size", "32"),
+    *("--batch-size", "2", "--steps", "2", "--workers", "0"),
+)
+TRAIN = (*QUICK, "--accelerator", "cpu", "--labeled", "4")
+
+
+class Result(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+Call = Callable[..., Result]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Run the command line in this process."""
+
+    def run(*argv: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["semiseg", *map(str, argv)])
+        capsys.readouterr()
+        status = cli.main()
+        return Result(status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(_tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps, with its report."""
+    import semiseg
+
+    out = tmp_path_factory.mktemp("runs") / "run"
+    options = {"crop_size": 32, "batch_size": 2, "steps": 2, "workers": 0, "accelerator": "cpu", "weights": "none"}
+    return semiseg.train(_tiny_source, "dual-teacher", out, labeled="4", encoder="test_resnet", **options)
+
+
+@pytest.fixture
+def copy_of_run(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "copy"))
+
+
+def assert_refused(result: Result, pattern: str) -> None:
+    assert result.status == 2, result
+    assert result.out == ""
+    assert result.err.startswith("semiseg: ") and result.err.count("\n") == 1 and result.err.endswith("\n"), result.err
+    assert re.search(pattern, result.err), result.err
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# Data at fault.
+
+
+def change_mask(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    mask = Image.open(path)
+    changed = Image.fromarray(change(np.array(mask)))
+    changed.putpalette(mask.getpalette() or [])
+    changed.save(path)
+
+
+def paint(mask: np.ndarray) -> np.ndarray:
+    mask[3, 4] = 77
+    return mask
+
+
+def no_masks(data: Path) -> None:
+    shutil.rmtree(data / "masks")
+
+
+def another_size(data: Path) -> None:
+    change_mask(data / "masks" / "train00003.png", lambda mask: mask[:40])
+
+
+def strange_value(data: Path) -> None:
+    change_mask(data / "masks" / "train00003.png", paint)
+
+
+def strange_value_in_val(data: Path) -> None:
+    change_mask(data / "masks" / "val00001.png", paint)
+
+
+def another_size_in_test(data: Path) -> None:
+    change_mask(data / "masks" / "test00001.png", lambda mask: mask[:, :30])
+
+
+def broken_image(data: Path) -> None:
+    (data / "images" / "train00003.png").write_bytes(b"this is no picture")
+
+
+def cut_image(data: Path) -> None:
+    path = data / "images" / "train00003.png"
+    path.write_bytes(path.read_bytes()[:500])
+
+
+def broken_mask(data: Path) -> None:
+    (data / "masks" / "train00003.png").write_bytes(b"this is no picture")
+
+
+def no_images(data: Path) -> None:
+    shutil.rmtree(data / "images")
+
+
+def broken_classes(data: Path) -> None:
+    (data / "classes.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "pattern"),
+    [
+        (no_masks, r"tiny.masks: none of 12 training images has a mask; annotate a few"),
+        (another_size, r"train00003\.png: the mask is 48x40, its image .*train00003\.png is 48x48; save the mask at"),
+        (strange_value, r"train00003\.png: value 77 is none of the 7 classes .*; correct the mask"),
+        (strange_value_in_val, r"val00001\.png: value 77 is none of the 7 classes"),
+        (another_size_in_test, r"test00001\.png: the mask is 30x48"),
+        (broken_image, r"images.train00003\.png: the image cannot be read .*; replace or remove it"),
+        (cut_image, r"images.train00003\.png: the image cannot be read .*; replace or remove it"),
+        (broken_mask, r"masks.train00003\.png: the mask cannot be read .*; replace or remove it"),
+        (no_images, r"images: no images there; put yours in"),
+        (broken_classes, r"classes\.json: cannot be used"),
+    ],
+)
+def test_data_at_fault(
+    call: Call, tiny_folder: Path, tmp_path: Path, spoil: Callable[[Path], None], pattern: str
+) -> None:
+    (tmp_path / "labels.txt").write_text("train00001\ntrain00003\ntrain00004\ntrain00005\n")
+    spoil(tiny_folder)
+    before, out = content(tiny_folder), tmp_path / "run"
+    labeled = ("--labeled", tmp_path / "labels.txt")
+    assert_refused(call("train", "--data", tiny_folder, "--out", out, *TRAIN, *labeled), pattern)
+    assert not out.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["labels.txt", "tiny"]  # no draft is left behind
+    assert content(tiny_folder) == before
+
+
+def test_a_broken_unlabeled_mask_is_nobodys_business(call: Call, tiny_folder: Path, tmp_path: Path) -> None:
+    """It is never opened, not even to check it."""
+    (tmp_path / "labels.txt").write_text("train00001\ntrain00002\n")
+    broken_mask(tiny_folder)
+    arguments = (*TRAIN, "--labeled", tmp_path / "labels.txt", "--steps", "1", "--val-every", "never")
+    assert call("train", "--data", tiny_folder, "--out", tmp_path / "run", *arguments).status == 0
+
+
+def test_missing_folder(call: Call, tmp_path: Path) -> None:
+    result = call("train", "--data", tmp_path / "nowhere", "--out", tmp_path / "run", *TRAIN)
+    assert_refused(result, "nowhere: there is no such folder; give one that holds images/ and masks/")
+    assert not (tmp_path / "run").exists()
+
+
+def test_zero_unlabeled_images(call: Call, tiny_folder: Path, tmp_path: Path) -> None:
+    arguments = ("--data", tiny_folder, "--out", tmp_path / "run", *QUICK, "--accelerator", "cpu")
+    for method in ("dual-teacher", "mean-teacher", "cps"):
+        result = call("train", *arguments, "--method", method)
+        assert_refused(
+            result, "no unlabeled images left for .*: add images without masks, .* or take --method supervised"
+        )
+    assert not (tmp_path / "run").exists()
+    assert call("train", *arguments, "--method", "supervised", "--val-every", "never").status == 0
+
+
+def test_the_end_of_a_training_says_how_well_and_what_next(call: Call, trained: Path) -> None:
+    result = call("train", "--resume", trained)  # at its end already
+    assert result.status == 0 and result.out == f"{trained}\n"
+    assert re.search(r"student: mIoU \d+\.\d on val at step [12], \d+\.\d at the end\n", result.err)
+    assert f"report: {trained / 'report.html'}\nnext: semiseg evaluate {trained}, or" in result.err
+
+
+def test_one_labeled_image_and_no_val_list(call: Call, tiny_folder: Path, tmp_path: Path) -> None:
+    shutil.rmtree(tiny_folder / "splits")
+    result = call("train", "--data", tiny_folder, "--out", tmp_path / "run", *TRAIN, "--labeled", "1")
+    assert_refused(result, "one labeled image cannot serve for training and validation; annotate a second")
+
+
+# Options at fault.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "pattern"),
+    [
+        (("--method", "dual-teachr"), "unknown method 'dual-teachr': did you mean dual-teacher"),
+        (("--method",), "--method needs a value"),
+        (("--thresold", "0.9"), "unknown option --thresold: did you mean --threshold"),
+        (("--method", "supervised", "--drop-path", "0.9"), "unknown option --drop-path: .* --help tells the options"),
+        (("--encoder", "resnet5"), "unknown encoder 'resnet5'; did you mean"),
+        (("--encoder", "vgg11"), "encoder 'vgg11' cannot be used|no residual branches to drop"),
+        (("--architecture", "deeplabv3"), "unknown architecture 'deeplabv3'; did you mean deeplabv3plus"),
+        (("--preset", "smal"), "unknown preset 'smal': did you mean small"),
+        (
+            ("--labeled", "99"),
+            "--labeled 99: 99 labeled images asked for, 12 training images have a mask; ask for 1 to 12",
+        ),
+        (("--labeled", "no-such-list.txt"), "no-such-list.txt: no such file"),
+        (("--weights", "no-such-file.pt"), "no-such-file.pt: no such file; --weights is imagenet, none, or a"),
+        (("--steps", "many"), "--steps.*many"),
+        (("--steps", "5", "--epochs", "2"), "--steps is 5: it must be absent where epochs is given"),
+        (("--crop-size", "3"), "--crop-size is 3: it must be at least 16"),
+        (("--devices", "0"), "--devices is 0: it must be auto or at least 1"),
+        (("--optimizer", "adam"), "invalid choice 'adam' for argument '--optimizer'.*'adamw', 'sgd'"),
+        (("--threshold-mode", "pixels"), "invalid choice 'pixels'"),
+        (("--pool", "cutmix", "cutmax"), "pool: unknown mixing 'cutmax': choose from cutmix, classmix"),
+        (("--method", "mean-teacher", "--mixing", "cutmax"), "mixing: unknown 'cutmax': choose from cutmix, classmix"),
+        (("--teachers", "0"), "teachers must be at least 1, not 0"),
+        (("--drop-path", "2"), r"drop-path is 2.0: it must be in \[0, 1\]"),
+        (("--method", "cps", "--unsupervised-weight", "-1"), "unsupervised-weight is -1.0: it must be 0 or more"),
+        (("--resume", "run"), "--resume takes everything but --devices and --nodes from the run"),
+    ],
+)
+def test_options_at_fault(
+    call: Call, _tiny_source: Path, tmp_path: Path, arguments: tuple[str, ...], pattern: str
+) -> None:
+    assert_refused(call("train", "--data", _tiny_source, "--out", tmp_path / "run", *TRAIN, *arguments), pattern)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern"),
+    [
+        ("crop_siz: 32", "c.yaml: unknown key 'crop_siz': did you mean crop_size?"),
+        ("mixing: cutmix", "c.yaml: unknown key 'mixing'"),  # an option of another method
+        ("crop_size: large", "c.yaml: crop_size is 'large': expected a whole number"),
+        ("pool: cutmix", "c.yaml: pool is 'cutmix': expected a list of text"),
+        ("method: dual", "unknown method 'dual'"),
+        ("preset: tiny", "unknown preset 'tiny'"),
+        ("- 1", "c.yaml: expected lines of 'option: value'"),
+        ("a: [", "c.yaml: not valid YAML .*: correct the file"),
+    ],
+)
+@pytest.mark.parametrize("method", [(), ("--method", "dual-teacher")])
+def test_configuration_files_at_fault(
+    call: Call, tmp_path: Path, text: str, pattern: str, method: tuple[str, ...]
+) -> None:
+    if method and text.startswith("method"):
+        return  # the command line says otherwise
+    (tmp_path / "c.yaml").write_text(text)
+    out = tmp_path / "run"
+    result = call("train", "--data", "shapes", "--out", out, "--config", tmp_path / "c.yaml", *method)
+    assert_refused(result, pattern)
+    assert not out.exists()
+
+
+def test_missing_configuration_file(call: Call, tmp_path: Path) -> None:
+    result = call("train", "--data", "shapes", "--config", tmp_path / "none.yaml")
+    assert_refused(result, "none.yaml: cannot be read .*: check the path")
+
+
+def test_missing_data_option(call: Call) -> None:
+    assert_refused(call("train"), "--data is missing: give a directory with images/ and masks/, or shapes")
+
+
+def test_what_is_wrong_is_told_on_a_terminal_without_utf8_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    for encoding in ("ascii", "utf-8"):
+        monkeypatch.setattr(sys, "argv", ["semiseg", "evaluate", "run", "--split", "tests"])
+        stdout, stderr = io.TextIOWrapper(io.BytesIO(), encoding=encoding), io.StringIO()
+        with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+            assert cli.main() == 2
+        assert re.match(
+            r"semiseg: invalid choice 'tests' for argument '--split'.* tells the options\)$", stderr.getvalue()
+        )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_an_accelerator_that_is_not_there(call: Call, tmp_path: Path) -> None:
+    result = call("train", "--data", "shapes", "--out", tmp_path / "run", "--accelerator", "cuda")
+    assert_refused(result, "--accelerator cuda: this machine has none")
+
+
+# Runs at fault.
+
+
+def test_a_run_directory_that_exists_is_left_alone(call: Call, copy_of_run: Path, _tiny_source: Path) -> None:
+    before = content(copy_of_run)
+    result = call("train", "--data", _tiny_source, "--out", copy_of_run, *TRAIN)
+    assert_refused(result, "copy exists: choose another --out, or go on with it by --resume .*copy")
+    assert content(copy_of_run) == before
+
+
+def test_a_directory_with_anything_in_it_and_a_file_are_left_alone(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.tex").write_text("...")
+    for out in ("thesis", "thesis/chapter1.tex"):
+        assert_refused(
+            call("train", "--data", "shapes", "--out", tmp_path / out, *TRAIN), "exists: choose another --out"
+        )
+    result = call(
+        "train", "--data", "shapes:images=6,val=1,test=1,size=48", "--out", tmp_path / "thesis/chapter1.tex/a", *TRAIN
+    )
+    assert_refused(result, "cannot be written .*: choose another --out")
+    assert content(tmp_path) == {"thesis/chapter1.tex": b"..."}
+
+
+def test_a_run_needs_a_directory_of_its_own(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # empty, so that nothing would be overwritten
+    assert_refused(
+        call("train", "--data", "shapes", "--out", ".", *TRAIN), "directory of its own: choose another --out"
+    )
+    assert content(tmp_path) == {}
+
+
+@pytest.mark.parametrize("command", [("train", "--resume"), ("report",)])
+def test_no_run_there(call: Call, tmp_path: Path, command: tuple[str, ...]) -> None:
+    assert_refused(
+        call(*command, tmp_path / "nowhere"), "nowhere: not a run .*: give a directory made by semiseg train"
+    )
+
+
+@pytest.mark.parametrize("command", [("evaluate",), ("predict", "--out", "masks", "image.png")])
+def test_no_checkpoint_there(call: Call, tmp_path: Path, command: tuple[str, ...]) -> None:
+    assert_refused(call(command[0], tmp_path / "nowhere.pt", *command[1:]), "nowhere.pt: no such checkpoint: check the")
+
+
+def of_another_network(run: Path) -> None:
+    for name in ("last.pt", "best.pt"):
+        state = torch.load(run / "checkpoints" / name, weights_only=True)
+        key = next(key for key in state["method"] if key.endswith("head.weight"))
+        state["method"][key] = state["method"][key][:3]
+        torch.save(state, run / "checkpoints" / name)
+
+
+def of_another_run(run: Path) -> None:
+    state = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
+    torch.save(state | {"config": state["config"] | {"seed": 5, "workers": 9}}, run / "checkpoints" / "last.pt")
+
+
+def garbage(run: Path) -> None:
+    for name in ("last.pt", "best.pt"):
+        (run / "checkpoints" / name).write_bytes(b"garbage")
+
+
+def cut_short(run: Path) -> None:
+    for name in ("last.pt", "best.pt"):
+        (run / "checkpoints" / name).write_bytes((run / "checkpoints" / name).read_bytes()[:10_000])
+
+
+def something_else(run: Path) -> None:
+    for name in ("last.pt", "best.pt"):
+        torch.save({"format": 1, "weights": torch.zeros(3)}, run / "checkpoints" / name)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "resuming", "evaluating"),
+    [
+        (of_another_network, "last.pt: a checkpoint of another network", "best.pt: its weights do not fit the network"),
+        (garbage, "last.pt: cannot be read as a checkpoint", "best.pt: cannot be read as a checkpoint"),
+        (of_another_run, "last.pt: of another run .seed is 5 there, 0 here.: put the run's own", None),
+        (cut_short, "last.pt: cannot be read as a checkpoint", "best.pt: cannot be read as a checkpoint"),
+        (something_else, "last.pt: not a checkpoint of semiseg", "best.pt: not a checkpoint of semiseg"),
+    ],
+)
+def test_checkpoints_at_fault(
+    call: Call, copy_of_run: Path, spoil: Callable[[Path], None], resuming: str, evaluating: str | None
+) -> None:
+    spoil(copy_of_run)
+    before = content(copy_of_run)
+    before.pop("log.txt")
+    assert_refused(call("train", "--resume", copy_of_run), resuming)
+    if evaluating is not None:
+        assert_refused(call("evaluate", copy_of_run), evaluating)
+        assert_refused(call("predict", copy_of_run, "image.png", "--out", copy_of_run / "masks"), evaluating)
+    after = content(copy_of_run)
+    after.pop("log.txt")
+    assert after == before
+
+
+def test_resuming_from_weights_without_optimizer(call: Call, copy_of_run: Path) -> None:
+    shutil.copy(copy_of_run / "checkpoints" / "best.pt", copy_of_run / "checkpoints" / "last.pt")
+    assert_refused(call("train", "--resume", copy_of_run), "last.pt: it holds no optimizer")
+
+
+# What works, with a warning.
+
+
+def test_a_class_without_labels_and_few_labels_are_warned_about(call: Call, tiny_folder: Path, tmp_path: Path) -> None:
+    for path in (tiny_folder / "masks").glob("train*.png"):
+        change_mask(path, lambda mask: np.where(mask == 6, 0, mask).astype(np.uint8))
+    out = tmp_path / "run"
+    arguments = (*TRAIN, "--labeled", "3", "--batch-size", "4", "--steps", "1", "--val-every", "never")
+    result = call("train", "--data", tiny_folder, "--out", out, *arguments)
+    assert result.status == 0
+    for text in (result.err, (out / "log.txt").read_text()):
+        assert re.search("warning: no labeled pixel of .*ring: the model cannot learn what no label shows", text)
+        assert "warning: 3 labeled images for batches of 4: images repeat in a batch" in text
+
+
+def test_an_alias_stands_for_its_method(call: Call, _tiny_source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = (*TRAIN, "--steps", "1", "--val-every", "never", "--method", "cps", "--no-cutmix")
+    assert call("train", "--data", _tiny_source, "--out", out, *arguments).status == 0
+    text = (out / "config.yaml").read_text()
+    assert "method: dual-student" in text and "cutmix: false" in text
+
+
+def test_options_come_from_preset_file_and_command_line_in_this_order(
+    call: Call, _tiny_source: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "c.yaml").write_text(
+        "preset: small\nlabeled: 5\nlr: 1e-3\ncrop-size: 48\nsteps: 7\nweights: none\nworkers: 0\nbatch_size: 1\n"
+    )
+    out = tmp_path / "run"
+    arguments = ("--config", tmp_path / "c.yaml", "--steps", "1", "--val-every=never", "--accelerator", "cpu")
+    assert call("train", "--data", _tiny_source, "--out", out, *arguments).status == 0
+    text = (out / "config.yaml").read_text()
+    for line in (
+        "batchnorm: frozen-encoder",
+        "labeled: '5'",
+        "lr: 0.001",
+        "crop_size: 48",
+        "steps: 1",
+        "burn_in: 0.3",
+    ):
+        assert line in text.splitlines()
+
+
+def test_steps_on_the_command_line_win_over_epochs_in_the_file(call: Call, _tiny_source: Path, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("epochs: 80\n")
+    arguments = ("--data", _tiny_source, "--config", tmp_path / "c.yaml", "--out", tmp_path / "run", *TRAIN)
+    assert call("train", *arguments, "--val-every", "never").status == 0
+    assert {"steps: 2", "epochs: null"} <= set((tmp_path / "run" / "config.yaml").read_text().splitlines())
+    arguments = ("--data", _tiny_source, "--config", tmp_path / "c.yaml", "--out", tmp_path / "other", *TRAIN)
+    assert_refused(call("train", *arguments, "--epochs", "3"), "absent where epochs is given")
+
+
+# The other commands.
+
+
+def test_evaluate_prints_one_json_object_and_nothing_else(call: Call, trained: Path, _tiny_source: Path) -> None:
+    result = call("evaluate", trained, "--data", _tiny_source, "--json", "--accelerator", "cpu")
+    assert result.status == 0 and result.out.count("\n") == 1
+    content = json.loads(result.out)
+    assert {"split", "network", "miou", "pixel_accuracy", "iou", "networks"} <= content.keys()
+    assert content["split"] == "test" and content["network"] == "student" and content["checkpoint"] == "best"
+    assert list(content["networks"]) == ["student", "teacher1", "teacher2", "teachers-average"]
+    assert content["networks"]["student"] == {key: content[key] for key in ("miou", "pixel_accuracy", "iou")}
+    assert list(content["iou"]) == ["background", "circle", "square", "triangle", "star", "cross", "ring"]
+    assert all(value is None or 0 <= value <= 100 for value in content["iou"].values())
+    present = [value for value in content["iou"].values() if value is not None]
+    assert content["miou"] == pytest.approx(sum(present) / len(present))
+
+
+def test_the_run_s_own_page_shows_what_evaluate_measured(call: Call, copy_of_run: Path) -> None:
+    (copy_of_run / "evaluations.jsonl").unlink(missing_ok=True)
+    call("report", copy_of_run)
+    before = (copy_of_run / "report.html").read_text()
+    result = call("evaluate", copy_of_run, "--json")
+    after = (copy_of_run / "report.html").read_text()
+    figure = f"{json.loads(result.out)['miou']:.1f} % on test with that checkpoint"
+    assert result.status == 0 and figure in after and "% on test" not in before
+
+
+def test_evaluate_on_the_labels_it_learned_from(call: Call, trained: Path) -> None:
+    result = call("evaluate", trained, "--split", "labeled", "--json")
+    assert result.status == 0
+    assert json.loads(result.out)["split"] == "labeled"
+
+
+def test_evaluate_prints_a_table(call: Call, trained: Path) -> None:
+    result = call("evaluate", trained, "--split", "val", "--network", "teachers-average", "--checkpoint", "last")
+    assert result.status == 0
+    assert re.search("student +teacher1 +teacher2 +teachers-average", result.out)
+    assert len(result.out.splitlines()) == 2 + 2 + 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "pattern"),
+    [
+        (("--network", "teacher3"), "unknown network 'teacher3': did you mean teacher"),
+        (("--data", "nowhere"), "nowhere: there is no such folder"),
+        (("--split", "train"), "invalid choice 'train'"),
+        (("--jsn",), "--jsn"),
+    ],
+)
+def test_evaluate_refuses(call: Call, trained: Path, arguments: tuple[str, ...], pattern: str) -> None:
+    assert_refused(call("evaluate", trained, *arguments), pattern)
+
+
+def test_evaluate_refuses_other_classes_and_lists_that_are_not_there(
+    call: Call, trained: Path, tiny_folder: Path
+) -> None:
+    (tiny_folder / "splits" / "test.txt").unlink()
+    result = call("evaluate", trained, "--data", tiny_folder)
+    assert_refused(result, "no test list: add splits/test.txt, or choose --split val")
+    (tiny_folder / "classes.json").unlink()
+    (tiny_folder / "classes.txt").write_text("a\nb\nc\nd\ne\nf\ng\n")
+    assert_refused(call("evaluate", trained, "--data", tiny_folder), "its classes .* are not the model's")
+
+
+def test_a_test_list_added_after_training_is_found_unless_it_names_what_was_trained_on(
+    call: Call, tiny_folder: Path, tmp_path: Path
+) -> None:
+    listed = tiny_folder / "splits" / "test.txt"
+    names = listed.read_text().split()
+    listed.unlink()
+    for name in names:
+        (tiny_folder / "images" / f"{name}.png").rename(tmp_path / f"{name}.png")
+    assert call("train", "--data", tiny_folder, "--out", tmp_path / "run", *TRAIN).status == 0
+    assert_refused(call("evaluate", tmp_path / "run"), "no test list: add splits/test.txt, or choose --split val")
+    for name in names:
+        (tmp_path / f"{name}.png").rename(tiny_folder / "images" / f"{name}.png")
+    listed.write_text("\n".join(names))
+    assert json.loads(call("evaluate", tmp_path / "run", "--json").out)["split"] == "test"
+    learned = (tmp_path / "run" / "splits" / "labeled.txt").read_text().split()[0]
+    (tiny_folder / "splits" / "train.txt").unlink()
+    listed.write_text(learned)
+    assert_refused(call("evaluate", tmp_path / "run"), f"test.txt names '{learned}', which this run trained on")
+
+
+@pytest.mark.parametrize("command", [("train", "--resume"), ("evaluate",)])
+def test_an_image_that_has_gone_since_is_named(
+    call: Call, tiny_folder: Path, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    assert call("train", "--data", tiny_folder, "--out", tmp_path / "run", *TRAIN).status == 0
+    gone = (tmp_path / "run" / "splits" / "unlabeled.txt").read_text().split()[0]
+    for path in (tiny_folder / "splits" / "train.txt", tiny_folder / "images" / f"{gone}.png"):
+        path.unlink()
+    assert_refused(call(*command, tmp_path / "run"), f"unlabeled.txt: '{gone}' is no image of .*; add the image")
+
+
+def test_predict_writes_indexed_masks_at_the_images_size(call: Call, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    rng = np.random.default_rng(0)
+    for name, size in (("a.png", (37, 53)), ("b.jpg", (80, 20))):
+        Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(tmp_path / "photos" / name)
+    Image.fromarray(rng.integers(0, 256, (9, 9), dtype=np.uint8)).save(tmp_path / "gray.png")
+    out = tmp_path / "masks"
+    arguments = (tmp_path / "photos", tmp_path / "gray.png", "--out", out, "--overlay", "--confidence")
+    assert call("predict", trained, *arguments).status == 0
+    assert len(list(out.iterdir())) == 9
+    for stem, size in (("a", (37, 53)), ("b", (80, 20)), ("gray", (9, 9))):
+        mask = Image.open(out / f"{stem}.png")
+        assert mask.mode == "P" and mask.size == size
+        assert np.array(mask).max() < 7
+        assert (mask.getpalette() or [])[:6] == [40, 40, 40, 228, 87, 86]  # of shapes: background, circle
+        assert Image.open(out / f"{stem}_overlay.png").size == size
+        assert Image.open(out / f"{stem}_confidence.png").size == size
+    before = content(out)
+    assert_refused(call("predict", trained, tmp_path / "photos", "--out", out), "a.png exists: choose another --out")
+    assert content(out) == before
+
+
+def test_predict_refuses(call: Call, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"this is no picture")
+    (tmp_path / "empty").mkdir()
+    out = tmp_path / "masks"
+    for image, pattern in (
+        ("broken.png", "broken.png: the image cannot be read"),
+        ("none.png", "none.png: no such file or directory"),
+        ("empty", "empty: no images there"),
+    ):
+        assert_refused(call("predict", trained, tmp_path / image, "--out", out), pattern)
+    (tmp_path / "file").write_text("")
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    Image.new("RGB", (9, 9)).save(tmp_path / "a_overlay.png")
+    both = tmp_path / "a.png", tmp_path / "a_overlay.png"
+    twice = "a_overlay.png: would be written for two images"
+    assert_refused(call("predict", trained, *both, "--out", tmp_path / "new", "--overlay"), twice)
+    assert not (tmp_path / "new").exists()
+    assert_refused(call("predict", trained, tmp_path / "a.png", "--out", tmp_path / "file"), "file: cannot be written")
+
+
+def test_lists(call: Call) -> None:
+    result = call("methods")
+    assert result.status == 0
+    for name in ("supervised", "mean-teacher", "dual-student (cps)", "dual-teacher"):
+        assert re.search(f"^{re.escape(name)}: ", result.out, re.MULTILINE)
+    assert "--ema-reset shift" in result.out
+    result = call("datasets")
+    names = re.findall(r"^([\w-]+): \w", result.out, re.MULTILINE)
+    benchmarks, tools = ["camvid", "voc2012", "cityscapes", "ade20k"], ["coco", "cvat", "label-studio", "hf"]
+    assert result.status == 0 and names == ["folder", *benchmarks, *tools, "shapes"]
+    assert "    leftImg8bit/{train,val,test}/CITY/ID_leftImg8bit.png" in result.out.splitlines()
+
+
+def test_unknown_command(call: Call) -> None:
+    assert_refused(call("trian"), "unknown command 'trian': did you mean train?")
+
+
+def test_an_interrupt_says_how_to_go_on(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(argv: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.COMMANDS, "compare", interrupt)
+    result = call("compare")
+    assert result.status == 130 and "the same command again" in result.err and result.err.count("\n") == 1
+
+
+def test_a_run_that_a_signal_has_ended_says_so_by_its_status(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended(argv: object) -> None:
+        raise Interrupted("saved at step 7: go on by ...", 143)
+
+    monkeypatch.setitem(cli.COMMANDS, "train", ended)
+    result = call("train")
+    assert (result.status, result.err) == (143, "semiseg: saved at step 7: go on by ...\n")
+
+
+# As processes.
+
+
+def process(*command: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=240, env=environment)
+
+
+def test_help_and_version_do_not_import_torch() -> None:
+    code = "import sys; from semiseg.cli import main; assert main() == 0; assert 'torch' not in sys.modules"
+    for option, expected in (("--help", "usage: semiseg COMMAND"), ("--version", "semiseg 0.")):
+        result = process("-c", code, option)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.startswith(expected)
+
+
+def test_the_process_ends_with_status_2_and_one_line() -> None:
+    result = process("-m", "semiseg.cli", "train", "--data", "nowhere")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "semiseg: nowhere: there is no such folder; give one that holds images/ and masks/\n"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    command = [sys.executable, "-m", "semiseg.cli", "methods"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()  # before anything is written, so that every write fails
+        assert process.stderr.read() == ""
+    assert process.returncode == 141  # not 0: of a check or a training, nobody knows how it ended

@@ -1,0 +1,109 @@
+"""CVAT's "Segmentation mask 1.1": masks equal what datumaro was given, and one line for what cannot be read."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from semiseg.data import Cvat, Voc, check_masks, open_dataset, resolve_split
+from trees import make_voc, refused, write_lines
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"  # made by fixtures/make_cvat.py
+NAMES = {0: "background", 1: "leaf rust", 2: "soil"}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return shutil.copytree(FIXTURES / "cvat", tmp_path / "cvat")
+
+
+def test_masks_equal_those_that_datumaro_was_given(root: Path) -> None:
+    dataset = open_dataset(root)
+    assert isinstance(dataset, Cvat) and dataset.classes == ("background", "leaf rust", "soil")
+    assert dataset.palette == ((0, 0, 0), (250, 50, 83), (51, 221, 255))
+    with np.load(FIXTURES / "cvat.npz") as given:
+        assert sorted(given) == ["a 1", "b", "c"]
+        for id, mask in given.items():
+            assert (dataset.read_mask(id).numpy() == mask).all() and set(np.unique(mask)) == {0, 1, 2, 255}
+
+
+def test_its_lists(root: Path) -> None:
+    dataset = open_dataset(root)
+    assert dataset.split("train") == ("a 1", "b", "d") and dataset.split("val") == ("c",)
+    assert dataset.split("test") is None and not dataset.has_mask("d")
+    split = resolve_split(dataset, None, 0)
+    assert (split.labeled, split.unlabeled, split.val) == (("a 1", "b"), ("d",), ("c",))
+    write_lines(root / "splits" / "train.txt", "b", "d")
+    write_lines(root / "splits" / "1_2" / "labeled.txt", "b")
+    write_lines(root / "splits" / "1_2" / "unlabeled.txt", "a 1")
+    assert dataset.split("train") == ("b", "d")
+    shutil.move(root / "ImageSets/Segmentation/Train.txt", root / "ImageSets/Segmentation/default.txt")
+    assert resolve_split(dataset, "1/2", 0).unlabeled == ("a 1",)
+
+
+def test_masks_of_any_mode_are_read_by_what_they_show(root: Path) -> None:
+    path = root / "SegmentationClass" / "b.png"
+    before = open_dataset(root).read_mask("b")
+    with Image.open(path) as opened:
+        opened.convert("RGB").quantize(8).save(path)
+    with Image.open(path) as opened:
+        assert opened.mode == "P"
+    assert (open_dataset(root).read_mask("b") == before).all()
+    Image.new("L", (32, 24)).save(path)
+    assert open_dataset(root).read_mask("b").unique().tolist() == [0]
+
+
+def test_pascal_voc_stays_pascal_voc(tmp_path: Path) -> None:
+    root = make_voc(tmp_path / "voc")
+    assert isinstance(open_dataset(root), Voc)
+    write_lines(root / "labelmap.txt", "background:0,0,0::", "cat:9,9,9::")
+    assert isinstance(open_dataset(root), Cvat)
+
+
+def test_a_color_that_is_not_in_the_labelmap(root: Path) -> None:
+    path = root / "labelmap.txt"
+    path.write_text(path.read_text().replace("soil:51,221,255", "soil:51,221,254"))
+    with refused("SegmentationClass/a 1.png", "(51, 221, 255)", "labelmap.txt", "add its label"):
+        check_masks(open_dataset(root), ["a 1"])
+
+
+def test_labelmaps_that_cannot_be_used(root: Path) -> None:
+    for lines, words in (
+        (("background:0,0,0::", "soil:0,0,0::"), ("color (0, 0, 0)", "first for background")),
+        (("soil:0,0,0::", "soil:1,0,0::"), ("name soil stands there twice",)),
+        (("soil:0,0::",), ("'soil:0,0::'", "three numbers")),
+        (("soil:0,0,256::",), ("three numbers from 0 to 255",)),
+        (("soil:0,0,x::",), ("three numbers",)),
+        (("soil",), ("'soil' is no label",)),
+        (("# nothing",), ("0 classes",)),
+        (("void:0,0,0::",), ("0 classes in 1 lines",)),
+    ):
+        write_lines(root / "labelmap.txt", *lines)
+        with refused("labelmap.txt", *words):
+            open_dataset(root)
+
+
+def test_a_labelmap_without_colors_means_those_of_voc(root: Path) -> None:
+    write_lines(root / "labelmap.txt", "background:::", "soil:::")
+    Image.new("RGB", (32, 24), (128, 0, 0)).save(root / "SegmentationClass" / "b.png")
+    assert open_dataset(root).read_mask("b").unique().tolist() == [1]
+
+
+def test_what_is_missing_or_of_another_size(root: Path) -> None:
+    (root / "JPEGImages" / "d.png").unlink()
+    with refused("Train.txt", "'d' is no image"):
+        resolve_split(open_dataset(root), None, 0)
+    Image.new("RGB", (5, 6)).save(root / "JPEGImages" / "b.png")
+    with refused("SegmentationClass/b.png", "the mask is 32x24", "is 5x6"):
+        check_masks(open_dataset(root), ["b"])
+    shutil.move(root / "SegmentationClass", root / "away")
+    (root / "SegmentationClass").mkdir()
+    with refused("SegmentationClass", "no masks of these images"):
+        open_dataset(root)
+    shutil.rmtree(root / "JPEGImages")
+    with refused("JPEGImages", "no images there", "Save images"):
+        open_dataset(root)

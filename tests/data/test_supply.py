@@ -1,0 +1,107 @@
+"""What is installed: the lock, the page about it, licenses, and the hint where an extra is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+import tomllib
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from semiseg.config import TrainConfig
+from semiseg.data.importers.huggingface import load_parts
+from semiseg.data.importers.polygons import polygon_region
+from semiseg.data.stream.shards import open_shards
+from semiseg.errors import UserError
+from semiseg.tools.exporting.write_export import write_onnx
+from semiseg.tools.serving.web_page import require_gradio
+from semiseg.training.logging.trackers import MODULES, require_trackers
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
+LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if line.startswith("| ")]
+LISTED = {row[0]: row for row in ROWS if len(row) == 4 and row[0] != "package"}
+FORBIDDEN = re.compile(r"\b(A?GPL|GNU|Affero|CC-BY-NC|non-?commercial|SSPL|BUSL)", re.IGNORECASE)
+NOT_LOCKED = {"wandb", "trackio"}
+
+
+@pytest.fixture(scope="module")
+def maker() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_dependencies", ROOT / "docs" / "make_dependencies.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_lock_pins_every_package_by_the_hashes_of_its_files_and_names_no_place() -> None:
+    pins = re.split(r"\n(?=\S)", LOCK.partition("\n")[2].strip())
+    for pin in pins:
+        assert re.fullmatch(r"[\w.-]+==[^\s;]+( ; [^\\\n]+)?( \\\n    --hash=sha256:[0-9a-f]{64})+", pin), pin[:80]
+    assert "://" not in LOCK and "torch==2.13.0" not in LOCK
+    assert len(pins) > 100
+
+
+def test_what_the_project_asks_for_is_locked(maker: ModuleType) -> None:
+    assert {*maker.direct_names()} - maker.read_lock().keys() == NOT_LOCKED
+
+
+def test_the_page_and_the_lock_agree(maker: ModuleType) -> None:
+    locked = {name: ", ".join(versions) for name, versions in maker.read_lock().items()}
+    assert {name: row[1] for name, row in LISTED.items()} == locked | dict.fromkeys(NOT_LOCKED, "-")
+    assert list(LISTED)[: len(maker.WHY)] == [*maker.WHY] == maker.direct_names()
+
+
+def test_the_page_says_of_licenses_what_the_packages_say(maker: ModuleType) -> None:
+    compared = 0
+    for name, row in LISTED.items():
+        try:
+            installed = version(name)
+        except PackageNotFoundError:
+            continue
+        if installed in row[1].split(", "):
+            assert row[2] == maker.license_of(name), f"{name}: run make docs"
+            compared += 1
+    assert compared > 50
+
+
+def test_no_dependency_is_under_a_license_that_we_cannot_pass_on() -> None:
+    assert FORBIDDEN.search("GPL-3.0-or-later") and FORBIDDEN.search("GNU Affero General Public License")
+    assert FORBIDDEN.search("AGPL-3.0") and FORBIDDEN.search("Free for non-commercial use")
+    assert not [row[0] for row in LISTED.values() if FORBIDDEN.search(row[2]) or not row[2]]
+
+
+def test_the_make_file_checks_the_hashes_and_names_no_index() -> None:
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert "--require-hashes -r requirements.lock" in text
+    assert "://" not in text and "--index" not in text
+
+
+# An extra that is not there: one line with the command that brings it.
+
+ASKED: dict[str, Callable[[], Any]] = {
+    "tensorboard": lambda: require_trackers(TrainConfig(tensorboard=True)),
+    "wandb": lambda: require_trackers(TrainConfig(tracker="wandb")),
+    "trackio": lambda: require_trackers(TrainConfig(tracker="trackio")),
+    "serve": require_gradio,
+    "export": lambda: write_onnx(None, Path()),  # type: ignore[arg-type]
+    "coco": lambda: polygon_region([[0, 0, 4, 0, 4, 4]], 8, 8),
+    "hf": lambda: load_parts("somebody/something"),
+    "shards": lambda: open_shards("https://example.org/photos"),
+}
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+NEEDED = [(extra, re.split(r"\W", line)[0]) for extra in EXTRAS if extra != "dev" for line in EXTRAS[extra]]
+
+
+@pytest.mark.parametrize(("extra", "package"), NEEDED)
+def test_every_extra_is_named_where_it_is_missing(extra: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, MODULES.get(package, package), None)
+    with pytest.raises(UserError, match=rf"pip install 'semiseg\[{extra}\]'"):
+        ASKED[extra]()

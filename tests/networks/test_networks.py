@@ -1,0 +1,317 @@
+"""Every architecture takes images of any size, says what is wrong, and starts from the weights asked for."""
+
+from __future__ import annotations
+
+import socket
+import time
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from semiseg.errors import UserError
+from semiseg.networks import ARCHITECTURES, SUGGESTED, build, describe
+from semiseg.networks.depthwise import DilatedDepthwiseConv2d, quicken_dilated_depthwise
+from semiseg.networks.encoder_weights import lite0_state_dict
+from semiseg.networks.encoders import mean_and_std
+from semiseg.networks.segmentation_network import LenientBatchNorm2d, SegmentationNetwork
+
+COMBINATIONS = [
+    ("deeplabv3plus", "resnet18"),
+    ("deeplabv3plus-separable", "tf_efficientnet_lite0"),
+    ("deeplabv3plus-separable", "mit_b0"),
+    ("segformer", "mit_b0"),
+    ("segformer", "resnet18"),
+    ("segformer", "convnext_atto"),
+    ("dpt", "vit_tiny_patch16_224"),
+]
+LITE0 = ("deeplabv3plus-separable", "tf_efficientnet_lite0")
+
+
+@pytest.fixture(scope="module", params=COMBINATIONS, ids="-".join)
+def network(request: pytest.FixtureRequest) -> SegmentationNetwork:
+    torch.manual_seed(0)
+    return build(*request.param, classes=5, weights="none")
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("size", [(1, 1), (33, 17), (64, 48)])
+@pytest.mark.parametrize("samples", [1, 2])
+def test_any_size_and_any_batch(
+    network: SegmentationNetwork, samples: int, size: tuple[int, int], training: bool
+) -> None:
+    network.train(training)
+    logits = network(torch.rand(samples, 3, *size))
+    assert logits.shape == (samples, 5, *size)
+    assert logits.isfinite().all()
+
+
+def test_forward_is_encode_decode_resize(network: SegmentationNetwork) -> None:
+    network.eval()
+    images = torch.rand(2, 3, 40, 64)
+    with torch.no_grad():
+        features = network.encode(images)
+        logits = network.decode(features)
+        assert torch.equal(network.resize(logits, (40, 64)), network(images))
+    stride = network.stride
+    padded = (-(-40 // stride) * stride, -(-64 // stride) * stride)
+    assert logits.shape == (2, 5, *(side // network.decoder_stride for side in padded))
+    finest = network.encoder.patch if network.architecture == "dpt" else 4
+    expected = [padded, (padded[0] // finest, padded[1] // finest)]
+    assert [feature.shape[-2:] for feature in features[:3:2]] == expected
+
+
+def test_parameters_are_split_without_rest(network: SegmentationNetwork) -> None:
+    encoder, decoder = network.encoder_parameters(), network.decoder_parameters()
+    everything = list(map(id, network.parameters()))
+    assert sorted(map(id, [*encoder, *decoder])) == sorted(everything)
+    assert len(set(everything)) == len(encoder) + len(decoder)
+
+
+def test_every_parameter_learns(network: SegmentationNetwork) -> None:
+    network.train().zero_grad()
+    network(torch.rand(2, 3, 64, 64)).square().sum().backward()
+    assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
+
+
+def test_channels_last_gives_the_same(network: SegmentationNetwork) -> None:
+    network.eval()
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = network(images)
+        network.to(memory_format=torch.channels_last)
+        result = network(images.contiguous(memory_format=torch.channels_last))
+        network.to(memory_format=torch.contiguous_format)
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_padding_does_not_move_the_image(network: SegmentationNetwork) -> None:
+    """A network that copies its padded input returns the image itself, whatever its size."""
+    images = torch.rand(1, 3, 37, 50)
+    encoded = network.eval().encode(images)[0]
+    torch.testing.assert_close(encoded[..., :37, :50] * network.std + network.mean, images)
+
+
+def test_the_field_s_network_has_its_published_size() -> None:
+    facts = describe("deeplabv3plus", "resnet50", 21)
+    assert facts["parameters"] == 40_352_181  # "40.4 M" in the tables of UniMatch and AugSeg
+    assert facts["encoder_parameters"] == 23_508_032
+    assert facts["residual_sites"] == 16
+
+
+def test_the_default_is_the_first_suggestion_and_every_suggestion_is_possible() -> None:
+    assert SUGGESTED[0] == LITE0
+    assert all(architecture in ARCHITECTURES for architecture, _ in SUGGESTED)
+    facts = describe(*LITE0, 11)
+    assert facts["parameters"] == facts["encoder_parameters"] + sum(
+        parameter.numel() for parameter in build(*LITE0, 11, "none").decoder_parameters()
+    )
+
+
+def test_output_stride_of_the_deepest_features() -> None:
+    for architecture, stride in [("deeplabv3plus", 16), ("deeplabv3plus-separable", 16), ("segformer", 32)]:
+        features = build(architecture, "resnet18", 3, "none").eval().encode(torch.rand(1, 3, 64, 64))
+        assert features[-1].shape[-1] == 64 // stride
+
+
+def test_normalization_is_the_encoder_s_own_and_no_part_of_the_state_dict() -> None:
+    assert mean_and_std("tf_efficientnet_lite0") == ((0.5,) * 3, (0.5,) * 3)
+    for encoder in ("resnet18", "mit_b0"):
+        assert mean_and_std(encoder) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    network = build(*LITE0, 3, "none")
+    assert not any(key in ("mean", "std") for key in network.state_dict())
+    torch.testing.assert_close(network.encode(torch.ones(1, 3, 64, 64))[0], torch.ones(1, 3, 64, 64))
+
+
+def test_imagenet_weights_of_the_default_need_no_network_and_fill_the_encoder() -> None:
+    full = lite0_state_dict()
+    assert len(full) == 296
+    timm.create_model("tf_efficientnet_lite0").load_state_dict(full, strict=True)
+    state = build(*LITE0, 3).encoder.state_dict()
+    assert len(state) == 288  # all but the last convolution, its BatchNorm and the classifier
+    assert all(torch.equal(value, full[key.removeprefix("model.")]) for key, value in state.items())
+    variances = torch.cat([value for key, value in state.items() if key.endswith("running_var")])
+    assert variances.min() >= 0
+    assert not (variances == 1).any()  # what BatchNorm starts from
+
+
+def _without_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "mit_b0"])
+def test_no_network_is_one_clear_line_at_once(encoder: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _without_network(monkeypatch, tmp_path)
+    start = time.monotonic()
+    with pytest.raises(UserError, match=f"could not download .*{encoder}.*--weights none, or --weights FILE"):
+        build("segformer", encoder, 3, "imagenet")
+    assert time.monotonic() - start < 15
+
+
+@pytest.mark.parametrize(
+    ("architecture", "encoder", "message"),
+    [
+        ("deeplabv3", "resnet18", "unknown architecture 'deeplabv3'; did you mean deeplabv3plus"),
+        ("segformer", "resnt50", "unknown encoder 'resnt50'; did you mean resnet50"),
+        ("segformer", "qqqqqqqq", "unknown encoder 'qqqqqqqq'"),
+        ("segformer", "vit_tiny_patch16_224", "strides 4 to 32"),
+        ("segformer", "swin_tiny_patch4_window7_224", "images of any size"),
+        ("segformer", "resnet18.nowhere", "Invalid pretrained tag"),
+        ("deeplabv3plus", "densenet121", "strides 4 to 16"),
+        ("dpt", "resnet18", "a plain vision transformer"),
+        ("dpt", "mit_b0", "timm does not know it"),
+    ],
+)
+def test_refusals_are_one_line(architecture: str, encoder: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        build(architecture, encoder, 3, "none")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_patch_of_14_pixels_is_no_obstacle() -> None:
+    network = build("dpt", "vit_small_patch14_dinov2", 3, "none").eval()
+    with torch.no_grad():
+        assert network(torch.rand(1, 3, 50, 30)).shape == (1, 3, 50, 30)
+    assert network.stride == 28 and describe("dpt", "vit_small_patch14_dinov2", 3)["residual_sites"] == 24
+
+
+def test_weights_of_a_vision_transformer_from_a_file(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    model = timm.create_model("vit_tiny_patch16_224")
+    torch.save(model.state_dict(), tmp_path / "vit.pt")
+    network = build("dpt", "vit_tiny_patch16_224", 3, str(tmp_path / "vit.pt"))
+    assert torch.equal(network.encoder.model.blocks[5].attn.qkv.weight, model.blocks[5].attn.qkv.weight)
+
+
+def test_a_tensor_of_another_shape_is_told_and_not_left_out(tmp_path: Path) -> None:
+    torch.save(timm.create_model("vit_tiny_patch16_224", img_size=96).state_dict(), tmp_path / "vit.pt")
+    shapes = r"\(1, 37, 192\) there, \(1, 197, 192\) here"
+    with pytest.raises(UserError, match=rf"pos_embed .* has another shape \({shapes}\)"):
+        build("dpt", "vit_tiny_patch16_224", 3, str(tmp_path / "vit.pt"))
+
+
+def _resnet18() -> dict[str, Tensor]:
+    torch.manual_seed(5)
+    return timm.create_model("resnet18").state_dict()
+
+
+@pytest.mark.parametrize("form", ["plain", "nested", "prefixed", "safetensors", "old"])
+def test_weights_from_a_file(form: str, tmp_path: Path) -> None:
+    state, path = _resnet18(), tmp_path / ("w.safetensors" if form == "safetensors" else "w.pth")
+    if form == "safetensors":
+        save_file(state, path)
+    elif form == "nested":
+        torch.save({"epoch": 3, "state_dict": state}, path)
+    elif form == "prefixed":
+        torch.save({"model": {f"module.backbone.{key}": value for key, value in state.items()}}, path)
+    elif form == "old":  # from before BatchNorm counted its batches
+        torch.save({key: value for key, value in state.items() if "num_batches" not in key}, path)
+    else:
+        torch.save(state, path)
+    encoder = build("deeplabv3plus", "resnet18", 3, str(path)).encoder.state_dict()
+    assert all(torch.equal(value, state[key.removeprefix("model.")]) for key, value in encoder.items())
+
+
+def test_weights_from_a_classifier_with_other_names_for_stages(tmp_path: Path) -> None:
+    state = timm.create_model("convnext_atto").state_dict()
+    torch.save(state, tmp_path / "w.pt")
+    encoder = build("segformer", "convnext_atto", 3, str(tmp_path / "w.pt")).encoder.state_dict()
+    assert torch.equal(encoder["model.stages_3.blocks.1.mlp.fc2.weight"], state["stages.3.blocks.1.mlp.fc2.weight"])
+
+
+def test_weights_from_a_whole_network(tmp_path: Path) -> None:
+    donor = build("segformer", "mit_b0", 7, "none")
+    torch.save({"student": donor.state_dict()}, tmp_path / "w.pt")
+    encoder = build("segformer", "mit_b0", 3, str(tmp_path / "w.pt")).encoder
+    assert all(torch.equal(a, b) for a, b in zip(encoder.parameters(), donor.encoder.parameters(), strict=True))
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    torch.save(_resnet18(), tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"w.pth: fits \d+ of the \d+ tensors of encoder 'resnet50'"):
+        build("segformer", "resnet50", 3, str(tmp_path / "w.pth"))
+    with pytest.raises(UserError, match=r"missing.pth: no such file"):
+        build("segformer", "resnet18", 3, str(tmp_path / "missing.pth"))
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_unreadable_weights_are_refused(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"w{suffix}"
+    for content in (b"", b"not a state dict at all"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="not a state dict"):
+            build("segformer", "resnet18", 3, str(path))
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    torch.save({"encoder": nn.Conv2d(3, 3, 1)}, tmp_path / "w.pt")
+    with pytest.raises(UserError, match="safely"):
+        build("segformer", "resnet18", 3, str(tmp_path / "w.pt"))
+
+
+def test_batch_norm_trains_as_ever_but_on_one_value() -> None:
+    ours, theirs = LenientBatchNorm2d(4), nn.BatchNorm2d(4)
+    for shape in [(2, 4, 1, 1), (1, 4, 3, 2)]:
+        x = torch.rand(shape)
+        assert torch.equal(ours(x), theirs(x))
+    assert torch.equal(ours.running_var, theirs.running_var)
+    x = torch.rand(1, 4, 1, 1)
+    assert torch.equal(ours(x), theirs.eval()(x))
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    assert torch.equal(ours.running_mean, theirs.running_mean)
+
+
+def test_frozen_batch_norm_stays_as_it_is_in_train_mode() -> None:
+    network = build("segformer", "resnet18", 3, "none")
+    network.freeze_encoder_batchnorm()
+    before = {key: value.clone() for key, value in network.state_dict().items() if "running" in key}
+    network.eval()
+    network.train()(torch.rand(2, 3, 32, 32))
+    after = network.state_dict()
+    changed = {key.split(".")[0] for key, value in before.items() if not torch.equal(value, after[key])}
+    assert changed == {"decoder"}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "padding", "dilation", "size"),
+    [(5, 4, 2, (8, 8)), (3, 6, 6, (8, 5)), (3, 18, 18, (4, 4)), (3, 0, 2, (7, 9)), ((3, 5), (3, 2), (3, 1), (6, 4))],
+)
+def test_dilated_depthwise_convolution_equals_that_of_pytorch(
+    kernel: int | tuple[int, int],
+    padding: int | tuple[int, int],
+    dilation: int | tuple[int, int],
+    size: tuple[int, int],
+) -> None:
+    torch.manual_seed(0)
+    theirs = torch.nn.Conv2d(6, 6, kernel, padding=padding, dilation=dilation, groups=6)
+    ours = deepcopy(theirs)
+    quicken_dilated_depthwise(torch.nn.Sequential(ours))
+    assert type(ours) is DilatedDepthwiseConv2d
+    x = torch.randn(2, 6, *size)
+    results = []
+    for module in (theirs, ours):
+        x_ = x.clone().requires_grad_()
+        y = module(x_)
+        weight = torch.arange(y.numel()).view_as(y).sin()
+        (y * weight).sum().backward()
+        results.append((y.detach(), x_.grad, module.weight.grad, module.bias.grad))
+    for their, our in zip(*results, strict=True):
+        torch.testing.assert_close(our, their)
+
+
+def test_the_default_network_has_its_dilated_convolutions_quickened() -> None:
+    network = build("deeplabv3plus-separable", "tf_efficientnet_lite0", 3, weights="none")
+    quick = sum(isinstance(module, DilatedDepthwiseConv2d) for module in network.modules())
+    assert quick == 7  # four in the encoder's last stage, three in ASPP

@@ -1,0 +1,158 @@
+"""Imports point one way: cli -> api -> training, evaluation, report -> methods, data, networks -> ops -> torch."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import semiseg
+
+ROOT = Path(semiseg.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+LEAVES = {"batch", "config", "devices", "errors", "plain_file", "presets", "seeding"}
+
+# What each package may import of semiseg, itself aside. A package of tools may import those that it names.
+ALLOWED: dict[str, set[str]] = {
+    "__init__": {"workflows", "tools", "errors"},
+    "cli": {"workflows", "tools", "training.resolve_config", "methods", "data", "networks", "__init__", *LEAVES},
+    "workflows": {
+        "tools",
+        "training",
+        "inference",
+        "visualization",
+        "methods",
+        "data",
+        "networks",
+        "__init__",
+        *LEAVES,
+    },
+    "tools": {"training", "inference", "visualization", "methods", "data", "networks", "__init__", *LEAVES},
+    "training": {"inference", "visualization", "methods", "data", "networks", "ops", "__init__", *LEAVES},
+    "inference": {"visualization", "data", "networks", "ops", *LEAVES},
+    "visualization": {"data", *LEAVES},
+    "data": LEAVES,
+    "networks": {"ops", "errors"},
+    "methods": {"ops", "batch"},
+    "ops": set(),
+    "batch": set(),
+    "config": {"errors", "plain_file"},
+    "devices": {"errors"},
+    "errors": set(),
+    "plain_file": set(),
+    "presets": set(),
+    "seeding": set(),
+}
+
+TOOLS: dict[str, set[str]] = {
+    "checking": {"report"},
+    "comparison": {"models", "report"},
+    "exporting": {"report"},
+    "models": {"exporting"},
+    "report": {"models"},
+    "serving": {"models"},
+    "suggestion": {"models"},
+}
+
+# What ops and methods may import from outside: tensors and the language, no files, engines or loggers.
+PURE = {
+    "torch",
+    "torchvision",
+    "abc",
+    "collections",
+    "contextlib",
+    "copy",
+    "dataclasses",
+    "math",
+    "types",
+    "typing",
+    "__future__",
+}
+
+
+def name_of(path: Path) -> str:
+    """``training.trainer`` for ``training/trainer.py``, ``methods`` for ``methods/__init__.py``."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts if len(parts) == 1 or parts[-1] != "__init__" else parts[:-1])
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module imported anywhere in the file, also inside functions."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            whole = [name for name in names if (ROOT.parent / Path(*name.split("."))).with_suffix(".py").exists()]
+            package = [name for name in names if (ROOT.parent / Path(*name.split(".")) / "__init__.py").exists()]
+            yield from whole + package or [str(node.module)]
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_imports_point_one_way(path: Path) -> None:
+    name = name_of(path)
+    part = name.split(".")[0]
+    allowed = ALLOWED.get(name, ALLOWED[part])
+    for module in imports(path):
+        package, _, rest = module.partition(".")
+        if package != "semiseg":
+            continue
+        target = rest or "__init__"
+        ok = target.split(".")[0] == part or target in allowed or target.split(".")[0] in allowed
+        assert ok, f"{name} imports {module}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tools").rglob("*.py")), ids=name_of)
+def test_tools_import_only_the_tools_they_name(path: Path) -> None:
+    name = name_of(path).split(".")
+    for module in imports(path):
+        parts = module.split(".")
+        if parts[:2] == ["semiseg", "tools"] and len(name) > 1 and parts[2] != name[1]:
+            assert parts[2] in TOOLS[name[1]], f"{'.'.join(name)} imports {module}"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if name_of(p).split(".")[0] in ("ops", "methods")], ids=name_of)
+def test_ops_and_methods_know_nothing_of_files_engines_and_loggers(path: Path) -> None:
+    outside = {module.split(".")[0] for module in imports(path)} - {"semiseg"}
+    assert outside <= PURE
+    calls = {
+        node.func.id
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert not calls & {"open", "print", "input", "exec", "eval"}
+
+
+def test_no_two_modules_share_a_name_except_a_verb_in_cli_and_its_workflow() -> None:
+    names: dict[str, list[str]] = {}
+    for path in FILES:
+        if path.stem not in ("__init__", "__main__"):
+            names.setdefault(path.stem, []).append(name_of(path).rpartition(".")[0])
+    shared = {name: packages for name, packages in names.items() if len(packages) > 1}
+    assert all(sorted(packages) == ["cli", "workflows"] for packages in shared.values()), shared
+
+
+def test_the_table_names_what_there_is() -> None:
+    assert {name_of(path).split(".")[0] for path in FILES} <= ALLOWED.keys()
+    assert all(any(name_of(path).startswith(name) for path in FILES) for name in ALLOWED)
+
+
+def test_nothing_imports_the_command_line() -> None:
+    importing = [name_of(path) for path in FILES if any(name.startswith("semiseg.cli") for name in imports(path))]
+    assert all(name.split(".")[0] == "cli" for name in importing)
+
+
+def test_methods_do_not_import_one_another() -> None:
+    for path in (ROOT / "methods").glob("*.py"):
+        if path.stem not in ("__init__", "method", "teachers"):
+            own = {module for module in imports(path) if module.startswith("semiseg.methods")}
+            assert own <= {"semiseg.methods.method", "semiseg.methods.teachers"}
+
+
+def test_importing_semiseg_costs_nothing() -> None:
+    text = (ROOT / "__init__.py").read_text()
+    top = [node for node in ast.parse(text).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert [node.module for node in top if isinstance(node, ast.ImportFrom)] == ["typing"] and len(top) == 1

@@ -1,0 +1,540 @@
+"""Reports of runs that never ran: made-up files in, a page out."""
+
+import base64
+import io
+import json
+import math
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+import yaml
+
+from semiseg.data.dataset import SegmentationDataset
+from semiseg.errors import UserError
+from semiseg.tools.report import LoadedRun, write_report
+from semiseg.tools.report.plots import compared_coupling, running_mean
+from semiseg.tools.report.run_files import read_run
+from semiseg.tools.report.run_findings import findings
+from semiseg.visualization import mask_pictures as draw
+
+CLASSES = ("sky", "<script>alert(1)</script>", "a$b$c & d", "_hidden")
+PALETTE = ((70, 130, 180), (200, 30, 30), (30, 160, 60), (240, 200, 20))
+NETWORKS = {
+    "supervised": ("student",),
+    "mean-teacher": ("student", "teacher1"),
+    "dual-student": ("student", "student2"),
+    "dual-teacher": ("student", "teacher1", "teacher2", "teachers-average"),
+}
+
+
+def make_run(path, method="dual-teacher", classes=CLASSES, steps=600, level=50.0, seed=0, finals=True):
+    """Write a run directory as training leaves it."""
+    random = np.random.default_rng(seed)
+    (path / "splits").mkdir(parents=True)
+    for name, count in {"labeled": 23, "unlabeled": 344, "val": 101, "test": 233}.items():
+        (path / "splits" / f"{name}.txt").write_text("".join(f"{name}_{i}\n" for i in range(count)))
+    config = {"data": "data/camvid", "method": method, "labeled": "1/16", "steps": steps, "lr": 1e-3, "weights": None}
+    options = {"ema_decay": 0.99, "threshold": 0.95, "threshold_mode": "pixel"}
+    (path / "config.yaml").write_text(yaml.safe_dump(config | (options if method != "supervised" else {})))
+    environment = {"command": "semiseg train --out <here>", "packages": {"torch": "2.15.0", "timm": "1.0"}, "cpus": 2}
+    (path / "environment.json").write_text(json.dumps(environment))
+    lines = []
+    for step in range(10, steps + 1, 10):
+        supervised = 1.5 * math.exp(-step / 200) + 0.2 + 0.05 * random.random()
+        semi = method != "supervised" and step > steps // 4
+        unsupervised = 0.4 + 0.1 * random.random() if semi else 0.0
+        where = {"step": step, "epoch": step // 43, "time_s": step * 1.2}
+        losses = {"loss": supervised + unsupervised, "loss/supervised": supervised, "loss/unsupervised": unsupervised}
+        rest = {"loss/consistency": 0.0, "lr": 1e-3, "trusted_fraction": 0.8 * step / steps if semi else 0.0}
+        lines.append(where | losses | rest | {"images_per_s": 11.5, "data_wait_fraction": 0.01})
+        if step % (steps // 10) == 0:
+            lines += [where | line for line in evaluation(method, "val", level * step / steps, classes, random)]
+    best = max((line for line in lines if line.get("network") == "student"), key=lambda line: line["miou"])["step"]
+    for checkpoint, split in (("best", "val"), ("last", "val"), ("best", "test")) if finals else ():
+        step = best if checkpoint == "best" else steps
+        where = {"step": step, "epoch": 9, "time_s": steps * 1.3, "checkpoint": checkpoint}
+        lines += [where | line for line in evaluation(method, split, level, classes, random)]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    counts = random.integers(0, 99, (len(classes), len(classes))) + 400 * np.eye(len(classes), dtype=int)
+    counts[-1] = 0
+    confusion = {"classes": classes, "network": "student", "split": "val", "counts": counts.tolist()}
+    (path / "confusion.json").write_text(json.dumps(confusion))
+    (path / "samples").mkdir()
+    for step in (steps // 2, steps):
+        noise = random.integers(0, 255, (200, 900, 3), dtype=np.uint8)
+        PIL.Image.fromarray(noise).save(path / "samples" / f"{step:07d}_a.png")
+    return path
+
+
+def evaluation(method, split, level, classes, random):
+    for index, network in enumerate(NETWORKS[method]):
+        iou = {name: float(np.clip(level + random.normal(0, 9), 0, 100)) for name in classes[:-1]}
+        line = {"split": split, "network": network, "miou": float(np.mean(list(iou.values()))), "pixel_accuracy": 80.0}
+        line["iou"] = iou | {classes[-1]: None}
+        if index and network != "teachers-average":
+            line |= {
+                "disagreement": 20 - level / 4 + index,
+                "parameter_distance": 0.1 / (1 + level / 20) + 0.01 * index,
+            }
+        yield line
+
+
+PREDICTED = ("truth", "prediction", "wrong", "confidence")
+
+
+def album(folder, names, pixels, **about):
+    """Write one picture a name, as training keeps them."""
+    for name in names:
+        draw.save_picture(PIL.Image.fromarray(pixels), folder / f"{name}.png", about)
+
+
+def write_classes(run, classes=CLASSES):
+    colors = [[index % 256, 9, 9] for index in range(len(classes))]
+    (run / "samples" / "classes.json").write_text(json.dumps({"classes": classes, "palette": colors}))
+
+
+class Outline(HTMLParser):
+    """Collects what a browser would load or run."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.links, self.alts, self.open, self.text = [], [], [], [], ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.links += [value for key, value in attrs if key in ("src", "href")]
+        self.alts += [value for key, value in attrs if key == "alt"]
+        if tag not in ("meta", "img", "br", "link"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def outline_of(path):
+    page = Path(path).read_text(encoding="utf-8")
+    outline = Outline(page)
+    assert outline.open == []
+    assert all(link.startswith("data:image/") for link in outline.links), "the page must need nothing else"
+    assert "script" not in outline.tags
+    assert len(outline.alts) == outline.tags.count("img") and all(outline.alts)
+    levels = [int(tag[1]) for tag in outline.tags if tag in ("h1", "h2", "h3")]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(next_ <= level + 1 for level, next_ in pairwise(levels)), "a heading is left out"
+    assert "viewport" in page and len(page) < 5_000_000
+    for link in outline.links:
+        PIL.Image.open(io.BytesIO(base64.b64decode(link.split(",", 1)[1]))).verify()
+    return outline
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = make_run(tmp_path_factory.mktemp("runs") / "dual-teacher")
+    write_report([path], None)
+    return path
+
+
+def test_page_of_one_run(run):
+    outline = outline_of(run / "report.html")
+    for expected in ("dual-teacher", "data/camvid", "23 labeled", "teachers-average", "% mIoU on val", "ema_decay"):
+        assert expected in outline.text
+    assert CLASSES[1] in outline.text  # shown as text, and not among the tags
+    plots = {"miou.png", "losses.png", "trusted.png", "coupling.png", "confusion.png"}
+    assert {path.name for path in (run / "plots").iterdir()} == plots
+    assert len(outline.links) == len(plots)  # the last step's sample only; the confusion matrix is a table
+    assert "true class, predicted as" in outline.text and "are taken for" in outline.text
+
+
+def test_figures_are_those_of_the_files(run):
+    files = read_run(run)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    curve = [line for line in lines if line.get("network") == "student" and "checkpoint" not in line]
+    best = max(curve, key=lambda line: line["miou"])
+    test = next(line for line in lines if line.get("split") == "test" and line["network"] == "student")
+    score = files.scores[0]
+    assert (score.network, score.highest, score.highest_step) == ("student", best["miou"], best["step"])
+    assert score.test == test["miou"]
+    text = outline_of(run / "report.html").text
+    assert f"{score.test:.1f} % on test" in text
+    assert f"{test['iou']['sky']:.1f}" in text
+
+
+def test_writing_again_replaces_the_page_and_out_is_obeyed(run, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").write_text((run / "metrics.jsonl").read_text().splitlines()[0])
+    small = tmp_path / "run"
+    assert write_report([small], tmp_path / "page.html") == tmp_path / "page.html"
+    assert write_report([small], tmp_path / "folder") == tmp_path / "folder" / "report.html"
+    for _ in range(2):
+        assert write_report([small], None) == small / "report.html"
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_missing_pieces_are_left_out(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("")
+    assert "Nothing has been evaluated" in outline_of(write_report([tmp_path], None)).text
+    run = make_run(tmp_path / "run", "supervised", finals=False)
+    for name in ("config.yaml", "environment.json", "confusion.json"):
+        (run / name).unlink()
+    for name in ("samples/0000600_a.png", "samples/0000300_a.png"):
+        (run / name).write_bytes(b"cut short")
+    outline = outline_of(write_report([run], None))
+    assert "Teacher-student" not in outline.text and "Samples" not in outline.text and "trusted" not in outline.text
+    assert {path.name for path in (run / "plots").iterdir()} == {"miou.png", "losses.png"}
+
+
+def test_predictions_and_pseudo_labels_over_time_are_shown(tmp_path):
+    run = make_run(tmp_path / "run", steps=100)
+    noise = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
+    album(run / "samples" / "val" / "best-1", ("image", *PREDICTED), noise, id="city/<b>one</b>", miou="71.5")
+    album(run / "samples" / "val" / "worst-1", ("image", *PREDICTED), noise, id='two"x', miou="3.0")
+    strip = run / "samples" / "pseudo-labels" / "1_three"
+    album(strip, ("image",), noise, id="three")
+    for step, teacher, trusted in ((50, "teacher1", "12.5"), (100, "teacher2", "60.0")):
+        album(strip, (f"{step:07d}_{teacher}",), noise, trusted=trusted)
+    write_classes(run)
+    outline = outline_of(write_report([run], None))
+    for expected in ("Best: city/<b>one</b>, mIoU 71.5 %", 'Worst: two"x, mIoU 3.0 %', "wrong in red", "three"):
+        assert expected in outline.text
+    times = ["step 50, teacher1, 12.5 % trusted", "step 100, teacher2, 60.0 % trusted"]
+    assert outline.text.index(times[0]) < outline.text.index(times[1])
+    assert "b" not in outline.tags and 'two"x: prediction' in outline.alts
+    for path in (strip / "0000050_teacher1.png", run / "samples" / "val" / "best-1" / "image.png"):
+        path.write_bytes(path.read_bytes()[:60])
+    (run / "samples" / "val" / "worst-1" / "truth.png").unlink()
+    (run / "samples" / "classes.json").write_text("{")
+    outline = outline_of(write_report([run], None))
+    assert times[0] not in outline.text and times[1] in outline.text and "Best: best-1" in outline.text
+
+
+def test_what_the_figures_say(tmp_path):
+    sound = make_run(tmp_path / "a" / "run", "dual-teacher", level=60)
+    assert not [
+        finding for finding in findings(read_run(sound)) if finding.watch and "Val shows no" not in finding.text
+    ]
+    run = make_run(tmp_path / "b" / "run", "dual-teacher", level=60)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line |= {"trusted_fraction": 0.01, "data_wait_fraction": 0.6} if "loss" in line else {}
+        line |= {"disagreement": 0.2} if "disagreement" in line else {}
+        line |= {"miou": line["miou"] - 30} if line.get("split") == "val" and line["step"] == 600 else {}
+        line |= {"loss/supervised": 0.01} if "loss" in line and line["step"] > 540 else {}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    content = json.loads((run / "confusion.json").read_text())
+    content["counts"] = [[0 if column == 1 else value for column, value in enumerate(row)] for row in content["counts"]]
+    (run / "confusion.json").write_text(json.dumps(content))
+    (run / "splits" / "val.txt").write_text("one\ntwo\n")
+    text = " ".join(finding.text for finding in findings(read_run(run)) if finding.watch)
+    for expected in (
+        f"Never predicted on val: {CLASSES[1]}",
+        "Only 1.0 % of the pixels were trusted",
+        "grew alike",
+        "learns its images by heart",
+        "It fell from",
+        "Val has 2 images",
+        "60 % of the time went by waiting",
+    ):
+        assert expected in text
+    assert CLASSES[1] in outline_of(write_report([run], None)).text
+
+
+def test_labels_trusted_beyond_what_is_right_are_told(tmp_path):
+    run = make_run(tmp_path / "run")
+    text = (run / "metrics.jsonl").read_text()
+    (run / "metrics.jsonl").write_text(text.replace('"pixel_accuracy": 80.0', '"pixel_accuracy": 55.0'))
+    (told,) = [finding.text for finding in findings(read_run(run)) if "its own mistakes" in finding.text]
+    assert "only 55 % of val's are right" in told
+    config = (run / "config.yaml").read_text()
+    for other in (
+        config.replace("threshold_mode: pixel", "threshold_mode: none"),
+        config.replace("threshold: 0.95", ""),
+    ):
+        (run / "config.yaml").write_text(other)  # every pixel teaches, and no threshold can be raised
+        assert "trusted" not in " ".join(finding.text for finding in findings(read_run(run)))
+
+
+def test_the_gain_is_over_a_supervised_run_of_the_same_lists_and_settings(tmp_path):
+    run = make_run(tmp_path / "semi", "dual-teacher", level=60)
+    make_run(tmp_path / "labels", "supervised", level=50)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.yaml").write_text("method: supervised\n[")
+    (gain,) = [finding.text for finding in findings(read_run(run)) if "unlabeled images brought" in finding.text]
+    ours, theirs = (read_run(tmp_path / name).scores[0].test for name in ("semi", "labels"))
+    assert gain.startswith(f"{ours - theirs:+.1f} points of mIoU on test over the supervised run beside it, labels")
+    metrics = tmp_path / "labels" / "metrics.jsonl"
+    whole = metrics.read_text()
+    metrics.write_text("".join(line for line in whole.splitlines(True) if json.loads(line)["step"] < 400))
+    (unknown,) = [finding.text for finding in findings(read_run(run)) if "unlabeled images brought" in finding.text]
+    assert "not known" in unknown  # it is not at its end
+    metrics.write_text(whole)
+    (tmp_path / "labels" / "splits" / "labeled.txt").write_text("others\n")
+    (unknown,) = [finding.text for finding in findings(read_run(run)) if "unlabeled images brought" in finding.text]
+    assert "not known" in unknown
+
+
+def test_a_broken_off_and_resumed_run_is_read(tmp_path):
+    run = make_run(tmp_path / "run", "supervised", finals=False, steps=100)
+    text = (run / "metrics.jsonl").read_text()
+    line = {"step": 100, "split": "val", "network": "student", "miou": 99.0, "pixel_accuracy": None, "iou": {}}
+    (run / "metrics.jsonl").write_text(text + json.dumps(line) + '\n{"step": 610, "loss": NaN}\n{"step": 620, "los')
+    files = read_run(run)
+    assert files.scores[0].highest == 99.0 and files.training[-1]["step"] == 610
+    outline_of(write_report([run], None))
+
+
+def test_later_evaluations_on_the_runs_own_data_count(tmp_path):
+    run = make_run(tmp_path / "run", finals=False)
+    figures = {"miou": 43.21, "pixel_accuracy": 80.0, "iou": {"sky": 43.21}}
+    entry = {"split": "test", "network": "student", "checkpoint": "best", "step": 600, "networks": {"student": figures}}
+    other = entry | {"data": "elsewhere", "networks": {"student": figures | {"miou": 1.0}}}
+    entries = [entry | {"data": "data/camvid"}, other]
+    (run / "evaluations.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    assert read_run(run).scores[0].test == 43.21
+    cell = {
+        "split": "test",
+        "val": 50.0,
+        "best": entry | {"networks": {"student": figures | {"miou": 43.0}}},
+        "last": None,
+    }
+    (run / "evaluation.json").write_text(json.dumps(cell))  # what a comparison judged it by, if that is all there is
+    (run / "evaluations.jsonl").unlink()
+    assert read_run(run).scores[0].test == 43.0
+    assert "43.0 % on test" in outline_of(write_report([run], None)).text
+    (run / "evaluation.json").unlink()
+    stale = entries[0] | {"step": 480}  # evaluated, then resumed: the best checkpoint is another one by now
+    (run / "evaluations.jsonl").write_text(json.dumps(stale) + "\n")
+    assert read_run(run).scores[0].test is None
+
+
+def test_many_classes_and_large_samples_stay_small(tmp_path):
+    run = make_run(tmp_path / "run", classes=tuple(f"class number {i}" for i in range(150)), steps=100)
+    noise = np.random.default_rng(0).integers(0, 255, (400, 800, 3), dtype=np.uint8)
+    for index in range(10):
+        PIL.Image.fromarray(noise).save(run / "samples" / f"0000100_{index}.png", compress_level=1)
+    for group in ("best", "worst", "random"):
+        for number in (1, 2, 3):
+            album(run / "samples" / "val" / f"{group}-{number}", ("image", *PREDICTED), noise)
+    for number in (1, 2, 3):
+        names = [f"{step:07d}_teacher1" for step in range(10, 510, 10)]
+        album(run / "samples" / "pseudo-labels" / f"{number}_x", ("image", *names), noise[:200, :200])
+    write_classes(run, tuple(f"class number {i}" for i in range(150)))
+    outline = outline_of(write_report([run], None))
+    assert outline.tags.count("img") == 5 + 4 + 9 * 5 + 3 * (1 + 12)  # the matrix of so many classes is a picture
+    assert "class number 149" in outline.text and "true class, predicted as" not in outline.text
+
+
+@pytest.mark.parametrize("name", ["missing", "empty"])
+def test_not_a_run(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=f"{name}: not a run"):
+        write_report([tmp_path / name], None)
+    with pytest.raises(UserError, match="no run"):
+        write_report([], None)
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("")
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_report([tmp_path], tmp_path / "file" / "report.html")
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_page_that_is_not_ours_is_left_alone(run, tmp_path):
+    notes = tmp_path / "notes.html"
+    notes.write_text("<title>Notes</title>")
+    for out in (notes, notes.rename(tmp_path / "report.html").parent):
+        (tmp_path / "notes.html").write_text("<title>Notes</title>")
+        with pytest.raises(UserError, match="exists and is no report of semiseg: choose another place by --out"):
+            write_report([run], out)
+    assert {path.read_text() for path in tmp_path.glob("*.html")} == {"<title>Notes</title>"}
+
+
+STRANGE = {
+    "confusion.json": [
+        '{"classes": ["a", "b"], "counts": [["x", "y"], [1, 2]]}',
+        '{"classes": 3, "counts": [[1]]}',
+        "[]",
+    ],
+    "metrics.jsonl": [
+        '{"step": 700, "split": "val", "network": ["x"], "miou": 3, "iou": {}}',
+        '{"step": 700, "split": "val", "network": "student", "miou": "high", "iou": {}}',
+        '{"step": 700, "split": "val", "network": "student", "miou": 3, "iou": [1]}',
+        '{"step": 700, "split": {}, "network": "student", "miou": 3}',
+        '{"step": 700, "loss": "none", "lr": []}',
+        "[1]",
+    ],
+    "evaluations.jsonl": [
+        '{"data": "data/camvid", "checkpoint": "best", "split": "test", "step": 600, "networks": [1]}',
+        '{"data": "data/camvid", "checkpoint": "best", "split": "test", "step": 600, "networks": {"student": 1}}',
+    ],
+    "splits/shards.json": ['{"shardlist": 3}', '{"shardlist": [{"nsamples": "many"}]}', "{}"],
+    "environment.json": ["[]", '{"packages": [1, {"a": null}]}'],
+    "evaluation.json": ['{"best": {"networks": 3, "checkpoint": "best", "split": "val"}}'],
+}
+
+
+def test_a_run_whose_files_are_strange_has_its_report(tmp_path):
+    """What is not as it was written is left out: one run with all of it at once, and each file alone is read."""
+    run = make_run(tmp_path / "run")
+    (run / "splits" / "val.txt").write_bytes("gärten\n".encode("latin-1") * 101)
+    kept = {name: (run / name).read_text() if (run / name).is_file() else "" for name in STRANGE}
+    for name, texts in STRANGE.items():
+        for text in texts:
+            (run / name).write_text((kept[name] + text + "\n") if name.endswith("jsonl") else text)
+            read_run(run)
+    assert "val has 101 images" in outline_of(write_report([run], None)).text
+    (run / "metrics.jsonl").write_text(kept["metrics.jsonl"] + "\n".join(STRANGE["metrics.jsonl"]))
+    (run / "confusion.json").write_text(STRANGE["confusion.json"][0])
+    assert "Confusion" not in outline_of(write_report([run], None)).text
+
+
+class Squares(SegmentationDataset):
+    """Images of one bright square."""
+
+    name, root, classes, palette = "squares", None, CLASSES, PALETTE
+    ids = tuple(f"image{i}" for i in range(10))
+
+    def read_image(self, id):
+        return (self.read_mask(id) % 255 * 60 + 20).repeat(3, 1, 1)
+
+    def read_mask(self, id):
+        mask = torch.zeros(40, 60, dtype=torch.uint8)
+        mask[5:25, 4 * self.ids.index(id) : 4 * self.ids.index(id) + 20] = 1 + self.ids.index(id) % 3
+        mask[:3] = 255
+        return mask
+
+    def has_mask(self, id):
+        return True
+
+
+def loader(path, **changes):
+    fields = {
+        "name": path.name,
+        "predict": lambda image: (image[0] > 50).long(),
+        "dataset": Squares(),
+        "ids": Squares.ids[2:] if "teacher" in path.name else Squares.ids[:8],
+        "classes": CLASSES,
+        "palette": PALETTE,
+        "config": {},
+    }
+    return LoadedRun(**(fields | changes))
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("several")
+    return [make_run(folder / name, name, level=40 + 4 * i, seed=i) for i, name in enumerate(NETWORKS)]
+
+
+def test_page_of_several_runs(several, tmp_path):
+    outline = outline_of(write_report(several, tmp_path / "page.html", load_run=loader))
+    for expected in (*NETWORKS, "What differs", "image2", "mIoU on test: supervised"):
+        assert expected in outline.text
+    assert "image9" not in outline.text and "image1," not in outline.text  # not in every run's list
+    picture = PIL.Image.open(tmp_path / "pictures.png")
+    assert picture.width == 6 * (320 + draw.GAP) + draw.GAP  # image, four runs, ground truth
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {"compared-miou.png", "compared-coupling.png"}
+
+
+def test_coupling_curves_stand_side_by_side_on_one_scale_that_holds_them_all(several):
+    figure = compared_coupling({path.name: read_run(path) for path in several})
+    assert [axes.get_title() for axes in figure.axes[:3]] == ["mean-teacher", "dual-student", "dual-teacher"]
+    for row, scale in ((figure.axes[:3], "linear"), (figure.axes[3:], "log")):  # parameters: orders of magnitude apart
+        highest = max(line.get_ydata().max() for axes in row for line in axes.lines)
+        assert all(axes.get_yscale() == scale and axes.get_ylim()[1] >= highest for axes in row)
+        assert len({axes.get_ylim() for axes in row}) == 1
+        assert scale == "log" or row[0].get_ylim()[0] == 0
+
+
+def test_runs_of_one_method_are_told_apart(tmp_path):
+    runs = [make_run(tmp_path / name, "supervised", steps=100) for name in ("few-labels", "all-labels")]
+    runs.append(make_run(tmp_path / "third", "dual-teacher", steps=100))
+    text = outline_of(write_report(runs, None)).text
+    assert "few-labels · all-labels · dual-teacher" in text
+    assert (tmp_path / "report.html").exists() and "networks were not loaded" in text
+
+
+def test_runs_of_different_classes_are_refused(several, tmp_path):
+    other = make_run(tmp_path / "other", "supervised", classes=("sky", "road"))
+    with pytest.raises(UserError, match="different classes") as error:
+        write_report([several[0], other], tmp_path / "page.html", load_run=loader)
+    assert "\n" not in str(error.value) and not (tmp_path / "page.html").exists()
+    with pytest.raises(UserError, match="different classes"):
+        write_report(
+            several[:2],
+            tmp_path / "page.html",
+            load_run=lambda path: loader(path, classes=CLASSES if path == several[0] else CLASSES[::-1]),
+        )
+
+
+def test_without_data_or_common_images_the_page_says_so(tmp_path, caplog):
+    several = [make_run(tmp_path / name, "supervised", steps=100) for name in ("one", "two")]
+
+    def missing(path):
+        raise UserError("data/camvid: no such directory")
+
+    assert "No pictures: data/camvid" in outline_of(write_report(several, tmp_path / "a.html", load_run=missing)).text
+    assert "no pictures" in caplog.text
+    text = outline_of(
+        write_report(several, tmp_path / "b.html", load_run=lambda path: loader(path, ids=(path.name,)))
+    ).text
+    assert "no val or test image in common" in text
+
+
+def test_indexed_png_keeps_classes_and_shows_colors(tmp_path):
+    mask = torch.tensor([[0, 1, 2], [3, 255, 0]], dtype=torch.uint8)
+    draw.save_indexed_png(mask, PALETTE, tmp_path / "new" / "mask.png")
+    picture = PIL.Image.open(tmp_path / "new" / "mask.png")
+    assert picture.mode == "P"
+    assert np.array_equal(np.asarray(picture), mask.numpy())
+    colors = np.asarray(picture.convert("RGB"))
+    assert tuple(colors[0, 1]) == PALETTE[1] and tuple(colors[1, 1]) == draw.IGNORE_COLOR
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["mask.png"]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 500)])
+def test_indexed_png_of_one_class_keeps_its_value(tmp_path, shape):
+    draw.save_indexed_png(torch.full(shape, 7, dtype=torch.int64), PALETTE * 3, tmp_path / "mask.png")
+    assert (np.asarray(PIL.Image.open(tmp_path / "mask.png")) == 7).all()
+
+
+def test_overlay_leaves_ignored_pixels():
+    image = torch.full((3, 1, 2), 100, dtype=torch.uint8)
+    result = np.asarray(draw.overlay(image, torch.tensor([[1, 255]]), PALETTE, opacity=0.25))
+    assert result[0, 1].tolist() == [100] * 3
+    assert result[0, 0].tolist() == [round(75 + 0.25 * value) for value in PALETTE[1]]
+
+
+def test_sample_picture_and_legend_have_every_column_and_class():
+    image = torch.zeros(3, 30, 50, dtype=torch.uint8)
+    mask = torch.ones(30, 50, dtype=torch.uint8)
+    plain = draw.sample_picture(image, {"student": mask, "ground truth": mask}, PALETTE, cell_width=100)
+    explained = draw.sample_picture(image, {"student": mask, "ground truth": mask}, PALETTE, CLASSES, cell_width=100)
+    assert plain.width == explained.width == 3 * (100 + draw.GAP) + draw.GAP
+    assert explained.height > plain.height
+    assert plain.getpixel((plain.width - 20, plain.height - 20)) == PALETTE[1]
+    assert all(color in {rgb for _, rgb in explained.getcolors(10**6)} for color in PALETTE)
+
+
+def test_running_mean():
+    values = [float(value) for value in range(160)]
+    smooth = running_mean(values)
+    assert len(smooth) == 160 and smooth[80] == 80 and smooth[0] == 1.0
+    assert running_mean([1.0, 2.0]) == [1.0, 2.0]
+
+
+def test_page_has_no_reference_to_other_files(run):
+    page = (run / "report.html").read_text()
+    assert not re.search(r"""(?:src|href)=["'](?!data:)""", page)
+    assert "@import" not in page and "url(" not in page

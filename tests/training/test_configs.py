@@ -1,0 +1,149 @@
+"""Every shipped configuration: it says what it is, loads, builds its network and starts."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+import torch
+
+import semiseg
+from semiseg import cli
+from semiseg.config import TrainConfig
+from semiseg.data import open_dataset
+from semiseg.networks import build
+from semiseg.training.logging.metrics_log import read_metrics
+from semiseg.training.resolve_config import resolve
+from semiseg.workflows import train as training
+from trees import make_ade20k, make_cityscapes, make_voc
+
+ROOT = Path(__file__).parents[2]
+ALL = sorted(path.relative_to(ROOT) for path in (ROOT / "configs").glob("*/*.yaml"))
+FILES = [path for path in ALL if "\nmethods:" not in (ROOT / path).read_text()]  # comparisons: see test_config.py
+PUBLISHED = [path for path in FILES if path.parent.name != "camvid"]
+DATA: dict[str, tuple[Callable[[Path], Path], int]] = {
+    "voc2012": (make_voc, 21),
+    "cityscapes": (make_cityscapes, 19),
+    "ade20k": (make_ade20k, 150),
+}
+# What makes any configuration small enough for a test.
+SMALL = {"crop_size": 32, "batch_size": 2, "steps": 1, "workers": 0, "accelerator": "cpu", "weights": "none"}
+
+
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports have tests of their own."""
+    monkeypatch.setattr(training, "report", lambda runs: None)
+
+
+def load(path: Path) -> TrainConfig:
+    config: TrainConfig = resolve({}, file=str(ROOT / path))[0]
+    return config
+
+
+def small_encoder(path: Path) -> str:
+    return "test_vit" if load(path).architecture == "dpt" else "test_resnet"
+
+
+def comments(path: Path) -> str:
+    return "\n".join(line for line in (ROOT / path).read_text().splitlines() if line.startswith("#"))
+
+
+def test_there_are_configurations_of_every_published_data_set() -> None:
+    assert {path.parent.name for path in PUBLISHED} == DATA.keys()
+    for encoder in ("resnet50", "resnet101"):
+        for method in ("supervised", "mean-teacher", "dual-student", "dual-teacher"):
+            assert Path(f"configs/voc2012/{method}-{encoder}.yaml") in FILES
+            assert Path(f"configs/cityscapes/{method}-{encoder}.yaml") in FILES
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_it_loads_and_says_what_it_is(path: Path) -> None:
+    config, first = load(path), (ROOT / path).read_text().splitlines()[0]
+    assert first.startswith(f"# semiseg train --config {path.as_posix()} --data ")
+    assert path.stem.startswith(config.method) and config.data == path.parent.name
+    assert "mIoU" in comments(path) and re.search("[Hh]ours", comments(path))
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=str)
+def test_a_figure_has_a_source_and_a_missing_one_is_said_to_be_missing(path: Path) -> None:
+    text = comments(path).replace("\n# ", " ")
+    figure = text[text.index("mIoU") : text.index(" Hours")]
+    assert load(path).encoder == path.stem.removeprefix(f"{load(path).method}-")
+    assert (
+        re.search(r"\((UniMatch|AugSeg|CPS|Dual Teacher|RankMatch|CutMix-Seg|tables of)[^)]*\)", figure)
+        or "known to us" in figure
+    )
+
+
+SHAPES = sorted({(load(path).architecture, load(path).encoder, DATA[path.parent.name][1]) for path in PUBLISHED})
+
+
+@pytest.mark.parametrize(("architecture", "encoder", "classes"), SHAPES)
+def test_its_network_is_built_from_scratch(architecture: str, encoder: str, classes: int) -> None:
+    network = build(architecture, encoder, classes, "none")
+    assert network.classes == classes
+    if (encoder, classes) == ("resnet50", 21):  # the network of the published tables, which say 43.6 M and 40.4 M
+        assert 39e6 < sum(parameter.numel() for parameter in network.parameters()) < 44e6
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_it_starts(path: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    """One step with all of its options, on small data of its format, with a small encoder."""
+    make = DATA[path.parent.name][0] if path in PUBLISHED else None
+    data, labeled = (make(tmp_path / "data"), "2") if make else (tiny_folder, "4")
+    options: dict[str, Any] = SMALL | {"encoder": small_encoder(path), "labeled": labeled, "val_every": "never"}
+    run = semiseg.train(data, out=tmp_path / "run", config=str(ROOT / path), **options)
+    assert len(read_metrics(run / "metrics.jsonl")) == 1
+    expected = replace(load(path), data=str(data), epochs=None, **options)
+    assert resolve({}, file=str(run / "config.yaml"))[0] == expected
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.parent.name == "voc2012"], ids=lambda path: path.stem)
+def test_it_starts_on_the_photographs_of_voc(path: Path, voc_dir: Path, tmp_path: Path) -> None:
+    """Of the lists, only some of the photographs have to be there."""
+    options = SMALL | {"encoder": small_encoder(path), "labeled": "732", "val_limit": 1, "existing_only": True}
+    run = semiseg.train(voc_dir, out=tmp_path / "run", config=str(ROOT / path), image_scale=0.1, **options)
+    lines = read_metrics(run / "metrics.jsonl")
+    assert lines[0]["loss/supervised"] > 0 and lines[1]["miou"] is not None
+
+
+@pytest.mark.parametrize("method", ["supervised", "dual-teacher"])
+def test_resnet50_starts_on_the_photographs_from_the_command_line(
+    method: str, voc_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--labeled", "732", "--existing-only", "--weights", "none", "--crop-size", "33", "--batch-size", "2"]
+    options += ["--image-scale", "0.1", "--steps", "1", "--workers", "0", "--accelerator", "cpu", "--val-limit", "1"]
+    config = ROOT / "configs" / "voc2012" / f"{method}-resnet50.yaml"
+    arguments = ["train", "--config", str(config), "--data", str(voc_dir), "--out", str(tmp_path / "run"), *options]
+    monkeypatch.setattr(sys, "argv", ["semiseg", *arguments])
+    assert cli.main() == 0
+    told = capsys.readouterr().err
+    if len(open_dataset(voc_dir)) < 10582:
+        assert re.search(r"labeled\.txt: \d+ of 732 images are not there and are left out", told)
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[0]["loss/supervised"] > 0
+
+
+@pytest.mark.parametrize("encoder", ["resnet50", "mit_b1"])
+def test_its_encoder_starts_from_a_local_file(encoder: str, tmp_path: Path) -> None:
+    """As a file from timm, or of smp's encoder, holds it; without a network."""
+    torch.manual_seed(3)
+    made = timm.create_model(encoder) if timm.is_model(encoder) else smp.encoders.get_encoder(encoder, weights=None)
+    torch.save(made.state_dict(), tmp_path / "weights.pth")
+    path = next(path for path in PUBLISHED if load(path).encoder == encoder)
+    network = build(load(path).architecture, encoder, 5, str(tmp_path / "weights.pth"))
+    theirs = {name.replace(".", "_"): tensor for name, tensor in made.state_dict().items()}
+    compared = 0
+    for name, tensor in network.encoder.state_dict().items():
+        key = name.removeprefix("model.").replace(".", "_")
+        if key in theirs and not key.endswith("num_batches_tracked"):
+            compared += 1
+            assert torch.equal(tensor, theirs[key]), name
+    assert compared > 0.9 * len([name for name in theirs if not name.endswith("num_batches_tracked")]) - 2
