@@ -23,9 +23,8 @@ from torch import Tensor, nn
 
 from semiseg.data import open_dataset
 from semiseg.data.dataset import SegmentationDataset
-from semiseg.devices import find_accelerator
 from semiseg.inference.evaluation import evaluate_networks
-from semiseg.inference.predictor import WINDOWS_AT_ONCE, Predictor, window_starts
+from semiseg.inference.predictor import WINDOWS_AT_ONCE, Predictor, find_accelerator, window_starts
 from semiseg.networks import build
 
 

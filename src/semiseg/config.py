@@ -12,8 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from semiseg.errors import UserError, brief, did_you_mean, is_utf8
-from semiseg.plain_file import plain_file
+from semiseg.errors import UserError, did_you_mean, is_utf8, require_regular_file, short_repr
 
 MOST_ALIASES = 20  # of YAML's *name: each may stand for many others, so that a page of them would fill memory
 MOST = {"seed": 2**63 - 1, "crop_size": 2**14, "workers": 2**10, "devices": 2**12}  # beyond is a slip of the keys
@@ -206,10 +205,10 @@ def check_mapping(classes: tuple[type, ...], values: Mapping[str, Any], source: 
     for key, value in values.items():
         name = key.replace("-", "_")
         if name not in known:
-            raise UserError(f"{source}: unknown key {brief(key)}: {did_you_mean(name, known)}")
+            raise UserError(f"{source}: unknown key {short_repr(key)}: {did_you_mean(name, known)}")
         checked[name] = _as_meant(value, known[name])
         if not _accepts(checked[name], known[name]):
-            raise UserError(f"{source}: {key} is {brief(value)}: expected {describe(known[name])}")
+            raise UserError(f"{source}: {key} is {short_repr(value)}: expected {describe(known[name])}")
     return checked
 
 
@@ -260,7 +259,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: a missing file, broken YAML, YAML that is not a mapping, or one of more than ``MOST_ALIASES``.
     """
     try:
-        text = plain_file(path).read_text(encoding="utf-8")
+        text = require_regular_file(path).read_text(encoding="utf-8")
         if text.count("[") + text.count("{") > 1000:  # for lists within lists, YAML's reader takes the square of time
             raise ValueError("more than 1000 lists")
         if sum(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)) > MOST_ALIASES:

@@ -12,7 +12,7 @@ import semiseg
 
 ROOT = Path(semiseg.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-LEAVES = {"batch", "config", "devices", "errors", "plain_file", "presets", "seeding"}
+LEAVES = {"batch", "config", "errors", "presets", "seeding"}
 
 # What each package may import of semiseg, itself aside. A package of tools may import those that it names.
 ALLOWED: dict[str, set[str]] = {
@@ -38,10 +38,8 @@ ALLOWED: dict[str, set[str]] = {
     "methods": {"ops", "batch"},
     "ops": set(),
     "batch": set(),
-    "config": {"errors", "plain_file"},
-    "devices": {"errors"},
+    "config": {"errors"},
     "errors": set(),
-    "plain_file": set(),
     "presets": set(),
     "seeding": set(),
 }

@@ -20,7 +20,7 @@ from timm.layers.norm_act import BatchNormAct2d
 import semiseg
 from semiseg.config import TrainConfig
 from semiseg.data import Shapes
-from semiseg.errors import Interrupted, ProcessLost, ToldElsewhere, UserError
+from semiseg.errors import Interrupted, ProcessLost, ReportedElsewhere, UserError
 from semiseg.methods import METHODS
 from semiseg.training.build import make_method, synchronize_batchnorm
 from semiseg.training.checkpoint import load_checkpoint
@@ -242,11 +242,11 @@ def test_torchrun_says_how_many_processes_there_are(monkeypatch: pytest.MonkeyPa
     for devices, nodes in ((2, 2), (4, 1), (8, 1), ("auto", 3)):
         with pytest.raises(UserError, match="torchrun has started 4 processes on each of 2 mach") as raised:
             placed(TrainConfig(devices=devices, nodes=nodes))
-        assert not isinstance(raised.value, ToldElsewhere)
+        assert not isinstance(raised.value, ReportedElsewhere)
     with pytest.raises(UserError, match="--batch-size 6 does not divide by 8 processes"):
         placed(TrainConfig(batch_size=6))
     monkeypatch.setenv("RANK", "5")
-    with pytest.raises(ToldElsewhere):
+    with pytest.raises(ReportedElsewhere):
         placed(TrainConfig(devices=2))
 
 
@@ -314,7 +314,7 @@ def test_the_cause_is_told_and_not_its_consequences() -> None:
     told = Three(0, {1: 0, 2: 2}).lost()
     assert isinstance(told, ProcessLost) and told.status == 2 and "rank 2 of 4 has ended with status 2" in str(told)
     assert isinstance(Three(1, {0: None}).lost(), ProcessLost)  # the first one that is left tells
-    assert isinstance(Three(2, {0: None}).lost(), ToldElsewhere)
+    assert isinstance(Three(2, {0: None}).lost(), ReportedElsewhere)
 
 
 # Batch statistics over all processes.

@@ -22,7 +22,7 @@ import pytest
 import torch
 
 import semiseg
-from semiseg.errors import Interrupted, ToldElsewhere, UserError
+from semiseg.errors import Interrupted, ReportedElsewhere, UserError
 from semiseg.training.checkpoint import save_checkpoint
 from semiseg.training.run_directory import RunDirectory
 from semiseg.training.signals import interruptible
@@ -246,7 +246,7 @@ def test_the_processes_beside_the_first_end_in_silence(tmp_path: Path, capfd: py
     with interruptible(tmp_path, main=False) as interruption:
         interruption.patient = True
         os.kill(os.getpid(), signal.SIGTERM)
-    assert isinstance(interruption.end(), ToldElsewhere) and capfd.readouterr().err == ""
+    assert isinstance(interruption.end(), ReportedElsewhere) and capfd.readouterr().err == ""
 
 
 def test_one_process_at_a_time_trains_a_run(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from semiseg.cli.split import split
 from semiseg.cli.suggest import suggest
 from semiseg.cli.train import train
 from semiseg.cli.use import evaluate, export, predict, report
-from semiseg.errors import Interrupted, ProcessLost, ToldElsewhere, UserError, fault_of_the_system, lookup, printable
+from semiseg.errors import Interrupted, ProcessLost, ReportedElsewhere, UserError, lookup, printable, uncaught_os_error
 
 PIPE_CLOSED = 141  # 128 + SIGPIPE, as of a program that the signal ends
 
@@ -71,15 +71,15 @@ def main() -> int:
             raise  # another pipe than ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more
         return PIPE_CLOSED
-    except ToldElsewhere:
+    except ReportedElsewhere:
         return 0  # a launcher that sees a process fail kills the one that is about to tell why
     except UserError as error:
         print(f"semiseg: {printable(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
-        if not (told := fault_of_the_system(error)):
+        if not (known := uncaught_os_error(error)):
             raise
-        print(f"semiseg: {printable(told)}", file=sys.stderr)
+        print(f"semiseg: {printable(str(known))}", file=sys.stderr)
         return 2
     except (Interrupted, ProcessLost) as ended:
         print(f"semiseg: {ended}", file=sys.stderr)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from semiseg.errors import UserError
+
 MODES = ("whole", "slide")
 WINDOWS_AT_ONCE = 4  # bounds memory: four crops are about a training batch
 
@@ -179,3 +181,17 @@ def _resized(scores: Tensor, size: torch.Size) -> Tensor:
 def _device_of(network: nn.Module) -> torch.device:
     parameter = next(network.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device
+
+
+def find_accelerator(name: str) -> str:
+    """Return ``cuda``, ``mps`` or ``cpu``; for ``auto``, the best that this machine has.
+
+    Raises:
+        UserError: This machine lacks the accelerator.
+    """
+    has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return next(kind for kind, available in has.items() if available)
+    if not has[name]:
+        raise UserError(f"PyTorch finds no {name} device", option="accelerator", fix="pass auto or cpu")
+    return name

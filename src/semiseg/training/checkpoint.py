@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from semiseg.config import TrainConfig, to_mapping
-from semiseg.errors import UserError, brief
+from semiseg.errors import UserError, short_repr
 from semiseg.methods import Method
 from semiseg.training.disk_space import naming
 
@@ -152,7 +152,7 @@ def restore(method: Method, state: dict[str, Any], config: TrainConfig, source: 
     ours = to_mapping(config, method.options)
     for key, theirs in state["config"].items():
         if key not in MOVABLE and ours.get(key) != theirs:
-            there, here = brief(theirs), brief(ours.get(key))
+            there, here = short_repr(theirs), short_repr(ours.get(key))
             raise UserError(f"{source}: of another run ({key} is {there} there, {here} here): {remedy}")
     try:
         method.load_state_dict(state["method"])

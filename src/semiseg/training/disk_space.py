@@ -12,7 +12,8 @@ from pathlib import Path
 from torch import nn
 
 from semiseg.config import TrainConfig
-from semiseg.errors import FULL, UserError
+from semiseg.errors import DISK_FULL as FULL
+from semiseg.errors import UserError
 
 REMEDIES = dict.fromkeys(FULL, "make room") | {
     **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "make it writable"),

@@ -8,7 +8,7 @@ from typing import Any
 from semiseg.config import TrainConfig
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.splits.dataset_split import Split
-from semiseg.errors import UserError, brief
+from semiseg.errors import UserError, short_repr
 from semiseg.training.checkpoint import START_OVER, load_checkpoint
 from semiseg.training.logging.metrics_log import read_metrics
 from semiseg.training.run_directory import RunDirectory
@@ -42,7 +42,7 @@ def read_state(run: RunDirectory, dataset: SegmentationDataset, split: Split) ->
     colors = [list(color) for color in dataset.palette]
     for what, before, now in (("name", state["classes"], [*dataset.classes]), ("color", state["palette"], colors)):
         pairs = enumerate(zip_longest(before, now))
-        if other := next((f"{i} is {brief(b)} now and was {brief(a)}" for i, (a, b) in pairs if a != b), ""):
+        if other := next((f"{i} is {short_repr(b)} now and was {short_repr(a)}" for i, (a, b) in pairs if a != b), ""):
             raise UserError(
                 f"{dataset.name}: not the classes that {run.path} has learned (the {what} of class {other}): put them "
                 "back, or train anew with another --out"

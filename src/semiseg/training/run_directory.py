@@ -22,8 +22,7 @@ from semiseg.data import open_dataset
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.files.atomic_folder import is_free, new_folder
 from semiseg.data.splits.dataset_split import Split, read_split, write_split
-from semiseg.errors import UserError, is_utf8
-from semiseg.plain_file import plain_file
+from semiseg.errors import UserError, is_utf8, require_regular_file
 from semiseg.training.checkpoint import MOVABLE
 from semiseg.training.distributed.launch import launch_id
 from semiseg.training.find_method import find_method
@@ -110,7 +109,7 @@ class RunDirectory:
             return
         lock = self.path / LOCK
         try:
-            plain_file(lock)
+            require_regular_file(lock)
         except OSError as error:
             raise UserError(f"{lock}: {error}: remove it") from None
         with open(lock, "a", encoding="utf-8") as file:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from semiseg.errors import Interrupted, ToldElsewhere
+from semiseg.errors import Interrupted, ReportedElsewhere
 
 # Ctrl-C, a system that shuts down, a terminal that is closed, SLURM before it takes the machine (not all on Windows).
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
@@ -42,11 +42,11 @@ class Interruption:
             text = f"\n{self.asked.name}: finishing the step and saving the run; Ctrl-C stops it at once\n"
             os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text.encode())
 
-    def end(self, saved: str = "") -> Interrupted | ToldElsewhere:
+    def end(self, saved: str = "") -> Interrupted | ReportedElsewhere:
         """Return what ends the run, after it was ``saved`` (at which step), or as it is."""
         name = self.asked.name if self.asked else "another process"
         if not self.main:
-            return ToldElsewhere(name)
+            return ReportedElsewhere(name)
         return Interrupted(
             f"interrupted by {name}{saved}: {how_to_go_on(self.run)}", 128 + (self.asked or signal.SIGTERM)
         )

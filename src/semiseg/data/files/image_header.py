@@ -9,7 +9,7 @@ from typing import IO
 
 from PIL import Image
 
-from semiseg.plain_file import plain_file
+from semiseg.errors import require_regular_file
 
 # A file is what its first bytes say, whatever its name; of all that PIL reads only this (EPS would run Ghostscript).
 KINDS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
@@ -32,7 +32,7 @@ def open_picture(source: Path | IO[bytes]) -> Image.Image:
         OSError: it is a folder, a device or a pipe (which would be waited for), or another of ``UNREADABLE``.
         ValueError: it is a line: less than ``NARROW`` pixels by more than ``LONGEST_NARROW``.
     """
-    opened = Image.open(plain_file(source) if isinstance(source, Path) else source, formats=KINDS)
+    opened = Image.open(require_regular_file(source) if isinstance(source, Path) else source, formats=KINDS)
     if min(opened.size) < NARROW and max(opened.size) > LONGEST_NARROW:
         size = "{} x {}".format(*opened.size)
         raise ValueError(f"{size} pixels: less than {NARROW} by more than {LONGEST_NARROW} are not taken, cut it up")

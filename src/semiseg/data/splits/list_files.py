@@ -15,15 +15,14 @@ import numpy as np
 
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.files.image_files import IMAGE_SUFFIXES, reason
-from semiseg.errors import UserError, is_utf8
-from semiseg.plain_file import plain_file
+from semiseg.errors import UserError, is_utf8, require_regular_file
 
 SUFFIX = "(?:" + "|".join(map(re.escape, IMAGE_SUFFIXES)) + ")"
 
 
 def read_text(path: Path) -> str:
     """Read a text file in UTF-8; raises OSError also for a pipe or a device, which would be waited for."""
-    return plain_file(path).read_text(encoding="utf-8-sig")
+    return require_regular_file(path).read_text(encoding="utf-8-sig")
 
 
 def read_lines(path: Path) -> tuple[str, ...]:
@@ -179,7 +178,7 @@ def read_permutation(path: Path) -> list[int]:
         UserError: it is anything else.
     """
     try:
-        content = plain_file(path).read_bytes()
+        content = require_regular_file(path).read_bytes()
         for _, value, _ in pickletools.genops(content):
             if isinstance(value, int) and value > len(content):  # a count: memory would be taken for so many
                 raise pickle.UnpicklingError(f"it speaks of {value:.3g} values in {len(content)} bytes")

@@ -13,8 +13,7 @@ from semiseg.data.files.image_files import IMAGE_SUFFIXES, list_files, list_tree
 from semiseg.data.stream.remote_files import require_shards
 from semiseg.data.stream.shards import INDEX, Shards, collect, count_images, find_shards, holds_shards
 from semiseg.data.stream.unlabeled_pool import permutation
-from semiseg.errors import UserError
-from semiseg.plain_file import plain_file
+from semiseg.errors import UserError, require_regular_file
 
 PER_SHARD = 1000
 
@@ -99,7 +98,7 @@ def pack(files: Mapping[str, Path], folder: Path, images_per_shard: int) -> Shar
 def content_of(path: Path) -> bytes:
     """Return what an image file holds; raises UserError where it cannot be read."""
     try:
-        return plain_file(path).read_bytes()
+        return require_regular_file(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({reason(error)}); replace or remove it") from None
 

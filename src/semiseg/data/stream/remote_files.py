@@ -18,8 +18,7 @@ from typing import Any
 
 from semiseg.data.files.image_files import reason
 from semiseg.data.stream.decoded_cache import user_cache
-from semiseg.errors import UserError
-from semiseg.plain_file import plain_file
+from semiseg.errors import UserError, require_regular_file
 
 EXTRA = ("fsspec", "filelock", "webdataset")
 CACHE_GB = 50.0
@@ -55,7 +54,7 @@ def read_bytes(place: str) -> bytes | None:
     """Return what a file anywhere holds, None where there is none; raises Unreachable."""
     with told(place):
         if not is_remote(place):
-            plain_file(local_path(place))
+            require_regular_file(local_path(place))
         system, path = _open(place)
         try:
             content: bytes = system.cat_file(path)

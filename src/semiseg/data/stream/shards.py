@@ -21,8 +21,7 @@ from semiseg.data.files.image_files import IMAGE_SUFFIXES
 from semiseg.data.files.string_array import Names
 from semiseg.data.stream.remote_files import Unreachable, is_remote, list_folder, local_path, read_bytes, require_shards
 from semiseg.data.stream.tar_files import Members, look_into
-from semiseg.errors import UserError
-from semiseg.plain_file import plain_file
+from semiseg.errors import UserError, require_regular_file
 
 INDEX = "index.json"
 KIND = "wids-shard-index-v1"
@@ -108,7 +107,7 @@ def holds_shards(text: str) -> bool:
 def _is_index(path: Path) -> bool:
     """Tell whether a file is an index of shards: other programs have files called index.json as well."""
     try:
-        return len(parse_index(str(path), plain_file(path).read_bytes())) > 0
+        return len(parse_index(str(path), require_regular_file(path).read_bytes())) > 0
     except (OSError, UserError):
         return False
 

@@ -11,8 +11,7 @@ from pathlib import Path, PureWindowsPath
 from semiseg.data.dataset import Decoded
 from semiseg.data.files.image_files import IMAGE_SUFFIXES, decode, reason
 from semiseg.data.stream.remote_files import Unreachable, fetch, is_remote
-from semiseg.errors import UserError
-from semiseg.plain_file import plain_file
+from semiseg.errors import UserError, require_regular_file
 
 ATTEMPTS = 3  # at a copy that others may remove
 GONE = "its copy is removed before it can be read: raise SEMISEG_CACHE_GB"
@@ -47,7 +46,7 @@ def read_members(path: Path, place: str) -> Members:
 
     found: Members = {}
     try:
-        with tarfile.open(plain_file(path), "r:") as tar:
+        with tarfile.open(require_regular_file(path), "r:") as tar:
             while (member := tar.next()) is not None:
                 key, ending = base_plus_ext(member.name)
                 if member.isreg() and not member.issparse() and key and f".{ending.lower()}" in IMAGE_SUFFIXES:

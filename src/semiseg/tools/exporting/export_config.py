@@ -16,9 +16,8 @@ from safetensors.torch import load_file
 
 from semiseg import __version__
 from semiseg.data.dataset import Color
-from semiseg.errors import UserError
+from semiseg.errors import UserError, require_regular_file
 from semiseg.networks import SegmentationNetwork, build
-from semiseg.plain_file import plain_file
 
 FORMAT = 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -108,7 +107,7 @@ def read_export(weights: Path) -> tuple[Description, SegmentationNetwork]:
     """
     config = weights.with_name(CONFIG)
     try:
-        content = json.loads(plain_file(config).read_text(encoding="utf-8"))
+        content = json.loads(require_regular_file(config).read_text(encoding="utf-8"))
         if content.pop("semiseg_export") != FORMAT:
             raise ValueError("of another version")
         names = {field.name for field in fields(Description)}

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from semiseg.config import TrainConfig, from_mapping
 from semiseg.data.dataset import Color
 from semiseg.data.files.image_files import read_image_file
-from semiseg.devices import find_accelerator
 from semiseg.errors import UserError, lookup
 from semiseg.inference.evaluation import TEACHERS_AVERAGE
-from semiseg.inference.predictor import Prediction, Predictor
+from semiseg.inference.predictor import Prediction, Predictor, find_accelerator
 from semiseg.methods import Method
 from semiseg.networks import build
 from semiseg.tools.exporting import read_export

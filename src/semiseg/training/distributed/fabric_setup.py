@@ -13,8 +13,8 @@ from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnv
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from semiseg.config import TrainConfig
-from semiseg.devices import find_accelerator
 from semiseg.errors import UserError
+from semiseg.inference.predictor import find_accelerator
 from semiseg.training.distributed.launch import started_by
 from semiseg.training.distributed.process_group import watched_launch
 from semiseg.training.distributed.strategy import Strategy

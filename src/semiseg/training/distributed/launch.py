@@ -7,7 +7,7 @@ import platform
 from dataclasses import replace
 
 from semiseg.config import TrainConfig
-from semiseg.errors import ToldElsewhere, UserError
+from semiseg.errors import ReportedElsewhere, UserError
 
 
 def by_torchrun() -> bool:
@@ -67,10 +67,10 @@ def undivided(config: TrainConfig, processes: int) -> str:
     return f"--batch-size {config.batch_size} does not divide by {processes} processes{parts}: take a multiple"
 
 
-def _told_once(problem: str) -> UserError | ToldElsewhere:
+def _told_once(problem: str) -> UserError | ReportedElsewhere:
     """Return the error to raise before processes have met: the first one tells."""
     started = started_by()
-    return ToldElsewhere(problem) if started and started[-1] else UserError(problem)
+    return ReportedElsewhere(problem) if started and started[-1] else UserError(problem)
 
 
 def launch_id() -> str | None:

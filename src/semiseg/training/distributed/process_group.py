@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar
 import torch
 from lightning_fabric import Fabric
 
-from semiseg.errors import ProcessLost, ToldElsewhere, UserError
+from semiseg.errors import ProcessLost, ReportedElsewhere, UserError
 from semiseg.training.distributed.launch import by_torchrun, restarts, started_by
 from semiseg.training.distributed.watch import GRACE_S, Watch, alive, children, end, how_it_ended, place
 
@@ -55,7 +55,7 @@ class Peers:
         """Do something on every process and wait for all; what is wrong on one ends all.
 
         Raises:
-            UserError: what was wrong, on the first process; ToldElsewhere on the others.
+            UserError: what was wrong, on the first process; ReportedElsewhere on the others.
         """
         result, problem = None, ""
         try:
@@ -79,7 +79,7 @@ class Peers:
         if problem:
             raise problem
         if said:
-            raise ToldElsewhere(said)
+            raise ReportedElsewhere(said)
         return result
 
     def from_first(self, act: Callable[[], R]) -> R:
@@ -113,8 +113,8 @@ class Peers:
             self.refuse(message)
 
     def refuse(self, problem: str) -> NoReturn:
-        """Raise UserError on the first process, ToldElsewhere on the others."""
-        raise ToldElsewhere(problem) if self.rank else UserError(problem)
+        """Raise UserError on the first process, ReportedElsewhere on the others."""
+        raise ReportedElsewhere(problem) if self.rank else UserError(problem)
 
     def part(self) -> None:
         """Wait until every process has come here; from then on each may end when it likes."""
@@ -133,14 +133,14 @@ class Peers:
         ended |= {rank: pid for rank, pid in others.items() if pid not in known and not alive(pid)}
         return {rank: known.get(pid) for rank, pid in ended.items()}
 
-    def lost(self) -> ProcessLost | ToldElsewhere | None:
+    def lost(self) -> ProcessLost | ReportedElsewhere | None:
         """Return what ends this process, if one of the others or torchrun has ended; one process a machine tells."""
         gone = self.gone()
         orphaned = self.parent is not None and os.getppid() != self.parent
         if not gone and not orphaned:
             return None
         if self.rank != min(self.pids.keys() - gone.keys()):
-            return ToldElsewhere("another process has ended")
+            return ReportedElsewhere("another process has ended")
         if orphaned:
             return ProcessLost(f"torchrun has ended, and the run with it: {self.remedy(again=False)}")
         # Those that end because another one was killed have a status of their own; the signal is the cause.
@@ -148,7 +148,7 @@ class Peers:
         end_of_it = f"rank {rank} of {self.world} {how_it_ended(status)}, and the run with it: {self.remedy()}"
         return ProcessLost(end_of_it, status=2 if status == 2 else 1)
 
-    def cut_off(self) -> ProcessLost | ToldElsewhere:
+    def cut_off(self) -> ProcessLost | ReportedElsewhere:
         """Return what ends this process after a connection has broken."""
         deadline = time.monotonic() + HEAR_S
         while time.monotonic() < deadline:
@@ -156,7 +156,7 @@ class Peers:
                 return lost
             time.sleep(0.1)
         if self.rank != min(self.pids):
-            return ToldElsewhere("a connection has broken")
+            return ReportedElsewhere("a connection has broken")
         there = "on another machine" if len(self.pids) < self.world else "beside this one"
         return ProcessLost(f"a process {there} does not answer, which ends the run: {self.remedy()}")
 
@@ -173,7 +173,7 @@ def together(fabric: Fabric, remedy: Callable[[], str]) -> Iterator[Peers]:
     """Inside the block, until they `part`, a process whose peer has ended ends too, within seconds.
 
     Raises:
-        ProcessLost: a peer has ended; on one process of each machine, which tells. ToldElsewhere on the others.
+        ProcessLost: a peer has ended; on one process of each machine, which tells. ReportedElsewhere on the others.
     """
     peers = Peers(fabric, remedy)
     if peers.world == 1:

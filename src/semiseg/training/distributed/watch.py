@@ -16,7 +16,7 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
-from semiseg.errors import ProcessLost, ToldElsewhere, printable
+from semiseg.errors import ProcessLost, ReportedElsewhere, printable
 
 LOOK_S = 1.0  # between two looks at the others
 GRACE_S = 10.0  # for the main thread to hear of a death by itself: gloo's connections break, while a GPU waits
@@ -31,7 +31,7 @@ class Watch:
     """
 
     def __init__(
-        self, lost: Callable[[], ProcessLost | ToldElsewhere | None], children: Sequence[subprocess.Popen[Any]]
+        self, lost: Callable[[], ProcessLost | ReportedElsewhere | None], children: Sequence[subprocess.Popen[Any]]
     ) -> None:
         self.lost, self.children = lost, children
         self.over = threading.Event()
