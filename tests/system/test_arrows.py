@@ -12,7 +12,7 @@ import semiseg
 
 ROOT = Path(semiseg.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-LEAVES = {"batch", "config", "errors", "presets", "seeding"}
+LEAVES = {"batch", "config", "errors", "option_ranges", "presets", "seeding"}
 
 # What each package may import of semiseg, itself aside. A package of tools may import those that it names.
 ALLOWED: dict[str, set[str]] = {
@@ -35,11 +35,12 @@ ALLOWED: dict[str, set[str]] = {
     "visualization": {"data", *LEAVES},
     "data": LEAVES,
     "networks": {"ops", "errors"},
-    "methods": {"ops", "batch"},
+    "methods": {"ops", "batch", "option_ranges"},
     "ops": set(),
     "batch": set(),
-    "config": {"errors"},
+    "config": {"errors", "option_ranges"},
     "errors": set(),
+    "option_ranges": set(),
     "presets": set(),
     "seeding": set(),
 }

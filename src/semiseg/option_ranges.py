@@ -1,0 +1,61 @@
+"""Ranges of numeric options, declared in the type of a dataclass field and checked in one place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+
+@dataclass(frozen=True)
+class Range:
+    """Allowed values of a numeric option, given as metadata of ``Annotated``.
+
+    Args:
+        low: Smallest value.
+        high: Largest value; infinity itself is never allowed.
+        low_open: Exclude ``low``.
+        high_open: Exclude ``high``.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Options:
+        ...     threshold: Annotated[float, Range(0, 1)] = 0.95
+        ...     limit: Annotated[int | None, Range(1)] = None
+        >>> list(out_of_range(Options(threshold=2.0)))
+        [('threshold', 2.0, 'in [0, 1]')]
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    low_open: bool = False
+    high_open: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        above = self.low < value if self.low_open else self.low <= value
+        below = value < self.high if self.high_open else value <= self.high
+        return above and below and math.isfinite(value)
+
+    def __str__(self) -> str:
+        """Return the rule in words, to complete "it must be ...": ``in [0, 1]``, ``positive``, ``at least 1``."""
+        if math.isfinite(self.high):
+            return f"in {'(' if self.low_open else '['}{self.low:g}, {self.high:g}{')' if self.high_open else ']'}"
+        if self.low_open:
+            return "positive" if self.low == 0 else f"more than {self.low:g}"
+        return "0 or more" if self.low == 0 else f"at least {self.low:g}"
+
+
+def out_of_range(options: Any) -> Iterator[tuple[str, float, str]]:
+    """Yield name, value and rule of each option outside the `Range` of its type.
+
+    Args:
+        options: An instance of a dataclass. Values that are not numbers (None, ``"auto"``) are in every range.
+    """
+    for name, hint in get_type_hints(type(options), include_extras=True).items():
+        value = getattr(options, name)
+        if get_origin(hint) is not Annotated or isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        for allowed in get_args(hint)[1:]:
+            if isinstance(allowed, Range) and value not in allowed:
+                yield name, value, str(allowed)
