@@ -50,6 +50,7 @@ class Case:
         weighted: whether the labeled loss weights the classes.
         micro_batches: number of shards in which each global batch is processed.
         teacher_dtype: the dtype of the teacher's forward pass, None for that of the step.
+        autocast: whether the whole step runs under autocast to bfloat16.
         portable: whether the committed summary contains the case. bfloat16 rounds too coarsely to compare machines.
             Other cases are left out to keep the test fast.
         chooses: whether some pixels, but not all, must be trusted in at least one step.
@@ -65,6 +66,7 @@ class Case:
     weighted: bool = False
     micro_batches: int = 1
     teacher_dtype: torch.dtype | None = None
+    autocast: bool = False
     portable: bool = True
     chooses: bool = False
 
@@ -264,6 +266,7 @@ def make_cases() -> dict[str, Case]:
         cases[f"{method}/one-class"] = Case(method, easy, classes=1, portable=False)
         cases[f"{method}/many-classes"] = Case(method, classes=21, portable=False)
         cases[f"{method}/micro-batches"] = Case(method, easy, micro_batches=2)
+        cases[f"{method}/autocast"] = Case(method, easy, "padded", autocast=True, portable=False)
         if method != "supervised":
             cases[f"{method}/bf16"] = Case(method, easy, teacher_dtype=torch.bfloat16, portable=False)
     for variant, (method, options) in VARIANTS.items():
@@ -291,13 +294,10 @@ CASES = make_cases()
 
 @contextmanager
 def shard(index: int, count: int, images: int, step: int) -> Iterator[None]:
-    """Process shard ``index`` of ``count`` of a global batch inside the block.
+    """Process shard ``index`` of ``count`` of a global batch inside the block."""
+    from semiseg.ops.global_batch import Shard, use_shard
 
-    The one spot that depends on how `semiseg.ops.global_batch` is called.
-    """
-    from semiseg.ops.global_batch import Part, at_hand
-
-    with at_hand(Part(index, count, images, 1, torch.Generator().manual_seed(5000 + step))):
+    with use_shard(Shard(index, count, images, 1, torch.Generator().manual_seed(5000 + step))):
         yield
 
 
@@ -345,7 +345,8 @@ def record(case: Case) -> Recorded:
         batch = BATCHES[case.batch](case.classes, case.seed + step)
         if case.micro_batches == 1:
             torch.manual_seed(1000 + step)
-            output = method(batch, progress)
+            with torch.autocast("cpu", torch.bfloat16, enabled=case.autocast):
+                output = method(batch, progress)
             output.loss.backward()
             steps.append({"loss": float(output.loss.detach())} | numbers(output.scalars))
         else:

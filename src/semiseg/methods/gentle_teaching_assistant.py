@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from semiseg.methods.method import Batch, Method, Progress, StepOutput, as_float, check_range
 from semiseg.ops.ema import ema_decay, ema_update
-from semiseg.ops.global_batch import divisor, summed
+from semiseg.ops.global_batch import divisor, global_sum
 from semiseg.ops.losses import per_pixel_cross_entropy
 from semiseg.ops.mixing import half_box_region, partners, paste
 from semiseg.ops.pseudo_labels import pseudo_label, soft_label
@@ -109,7 +109,7 @@ class GentleTeachingAssistant(Method):
         if valid.any():
             kept = valid & (confidence >= confidence[valid].quantile(self.options.drop_percent / 100))
         total = divisor(((1 + confidence * kept) * valid).sum())
-        return (1 + confidence) * kept / total, summed(kept.sum()) / summed(valid.sum()).clamp(min=1)
+        return (1 + confidence) * kept / total, global_sum(kept.sum()) / global_sum(valid.sum()).clamp(min=1)
 
     @torch.no_grad()
     def after_step(self, progress: Progress) -> None:

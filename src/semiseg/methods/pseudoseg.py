@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from semiseg.methods.method import Batch, Method, Progress, StepOutput, as_float, check_range
 from semiseg.ops.features import decode, encode, feature_channels, to_cells, to_pixels
-from semiseg.ops.global_batch import divisor, summed
+from semiseg.ops.global_batch import divisor, global_sum
 from semiseg.ops.losses import IGNORE, weighted_cross_entropy
 from semiseg.ops.photometric import color_jitter, cutout
 from semiseg.ops.pseudo_labels import confidence_weights, labeling, soft_label
@@ -201,7 +201,7 @@ def fuse(z_1: Tensor, z_2: Tensor, valid: Tensor) -> Tensor:
     global batch that are no padding, so that neither branch wins by the scale of its logits.
     """
     v, inside = torch.cat([z_1.float(), z_2.float()]), torch.cat([valid, valid])[:, None]
-    mean_square = summed((v.square() * inside).sum()) / (summed(inside.sum()) * v.shape[1]).clamp(min=1)
+    mean_square = global_sum((v.square() * inside).sum()) / (global_sum(inside.sum()) * v.shape[1]).clamp(min=1)
     v_1, v_2 = (v / mean_square.sqrt().clamp(min=1e-6)).chunk(2)
     return (v_1.softmax(dim=1) + v_2.softmax(dim=1)) / 2
 

@@ -1,8 +1,8 @@
-"""Draws and means that do not depend on how a batch is shared out: among processes, or in parts one after the other.
+"""Random numbers and means that do not depend on how a global batch is split among ranks and micro-batches.
 
-What is drawn for a sample follows from its place in the global batch, and a mean over pixels divides by their number in
-all of it, so that N processes learn what one learns. Outside a run there is one part, the batch itself, and draws come
-from torch's default CPU generator.
+A sample's random numbers follow from its index in the global batch, and a mean over pixels divides by their number in
+the whole batch. So N processes compute the same update as one. Which samples the functions below receive is set by
+`use_shard`. Outside a run the shard is the whole batch, and random numbers come from torch's default CPU generator.
 """
 
 from __future__ import annotations
@@ -16,65 +16,65 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Part:
-    """The samples at hand: part ``number`` (from 0) of ``parts`` alike, in which a global batch is shared out.
+class Shard:
+    """One of ``count`` equal shards of a global batch: the micro-batch that one rank processes at a time.
 
     Attributes:
-        number: of this part; parts follow one another in the global batch.
-        parts: how many there are.
-        size: labeled images of the part, as many as unlabeled ones; 0 where nobody knows.
-        processes: how many of the parts are at work at the same time, in processes that meet at each `summed`.
-        generator: where draws come from, in the same state for every part; None: torch's default.
+        index: Position of the shard in the global batch, from 0.
+        count: Number of shards.
+        size: Number of labeled images in the shard, equal to that of unlabeled ones; 0 if unknown.
+        processes: Number of shards processed at the same time, each by its own rank.
+        generator: Source of random numbers, in the same state for every shard. None: torch's default generator.
     """
 
-    number: int = 0
-    parts: int = 1
+    index: int = 0
+    count: int = 1
     size: int = 0
     processes: int = 1
     generator: torch.Generator | None = None
 
 
-_part = Part()
+_shard = Shard()
 
 
 @contextmanager
-def at_hand(part: Part) -> Iterator[None]:
-    """Inside the block, the samples at hand are this part of the global batch."""
-    global _part
-    before, _part = _part, part
+def use_shard(shard: Shard) -> Iterator[None]:
+    """Set the shard that the functions of this module refer to inside the ``with`` block."""
+    global _shard
+    before, _shard = _shard, shard
     try:
         yield
     finally:
-        _part = before
+        _shard = before
 
 
 def uniform(samples: int, *shape: int) -> Tensor:
-    """Draw from U[0, 1) for each sample at hand: float ``(samples, *shape)``, on the CPU.
+    """Sample from U[0, 1) for each sample of the current shard: float ``(samples, *shape)``, on the CPU.
 
-    All that the global batch needs is drawn, and what belongs to the part is kept. Several views of each sample may lie
-    one after the other (labeled, mixed, ...); each of them counts as a batch.
+    Numbers are generated for the whole global batch; those of other shards are discarded. A multiple of the shard's
+    size stands for several views of each sample, one view after the other (labeled, mixed, ...).
     """
-    views = samples // _part.size if _part.size and samples % _part.size == 0 else 1
-    mine = samples // views if views else 0
-    drawn = torch.rand(views, _part.parts * mine, *shape, generator=_part.generator)
-    return drawn[:, _part.number * mine : (_part.number + 1) * mine].flatten(0, 1)
+    views = samples // _shard.size if _shard.size and samples % _shard.size == 0 else 1
+    own = samples // views if views else 0
+    values = torch.rand(views, _shard.count * own, *shape, generator=_shard.generator)
+    return values[:, _shard.index * own : (_shard.index + 1) * own].flatten(0, 1)
 
 
 def uniform_for_all() -> Tensor:
-    """Draw from U[0, 1) once for the whole global batch: a scalar, on the CPU."""
-    return torch.rand((), generator=_part.generator)
+    """Sample one scalar from U[0, 1) for the whole global batch, on the CPU; equal on every shard."""
+    return torch.rand((), generator=_shard.generator)
 
 
 def generators(samples: int) -> list[torch.Generator]:
-    """Return a CPU generator for each sample at hand, for draws whose number depends on what is drawn."""
-    seeds = (uniform(samples, 2) * 2**24).long()  # 24 bits are what a float holds
+    """Return a CPU generator for each sample of the current shard, for a varying number of random values."""
+    seeds = (uniform(samples, 2) * 2**24).long()  # a float32 holds 24 bits
     return [torch.Generator().manual_seed(high << 24 | low) for high, low in seeds.tolist()]
 
 
 @torch.no_grad()
-def summed(count: Tensor) -> Tensor:
-    """Return a count over the samples at hand, summed over the processes; every process has to ask."""
-    if _part.processes == 1:
+def global_sum(count: Tensor) -> Tensor:
+    """Return a count over the current shard, summed over all processes. Every process must call it."""
+    if _shard.processes == 1:
         return count
     count = count.clone()
     torch.distributed.all_reduce(count)
@@ -82,11 +82,11 @@ def summed(count: Tensor) -> Tensor:
 
 
 def divisor(count: Tensor) -> Tensor:
-    """Return what to divide a sum over the samples at hand by, so that it becomes a mean over ``count``.
+    """Return the number by which a sum over the current shard is divided to give a mean over ``count`` items.
 
-    That is the count itself, 1 where there is nothing to count. With several processes, whose gradients are averaged,
-    it is their mean count: the average of the processes' quotients is then the mean over the global batch. (Parts
-    taken one after the other do not know of one another: each of them counts alike.)
+    It is the count itself, at least 1. With several processes, whose gradients are averaged, it is the mean count per
+    process. The average of the quotients is then the mean over the global batch. Consecutive micro-batches of one
+    process do not share their counts: each micro-batch has the same weight.
     """
-    total = summed(count).clamp(min=1)
-    return total if _part.processes == 1 else total / _part.processes
+    total = global_sum(count).clamp(min=1)
+    return total if _shard.processes == 1 else total / _shard.processes

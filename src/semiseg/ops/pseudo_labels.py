@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from semiseg.ops.global_batch import summed
+from semiseg.ops.global_batch import global_sum
 
 ThresholdMode = Literal["pixel", "image", "batch", "none"]
 
@@ -111,7 +111,7 @@ def confidence_weights(
         weights float ``(N, H, W)`` in [0, 1], and a scalar: trusted pixels / valid pixels.
     """
     trusted = (confidence >= threshold) & valid
-    trusted_fraction = summed(trusted.sum()) / summed(valid.sum()).clamp(min=1)
+    trusted_fraction = global_sum(trusted.sum()) / global_sum(valid.sum()).clamp(min=1)
     if mode == "pixel":
         weights = trusted.float()
     elif mode == "image":

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from semiseg.config import TrainConfig
 from semiseg.methods import Batch, Progress, StepOutput
-from semiseg.ops.global_batch import Part, at_hand
+from semiseg.ops.global_batch import Shard, use_shard
 from semiseg.seeding import derive_seed, generator
 
 
@@ -31,7 +31,7 @@ def forward_backward(fabric: Fabric, wrapped: Any, config: TrainConfig, batch: B
         size = len(part.labeled_images)
         with (
             fabric.no_backward_sync(wrapped, enabled=turn < times - 1),
-            at_hand(Part(number, fabric.world_size * times, size, fabric.world_size, draws)),
+            use_shard(Shard(number, fabric.world_size * times, size, fabric.world_size, draws)),
         ):
             output = wrapped(part, progress)
             fabric.backward(output.loss / times)
