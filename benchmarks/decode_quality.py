@@ -19,7 +19,7 @@ from torch import Tensor
 
 from semiseg.data import open_dataset
 from semiseg.data.files.image_files import decode
-from semiseg.data.preview_selection import spread
+from semiseg.data.preview_selection import evenly_spaced
 
 SIZES = (1.0, 0.75, 0.5, 0.25)
 
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file to write the figures to")
     args = parser.parse_args()
     dataset = open_dataset(args.data)
-    paths = [path for id in spread(dataset.ids, args.images) if (path := dataset.image_path(id)) is not None]
+    paths = [path for id in evenly_spaced(dataset.ids, args.images) if (path := dataset.image_path(id)) is not None]
     print(f"{'factor':>7}" + "".join(f"{f'at {size:g}':>20}" for size in SIZES))
     rows = []
     for factor in (2, 4, 8):

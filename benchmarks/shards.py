@@ -84,11 +84,11 @@ def measure(folder: Path) -> dict[str, float]:
     from semiseg.data.stream.unlabeled_pool import ShardPool
 
     before, start = peak(), time.perf_counter()
-    pool = ShardPool(open_shards(str(folder)), seed=0, places=BATCH)
+    pool = ShardPool(open_shards(str(folder)), seed=0, rank_batch_size=BATCH)
     opened = time.perf_counter()
     for step in range(100):
         for place in range(BATCH):
-            pool.read(pool.draw(0, step, place, BATCH)[1])
+            pool.read(pool.sample(0, step, place, BATCH)[1])
     done = time.perf_counter()
     seconds = {"open_s": opened - start, "batches_s": done - opened}
     return {"images": len(pool)} | seconds | {"megabytes": peak() - before}
@@ -103,7 +103,7 @@ def reading(folder: Path, images: int) -> list[dict[str, Any]]:
     """Take an epoch of batches from a folder, from shards, and from a server."""
     from semiseg.data import FolderDataset, StreamConfig, TrainStream, make_loader, resolve_split, write_folder
     from semiseg.data.generated_shapes import Shapes
-    from semiseg.data.stream.image_reader import Reader
+    from semiseg.data.stream.image_reader import ImageReader
     from semiseg.data.stream.make_shards import make_shards
     from semiseg.data.stream.unlabeled_pool import make_pool
 
@@ -123,7 +123,7 @@ def reading(folder: Path, images: int) -> list[dict[str, Any]]:
         for name, source in sources.items():
             split = resolve_split(dataset, "8", 0, source)
             config = StreamConfig(batch_size=1, crop_size=64, unlabeled_batch_size=BATCH)
-            stream = TrainStream(dataset, split.labeled, make_pool(Reader(dataset), split, 0, BATCH), config)
+            stream = TrainStream(dataset, split.labeled, make_pool(ImageReader(dataset), split, 0, BATCH), config)
             start = time.perf_counter()
             steps = sum(1 for _ in make_loader(stream, 0, stream.steps_per_epoch, workers=2))
             speeds[name] = steps * BATCH / (time.perf_counter() - start)

@@ -17,7 +17,7 @@ from typing import Any
 
 import semiseg
 from semiseg.data import open_dataset
-from semiseg.data.splits.dataset_split import draw_labeled
+from semiseg.data.splits.dataset_split import sample_labeled
 from semiseg.data.splits.list_files import read_lines
 from semiseg.tools.suggestion.ranking import RANKINGS
 
@@ -35,7 +35,7 @@ def main() -> None:
     args = parser.parse_args()
     dataset = open_dataset(args.data)
     for seed in args.seeds:
-        first = list(draw_labeled(dataset, str(LABELS[0]), seed)[0])
+        first = list(sample_labeled(dataset, str(LABELS[0]), seed)[0])
         base = cell(args, f"start-{LABELS[0]}-seed{seed}", first, seed)
         for ranking in args.rankings:
             run, labeled = base, first

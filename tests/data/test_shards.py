@@ -25,8 +25,8 @@ from semiseg.data import Shapes, StreamConfig, TrainStream, make_loader, read_sp
 from semiseg.data.stream import remote_files as remote_module
 from semiseg.data.stream.make_shards import make_shards
 from semiseg.data.stream.remote_files import Unreachable, fetch
-from semiseg.data.stream.shards import Shards, count_images, means_shards, open_shards, parse_index
-from semiseg.data.stream.unlabeled_pool import WINDOW, ShardPool, room_note
+from semiseg.data.stream.shards import Shards, count_images, names_shards, open_shards, parse_index
+from semiseg.data.stream.unlabeled_pool import WINDOW, ShardPool, disk_space_note
 from semiseg.errors import UserError
 from semiseg.methods import Batch
 from semiseg.training.trainer import Loop
@@ -103,7 +103,9 @@ def equal(a: Batch, b: Batch) -> bool:
 
 def epoch_of(pool: ShardPool, epoch: int, batch: int) -> list[list[tuple[int, str]]]:
     """What each step of an epoch draws."""
-    return [[pool.draw(epoch, step, place, batch) for place in range(batch)] for step in range(-(-len(pool) // batch))]
+    return [
+        [pool.sample(epoch, step, place, batch) for place in range(batch)] for step in range(-(-len(pool) // batch))
+    ]
 
 
 def entry(folder: Path) -> list[dict[str, Any]]:
@@ -118,7 +120,7 @@ def entry(folder: Path) -> list[dict[str, Any]]:
 def test_every_image_is_visited_once_an_epoch_and_what_the_last_batch_lacks_comes_from_its_start(
     shards: Path, batch: int
 ) -> None:
-    pool = ShardPool(open_shards(str(shards)), seed=3, places=batch)
+    pool = ShardPool(open_shards(str(shards)), seed=3, rank_batch_size=batch)
     assert len(pool) == IMAGES
     orders = []
     for epoch in range(2):
@@ -131,7 +133,7 @@ def test_every_image_is_visited_once_an_epoch_and_what_the_last_batch_lacks_come
 
 
 def test_a_place_of_the_batch_reads_few_shards_at_a_time_one_window_after_the_other(shards: Path) -> None:
-    pool = ShardPool(open_shards(str(shards)), seed=3, places=1)
+    pool = ShardPool(open_shards(str(shards)), seed=3, rank_batch_size=1)
     steps = epoch_of(pool, 0, 2)
     for place in range(2):
         names = [step[place][1].partition(".tar/")[0] for step in steps]
@@ -147,8 +149,8 @@ def test_a_place_of_the_batch_reads_few_shards_at_a_time_one_window_after_the_ot
 def test_seed_and_epoch_alone_decide(shards: Path) -> None:
     opened = open_shards(str(shards))
     one, other = ShardPool(opened, 3, 4), ShardPool(opened, 3, 1)
-    later = one.draw(5, 7, 2, 4)
-    assert epoch_of(one, 0, 4) == epoch_of(other, 0, 4) and other.draw(5, 7, 2, 4) == later
+    later = one.sample(5, 7, 2, 4)
+    assert epoch_of(one, 0, 4) == epoch_of(other, 0, 4) and other.sample(5, 7, 2, 4) == later
     assert epoch_of(ShardPool(opened, 4, 4), 0, 4) != epoch_of(one, 0, 4)
 
 
@@ -182,7 +184,7 @@ def test_the_samples_are_the_same_from_a_server_with_any_workers_and_step_by_ste
 def test_a_process_asks_for_the_shards_of_its_places_alone(shards: Path, server: tuple[str, Counter[str]]) -> None:
     url, asked = server
     half = stream(url, replace(CONFIG, unlabeled_batch_size=2), rank=0, world_size=2)
-    wanted = {half.unlabeled.draw(0, step, 0, 2)[1].partition(".tar/")[0] for step in range(8)}
+    wanted = {half.unlabeled.sample(0, step, 0, 2)[1].partition(".tar/")[0] for step in range(8)}
     for step in range(8):
         half[step]
     assert 0 < len(wanted) < 11 and {f"/{name}.tar" for name in wanted} <= asked.keys()
@@ -206,7 +208,7 @@ def test_what_was_not_asked_for_longest_makes_room(
     kept = list((remote_module.cache_folder()).glob("*.tar"))
     assert 0 < sum(path.stat().st_size for path in kept) <= 3 * max(sizes)
     assert sum(asked[f"/shard-{n:06d}.tar"] for n in range(11)) > 11  # what had to go was got again
-    assert room_note(open_shards(url), 4).startswith("warning: copies of shards: up to")
+    assert disk_space_note(open_shards(url), 4).startswith("warning: copies of shards: up to")
 
 
 def test_shards_that_hardly_fit_are_counted_and_read(
@@ -222,8 +224,8 @@ def test_shards_that_hardly_fit_are_counted_and_read(
     monkeypatch.setenv("SEMISEG_CACHE_GB", str(1.1 * indexed.sizes.max() / 1e9))
     pool, near = ShardPool(indexed, 3, 1), ShardPool(open_shards(str(shards)), 3, 1)
     for step in range(IMAGES):
-        id = pool.draw(0, step, 0, 1)[1]
-        assert id == near.draw(0, step, 0, 1)[1]
+        id = pool.sample(0, step, 0, 1)[1]
+        assert id == near.sample(0, step, 0, 1)[1]
         assert torch.equal(pool.read(id).pixels, near.read(id).pixels)
 
 
@@ -248,7 +250,7 @@ def test_a_run_from_a_server_that_is_killed_and_resumed_is_the_uninterrupted_one
     shards: Path, server: tuple[str, Counter[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, _ = server
-    broken = ShardPool(open_shards(str(shards)), OPTIONS["seed"], 2).draw(0, 1, 0, 2)[1]  # of the second step
+    broken = ShardPool(open_shards(str(shards)), OPTIONS["seed"], 2).sample(0, 1, 0, 2)[1]  # of the second step
     spoil(shards, broken)
     options = OPTIONS | {"labeled": "4", "unlabeled": url}
     whole = semiseg.train(DATA, "mean-teacher", tmp_path / "whole", **options)
@@ -302,7 +304,7 @@ def spoil(folder: Path, id: str) -> None:
 
 def test_a_broken_image_is_told_and_another_of_its_shard_stands_in(shards: Path) -> None:
     training = stream(shards)
-    broken = training.unlabeled.draw(0, 5, 1, 4)[1]
+    broken = training.unlabeled.sample(0, 5, 1, 4)[1]
     spoil(shards, broken)
     loaders = [make_loader(training, 0, 11, workers=workers) for workers in (0, 2)]
     batches = [list(loader) for loader in loaders]
@@ -311,7 +313,7 @@ def test_a_broken_image_is_told_and_another_of_its_shard_stands_in(shards: Path)
     for loader in loaders:
         assert [*loader.skipped] == [broken]
         assert f"{shards}/{name}: {key}: the image cannot be read" in loader.skipped[broken]
-    stand_ins = list(training.unlabeled.stand_ins(broken, 0))
+    stand_ins = list(training.unlabeled.fallbacks(broken, 0))
     assert len(stand_ins) == 3 and all(id.startswith(f"{name}/") for id in stand_ins)
     for id in stand_ins:
         spoil(shards, id)
@@ -456,5 +458,5 @@ def test_of_the_files_of_one_key_the_image_is_the_one_without_another_ending(tmp
 
 def test_a_list_in_a_file_is_still_a_list(tmp_path: Path) -> None:
     (tmp_path / "list{1}.txt").write_text("")
-    assert not means_shards(str(tmp_path / "list{1}.txt")) and not means_shards("lists/unlabeled.txt")
-    assert means_shards("s3://bucket/photos") and means_shards(str(tmp_path)) and means_shards("a-{0..3}.tar")
+    assert not names_shards(str(tmp_path / "list{1}.txt")) and not names_shards("lists/unlabeled.txt")
+    assert names_shards("s3://bucket/photos") and names_shards(str(tmp_path)) and names_shards("a-{0..3}.tar")

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from semiseg.data.dataset import SegmentationDataset
-from semiseg.data.preview_selection import spread
+from semiseg.data.preview_selection import evenly_spaced
 from semiseg.errors import UserError
 from semiseg.inference import (
     TEACHERS_AVERAGE,
@@ -231,8 +231,8 @@ def test_processes_together_count_every_image_once(world_size):
 
 
 def test_limit_spreads_over_the_list():
-    assert spread(range(10), 3) == [0, 3, 6]
-    assert spread(range(3), 9) == range(3)
+    assert evenly_spaced(range(10), 3) == [0, 3, 6]
+    assert evenly_spaced(range(3), 9) == range(3)
     dataset = Images(9)
     evaluate({"student": Pointwise()}, dataset, limit=3)
     assert dataset.read == ["0", "3", "6"]

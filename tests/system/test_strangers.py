@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from test_lists import Malicious
+from test_list_files import Malicious
 
 import semiseg
 from semiseg import cli

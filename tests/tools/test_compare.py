@@ -23,7 +23,7 @@ from rich.console import Console
 import semiseg
 from semiseg import cli
 from semiseg.data import open_dataset, write_split
-from semiseg.data.preview_selection import A_FEW, apart
+from semiseg.data.preview_selection import PREVIEW_COUNT, select_distinct
 from semiseg.errors import UserError
 from semiseg.tools.comparison import live_progress as progress
 from semiseg.tools.comparison import runner as work
@@ -287,13 +287,13 @@ def test_disagreement_is_the_mean_over_pairs_of_the_known_pixels_that_differ() -
 
 def test_drawn_images_are_the_same_ones_at_every_call_and_not_the_first() -> None:
     ids = [f"image{index:02}" for index in range(40)]
-    assert draw(ids) == draw(ids) and len(set(draw(ids))) == A_FEW and draw(ids) != ids[:A_FEW]
+    assert draw(ids) == draw(ids) and len(set(draw(ids))) == PREVIEW_COUNT and draw(ids) != ids[:PREVIEW_COUNT]
     assert draw(ids[:2]) == ids[:2]
 
 
 def test_images_that_differ_most_are_no_neighbors() -> None:
     ids = [f"{index:03}" for index in range(100)]
-    assert apart(["050", "051", "045", "044", "012", "008", "090"], ids, ["010"]) == ["050", "044", "090"]
+    assert select_distinct(["050", "051", "045", "044", "012", "008", "090"], ids, ["010"]) == ["050", "044", "090"]
 
 
 def test_the_gallery_shows_the_images_on_which_the_runs_differ() -> None:
@@ -312,7 +312,7 @@ def test_the_gallery_shows_the_images_on_which_the_runs_differ() -> None:
 
     picture, caption = gallery({"one": run("one", False), "two": run("two", True)})
     drawn, differing = re.findall(r"(?:drawn at random|differ most): ([^;.]*)[;.]", caption)
-    assert len(drawn.split(", ")) == A_FEW and set(differing.split(", ")) <= odd
+    assert len(drawn.split(", ")) == PREVIEW_COUNT and set(differing.split(", ")) <= odd
     assert picture.width == 4 * 326 + 6
     _, caption = gallery({"one": run("one", False)})
     assert "differ most" not in caption  # from whom?

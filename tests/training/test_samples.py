@@ -15,7 +15,7 @@ import semiseg
 from semiseg.config import TrainConfig
 from semiseg.data import open_dataset
 from semiseg.data.dataset import IGNORE
-from semiseg.data.preview_selection import apart
+from semiseg.data.preview_selection import select_distinct
 from semiseg.data.splits.dataset_split import Split
 from semiseg.errors import UserError
 from semiseg.inference.evaluation import image_miou
@@ -147,7 +147,7 @@ def test_best_and_worst_are_no_neighbors_and_the_unknown_is_neither() -> None:
     assert "unknown" not in groups["random"] and len(groups["random"]) == 3
     assert chosen(miou, seed=0) == groups and chosen(miou, seed=1)["random"] != groups["random"]
     assert chosen({}, seed=0) == {"best": [], "worst": [], "random": []}
-    assert apart(["a", "b"], ["a", "b"]) == ["a", "b"]
+    assert select_distinct(["a", "b"], ["a", "b"]) == ["a", "b"]
 
 
 def test_what_is_not_trusted_fades_and_what_is_wrong_is_red() -> None:

@@ -36,7 +36,7 @@ class Split:
 
 def split(argv: Argv) -> None:
     """Write labeled lists, or derive scribbles, boxes, tags from full masks."""
-    from semiseg.data.splits.make_splits import split as make_split
+    from semiseg.data.splits.make_splits import make_split
 
     a: Split = parse(Split, argv, "semiseg split")
     print(make_split(**vars(a)))

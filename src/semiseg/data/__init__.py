@@ -58,10 +58,10 @@ def open_dataset(data: str | Path) -> SegmentationDataset:
     name, _, options = str(data).partition(":")
     if name in ("shapes", "hf"):
         return DATASETS[name](options)
-    return DATASETS[layout_of(data)](str(data))
+    return DATASETS[detect_layout(data)](str(data))
 
 
-def layout_of(directory: str | Path) -> str:
+def detect_layout(directory: str | Path) -> str:
     """Return which of ``DATASETS`` a directory is laid out as; one that is none of ``LAYOUTS`` is an own folder."""
     if not os.path.isdir(directory):  # False for what is no possible name, where Path raises
         return "folder"

@@ -33,7 +33,7 @@ class FileDataset(SegmentationDataset):
     root: Path
     images: Mapping[str, Path]
     masks: Mapping[str, Path]
-    list_places: ClassVar[dict[str, tuple[str, ...]]] = {}
+    list_locations: ClassVar[dict[str, tuple[str, ...]]] = {}
     tree: ClassVar[tuple[str, ...]] = ()
 
     def read_image(self, id: str) -> Tensor:
@@ -64,7 +64,7 @@ class FileDataset(SegmentationDataset):
 
     def list_path(self, name: str) -> Path | None:
         """Return the file of the list ``train``, ``val`` or ``test``, None if there is none."""
-        places = (self.root / file for file in (f"splits/{name}.txt", *self.list_places.get(name, ())))
+        places = (self.root / file for file in (f"splits/{name}.txt", *self.list_locations.get(name, ())))
         return next((path for path in places if path.is_file()), None)
 
     def published_lists(self, labeled: str, seed: int) -> tuple[Path, Path] | None:

@@ -29,7 +29,7 @@ from semiseg.data.files.image_files import (
     read_mask_file,
     write_mask_file,
 )
-from semiseg.data.files.string_array import sorted_names
+from semiseg.data.files.string_array import sorted_keys
 from semiseg.data.palette_file import PALETTE_FILES, read_palette
 from semiseg.data.splits.list_files import read_lines, write_list
 from semiseg.data.tag_file import Tags, read_tags
@@ -65,7 +65,7 @@ class FolderDataset(FileDataset):
             raise UserError(f"{root!s:.200}: there is no such folder; give one that holds images/ and masks/")
         self.name = self.root.resolve().name
         self.images, self.masks = self._find_files()
-        self.ids = sorted_names(self.images)
+        self.ids = sorted_keys(self.images)
         self._ignored: tuple[int, ...] = ()
         self._skipped: tuple[int, ...] = ()  # values between those of the classes
         self._colors: tuple[Color, ...] = ()
@@ -112,7 +112,7 @@ class FolderDataset(FileDataset):
         masks = list_files(self.root / "masks", MASK_SUFFIXES)
         for path in list_files(self.root / "masks", JPEG_SUFFIXES).values():
             raise UserError(f"{path}: {JPEG_MASK}")
-        matched = matching(images, masks)
+        matched = match_masks(images, masks)
         if masks and not matched:
             path = next(iter(masks.values()))
             raise UserError(f"{path}: no image has the stem of this or any other mask; name masks after images")
@@ -190,7 +190,7 @@ class FolderDataset(FileDataset):
         )
 
 
-def matching(images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, Path]:
+def match_masks(images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, Path]:
     """Return the masks of images: of the same stem, or of that and ``_L``, as CamVid's own are named.
 
     A mask of an image's own stem is that image's alone: ``a_L`` is none of ``a`` where there is an image ``a_L``.

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
-A_FEW = 3
+PREVIEW_COUNT = 3
 
 
-def spread(ids: Sequence[T], limit: int | None) -> Sequence[T]:
+def evenly_spaced(ids: Sequence[T], limit: int | None) -> Sequence[T]:
     """Return ``limit`` of the ids (or files), spread evenly over the list, or all of them.
 
     Example:
@@ -21,11 +21,13 @@ def spread(ids: Sequence[T], limit: int | None) -> Sequence[T]:
     return [ids[index * len(ids) // limit] for index in range(limit)]
 
 
-def apart(ranked: Sequence[str], ids: Sequence[str], shown: Sequence[str] = ()) -> list[str]:
+def select_distinct(ranked: Sequence[str], ids: Sequence[str], shown: Sequence[str] = ()) -> list[str]:
     """Return the first few of the ranked images that are no near neighbors in the list of one another or of those
     shown already: neighbors are often frames of one video, and alike."""
     place, taken = {id: index for index, id in enumerate(ids)}, list(shown)
     for id in ranked:
-        if len(taken) < len(shown) + A_FEW and all(abs(place[id] - place[other]) > len(ids) // 20 for other in taken):
+        if len(taken) < len(shown) + PREVIEW_COUNT and all(
+            abs(place[id] - place[other]) > len(ids) // 20 for other in taken
+        ):
             taken.append(id)
     return taken[len(shown) :]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from semiseg.data.dataset import Sample, SegmentationDataset, read_ahead, read_sample
-from semiseg.data.preview_selection import spread
+from semiseg.data.preview_selection import evenly_spaced
 from semiseg.errors import UserError
 from semiseg.inference.metrics import ConfusionMatrix
 from semiseg.inference.predictor import Predictor
@@ -87,7 +87,7 @@ def evaluate_networks(
     teachers = [name for name in networks if re.fullmatch(r"teacher\d+", name)]
     names = [*networks, TEACHERS_AVERAGE] if len(teachers) > 1 else [*networks]
     others = [name for name in networks if name != STUDENT] if STUDENT in networks else []
-    ids = spread(ids, limit)
+    ids = evenly_spaced(ids, limit)
     result = Evaluation(
         {name: ConfusionMatrix(len(dataset.classes), device) for name in names},
         {name: torch.zeros((), dtype=torch.int64, device=device) for name in others},

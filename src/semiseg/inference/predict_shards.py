@@ -9,10 +9,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from semiseg.data.files.image_files import reason
-from semiseg.data.stream.make_shards import writer
+from semiseg.data.stream.make_shards import tar_writer
 from semiseg.data.stream.remote_files import Unreachable
 from semiseg.data.stream.shards import Shards
-from semiseg.data.stream.tar_files import leads_out, read_image
+from semiseg.data.stream.tar_files import escapes_folder, read_image
 from semiseg.errors import UserError, printable
 from semiseg.inference.mask_writer import Masks
 
@@ -25,7 +25,7 @@ def plan_shards(shards: Shards, out: Path, skip_existing: bool) -> list[int]:
     """
     todo = []
     for number, name in enumerate(shards.names):
-        if leads_out(name) or name != str(PurePosixPath(name)):  # of an index by a stranger, or of several places
+        if escapes_folder(name) or name != str(PurePosixPath(name)):  # of an index by a stranger, or of several places
             raise UserError(f"{shards.source}: its {name!r} is no plain name below {shards.base or 'one place'}")
         if not (out / name).exists():
             todo.append(number)
@@ -45,12 +45,12 @@ def predict_shard(masks: Masks, shards: Shards, number: int, out: Path) -> tuple
     Raises:
         UserError: it cannot be written.
     """
-    place, size, file = shards.place(number), int(shards.sizes[number]), out / shards.names[number]
+    place, size, file = shards.url(number), int(shards.sizes[number]), out / shards.names[number]
     failed, draft = 0, file.with_name(f".{file.name}.part")
     try:
         path, members = shards.members(number)
         file.parent.mkdir(parents=True, exist_ok=True)
-        with open(draft, "wb") as stream, writer(stream) as tar:
+        with open(draft, "wb") as stream, tar_writer(stream) as tar:
             for key, where in members.items():
                 try:
                     image = read_image(place, size, key, path, where).pixels

@@ -13,7 +13,7 @@ from torch import nn
 from semiseg.config import TrainConfig
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.splits.dataset_split import Split
-from semiseg.data.stream.image_reader import Reader
+from semiseg.data.stream.image_reader import ImageReader
 from semiseg.data.stream.loader import StreamConfig, TrainStream
 from semiseg.data.stream.unlabeled_pool import make_pool
 from semiseg.errors import UserError
@@ -77,7 +77,7 @@ def networks(method: nn.Module, learning: bool) -> list[SegmentationNetwork]:
 
 
 def make_stream(
-    config: TrainConfig, dataset: SegmentationDataset, split: Split, fabric: Fabric, reader: Reader | None = None
+    config: TrainConfig, dataset: SegmentationDataset, split: Split, fabric: Fabric, reader: ImageReader | None = None
 ) -> TrainStream:
     """Return the stream of batches of this process; ``reader``: what reads its images, if not simply the data set."""
     stream_config = StreamConfig(
@@ -94,5 +94,5 @@ def make_stream(
     rank, world = fabric.global_rank, fabric.world_size
     if problem := undivided(config, world):
         raise UserError(problem)
-    pool = make_pool(reader or Reader(dataset), split, config.seed, places=config.batch // world)
+    pool = make_pool(reader or ImageReader(dataset), split, config.seed, rank_batch_size=config.batch // world)
     return TrainStream(dataset, split.labeled, pool, stream_config, rank, world, reader)

@@ -10,10 +10,10 @@ from pathlib import Path
 from semiseg.config import TrainConfig
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.files.image_files import image_size
-from semiseg.data.preview_selection import spread
+from semiseg.data.preview_selection import evenly_spaced
 from semiseg.data.splits.dataset_split import Split
-from semiseg.data.stream.decoded_cache import HEAD, RESERVE, DecodedCache, user_cache
-from semiseg.data.stream.image_reader import Reader
+from semiseg.data.stream.decoded_cache import HEADER_BYTES, RESERVED_BYTES, DecodedCache, user_cache
+from semiseg.data.stream.image_reader import ImageReader
 from semiseg.errors import UserError
 from semiseg.training.disk_space import size
 from semiseg.training.find_method import find_method
@@ -21,7 +21,7 @@ from semiseg.training.find_method import find_method
 LOOKED_AT = 64  # images of a list whose size is looked up to say how much room all will take
 
 
-def make_reader(config: TrainConfig, dataset: SegmentationDataset, split: Split) -> tuple[Reader, list[str]]:
+def make_reader(config: TrainConfig, dataset: SegmentationDataset, split: Split) -> tuple[ImageReader, list[str]]:
     """Return what reads the images of a run, and lines that say what a person should know of it.
 
     Raises:
@@ -36,10 +36,10 @@ def make_reader(config: TrainConfig, dataset: SegmentationDataset, split: Split)
     if split.shards is not None and config.cache is not None:
         notes.append("--cache keeps the folder's images alone: those of shards are decoded each time")
     if config.cache is None:
-        return Reader(dataset, factor), notes
+        return ImageReader(dataset, factor), notes
     read = (split.labeled, split.unlabeled) if find_method(config.method).uses_unlabeled else (split.labeled,)
     cache, told = open_cache(config.cache, dataset, read, factor)
-    return Reader(dataset, factor, cache), [*notes, told]
+    return ImageReader(dataset, factor, cache), [*notes, told]
 
 
 def decode_factor(config: TrainConfig) -> int:
@@ -75,19 +75,19 @@ def open_cache(
         ) from None
     needed = sum(cache_bytes(cache, dataset, ids, factor) for ids in lists)
     told = f"cache: about {size(needed)} more in {folder}, {size(free)} free"
-    if needed + RESERVE > free:
-        return None, f"warning: {told}, {size(RESERVE)} of it for all else: the run goes on without"
+    if needed + RESERVED_BYTES > free:
+        return None, f"warning: {told}, {size(RESERVED_BYTES)} of it for all else: the run goes on without"
     return cache, told
 
 
 def cache_bytes(cache: DecodedCache, dataset: SegmentationDataset, ids: Sequence[str], factor: int) -> int:
     """Return about what a list's images that are not kept yet will take, by the heads of a few of them."""
-    looked_at = spread(ids, LOOKED_AT)
+    looked_at = evenly_spaced(ids, LOOKED_AT)
     total = 0
     for path in filter(None, map(dataset.image_path, looked_at)):
-        place = cache.place(path, factor)
+        place = cache.path_of(path, factor)
         if place is not None and not place.exists():
             with suppress(UserError):  # it cannot be read: nothing is kept of it
                 width, height = image_size(path)
-                total += HEAD + 3 * -(-width // factor) * -(-height // factor)
+                total += HEADER_BYTES + 3 * -(-width // factor) * -(-height // factor)
     return total * len(ids) // max(1, len(looked_at))

@@ -15,7 +15,7 @@ from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.mask_validation import check_masks, count_pixels
 from semiseg.data.splits.annotation_kind import check_annotation
 from semiseg.data.splits.dataset_split import Split, resolve_split
-from semiseg.data.stream.unlabeled_pool import room_note
+from semiseg.data.stream.unlabeled_pool import disk_space_note
 from semiseg.errors import UserError
 from semiseg.methods import Method
 from semiseg.training.decode_plan import make_reader
@@ -86,7 +86,7 @@ def prepare(path: Path, config: TrainConfig, options: Any, note: str = "") -> Ru
         *split.notes,
         *check_annotation(dataset, split.labeled, pixels, config.annotation),
     ]
-    if split.shards is not None and (room := room_note(split.shards, config.batch // config.nodes)):
+    if split.shards is not None and (room := disk_space_note(split.shards, config.batch // config.nodes)):
         notes.append(room)
     notes += noteworthy(config, options, dataset, split, pixels.sum(axis=0).tolist())
     notes += make_reader(config, dataset, split)[1]

@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from semiseg.data.dataset import IGNORE, Color, SegmentationDataset, read_sample
-from semiseg.data.preview_selection import spread
+from semiseg.data.preview_selection import evenly_spaced
 from semiseg.errors import UserError
 
 IGNORE_COLOR: Color = (232, 232, 232)
@@ -134,7 +134,7 @@ def comparison_picture(
     common = [id for id in first.ids if first.dataset.has_mask(id) and all(id in run.ids for run in runs)]
     if not common:
         raise UserError(f"{', '.join(names)}: the runs have no val or test image in common to compare on")
-    ids = list(spread(common, rows))
+    ids = list(evenly_spaced(common, rows))
     named = dict(zip(names, runs, strict=True))
     return grid(*predicted_rows(named, ids, cell_width), run_legend(named, cell_width)), ids
 

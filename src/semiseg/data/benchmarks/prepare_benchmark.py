@@ -11,7 +11,7 @@ from pathlib import Path
 from semiseg.data import Ade20k, Cityscapes, Voc, check_masks
 from semiseg.data.file_dataset import FileDataset
 from semiseg.data.files.atomic_folder import is_free, new_folder
-from semiseg.data.splits.list_files import read_list, unlabeled_beside, write_list
+from semiseg.data.splits.list_files import matching_unlabeled_list, read_list, write_list
 from semiseg.errors import UserError, lookup
 
 
@@ -176,7 +176,7 @@ def partitions(folder: Path) -> dict[str, tuple[Path, Path]]:
     """Map the names of partitions to the labeled and the unlabeled list of every published pair below ``folder``."""
     found: dict[str, tuple[Path, Path]] = {}
     for labeled in sorted(folder.rglob("*.txt")):
-        if unlabeled := unlabeled_beside(labeled):
+        if unlabeled := matching_unlabeled_list(labeled):
             own = re.sub(r"_?labeled_?|_l$", "_", labeled.stem).strip("_")
             place = labeled.parent.relative_to(folder) / own
             found[place.as_posix() if place.name else folder.name] = labeled, unlabeled

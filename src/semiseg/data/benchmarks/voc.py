@@ -10,7 +10,7 @@ from torch import Tensor
 from semiseg.data.dataset import default_palette
 from semiseg.data.file_dataset import FileDataset, read_mask_values, value_table
 from semiseg.data.files.image_files import IMAGE_SUFFIXES, MASK_SUFFIXES, list_files
-from semiseg.data.files.string_array import sorted_names
+from semiseg.data.files.string_array import sorted_keys
 from semiseg.errors import UserError
 
 CLASSES = (
@@ -60,7 +60,7 @@ class Voc(FileDataset):
         "ImageSets/Segmentation/{train,val}.txt or splits/{train_aug,val}.txt",
         "splits/{92,...,1_16,...}/{labeled,unlabeled}.txt: optional",
     )
-    list_places: ClassVar[dict[str, tuple[str, ...]]] = {
+    list_locations: ClassVar[dict[str, tuple[str, ...]]] = {
         "train": (
             "splits/train_aug.txt",
             "ImageSets/SegmentationAug/train_aug.txt",
@@ -89,7 +89,7 @@ class Voc(FileDataset):
                 f"{self.root}: no mask of these images in SegmentationClassAug/ or SegmentationClass/; put SBD's (or "
                 "VOC's own) masks there, as ID.png"
             )
-        self.ids = sorted_names(self.images)
+        self.ids = sorted_keys(self.images)
 
     def read_mask(self, id: str) -> Tensor:
         """Read a mask as uint8 ``(H, W)``: the palette index, class or 255."""

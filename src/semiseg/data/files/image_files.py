@@ -14,8 +14,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from semiseg.data.dataset import Color, Decoded
-from semiseg.data.files.image_header import UNREADABLE, lossy_kind, open_picture
-from semiseg.data.files.string_array import Files
+from semiseg.data.files.image_header import UNREADABLE, lossy_kind, open_image
+from semiseg.data.files.string_array import FolderFiles
 from semiseg.errors import UserError
 
 JPEG_SUFFIXES = (".jpg", ".jpeg")
@@ -60,7 +60,7 @@ def list_files(directory: Path, suffixes: tuple[str, ...], clashes: list[str] | 
             clashes.append(clash)
             continue
         found[stem] = kinds[ending]
-    return Files(directory, found)
+    return FolderFiles(directory, found)
 
 
 def list_tree(directory: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> dict[str, Path]:
@@ -88,7 +88,7 @@ def image_size(path: Path) -> tuple[int, int]:
         UserError: it cannot be read; the message names it.
     """
     try:
-        with open_picture(path) as opened:
+        with open_image(path) as opened:
             turned = _orientation(opened) >= 5  # orientations 5 to 8 swap the sides
             width, height = opened.size
     except UNREADABLE as error:
@@ -112,7 +112,7 @@ def decode(source: Path | IO[bytes], name: str, factor: int = 1) -> Decoded:
     turned image is so only if its sides are multiples of it: its squares would not begin at the upright one's corner.
     """
     try:
-        with open_picture(source) as opened:
+        with open_image(source) as opened:
             (width, height), turn = opened.size, _orientation(opened)
             if min(width, height) < factor or (turn > 1 and (width % factor or height % factor)):
                 factor = 1
@@ -173,7 +173,7 @@ def read_mask_file(path: Path, colors: bool = False) -> NDArray[np.uint8]:
 def decode_mask(source: Path | IO[bytes], name: str, colors: bool = False) -> NDArray[np.uint8]:
     """Do what ``read_mask_file`` does from a file or its bytes; messages call it ``name``."""
     try:
-        with open_picture(source) as opened:
+        with open_image(source) as opened:
             if kind := lossy_kind(opened, source):
                 raise UserError(f"{name}: {LOSSY_MASK.format(kind)}")
             if colors or len(opened.getbands()) > 2:

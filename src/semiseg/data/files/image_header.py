@@ -23,7 +23,7 @@ NARROW, LONGEST_NARROW = 32, 65_535
 LOSSY_IN_TIFF = ("jpeg", "tiff_jpeg", "webp")  # as PIL calls them; WebP may be lossless there, which nobody can tell
 
 
-def open_picture(source: Path | IO[bytes]) -> Image.Image:
+def open_image(source: Path | IO[bytes]) -> Image.Image:
     """Open an image file by its head, of which PIL refuses more than 178,956,970 pixels (twice its limit).
 
     Of animations and files of several pages it is the first picture.

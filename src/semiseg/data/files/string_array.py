@@ -10,7 +10,7 @@ from typing import overload
 import numpy as np
 
 
-class Names(Sequence[str]):
+class StringArray(Sequence[str]):
     """Strings in one text, in the order given; 8 bytes each beside their letters. Equal to a tuple of the same strings.
 
     A Python string has a counter that changes whenever somebody looks at it, so that processes which share a list of
@@ -43,7 +43,7 @@ class Names(Sequence[str]):
             start = end
 
     def __eq__(self, other: object) -> bool:
-        if isinstance(other, Names):
+        if isinstance(other, StringArray):
             return self._text == other._text and np.array_equal(self._ends, other._ends)
         return tuple(self) == other if isinstance(other, tuple) else NotImplemented
 
@@ -51,12 +51,12 @@ class Names(Sequence[str]):
         return hash(tuple(self))
 
 
-def packed(names: Iterable[str]) -> Names:
+def as_string_array(names: Iterable[str]) -> StringArray:
     """Return ``Names`` of the strings: themselves where they are that already."""
-    return names if isinstance(names, Names) else Names(names)
+    return names if isinstance(names, StringArray) else StringArray(names)
 
 
-class Files(Mapping[str, Path]):
+class FolderFiles(Mapping[str, Path]):
     """The files of one folder by their stems, sorted: a read-only dict that makes each path when it is asked for.
 
     Args:
@@ -73,7 +73,7 @@ class Files(Mapping[str, Path]):
         self._kinds = tuple(sorted(set(suffixes.values())))
         numbers = {suffix: number for number, suffix in enumerate(self._kinds)}
         self._kind = np.array([numbers[suffixes[stem]] for stem in stems], dtype=np.uint16)
-        self.stems = Names(stems)
+        self.stems = StringArray(stems)
 
     def __getitem__(self, stem: str) -> Path:
         place = bisect_left(self.stems, stem)
@@ -88,6 +88,6 @@ class Files(Mapping[str, Path]):
         return len(self.stems)
 
 
-def sorted_names(files: Mapping[str, Path]) -> Names:
+def sorted_keys(files: Mapping[str, Path]) -> StringArray:
     """Return the keys, sorted."""
-    return files.stems if isinstance(files, Files) else Names(sorted(files))
+    return files.stems if isinstance(files, FolderFiles) else StringArray(sorted(files))

@@ -38,7 +38,7 @@ class Cvat(FileDataset):
         "SegmentationClass/NAME.png  for those that are annotated",
         "ImageSets/Segmentation/{Train,Validation,Test}.txt, splits/{train,val,test}.txt: optional",
     )
-    list_places: ClassVar[dict[str, tuple[str, ...]]] = {
+    list_locations: ClassVar[dict[str, tuple[str, ...]]] = {
         name: tuple(f"ImageSets/Segmentation/{file}.txt" for file in files)
         for name, files in {
             "train": ("train", "Train"),

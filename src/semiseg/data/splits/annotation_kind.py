@@ -12,7 +12,7 @@ from semiseg.data.tag_file import ABSENT
 from semiseg.errors import UserError
 
 Annotation = Literal["full", "partial", "single-positive"]
-LITTLE = 0.5
+SPARSE_SHARE = 0.5
 """Share of known pixels below which masks do not look like full ones: published ones leave 2 to 10 % at 255."""
 
 
@@ -48,7 +48,7 @@ def check_annotation(
         note = f"{annotation} annotation: {known:.1%} of the pixels of labeled images are annotated"
         every = "; warning: what is unknown has to be 255 in the masks, not 0" if known == 1 else ""
         return [note + every]
-    if known < LITTLE:
+    if known < SPARSE_SHARE:
         return [
             f"warning: {known:.1%} of the pixels of labeled images are annotated: this looks like partial annotation: "
             "--annotation partial"

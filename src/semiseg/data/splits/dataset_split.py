@@ -14,17 +14,17 @@ from pathlib import Path
 import torch
 
 from semiseg.data.dataset import SegmentationDataset
-from semiseg.data.files.string_array import Names, packed
+from semiseg.data.files.string_array import StringArray, as_string_array
 from semiseg.data.splits.list_files import (
     ListReader,
     listable,
+    matching_unlabeled_list,
     read_lines,
     read_list,
     read_permutation,
-    unlabeled_beside,
     write_list,
 )
-from semiseg.data.stream.shards import Shards, means_shards, open_shards, parse_index
+from semiseg.data.stream.shards import Shards, names_shards, open_shards, parse_index
 from semiseg.errors import UserError
 from semiseg.seeding import generator
 
@@ -80,7 +80,7 @@ def resolve_split(
     """
     reader = ListReader(dataset, existing_only)
     val, test = read_lists(reader)
-    shards = open_shards(unlabeled) if unlabeled and means_shards(unlabeled) else None
+    shards = open_shards(unlabeled) if unlabeled and names_shards(unlabeled) else None
     chosen, rest = _choose_labeled(reader, labeled, seed, Path(unlabeled) if unlabeled and not shards else None)
     if shards is not None:
         reader.notes.append(f"unlabeled: {shards.describe()}, in place of {len(rest)} images of {dataset.name}")
@@ -94,7 +94,7 @@ def resolve_split(
         masked = tuple(id for id in test if dataset.has_mask(id))
         reader.notes.append(f"{len(test) - len(masked)} of {len(test)} test images have no mask and are left out")
         test = masked
-    split = Split(chosen, packed(rest), val, test, tuple(reader.notes), shards)
+    split = Split(chosen, as_string_array(rest), val, test, tuple(reader.notes), shards)
     _check_names(dataset, split)
     return split
 
@@ -109,18 +109,18 @@ def read_lists(reader: ListReader) -> tuple[tuple[str, ...] | None, tuple[str, .
     held_back = {*(lists["val"] or ()), *(lists["test"] or ())}
     reader.train = lists["train"] or reader.dataset.ids
     if held_back and not lists["train"]:
-        reader.train = Names(id for id in reader.dataset.ids if id not in held_back)
+        reader.train = StringArray(id for id in reader.dataset.ids if id not in held_back)
     return lists["val"], lists["test"] or ()
 
 
-def lists_of(dataset: SegmentationDataset) -> tuple[Sequence[str], tuple[str, ...], tuple[str, ...]]:
+def read_dataset_lists(dataset: SegmentationDataset) -> tuple[Sequence[str], tuple[str, ...], tuple[str, ...]]:
     """Return training, val and test images before any is labeled or held out; the last two may be empty."""
     reader = ListReader(dataset, existing_only=False)
     val, test = read_lists(reader)
     return reader.train, val or (), test
 
 
-def draw_labeled(dataset: SegmentationDataset, labeled: str, seed: int) -> tuple[tuple[str, ...], Sequence[str]]:
+def sample_labeled(dataset: SegmentationDataset, labeled: str, seed: int) -> tuple[tuple[str, ...], Sequence[str]]:
     """Return the (labeled, unlabeled) lists that ``resolve_split`` begins with, before it holds any image out."""
     reader = ListReader(dataset, existing_only=False)
     read_lists(reader)
@@ -153,7 +153,7 @@ def _choose_labeled(
             reader.notes.append(f"labeled {labeled}: {count} of {len(masked)} masks drawn by seed {seed}")
     elif os.path.isfile(labeled):  # False for what is no possible name, where Path raises
         chosen = reader.file(Path(labeled))
-        if unlabeled is None and (unlabeled := unlabeled_beside(Path(labeled))):
+        if unlabeled is None and (unlabeled := matching_unlabeled_list(Path(labeled))):
             reader.notes.append(f"unlabeled: the list {unlabeled} that lies beside {labeled}")
     else:
         raise UserError(
@@ -163,7 +163,7 @@ def _choose_labeled(
     if unlabeled:
         return chosen, reader.file(unlabeled, may_be_empty=True)  # a method that needs some says so
     taken = set(chosen)
-    return chosen, Names(id for id in train if id not in taken)
+    return chosen, StringArray(id for id in train if id not in taken)
 
 
 def _from_permutation(reader: ListReader, path: Path, count: int) -> tuple[str, ...]:
@@ -268,7 +268,7 @@ def read_split(directory: str | Path, dataset: SegmentationDataset | None = None
     if dataset is not None and not _each_once(tuple(chain(*lists.values())), dataset):
         lists = {name: read_list(path, dataset) for name, path in paths.items()}
     labeled, val, test = (tuple(lists[name]) for name in ("labeled", "val", "test"))
-    return Split(labeled, packed(lists.get("unlabeled", ())), val, test, shards=shards)
+    return Split(labeled, as_string_array(lists.get("unlabeled", ())), val, test, shards=shards)
 
 
 def _each_once(ids: tuple[str, ...], dataset: SegmentationDataset) -> bool:

@@ -20,9 +20,9 @@ from semiseg.seeding import derive_seed
 Mask = NDArray[np.uint8]
 Region = NDArray[np.bool_]
 
-SMALLEST = 1e-4
+MIN_REGION_SHARE = 1e-4
 """Regions below this share of the image are passed over, as a person would, but for the largest of each class."""
-WANDER = 0.2
+TURN_STD = 0.2
 """Standard deviation of a scribble's turn from pixel to pixel, in radians: about a right angle in sixty pixels."""
 
 
@@ -63,7 +63,7 @@ def some_classes(mask: Mask, classes: tuple[int, ...]) -> Mask:
     return np.where(np.isin(mask, classes), mask, np.uint8(IGNORE))
 
 
-def deal_classes(shown: Mapping[str, Sequence[int]], first: Collection[str], seed: int) -> dict[str, int]:
+def assign_classes(shown: Mapping[str, Sequence[int]], first: Collection[str], seed: int) -> dict[str, int]:
     """Choose the one class that a single-positive mask keeps, for each image: the one fewest images have got so far.
 
     So does a person who wants every class annotated somewhere; draws for each image alone leave classes out where
@@ -87,7 +87,7 @@ def deal_classes(shown: Mapping[str, Sequence[int]], first: Collection[str], see
 
 def all_tags(mask: Mask, classes: int) -> Tags:
     """Tag every class: present if a pixel shows it, else absent."""
-    shown = shown_classes(mask)
+    shown = classes_in(mask)
     return tuple(PRESENT if value in shown else ABSENT for value in range(classes))
 
 
@@ -102,12 +102,12 @@ def some_tags(mask: Mask, classes: int, seed: int, id: str) -> Tags:
 
 def single_tag(mask: Mask, classes: int, seed: int, id: str) -> Tags:
     """Tag one class that is present; nothing is known of the others."""
-    shown = shown_classes(mask)
+    shown = classes_in(mask)
     chosen = random.Random(derive_seed("single tag", seed, id)).choice(shown) if shown else None
     return tuple(PRESENT if value == chosen else UNKNOWN for value in range(classes))
 
 
-def shown_classes(mask: Mask) -> list[int]:
+def classes_in(mask: Mask) -> list[int]:
     """Return the classes that a mask shows, in order."""
     return [int(value) for value in np.unique(mask) if value != IGNORE]
 
@@ -122,7 +122,7 @@ def _regions(mask: Mask) -> Iterator[tuple[tuple[slice, slice], Region]]:
     order = np.argsort(labels, axis=None, kind="stable")  # the pixels of each region lie together
     for number, pixels in enumerate(np.split(order, np.cumsum(areas)[:-1])):
         value = int(classes[number])
-        if value == IGNORE or (areas[number] < SMALLEST * mask.size and largest[value] != number):
+        if value == IGNORE or (areas[number] < MIN_REGION_SHARE * mask.size and largest[value] != number):
             continue
         y, x = np.divmod(pixels, mask.shape[1])
         part = slice(y.min(), y.max() + 1), slice(x.min(), x.max() + 1)
@@ -186,7 +186,7 @@ def _scribble(region: Region, share: float, width: int, draw: random.Random) -> 
         curve[spot] |= region[spot]
         if covered >= wanted:
             break
-        heading = _turned(inside, y, x, heading + draw.gauss(0, WANDER), draw.choice((-1, 1)))
+        heading = _turned(inside, y, x, heading + draw.gauss(0, TURN_STD), draw.choice((-1, 1)))
         if math.isnan(heading):
             break
         y, x = y + math.sin(heading), x + math.cos(heading)

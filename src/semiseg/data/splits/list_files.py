@@ -159,7 +159,7 @@ def write_list(path: Path, ids: Iterable[str]) -> None:
     path.write_text("\n".join((*ids, "")), encoding="utf-8")
 
 
-def unlabeled_beside(path: Path) -> Path | None:
+def matching_unlabeled_list(path: Path) -> Path | None:
     """Return the list of unlabeled images that was published with a list of labeled ones, None if there is none.
 
     ``labeled.txt`` and ``unlabeled.txt`` (UniMatch, U2PL), ``..._labeled_1-8.txt`` and ``..._unlabeled_1-8.txt`` (CPS),

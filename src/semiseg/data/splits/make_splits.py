@@ -19,7 +19,7 @@ from semiseg.data.dataset import IGNORE, SegmentationDataset
 from semiseg.data.files.atomic_folder import is_free, new_folder
 from semiseg.data.files.image_files import write_mask_file
 from semiseg.data.splits import derive_annotation as derive
-from semiseg.data.splits.dataset_split import draw_labeled, lists_of, write_list
+from semiseg.data.splits.dataset_split import read_dataset_lists, sample_labeled, write_list
 from semiseg.data.splits.list_files import read_list
 from semiseg.data.tag_file import Tags, write_tags
 from semiseg.errors import UserError, did_you_mean
@@ -28,7 +28,7 @@ TagKind = Literal["all", "some", "single"]
 Derivation = Callable[[derive.Mask, str], derive.Mask]
 
 
-def split(
+def make_split(
     data: str | Path,
     out: str | Path | None = None,
     *,
@@ -89,10 +89,10 @@ def _derivation(
         kept = tuple(_class_index(dataset, name.strip()) for name in classes.split(","))
         return lambda mask, id: derive.some_classes(mask, kept)
     if single_positive:
-        train = filter(dataset.has_mask, lists_of(dataset)[0])
-        shown = {id: derive.shown_classes(dataset.read_mask(id).numpy()) for id in train}
-        first = draw_labeled(dataset, labeled, seed)[0] if labeled is not None else ()
-        dealt = derive.deal_classes(shown, set(first), seed)
+        train = filter(dataset.has_mask, read_dataset_lists(dataset)[0])
+        shown = {id: derive.classes_in(dataset.read_mask(id).numpy()) for id in train}
+        first = sample_labeled(dataset, labeled, seed)[0] if labeled is not None else ()
+        dealt = derive.assign_classes(shown, set(first), seed)
         return lambda mask, id: derive.some_classes(mask, (dealt[id],) if id in dealt else ())
     return None
 
@@ -120,7 +120,7 @@ def _write_lists(dataset: SegmentationDataset, labeled: str | None, seed: int, o
     paths = [folder / f"{name}.txt" for name in ("labeled", "unlabeled")]
     if existing := next((path for path in paths if path.exists()), None):
         raise UserError(f"{existing} exists: give another --seed or --out, or remove it")
-    lists = draw_labeled(dataset, labeled, seed)
+    lists = sample_labeled(dataset, labeled, seed)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, ids in zip(paths, lists, strict=True):
@@ -142,11 +142,11 @@ def _write_derived(
     """Write a data set in the own-folder form, its training masks changed; return the folder."""
     if not is_free(out):
         raise UserError(f"{out}: it is not empty; give a new folder as --out")
-    train, val, test = lists_of(dataset)
+    train, val, test = read_dataset_lists(dataset)
     lists = {"train": train, "val": val, "test": test}
     with new_folder(out, "images", "masks", "splits") as draft:
         for id in dataset.ids:
-            place_image(dataset, id, draft / "images")
+            link_image(dataset, id, draft / "images")
         notes = _place_masks(dataset, {*val, *test}, draft, change, tags, seed)
         content = {"classes": dataset.classes, "palette": dataset.palette, "ignore": IGNORE}
         (draft / "classes.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -160,7 +160,7 @@ def _write_derived(
     return out
 
 
-def place_image(dataset: SegmentationDataset, id: str, folder: Path) -> Path:
+def link_image(dataset: SegmentationDataset, id: str, folder: Path) -> Path:
     """Link an image, or copy it where links are not possible, or write it where it is generated; return the file."""
     source = dataset.image_path(id)
     if source is None:
@@ -221,7 +221,7 @@ def _place_lists(dataset: SegmentationDataset, root: Path, labeled: str | None, 
                 place = root / path.parent.relative_to(dataset.root)
                 found[place] = read_list(path, dataset), read_list(unlabeled, dataset)
     if labeled is not None and not dataset.published_lists(labeled, seed):
-        found[_list_folder(root, labeled, seed)] = draw_labeled(dataset, labeled, seed)
+        found[_list_folder(root, labeled, seed)] = sample_labeled(dataset, labeled, seed)
     for folder, lists in found.items():
         folder.mkdir(parents=True, exist_ok=True)
         for name, ids in zip(("labeled", "unlabeled"), lists, strict=True):

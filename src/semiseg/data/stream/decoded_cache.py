@@ -26,8 +26,8 @@ import torch
 from semiseg.data.dataset import Decoded
 
 FORMAT = 1
-HEAD = 6 * 8  # bytes
-RESERVE = 10**9  # bytes that stay free on the disk, for checkpoints and all else
+HEADER_BYTES = 6 * 8  # bytes
+RESERVED_BYTES = 10**9  # bytes that stay free on the disk, for checkpoints and all else
 OLD = 3600.0  # seconds after which a half-written file is nobody's
 
 
@@ -59,16 +59,16 @@ class DecodedCache:
 
     def read(self, path: Path, factor: int, read: Callable[[], Decoded]) -> Decoded:
         """Return an image file decoded: what is kept of it, or else what ``read`` gives, which is then kept."""
-        place = self.place(path, factor)
+        place = self.path_of(path, factor)
         kept = None if place is None else _load(place)
         if kept is not None:
             return kept
         decoded = read()
-        if place is not None and not self._stopped and place == self.place(path, factor):  # unchanged meanwhile
+        if place is not None and not self._stopped and place == self.path_of(path, factor):  # unchanged meanwhile
             self._keep(place, decoded)
         return decoded
 
-    def place(self, path: Path, factor: int) -> Path | None:
+    def path_of(self, path: Path, factor: int) -> Path | None:
         """Return where an image is or would be kept; None where the file cannot be asked, and ``read`` will say why."""
         try:
             about = os.stat(path)
@@ -85,8 +85,8 @@ class DecodedCache:
         try:
             for folder in (place.parent, self._drafts):
                 folder.mkdir(parents=True, exist_ok=True)
-            if shutil.disk_usage(self.folder).free < RESERVE + pixels.nbytes:
-                raise OSError(errno.ENOSPC, f"{RESERVE // 10**6} MB are to stay free on the disk")
+            if shutil.disk_usage(self.folder).free < RESERVED_BYTES + pixels.nbytes:
+                raise OSError(errno.ENOSPC, f"{RESERVED_BYTES // 10**6} MB are to stay free on the disk")
             with open(draft, "wb") as file:
                 file.write(head.tobytes())
                 file.write(pixels.data)
@@ -109,10 +109,10 @@ def _load(place: Path) -> Decoded | None:
         content = np.memmap(place, np.uint8, "c")  # private: torch wants to be allowed to write
     except (OSError, ValueError):  # it is not there, or empty
         return None
-    if len(content) < HEAD:
+    if len(content) < HEADER_BYTES:
         return None
-    form, *size, factor, height, width = content[:HEAD].view(np.int64).tolist()
-    if form != FORMAT or min(height, width) < 1 or len(content) != HEAD + 3 * height * width:
+    form, *size, factor, height, width = content[:HEADER_BYTES].view(np.int64).tolist()
+    if form != FORMAT or min(height, width) < 1 or len(content) != HEADER_BYTES + 3 * height * width:
         return None
-    pixels = torch.from_numpy(content[HEAD:].reshape(height, width, 3)).permute(2, 0, 1)
+    pixels = torch.from_numpy(content[HEADER_BYTES:].reshape(height, width, 3)).permute(2, 0, 1)
     return Decoded(pixels, (size[0], size[1]), factor)

@@ -8,7 +8,7 @@ from semiseg.data.dataset import Decoded, SegmentationDataset, check_size
 from semiseg.data.stream.decoded_cache import DecodedCache
 
 
-class Reader:
+class ImageReader:
     """Reads the images of a data set.
 
     Args:

@@ -15,10 +15,10 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from semiseg.batch import Batch
 from semiseg.data.dataset import Decoded, SegmentationDataset
-from semiseg.data.files.string_array import packed
-from semiseg.data.stream.image_reader import Reader
+from semiseg.data.files.string_array import as_string_array
+from semiseg.data.stream.image_reader import ImageReader
 from semiseg.data.stream.remote_files import Unreachable
-from semiseg.data.stream.unlabeled_pool import ListPool, Pool, ShardPool, permutation
+from semiseg.data.stream.unlabeled_pool import ListPool, Pool, permutation
 from semiseg.data.stream.weak_view import view_area, weak_view
 from semiseg.data.tag_file import UNKNOWN
 from semiseg.errors import UserError
@@ -83,11 +83,11 @@ class TrainStream(Dataset[Batch]):
         self,
         dataset: SegmentationDataset,
         labeled: Sequence[str],
-        unlabeled: Sequence[str] | ListPool | ShardPool,
+        unlabeled: Sequence[str] | Pool,
         config: StreamConfig,
         rank: int = 0,
         world_size: int = 1,
-        reader: Reader | None = None,
+        reader: ImageReader | None = None,
     ) -> None:
         if not labeled:
             raise UserError(f"{dataset.name}: no labeled images; annotate a few")
@@ -98,10 +98,10 @@ class TrainStream(Dataset[Batch]):
             )
         if not 0 < config.scale_min <= config.scale_max:
             raise UserError(f"scale range {config.scale_min} to {config.scale_max}: give 0 < scale_min <= scale_max")
-        self.dataset, self.config, self.reader = dataset, config, reader or Reader(dataset)
-        self.labeled = packed(labeled)
+        self.dataset, self.config, self.reader = dataset, config, reader or ImageReader(dataset)
+        self.labeled = as_string_array(labeled)
         self.unlabeled: Pool = (
-            unlabeled if isinstance(unlabeled, ListPool | ShardPool) else ListPool(self.reader, unlabeled, config.seed)
+            unlabeled if isinstance(unlabeled, Pool) else ListPool(self.reader, unlabeled, config.seed)
         )
         self._tagged = dataset.any_tags(self.labeled, self.unlabeled.names)
         self._labeled_part = _part(config.batch_size, rank, world_size)
@@ -143,7 +143,7 @@ class TrainStream(Dataset[Batch]):
         return self._view(*self.reader.sample(id), id, "labeled", turn, 0, id)
 
     def _unlabeled_view(self, epoch: int, step: int, place: int) -> View:
-        lap, id = self.unlabeled.draw(epoch, step, place, self.config.unlabeled_batch_size)
+        lap, id = self.unlabeled.sample(epoch, step, place, self.config.unlabeled_batch_size)
         shown, image, skipped = self._readable(id, epoch)
         return replace(self._view(image, None, shown, "unlabeled", epoch, lap, id), skipped=skipped)
 
@@ -153,7 +153,7 @@ class TrainStream(Dataset[Batch]):
         Which one that is depends on seed, epoch and id alone, so that any number of workers and a resumed run agree.
         """
         skipped: dict[str, str] = {}
-        for candidate in chain([id], self.unlabeled.stand_ins(id, epoch)):
+        for candidate in chain([id], self.unlabeled.fallbacks(id, epoch)):
             try:
                 return candidate, self.unlabeled.read(candidate), skipped
             except Unreachable:

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 from semiseg.data.files.atomic_folder import is_free, new_folder
 from semiseg.data.files.image_files import IMAGE_SUFFIXES, list_files, list_tree, reason
 from semiseg.data.stream.remote_files import require_shards
-from semiseg.data.stream.shards import INDEX, Shards, collect, count_images, find_shards, holds_shards
+from semiseg.data.stream.shards import INDEX, Shards, combine_shards, count_images, find_shards, holds_shards
 from semiseg.data.stream.unlabeled_pool import permutation
 from semiseg.errors import UserError, require_regular_file
 
@@ -43,20 +43,22 @@ def make_shards(source: str, out: str | Path, images_per_shard: int = PER_SHARD)
         raise UserError(f"--images-per-shard {images_per_shard}: it must be at least 1")
     if holds_shards(source):
         places = find_shards(source)
-        shards = count_images(source, places, lambda done: progress(done - 1, done, len(places), "shards looked into"))
+        shards = count_images(
+            source, places, lambda done: print_progress(done - 1, done, len(places), "shards looked into")
+        )
         with new_folder(out) as draft:
             write_index(draft, shards.to_json())
     else:
-        files = named_by_key(Path(source))
+        files = find_images(Path(source))
         with new_folder(out) as draft:
-            shards = pack(files, draft, images_per_shard)
+            shards = write_shards(files, draft, images_per_shard)
     return [
         f"{out}: {len(shards)} images in {len(shards.names)} shards",
         f"next: semiseg train --data DIR --unlabeled {out}",
     ]
 
 
-def named_by_key(folder: Path) -> dict[str, Path]:
+def find_images(folder: Path) -> dict[str, Path]:
     """Return the images in a folder, or in folders below where it has none, by the keys they get in shards.
 
     Raises:
@@ -75,7 +77,7 @@ def named_by_key(folder: Path) -> dict[str, Path]:
     return keys
 
 
-def pack(files: Mapping[str, Path], folder: Path, images_per_shard: int) -> Shards:
+def write_shards(files: Mapping[str, Path], folder: Path, images_per_shard: int) -> Shards:
     """Write shards of images, by key, and their index into a folder."""
     keys, order = list(files), permutation(len(files), 0, "shards", 0).tolist()
     places: list[str] = []
@@ -83,19 +85,19 @@ def pack(files: Mapping[str, Path], folder: Path, images_per_shard: int) -> Shar
     for start in range(0, len(keys), images_per_shard):
         part = [keys[index] for index in order[start : start + images_per_shard]]
         path = folder / f"shard-{len(places):06d}.tar"
-        with open(path, "wb") as file, writer(file) as tar:
+        with open(path, "wb") as file, tar_writer(file) as tar:
             for key in part:
-                tar.write({"__key__": key, files[key].suffix[1:].lower(): content_of(files[key])})
+                tar.write({"__key__": key, files[key].suffix[1:].lower(): read_file(files[key])})
         places.append(str(path))
         counts.append(len(part))
         sizes.append(path.stat().st_size)
-        progress(start, start + len(part), len(keys), "images packed")
-    shards = collect(str(folder), places, counts, sizes)
+        print_progress(start, start + len(part), len(keys), "images packed")
+    shards = combine_shards(str(folder), places, counts, sizes)
     write_index(folder, shards.to_json() | {"base": "", "name": ""})
     return shards
 
 
-def content_of(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
     """Return what an image file holds; raises UserError where it cannot be read."""
     try:
         return require_regular_file(path).read_bytes()
@@ -108,14 +110,14 @@ def write_index(folder: Path, content: dict[str, Any]) -> None:
     (folder / INDEX).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def writer(file: BinaryIO) -> Any:
+def tar_writer(file: BinaryIO) -> Any:
     """Return webdataset's writer of a tar file in which nothing depends on the clock."""
     from webdataset import TarWriter
 
     return TarWriter(file, user="", group="", mode=0o644, encoder=False, compress=False, mtime=0)
 
 
-def progress(before: int, done: int, count: int, what: str) -> None:
+def print_progress(before: int, done: int, count: int, what: str) -> None:
     """Say how far it is, ten times on the way."""
     if done * 10 // count > before * 10 // count:
         print(f"{done} of {count} {what}", file=sys.stderr)

@@ -52,7 +52,7 @@ def local_path(place: str) -> Path:
 
 def read_bytes(place: str) -> bytes | None:
     """Return what a file anywhere holds, None where there is none; raises Unreachable."""
-    with told(place):
+    with io_errors(place):
         if not is_remote(place):
             require_regular_file(local_path(place))
         system, path = _open(place)
@@ -63,16 +63,16 @@ def read_bytes(place: str) -> bytes | None:
     return content
 
 
-def list_folder(place: str) -> list[str]:
+def list_urls(place: str) -> list[str]:
     """Return the places of all files in a folder anywhere that can be listed, sorted; raises Unreachable."""
-    with told(place):
+    with io_errors(place):
         system, path = _open(place)
         names = system.ls(path, detail=False)
         return sorted(place.rstrip("/") + "/" + str(name).rstrip("/").rpartition("/")[2] for name in names)
 
 
 @contextmanager
-def told(place: str) -> Iterator[None]:
+def io_errors(place: str) -> Iterator[None]:
     """Turn whatever the libraries behind fsspec raise into one line that names the place."""
     try:
         yield
@@ -145,10 +145,10 @@ def fetch(place: str, size: int = 0) -> Path:
     try:
         with FileLock(folder / f"{name[:2]}.lock"):  # of 256, so that they do not pile up
             if not _is_whole(path, size):
-                make_room(folder, size)
+                evict_copies(folder, size)
                 _download(place, path.with_suffix(".part"), size)
                 os.replace(path.with_suffix(".part"), path)
-        make_room(folder, 0, keep=path)
+        evict_copies(folder, 0, keep=path)
     except NotImplementedError:
         raise Unreachable(f"{folder}: this file system has no locks: set SEMISEG_CACHE to a local folder") from None
     except OSError as error:
@@ -168,7 +168,7 @@ def _is_whole(path: Path, size: int) -> bool:
 def _download(place: str, part: Path, size: int) -> None:
     for wait in (*WAITS, None):
         try:
-            with told(place):
+            with io_errors(place):
                 system, path = _open(place)
                 try:
                     system.get_file(path, str(part))
@@ -189,7 +189,7 @@ def _download(place: str, part: Path, size: int) -> None:
         raise Unreachable(f"{place}: it has {found} bytes, {size} by the index: make the index anew")
 
 
-def make_room(folder: Path, needed: int, keep: Path | None = None) -> None:
+def evict_copies(folder: Path, needed: int, keep: Path | None = None) -> None:
     """Remove copies, those first that were not asked for longest, until ``needed`` bytes more fit under the bound."""
     found: list[tuple[float, int, Path]] = []
     for path in folder.iterdir():

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from semiseg.data.dataset import read_ahead
 from semiseg.data.files.image_files import IMAGE_SUFFIXES
-from semiseg.data.files.string_array import Names
-from semiseg.data.stream.remote_files import Unreachable, is_remote, list_folder, local_path, read_bytes, require_shards
-from semiseg.data.stream.tar_files import Members, look_into
+from semiseg.data.files.string_array import StringArray
+from semiseg.data.stream.remote_files import Unreachable, is_remote, list_urls, local_path, read_bytes, require_shards
+from semiseg.data.stream.tar_files import Members, open_tar
 from semiseg.errors import UserError, require_regular_file
 
 INDEX = "index.json"
@@ -48,7 +48,7 @@ class Shards:
     def __len__(self) -> int:
         return int(self.counts.sum())
 
-    def place(self, shard: int) -> str:
+    def url(self, shard: int) -> str:
         """Return where the tar file of a number lies."""
         return self.base + self.names[shard]
 
@@ -58,10 +58,10 @@ class Shards:
         Raises:
             Unreachable: it cannot be got or read, or holds another number of images than the index says.
         """
-        path, found, _ = look_into(self.place(shard), int(self.sizes[shard]))
+        path, found, _ = open_tar(self.url(shard), int(self.sizes[shard]))
         if len(found) != self.counts[shard]:
             raise Unreachable(
-                f"{self.place(shard)}: it holds {len(found)} images, {self.counts[shard]} by the index: make it anew"
+                f"{self.url(shard)}: it holds {len(found)} images, {self.counts[shard]} by the index: make it anew"
             )
         return path, found
 
@@ -76,7 +76,7 @@ class Shards:
         return f"{len(self)} images in {len(self.names)} shards of {self.source}"
 
 
-def means_shards(text: str) -> bool:
+def names_shards(text: str) -> bool:
     """Tell whether a text names shards: a URL, a folder, an index, a tar file, or several in braces."""
     if os.path.isfile(text):
         return text.endswith((".tar", ".json"))
@@ -90,7 +90,7 @@ def holds_shards(text: str) -> bool:
         UserError: a folder holds both.
     """
     if not os.path.isdir(text):
-        return means_shards(text)
+        return names_shards(text)
     names = os.listdir(text)
     shard = min((name for name in names if name.endswith(".tar")), default="")
     image = min((name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and name[0] != "."), default="")
@@ -148,7 +148,7 @@ def find_shards(source: str) -> list[str]:
 
     if source.endswith(".tar") or "{" in source:
         return list(expand_urls(source))
-    places = [place for place in list_folder(source) if place.endswith(".tar")]
+    places = [place for place in list_urls(source) if place.endswith(".tar")]
     if not places:
         raise UserError(f"{source}: no {INDEX} and no .tar files there: give the folder or URL of shards")
     return places
@@ -161,22 +161,22 @@ def count_images(source: str, places: Iterable[str], tell: Callable[[int], None]
         UserError: they hold none.
         Unreachable: one cannot be read.
     """
-    places = [place if is_remote(place) else absolute(place) for place in places]
+    places = [place if is_remote(place) else absolute_path(place) for place in places]
     counts, sizes = [], []
-    for done, (_, found, size) in enumerate(read_ahead(look_into, places, workers=8, ahead=8), 1):
+    for done, (_, found, size) in enumerate(read_ahead(open_tar, places, workers=8, ahead=8), 1):
         counts.append(len(found))
         sizes.append(size)
         if tell:
             tell(done)
-    return collect(source, places, counts, sizes)
+    return combine_shards(source, places, counts, sizes)
 
 
-def absolute(place: str) -> str:
+def absolute_path(place: str) -> str:
     """Return a path on this machine from the root on, without ``..``: what it means must not depend on where one is."""
     return os.path.abspath(local_path(place))
 
 
-def collect(source: str, places: Sequence[str], counts: Sequence[int], sizes: Sequence[int]) -> Shards:
+def combine_shards(source: str, places: Sequence[str], counts: Sequence[int], sizes: Sequence[int]) -> Shards:
     """Put shards together: what stands before all of their names is their base.
 
     Raises:
@@ -191,7 +191,7 @@ def collect(source: str, places: Sequence[str], counts: Sequence[int], sizes: Se
     if not sum(counts):
         endings = ", ".join(IMAGE_SUFFIXES)
         raise UserError(f"{source}: no images in {len(places)} shards (an image is called KEY.jpg; of {endings})")
-    return Shards(source, base, Names(names), np.array(counts, dtype=np.int64), np.array(sizes, dtype=np.int64))
+    return Shards(source, base, StringArray(names), np.array(counts, dtype=np.int64), np.array(sizes, dtype=np.int64))
 
 
 def parse_index(place: str, content: bytes, source: str | None = None) -> Shards:
@@ -212,7 +212,7 @@ def parse_index(place: str, content: bytes, source: str | None = None) -> Shards
         base, name = str(index.get("base") or ""), str(index.get("name") or place)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(wrong.format(type(error).__name__)) from None
-    own = (place if is_remote(place) else absolute(place)).rpartition("/")[0] + "/"
+    own = (place if is_remote(place) else absolute_path(place)).rpartition("/")[0] + "/"
     places = [url if is_remote(url) or url.startswith("/") else (base or own) + url for url, _, _ in entries]
     named = [base, *(url for url, _, _ in entries)]
     if any(".." in Path(text).parts for text in named) or any(not p.endswith(".tar") or "\0" in p for p in places):
@@ -222,4 +222,4 @@ def parse_index(place: str, content: bytes, source: str | None = None) -> Shards
     numbers = [number for _, *both in entries for number in both]
     if not all(type(number) is int and number >= 0 for number in numbers) or sum(numbers) >= 2**62:
         raise UserError(wrong.format("a count is no whole number, or absurdly large"))
-    return collect(source or name, places, numbers[::2], numbers[1::2])
+    return combine_shards(source or name, places, numbers[::2], numbers[1::2])

@@ -15,12 +15,14 @@ from semiseg.errors import UserError, require_regular_file
 
 ATTEMPTS = 3  # at a copy that others may remove
 GONE = "its copy is removed before it can be read: raise SEMISEG_CACHE_GB"
-LARGEST = 1 << 30  # bytes of one image: a header may claim what no memory holds, and a sparse file seem to have it
+MAX_IMAGE_BYTES = (
+    1 << 30
+)  # bytes of one image: a header may claim what no memory holds, and a sparse file seem to have it
 Members = dict[str, tuple[int, int]]
 """Of a tar file: where an image's bytes begin and how many they are, by its key, in the order of the file."""
 
 
-def look_into(place: str, size: int = 0) -> tuple[Path, Members, int]:
+def open_tar(place: str, size: int = 0) -> tuple[Path, Members, int]:
     """Return a local copy of a tar file anywhere, what is in it, and its size in bytes.
 
     Raises:
@@ -30,7 +32,7 @@ def look_into(place: str, size: int = 0) -> tuple[Path, Members, int]:
         path = fetch(place, size)
         with suppress(FileNotFoundError):  # of a copy: another process has just made room for its own
             return path, read_members(path, place), path.stat().st_size
-    raise missing(place)
+    raise missing_error(place)
 
 
 def read_members(path: Path, place: str) -> Members:
@@ -67,24 +69,24 @@ def read_image(place: str, size: int, key: str, path: Path, where: tuple[int, in
         Unreachable: the tar file cannot be got.
     """
     begin, count = where
-    if leads_out(key):
+    if escapes_folder(key):
         raise UserError(f"{place}: {key}: the image's name leads out of its folder; pack it anew under another name")
     for _ in range(ATTEMPTS):
         with suppress(FileNotFoundError), open(path, "rb") as file:
-            if count > min(LARGEST, os.fstat(file.fileno()).st_size - begin):
+            if count > min(MAX_IMAGE_BYTES, os.fstat(file.fileno()).st_size - begin):
                 raise UserError(f"{place}: {key}: the image cannot be read (it claims {count} bytes); pack it anew")
             file.seek(begin)
             return decode(BytesIO(file.read(count)), f"{place}: {key}", factor)
         fetch(place, size)
-    raise missing(place)
+    raise missing_error(place)
 
 
-def leads_out(name: str) -> bool:
+def escapes_folder(name: str) -> bool:
     """Tell whether a name, joined to a folder, may mean a place outside of it, here or on another system."""
     path = PureWindowsPath(name)  # which knows both slashes
     return bool(path.root) or ".." in path.parts
 
 
-def missing(place: str) -> Unreachable:
+def missing_error(place: str) -> Unreachable:
     """Return what to say of a tar file, or of its local copy, that is not there each time one looks."""
     return Unreachable(f"{place}: {GONE if is_remote(place) else 'no such file: check the path'}")

@@ -13,17 +13,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from semiseg.data.dataset import Decoded
-from semiseg.data.files.string_array import packed
-from semiseg.data.preview_selection import spread
+from semiseg.data.files.string_array import as_string_array
+from semiseg.data.preview_selection import evenly_spaced
 from semiseg.data.splits.dataset_split import Split
-from semiseg.data.stream.image_reader import Reader
+from semiseg.data.stream.image_reader import ImageReader
 from semiseg.data.stream.remote_files import cache_bytes, cache_folder, fetch, is_remote
 from semiseg.data.stream.shards import Shards
 from semiseg.data.stream.tar_files import Members, read_image
@@ -34,6 +34,7 @@ WINDOW = 4  # shards whose images are shuffled together
 DOWNLOADS = 8  # windows that a process gets at once
 
 
+@runtime_checkable
 class Pool(Protocol):
     """The unlabeled images of a run."""
 
@@ -44,7 +45,7 @@ class Pool(Protocol):
 
     def __len__(self) -> int: ...
 
-    def draw(self, epoch: int, step: int, place: int, batch: int) -> tuple[int, str]:
+    def sample(self, epoch: int, step: int, place: int, batch: int) -> tuple[int, str]:
         """Return the image at a place of an epoch's ``step``, whose global batch has ``batch`` places.
 
         Returns:
@@ -56,11 +57,11 @@ class Pool(Protocol):
         """Read an image; raises UserError if it cannot be read."""
         ...
 
-    def stand_ins(self, id: str, epoch: int) -> Iterator[str]:
+    def fallbacks(self, id: str, epoch: int) -> Iterator[str]:
         """Yield, in an order of its own, the images that may stand in for one that cannot be read."""
         ...
 
-    def few(self, count: int) -> Sequence[str]:
+    def preview(self, count: int) -> Sequence[str]:
         """Return some images to look at, always the same ones."""
         ...
 
@@ -68,14 +69,14 @@ class Pool(Protocol):
 class ListPool:
     """The images of a list in the data: an epoch is a permutation of it, cut into batches."""
 
-    def __init__(self, reader: Reader, ids: Iterable[str], seed: int) -> None:
+    def __init__(self, reader: ImageReader, ids: Iterable[str], seed: int) -> None:
         self.reader, self.seed = reader, seed
-        self.names: Sequence[str] = packed(ids)
+        self.names: Sequence[str] = as_string_array(ids)
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def draw(self, epoch: int, step: int, place: int, batch: int) -> tuple[int, str]:
+    def sample(self, epoch: int, step: int, place: int, batch: int) -> tuple[int, str]:
         """See ``Pool``."""
         lap, position = divmod(step * batch + place, len(self))
         return lap, self.names[int(permutation(len(self), self.seed, "unlabeled", epoch)[position])]
@@ -84,15 +85,15 @@ class ListPool:
         """See ``Pool``."""
         return self.reader.image(id)
 
-    def stand_ins(self, id: str, epoch: int) -> Iterator[str]:
+    def fallbacks(self, id: str, epoch: int) -> Iterator[str]:
         """See ``Pool``: any other image of the list."""
         for index in permutation(len(self), self.seed, f"stand-in {id}", epoch):
             if self.names[int(index)] != id:
                 yield self.names[int(index)]
 
-    def few(self, count: int) -> Sequence[str]:
+    def preview(self, count: int) -> Sequence[str]:
         """See ``Pool``: spread over the list."""
-        return spread(self.names, count)
+        return evenly_spaced(self.names, count)
 
 
 class _Open(NamedTuple):
@@ -115,16 +116,16 @@ class ShardPool:
     Args:
         shards: the shards.
         seed: the run's.
-        places: how many places of the batch are read here.
+        rank_batch_size: unlabeled images per step on this rank.
         factor: images are decoded at ``1 / factor`` of their size, as by ``Reader``.
     """
 
     names: Sequence[str] = ()
 
-    def __init__(self, shards: Shards, seed: int, places: int, factor: int = 1) -> None:
+    def __init__(self, shards: Shards, seed: int, rank_batch_size: int, factor: int = 1) -> None:
         self.shards, self.seed, self.count, self.factor = shards, seed, len(shards), factor
-        self._most_open = 2 * WINDOW * (places + 1)
-        self._gets_ahead = is_remote(shards.base) and copies(shards, places) <= cache_bytes()
+        self._most_open = 2 * WINDOW * (rank_batch_size + 1)
+        self._gets_ahead = is_remote(shards.base) and local_copy_bytes(shards, rank_batch_size) <= cache_bytes()
         self._open: OrderedDict[int, _Open] = OrderedDict()
         self._plans: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
         self._ahead: tuple[int, set[tuple[int, int]]] = (0, set())
@@ -132,7 +133,7 @@ class ShardPool:
     def __len__(self) -> int:
         return self.count
 
-    def draw(self, epoch: int, step: int, place: int, batch: int) -> tuple[int, str]:
+    def sample(self, epoch: int, step: int, place: int, batch: int) -> tuple[int, str]:
         """See ``Pool``."""
         steps = -(-len(self) // batch)
         lap, position = divmod(place * steps + step, len(self))
@@ -153,20 +154,20 @@ class ShardPool:
     def read(self, id: str) -> Decoded:
         """See ``Pool``: kept nowhere decoded."""
         shard, key = self._find(id)
-        place, size = self.shards.place(shard.number), int(self.shards.sizes[shard.number])
+        place, size = self.shards.url(shard.number), int(self.shards.sizes[shard.number])
         return read_image(place, size, key, shard.path, shard.members[key], self.factor)
 
-    def stand_ins(self, id: str, epoch: int) -> Iterator[str]:
+    def fallbacks(self, id: str, epoch: int) -> Iterator[str]:
         """See ``Pool``: any other image of the same shard, which is at hand."""
         shard, own = self._find(id)
         for index in permutation(len(shard.keys), self.seed, f"stand-in {id}", epoch):
             if shard.keys[index] != own:
                 yield id.removesuffix(own) + shard.keys[index]
 
-    def few(self, count: int) -> Sequence[str]:
+    def preview(self, count: int) -> Sequence[str]:
         """See ``Pool``: of the first shard that holds any."""
         number = int(np.flatnonzero(self.shards.counts)[0])
-        return [f"{self.shards.names[number]}/{key}" for key in spread(self._at(number).keys, count)]
+        return [f"{self.shards.names[number]}/{key}" for key in evenly_spaced(self._at(number).keys, count)]
 
     def _plan(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the order of the shards in an epoch, and where in the order of images its windows end."""
@@ -206,19 +207,19 @@ class ShardPool:
         def get() -> None:
             with _slots(process), suppress(UserError):  # told when it is this shard's turn
                 for number in numbers:
-                    fetch(self.shards.place(number), int(self.shards.sizes[number]))
+                    fetch(self.shards.url(number), int(self.shards.sizes[number]))
 
         threading.Thread(target=get, daemon=True).start()
 
 
-def make_pool(reader: Reader, split: Split, seed: int, places: int = 1) -> ListPool | ShardPool:
+def make_pool(reader: ImageReader, split: Split, seed: int, rank_batch_size: int = 1) -> Pool:
     """Return the unlabeled images of a run's lists; ``places`` of each batch are read here."""
     if split.shards is not None:
-        return ShardPool(split.shards, seed, places, reader.factor)
+        return ShardPool(split.shards, seed, rank_batch_size, reader.factor)
     return ListPool(reader, split.unlabeled, seed)
 
 
-def copies(shards: Shards, places: int) -> int:
+def local_copy_bytes(shards: Shards, places: int) -> int:
     """Return at most how many bytes of copies so many places of the batch read from at once.
 
     A place reads one window and gets the next; each shard counts as the largest.
@@ -226,11 +227,11 @@ def copies(shards: Shards, places: int) -> int:
     return min(int(shards.sizes.sum()), 2 * WINDOW * places * int(shards.sizes.max()))
 
 
-def room_note(shards: Shards, places: int) -> str:
+def disk_space_note(shards: Shards, places: int) -> str:
     """Say where copies of shards are kept and whether those of ``places`` of the batch fit, or "" if none is kept."""
     if not is_remote(shards.base):
         return ""
-    needed, bound = copies(shards, places), cache_bytes()
+    needed, bound = local_copy_bytes(shards, places), cache_bytes()
     told = (
         f"copies of shards: up to {needed / 1e9:.2g} GB at a time in {cache_folder()}, which may hold {bound / 1e9:.2g}"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from semiseg.data.dataset import SegmentationDataset
-from semiseg.data.preview_selection import spread
+from semiseg.data.preview_selection import evenly_spaced
 from semiseg.errors import UserError, printable
 from semiseg.tools.checking.check_text import facts, mark, remedies, verdict
 from semiseg.tools.checking.examine import DataCheck, Material
@@ -82,7 +82,7 @@ def _samples(material: Material | None) -> Section:
     fine = {one.id for one in material.seen if not one.image_fault and not one.mask_fault}
     for role in ROLES:
         ids = [id for id in material.lists.ids(role) if id in fine]
-        for id in spread(ids, SAMPLES // len(ROLES)):
+        for id in evenly_spaced(ids, SAMPLES // len(ROLES)):
             pictures.append(_sample(dataset, id, f"{_name(dataset, id)} ({role})"))
     if not pictures:
         return Section("Samples")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semiseg.data.dataset import IGNORE, SegmentationDataset
-from semiseg.data.splits.annotation_kind import LITTLE
+from semiseg.data.splits.annotation_kind import SPARSE_SHARE
 from semiseg.tools.checking.finding import Finding, Severity, counted, faults, listed, mask_names
 from semiseg.tools.checking.list_findings import Lists, Role
 from semiseg.tools.checking.scan import Seen
@@ -142,7 +142,7 @@ def content_findings(dataset: SegmentationDataset, masks: Masks) -> list[Finding
             findings.append(Finding("warning", "mask-single", text, remedy, single))
         else:
             findings.append(Finding("note", "mask-single", text, files=single))
-    if masks.known is not None and masks.known < LITTLE:
+    if masks.known is not None and masks.known < SPARSE_SHARE:
         text = f"{masks.known:.1%} of the pixels of labeled images are annotated, the rest is 255"
         remedy = "if nobody annotated the rest, train with --annotation partial, so that a teacher fills it in"
         findings.append(Finding("warning", "partial", text, remedy))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from semiseg.data import DATASETS, layout_of, open_dataset
+from semiseg.data import DATASETS, detect_layout, open_dataset
 from semiseg.data.dataset import IGNORE, SegmentationDataset
 from semiseg.data.files.image_files import IMAGE_SUFFIXES, JPEG_SUFFIXES, MASK_SUFFIXES, list_files
-from semiseg.data.folder_dataset import JPEG_MASK, FolderDataset, matching
+from semiseg.data.folder_dataset import JPEG_MASK, FolderDataset, match_masks
 from semiseg.data.tag_file import Tags
 from semiseg.errors import UserError
 
@@ -24,7 +24,7 @@ def open_anyhow(data: str | Path) -> tuple[SegmentationDataset | None, list[str]
     except UserError as error:
         refusals = [str(error)]
     # CamVid in its other layout is an own folder by its code alone; text before a colon means data that are generated.
-    if Path(data).is_dir() and DATASETS[layout_of(data)] is FolderDataset:
+    if Path(data).is_dir() and DATASETS[detect_layout(data)] is FolderDataset:
         folder = RestOfFolder(data)
         if folder.ids:
             return folder, list(dict.fromkeys(refusals + folder.refusals))
@@ -49,7 +49,7 @@ class RestOfFolder(FolderDataset):
         masks = list_files(self.root / "masks", MASK_SUFFIXES, self.refusals)
         jpegs = list_files(self.root / "masks", JPEG_SUFFIXES, self.refusals)
         self.refusals += [f"{path}: {JPEG_MASK}" for path in jpegs.values()]
-        return images, matching(images, masks)
+        return images, match_masks(images, masks)
 
     def _read_classes(self) -> tuple[str, ...]:
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from semiseg.config import TrainConfig
 from semiseg.data.dataset import SegmentationDataset
-from semiseg.data.splits.annotation_kind import LITTLE
+from semiseg.data.splits.annotation_kind import SPARSE_SHARE
 from semiseg.data.splits.dataset_split import resolve_split
 from semiseg.errors import UserError
 from semiseg.tools.checking.list_findings import Lists, published_shares
@@ -42,7 +42,7 @@ def training_command(
         words += ["--labeled", share] if share else ["--method", "supervised"]
     if lists.incomplete:
         words.append("--existing-only")
-    if known is not None and known < LITTLE:
+    if known is not None and known < SPARSE_SHARE:
         words += ["--annotation", "partial"]
     crop, side = TrainConfig.crop_size, min(sizes[1]) if sizes else TrainConfig.crop_size
     if len(lists.ids("labeled")) <= FEW and lists.ids("unlabeled"):

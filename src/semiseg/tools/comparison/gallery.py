@@ -11,7 +11,7 @@ from PIL import ImageDraw
 from torch import Tensor
 
 from semiseg.data.dataset import IGNORE, read_sample
-from semiseg.data.preview_selection import A_FEW, apart, spread
+from semiseg.data.preview_selection import PREVIEW_COUNT, evenly_spaced, select_distinct
 from semiseg.errors import UserError
 from semiseg.seeding import generator
 from semiseg.visualization.mask_pictures import (
@@ -40,8 +40,8 @@ def gallery(runs: Mapping[str, LoadedRun]) -> tuple[Picture, str]:
     if not ids:
         raise UserError("the runs have no val or test image in common to compare on")
     drawn = draw(ids)
-    ranked = by_disagreement(runs, spread(ids, CANDIDATES)) if len(runs) > 1 else []
-    differing = apart(ranked, ids, drawn)
+    ranked = by_disagreement(runs, evenly_spaced(ids, CANDIDATES)) if len(runs) > 1 else []
+    differing = select_distinct(ranked, ids, drawn)
     width = 320 if len(runs) <= 4 else 240
     groups = {title: chosen for title, chosen in zip(GROUPS, (drawn, differing), strict=True) if chosen}
     parts = [titled(title, grid(*predicted_rows(runs, chosen, width))) for title, chosen in groups.items()]
@@ -52,7 +52,7 @@ def gallery(runs: Mapping[str, LoadedRun]) -> tuple[Picture, str]:
 def draw(ids: Sequence[str]) -> list[str]:
     """Return a few of the images, drawn at random; the same ones at every call."""
     order = torch.randperm(len(ids), generator=generator(0, "pictures of a comparison")).tolist()
-    return [ids[index] for index in sorted(order[:A_FEW])]
+    return [ids[index] for index in sorted(order[:PREVIEW_COUNT])]
 
 
 def by_disagreement(runs: Mapping[str, LoadedRun], ids: Sequence[str]) -> list[str]:

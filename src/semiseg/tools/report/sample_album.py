@@ -10,7 +10,7 @@ from pathlib import Path
 import PIL.Image
 
 from semiseg.data.files.image_header import UNREADABLE
-from semiseg.data.preview_selection import spread
+from semiseg.data.preview_selection import evenly_spaced
 from semiseg.tools.report.html_page import Block, Legend, Picture, Section, Strip, photo
 from semiseg.tools.report.run_files import RunFiles
 
@@ -69,7 +69,7 @@ def pseudo_labels(run: RunFiles) -> Section:
 
 def samples(run: RunFiles) -> Section:
     """Return a few val images as every network saw them at the end."""
-    chosen = spread(run.samples, MOST_SAMPLES)
+    chosen = evenly_spaced(run.samples, MOST_SAMPLES)
     pictures = [picture for path in chosen for picture in _read(path, path.stem, SAMPLE_LIMIT, at_least=860)]
     return Section("Samples", "Val images at the end of training: image, every network, ground truth.", pictures)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from semiseg.data import open_dataset
 from semiseg.data.dataset import Color, SegmentationDataset
-from semiseg.data.preview_selection import spread
+from semiseg.data.preview_selection import evenly_spaced
 from semiseg.errors import UserError, lookup
 from semiseg.inference.predictor import Predictor
 from semiseg.tools.models.trained_model import Model, load
@@ -104,4 +104,4 @@ def find_samples(model: Model) -> tuple[SegmentationDataset | None, tuple[str, .
             ids = lists.test or lists.val
     except UserError:  # it was moved, or never was on this machine
         return None, ()
-    return dataset, tuple(spread(ids, SAMPLES))
+    return dataset, tuple(evenly_spaced(ids, SAMPLES))

@@ -11,7 +11,7 @@ from semiseg.config import TrainConfig
 from semiseg.data import open_dataset
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.splits.list_files import listable
-from semiseg.data.stream.shards import means_shards
+from semiseg.data.stream.shards import names_shards
 from semiseg.errors import UserError
 from semiseg.seeding import generator
 from semiseg.tools.suggestion.uncertainty import tell
@@ -50,7 +50,7 @@ def find_candidates(run: RunDirectory, data: str | None) -> Candidates:
     if len(ids) < len(found.ids):
         tell(f"{len(found.ids) - len(ids)} images are left out: no list can hold their names")
     if not ids:
-        if config.unlabeled and means_shards(config.unlabeled):
+        if config.unlabeled and names_shards(config.unlabeled):
             remedy = "the run's shards are not looked into: unpack one, and give the folder by --data"
             raise UserError(f"{found.dataset.name}: no image without a mask; {remedy}")
         raise UserError(f"{found.dataset.name}: no image without a mask: add images, or give others by --data")

@@ -10,7 +10,7 @@ from pathlib import Path
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.files.atomic_folder import new_folder
 from semiseg.data.splits.list_files import write_list
-from semiseg.data.splits.make_splits import place_image
+from semiseg.data.splits.make_splits import link_image
 from semiseg.errors import UserError, lookup
 from semiseg.tools.models.trained_model import Model, load
 from semiseg.tools.suggestion.candidates import drawn, find_candidates
@@ -141,7 +141,7 @@ def write_drafts(folder: Path, model: Model, dataset: SegmentationDataset, sugge
         image = dataset.read_image(one.id)
         mask, confidence = model(image)
         masks[one.id] = mask.cpu().numpy()
-        files[one.id] = place_image(dataset, one.id, folder / "images").name
+        files[one.id] = link_image(dataset, one.id, folder / "images").name
         save_indexed_png(mask, model.palette, folder / "masks" / f"{one.id}.png")
         entries.append(entry(f"{rank}. {one.id}", image, mask.cpu(), confidence, model.palette))
     write_cvat(folder / "cvat.zip", masks, model.classes, model.palette)

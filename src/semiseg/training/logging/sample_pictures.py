@@ -19,9 +19,9 @@ from torch import Tensor
 
 from semiseg.config import TrainConfig
 from semiseg.data.dataset import SegmentationDataset, read_sample
-from semiseg.data.preview_selection import apart, spread
+from semiseg.data.preview_selection import evenly_spaced, select_distinct
 from semiseg.data.splits.dataset_split import Split
-from semiseg.data.stream.image_reader import Reader
+from semiseg.data.stream.image_reader import ImageReader
 from semiseg.data.stream.unlabeled_pool import make_pool
 from semiseg.errors import UserError
 from semiseg.inference.evaluation import Evaluation
@@ -48,7 +48,7 @@ class Samples:
         self, folder: Path, dataset: SegmentationDataset, split: Split, config: TrainConfig, device: torch.device
     ) -> None:
         self.folder, self.dataset, self.split, self.config, self.device = folder, dataset, split, config, device
-        self.pool = make_pool(Reader(dataset), split, config.seed)
+        self.pool = make_pool(ImageReader(dataset), split, config.seed)
         self.followed: Sequence[str] = ()
 
     def write(self, method: Method, progress: Progress, best: Evaluation | None) -> list[Path]:
@@ -69,7 +69,7 @@ class Samples:
     def write_networks(self, method: Method, step: int) -> list[Path]:
         """Write image | every network | ground truth of a few val images, and return the files."""
         files = []
-        for id in spread(self.split.val, SAMPLES):
+        for id in evenly_spaced(self.split.val, SAMPLES):
             image = self.dataset.read_image(id)
             masks = {name: self._predictor(network)(image).mask for name, network in method.predictors.items()}
             picture = sample_picture(image, masks | {"ground truth": self.dataset.read_mask(id)}, self.dataset.palette)
@@ -106,7 +106,7 @@ class Samples:
             return
         predictor = self._predictor(method.predictors[name])
         with suppress(UserError):
-            self.followed = self.followed or self.pool.few(UNLABELED)
+            self.followed = self.followed or self.pool.preview(UNLABELED)
         for number, id in enumerate(self.followed, 1):
             try:
                 image = self.pool.read(id).pixels
@@ -150,4 +150,4 @@ def chosen(miou: Mapping[str, float], seed: int) -> dict[str, list[str]]:
     ranked = sorted((id for id in ids if not math.isnan(miou[id])), key=lambda id: -miou[id])
     order = torch.randperm(len(ids), generator=generator(seed, "random predictions")).tolist()
     rankings = (ranked, ranked[::-1], [ids[index] for index in order if not math.isnan(miou[ids[index]])])
-    return {group: apart(ranking, ids) for group, ranking in zip(GROUPS, rankings, strict=True)}
+    return {group: select_distinct(ranking, ids) for group, ranking in zip(GROUPS, rankings, strict=True)}

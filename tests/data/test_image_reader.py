@@ -13,7 +13,7 @@ from PIL import Image
 from semiseg.config import TrainConfig
 from semiseg.data import FolderDataset, Split
 from semiseg.data.files.image_files import decode, read_image_file
-from semiseg.data.stream.image_reader import Reader
+from semiseg.data.stream.image_reader import ImageReader
 from semiseg.data.stream.weak_view import view_area, weak_view
 from semiseg.errors import UserError
 from semiseg.training.decode_plan import decode_factor, make_reader
@@ -98,7 +98,7 @@ def test_a_run_is_told_and_a_mask_of_another_size_refused(tmp_path: Path) -> Non
     (tmp_path / "classes.txt").write_text("one\ntwo\n")
     dataset = FolderDataset(tmp_path)
     with pytest.raises(UserError, match=r"the mask is 32x24, its image .* is 64x48"):
-        Reader(dataset, 2).sample("a")
+        ImageReader(dataset, 2).sample("a")
     config, split = replace(TrainConfig(), decode="reduced"), Split(("a",), (), (), ())
     assert make_reader(replace(config, image_scale=0.25), dataset, split)[1] == ["decode: images at 1/2 of their size"]
     assert "changes nothing" in make_reader(config, dataset, split)[1][0]

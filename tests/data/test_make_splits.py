@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from semiseg import cli
 from semiseg.data import IGNORE, FolderDataset, Shapes, open_dataset, resolve_split, write_folder
 from semiseg.data.splits import derive_annotation as derive
-from semiseg.data.splits.dataset_split import draw_labeled
-from semiseg.data.splits.make_splits import split as make_split
+from semiseg.data.splits.dataset_split import sample_labeled
+from semiseg.data.splits.make_splits import make_split
 from semiseg.errors import UserError
 
 few = settings(max_examples=30, deadline=None, derandomize=True)
@@ -128,13 +128,13 @@ def test_classes_are_dealt_out_evenly_and_to_the_first_images_first(seed: int) -
     shown = {f"{n:02d}": sorted(draw.choice(6, draw.integers(2, 6), replace=False).tolist()) for n in range(40)}
     shown |= {"empty": []}
     first = {f"{n:02d}" for n in range(5, 17)}
-    dealt = derive.deal_classes(shown, first, seed)
+    dealt = derive.assign_classes(shown, first, seed)
     assert dealt.keys() == shown.keys() - {"empty"} and all(value in shown[id] for id, value in dealt.items())
-    assert dealt == derive.deal_classes(dict(reversed(shown.items())), first, seed)
+    assert dealt == derive.assign_classes(dict(reversed(shown.items())), first, seed)
     everything = {f"{n}": list(range(6)) for n in range(30)}
-    counts = np.bincount(list(derive.deal_classes(everything, (), seed).values()))
+    counts = np.bincount(list(derive.assign_classes(everything, (), seed).values()))
     assert counts.tolist() == [5] * 6
-    among_first = derive.deal_classes(everything, {"3", "4", "7", "11", "20", "29"}, seed)
+    among_first = derive.assign_classes(everything, {"3", "4", "7", "11", "20", "29"}, seed)
     assert {among_first[id] for id in ("3", "4", "7", "11", "20", "29")} == set(range(6))
 
 
@@ -176,7 +176,7 @@ def test_a_derived_data_set(tiny_folder: Path, tmp_path: Path, kind: str, capsys
     assert (part.ids, part.classes, part.palette) == (full.ids, full.classes, full.palette)
     assert all(part.split(name) == full.split(name) for name in ("train", "val", "test"))
     assert part.published_lists("1/4", 0) is not None is not full.published_lists("1/4", 0)
-    assert draw_labeled(part, "1/4", 0) == draw_labeled(full, "1/4", 0)
+    assert sample_labeled(part, "1/4", 0) == sample_labeled(full, "1/4", 0)
     for id in full.ids:
         assert torch.equal(part.read_image(id), full.read_image(id))
         kept, mask = part.read_mask(id), full.read_mask(id)
@@ -327,7 +327,7 @@ def test_every_published_list_comes_along_and_so_do_tags(tmp_path: Path) -> None
     make_split(source, tmp_path / "boxes", boxes=True)
     part, full = open_dataset(tmp_path / "boxes"), open_dataset(source)
     for labeled in ("1/4", "3"):
-        assert draw_labeled(part, labeled, 0) == draw_labeled(full, labeled, 0) == ((ids[2], ids[5]), (ids[0],))
+        assert sample_labeled(part, labeled, 0) == sample_labeled(full, labeled, 0) == ((ids[2], ids[5]), (ids[0],))
     assert part.tags(ids[0]) == full.tags(ids[0]) is not None
 
 

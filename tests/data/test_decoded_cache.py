@@ -20,7 +20,7 @@ from semiseg.config import TrainConfig
 from semiseg.data import FolderDataset, Shapes, StreamConfig, TrainStream, make_loader, resolve_split
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.stream.decoded_cache import DecodedCache
-from semiseg.data.stream.image_reader import Reader
+from semiseg.data.stream.image_reader import ImageReader
 from semiseg.errors import UserError
 from semiseg.methods.method import Batch
 from semiseg.training.decode_plan import make_reader
@@ -32,7 +32,7 @@ Disk = namedtuple("Disk", "total used free")
 def stream(folder: Path, cache: DecodedCache | None, factor: int = 1) -> TrainStream:
     dataset = FolderDataset(folder)
     split = resolve_split(dataset, "1/4", 0)
-    return TrainStream(dataset, split.labeled, split.unlabeled, CONFIG, reader=Reader(dataset, factor, cache))
+    return TrainStream(dataset, split.labeled, split.unlabeled, CONFIG, reader=ImageReader(dataset, factor, cache))
 
 
 def batches(training: TrainStream, workers: int = 0) -> list[Batch]:
@@ -123,7 +123,7 @@ def test_a_full_disk_is_told_once_and_the_run_goes_on(
     assert not kept(tmp_path)  # the workers' word reached the main process
 
 
-def reader(dataset: SegmentationDataset, **options: str) -> tuple[Reader, list[str]]:
+def reader(dataset: SegmentationDataset, **options: str) -> tuple[ImageReader, list[str]]:
     config = replace(TrainConfig(method="mean-teacher"), **options)
     return make_reader(config, dataset, resolve_split(dataset, "1/4", 0))
 
@@ -140,7 +140,7 @@ def test_where_it_would_not_fit_the_run_does_without(
     made, (told,) = reader(dataset, cache=folder)
     assert made.cache is None and told.startswith("warning: cache: about 0.1 MB") and "goes on without" in told
     for id in dataset.ids:
-        Reader(dataset, 1, DecodedCache(Path(folder))).image(id)
+        ImageReader(dataset, 1, DecodedCache(Path(folder))).image(id)
     assert "about 0.0 MB more" in reader(dataset, cache=folder)[1][0]
 
 

@@ -13,7 +13,7 @@ import pytest
 from torch import Tensor
 
 from semiseg.data import SegmentationDataset, open_dataset, resolve_split
-from semiseg.data.splits.list_files import read_list, read_permutation, unlabeled_beside
+from semiseg.data.splits.list_files import matching_unlabeled_list, read_list, read_permutation
 from trees import VOC_TRAIN, VOC_VAL, make_voc, refused, write_lines
 
 
@@ -85,11 +85,11 @@ def test_the_list_of_unlabeled_images_beside_a_labeled_one(tmp_path: Path) -> No
         "training631_l.txt": "training631_u.txt",
     }
     for labeled, unlabeled in pairs.items():
-        assert unlabeled_beside(tmp_path / labeled) is None
+        assert matching_unlabeled_list(tmp_path / labeled) is None
         write_lines(tmp_path / unlabeled)
-        assert unlabeled_beside(tmp_path / labeled) == tmp_path / unlabeled
-        assert unlabeled_beside(tmp_path / unlabeled) is None
-    assert unlabeled_beside(tmp_path / "mine.txt") is None
+        assert matching_unlabeled_list(tmp_path / labeled) == tmp_path / unlabeled
+        assert matching_unlabeled_list(tmp_path / unlabeled) is None
+    assert matching_unlabeled_list(tmp_path / "mine.txt") is None
 
 
 def test_which_unlabeled_list_is_taken(root: Path, tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def read_all(paths: list[Path], count: int) -> dict[Path, set[str]]:
 
 def assert_pair(lists: dict[Path, set[str]], labeled: Path, count: int, whole: int) -> set[str]:
     """Check that a list and the one beside it share nothing and make up the whole; return the former."""
-    beside = unlabeled_beside(labeled)
+    beside = matching_unlabeled_list(labeled)
     assert beside is not None and len(lists[labeled]) == count
     assert not lists[labeled] & lists[beside] and len(lists[labeled] | lists[beside]) == whole
     return lists[labeled]
@@ -250,7 +250,7 @@ def test_the_lists_of_voc(voc_dir: Path, list_dir: Path) -> None:
     assert ours["92"] == lists[list_dir / "pseudoseg/16_clean_3.txt"] == assert_pair(lists, u2pl, 92, 10582)
     pseudoseg, blended = (list_dir / "cps_voc" / f"{name}_labeled_1-16.txt" for name in ("pseudoseg", "train_aug"))
     assert ours["1_16"] == assert_pair(lists, blended, 662, 10582)
-    beside = unlabeled_beside(pseudoseg)
+    beside = matching_unlabeled_list(pseudoseg)
     assert beside is not None and ours["92"] == lists[pseudoseg] and high_quality == lists[pseudoseg] | lists[beside]
     assert lists[pseudoseg] & lists[beside] == {"2008_004822"}  # published so; training on this pair is refused
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from semiseg.data.files.image_files import list_files
-from semiseg.data.files.string_array import Files, Names
+from semiseg.data.files.string_array import FolderFiles, StringArray
 
 STRINGS = st.lists(st.text(max_size=8) | st.just("\udcff"))  # the last: a byte of a file's name that is no UTF-8
 
@@ -18,12 +18,12 @@ STRINGS = st.lists(st.text(max_size=8) | st.just("\udcff"))  # the last: a byte 
 @given(STRINGS)
 def test_names_are_a_tuple_of_strings(names: list[str]) -> None:
     names = [name for name in names if encodable(name)]
-    packed = Names(names)
+    packed = StringArray(names)
     assert len(packed) == len(names) and list(packed) == names
     assert [packed[index] for index in range(-len(names), len(names))] == names + names
     assert packed[1:] == tuple(names[1:]) and packed[::-2] == tuple(names[::-2])
     assert pickle.loads(pickle.dumps(packed)) == packed == tuple(names) and hash(packed) == hash(tuple(names))
-    assert packed != (*names, "more") and packed != Names([*names, "more"]) and packed != names
+    assert packed != (*names, "more") and packed != StringArray([*names, "more"]) and packed != names
     with pytest.raises(IndexError):
         packed[len(names)]
 
@@ -42,7 +42,7 @@ LETTERS = st.characters(codec="utf-8")
 
 @given(st.dictionaries(st.text(LETTERS, min_size=1, max_size=6), st.sampled_from([".png", ".JPG"])))
 def test_files_are_a_sorted_dict(suffixes: dict[str, str]) -> None:
-    files = Files(Path("here"), suffixes)
+    files = FolderFiles(Path("here"), suffixes)
     assert dict(files) == {stem: Path("here", stem + suffix) for stem, suffix in suffixes.items()}
     assert list(files) == sorted(suffixes) and len(files) == len(suffixes)
     assert "absent" not in files and files.get("absent") is None
@@ -51,7 +51,7 @@ def test_files_are_a_sorted_dict(suffixes: dict[str, str]) -> None:
 
 def test_a_hundred_thousand_files_take_little_memory() -> None:
     """Some 20 bytes a file of 14 letters; a dict of paths took twenty times that."""
-    files = Files(Path("images"), {f"photo_{index:08d}": ".jpg" for index in range(100_000)})
+    files = FolderFiles(Path("images"), {f"photo_{index:08d}": ".jpg" for index in range(100_000)})
     assert files["photo_00070000"] == Path("images", "photo_00070000.jpg")
     assert len(pickle.dumps(files)) < 3_000_000
 

@@ -10,7 +10,7 @@ import pytest
 
 import semiseg
 from semiseg.data import FolderDataset, StreamConfig, TrainStream, read_split, resolve_split, write_split
-from semiseg.data.files.string_array import Names
+from semiseg.data.files.string_array import StringArray
 from semiseg.errors import UserError
 
 FILES = 3000
@@ -29,7 +29,7 @@ def pool(tiny_folder: Path) -> Path:
 def test_no_list_of_strings_is_held_and_workers_get_some_20_bytes_an_image(pool: Path) -> None:
     dataset = FolderDataset(pool)
     split = resolve_split(dataset, "1/1000", 0)
-    assert isinstance(dataset.ids, Names) and isinstance(split.unlabeled, Names)
+    assert isinstance(dataset.ids, StringArray) and isinstance(split.unlabeled, StringArray)
     assert len(split.unlabeled) > FILES and set(split.unlabeled) < set(dataset.ids)
     stream = TrainStream(dataset, split.labeled, split.unlabeled, StreamConfig(2, 32, unlabeled_batch_size=2))
     assert stream.unlabeled.names is split.unlabeled
