@@ -5,7 +5,7 @@ The verbs of the command line are loaded on first use, so that importing costs n
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "UserError",
     "__version__",
