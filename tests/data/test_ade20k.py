@@ -1,4 +1,4 @@
-"""ADE20K: folders, shifted values, class names, lists, and one clear line for what it cannot read."""
+"""Tests of the ADE20K reader: layout, mask values, class names, lists and errors."""
 
 import shutil
 from pathlib import Path
@@ -15,8 +15,8 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_ids_lists_and_names(root: Path) -> None:
-    for place in (root, root.parent):
-        dataset = open_dataset(place)
+    for folder in (root, root.parent):
+        dataset = open_dataset(folder)
         assert isinstance(dataset, Ade20k) and dataset.name == "ade20k"
     assert dataset.split("train") == ADE_TRAIN and dataset.split("val") == ADE_VAL and dataset.split("test") is None
     assert dataset.classes == tuple(f"thing {value}" for value in range(1, 151))
@@ -25,12 +25,12 @@ def test_ids_lists_and_names(root: Path) -> None:
     assert open_dataset(root).classes == tuple(f"class{value}" for value in range(1, 151))
 
 
-def test_values_are_shifted_and_zero_is_ignored(root: Path) -> None:
+def test_mask_values_are_shifted_and_zero_is_ignored(root: Path) -> None:
     mask = open_dataset(root).read_mask(ADE_TRAIN[2])
     assert [int(mask[row, 0]) for row in (0, 12, 24, 36)] == [255, 0, 3, 149]
 
 
-def test_a_copy_that_was_shifted_already_and_other_values_are_refused(root: Path) -> None:
+def test_shifted_and_unknown_mask_values_raise_an_error(root: Path) -> None:
     path = root / "annotations" / "training" / f"{ADE_TRAIN[0]}.png"
     for value in (255, 151):
         write_mask(path, (0, 149, value))
@@ -38,18 +38,18 @@ def test_a_copy_that_was_shifted_already_and_other_values_are_refused(root: Path
             check_masks(open_dataset(root), ADE_TRAIN)
 
 
-def test_class_files_that_cannot_be_used(root: Path) -> None:
+def test_incomplete_class_file_raises_an_error(root: Path) -> None:
     path = root / "objectInfo150.txt"
     lines = path.read_text().splitlines()
     write_lines(path, *lines[:-1])
-    with refused(str(path), "149", "not 150"):
+    with refused(str(path), "expected 150", "found 149"):
         open_dataset(root)
     write_lines(path, *lines[:-1], lines[1])
-    with refused(str(path), "149 different names in 150 lines"):
+    with refused(str(path), "found 149 in 150 lines"):
         open_dataset(root)
 
 
-def test_dual_teachers_and_unimatchs_lists(root: Path, tmp_path: Path) -> None:
+def test_lists_of_dual_teacher_and_unimatch(root: Path, tmp_path: Path) -> None:
     folder = "data/ADEChallengeData2016/images/training2"
     write_lines(tmp_path / "training2_l.txt", *(f"{folder}_l/{id}.jpg" for id in ADE_TRAIN[:2]))
     write_lines(tmp_path / "training2_u.txt", f"/{folder}_u/{ADE_TRAIN[2]}.jpg", f"{folder}_u/{ADE_TRAIN[4]}.jpg", "")
@@ -60,7 +60,7 @@ def test_dual_teachers_and_unimatchs_lists(root: Path, tmp_path: Path) -> None:
     assert resolve_split(open_dataset(root), str(path), 0).labeled == ADE_TRAIN[3:4]
 
 
-def test_missing_folders(root: Path) -> None:
+def test_missing_folders_raise_an_error(root: Path) -> None:
     shutil.rmtree(root / "annotations")
     with refused("annotations/training: no masks"):
         open_dataset(root)
@@ -68,5 +68,5 @@ def test_missing_folders(root: Path) -> None:
     (root / "images" / "training").mkdir(parents=True)
     with refused("images/training: no images"):
         open_dataset(root)
-    with refused("no ADE20K"):
+    with refused("ADE20K was not found"):
         Ade20k(root / "elsewhere")

@@ -1,4 +1,4 @@
-"""COCO JSON: masks equal those of pycocotools, lists by file names, and one clear line for what cannot be read."""
+"""Tests of the COCO reader: masks equal those of pycocotools, lists follow file names, errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def rectangle(left: int, top: int, right: int, bottom: int) -> NDArray[np.uint8]
 
 
 def compressed(mask: NDArray[np.uint8]) -> dict[str, Any]:
-    """What pycocotools makes of a mask, as it stands in a JSON file."""
+    """Encode a mask with pycocotools, as in a JSON file."""
     encoded = coco_mask.encode(np.asfortranarray(mask))
     return {"size": encoded["size"], "counts": encoded["counts"].decode()}
 
@@ -40,7 +40,7 @@ def annotation(id: int, image: int, category: int, segmentation: Any, **more: An
 
 
 def make_coco(root: Path, annotations: list[dict[str, Any]], file: str = "annotations/instances_default.json") -> Path:
-    """Four images, the fourth of which no file names, and a file of the first three."""
+    """Write four images and a COCO file that names the first three."""
     for index in range(4):
         write_image(root / "images" / f"{index}.png", index)
     images = [{"id": 10 + i, "file_name": f"images/{i}.png", "width": SIDE, "height": SIDE} for i in range(3)]
@@ -53,9 +53,12 @@ def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content))
 
 
-ROUGH = [[3.2, 4.7, 30.1, 6.0, 25.5, 40.9, 8.0, 33.3], [40, 40, 47.6, 41.2, 43, 60]]  # its second part leaves the image
-SEVERAL = [
-    annotation(1, 10, 3, ROUGH),
+POLYGONS = [
+    [3.2, 4.7, 30.1, 6.0, 25.5, 40.9, 8.0, 33.3],
+    [40, 40, 47.6, 41.2, 43, 60],
+]  # leaves the image
+ANNOTATIONS = [
+    annotation(1, 10, 3, POLYGONS),
     annotation(2, 10, 7, compressed(rectangle(10, 10, 20, 44))),
     annotation(3, 10, 7, {"size": [SIDE, SIDE], "counts": [SIDE * 25 + 5, 20, SIDE * 23 - 25]}, iscrowd=1),
     annotation(4, 11, 3, compressed(rectangle(0, 0, SIDE, 5))),
@@ -63,23 +66,23 @@ SEVERAL = [
 
 
 def test_masks_equal_those_of_pycocotools(tmp_path: Path) -> None:
-    root = make_coco(tmp_path / "data", SEVERAL)
+    root = make_coco(tmp_path / "data", ANNOTATIONS)
     dataset = open_dataset(root)
     assert isinstance(dataset, Coco) and dataset.classes == ("background", "car", "tree")
     theirs = COCO(str(root / "annotations/instances_default.json"))
-    for index, order in ((0, (3, 1, 2)), (1, (4,))):  # the crowd, 3, lies below
+    for index, order in ((0, (3, 1, 2)), (1, (4,))):  # the crowd, 3, is rendered first
         expected = np.zeros((SIDE, SIDE), dtype=np.uint8)
         for number in order:
             one = theirs.anns[number]
             expected[theirs.annToMask(one) == 1] = {3: 1, 7: 2}[one["category_id"]]
         assert (dataset.read_mask(str(index)).numpy() == expected).all()
         assert len(np.unique(expected)) == (3 if index == 0 else 2)
-        assert expected[5, 25] == 2 * (index == 0) and expected[20, 25] == 1 * (index == 0)  # beside and below a car
+        assert expected[5, 25] == 2 * (index == 0) and expected[20, 25] == 1 * (index == 0)  # outside and inside a car
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.05, 0.5, 0.95, 1.0]))
-def test_run_lengths_of_any_mask(height: int, width: int, seed: int, share: float) -> None:
+def test_run_lengths_of_random_masks(height: int, width: int, seed: int, share: float) -> None:
     mask = (np.random.default_rng(seed).random((height, width)) < share).astype(np.uint8)
     written = coco_mask.encode(np.asfortranarray(mask))
     assert (counts_region(written["counts"].decode(), written["size"], height, width) == mask).all()
@@ -93,17 +96,17 @@ def test_long_runs_of_a_large_mask() -> None:
 
 
 def test_images_without_annotations(tmp_path: Path) -> None:
-    dataset = open_dataset(make_coco(tmp_path / "data", SEVERAL))
+    dataset = open_dataset(make_coco(tmp_path / "data", ANNOTATIONS))
     assert [dataset.has_mask(id) for id in "0123"] == [True, True, False, False]
     split = resolve_split(dataset, None, 0)
     assert split.unlabeled == ("2", "3") and sorted(split.labeled + split.val) == ["0", "1"]
-    published = open_dataset(make_coco(tmp_path / "coco", SEVERAL, "annotations/instances_train2017.json"))
+    published = open_dataset(make_coco(tmp_path / "coco", ANNOTATIONS, "annotations/instances_train2017.json"))
     assert [published.has_mask(id) for id in "0123"] == [True, True, True, False]
     assert published.read_mask("2").unique().tolist() == [0]
 
 
-def test_lists_by_the_names_of_files_and_folders(tmp_path: Path) -> None:
-    root = tmp_path / "test of val"  # the name of the whole folder means nothing
+def test_lists_follow_names_of_files_and_folders(tmp_path: Path) -> None:
+    root = tmp_path / "test of val"  # the name of the root must not matter
     for name, count in (("train", 3), ("valid", 2), ("test", 2)):
         entries = []
         for index in range(count):
@@ -125,27 +128,27 @@ def test_lists_by_the_names_of_files_and_folders(tmp_path: Path) -> None:
     assert dataset.split("val") == ("train0",) and dataset.split("train") == ("train1", "train2", "own")
 
 
-def test_other_files_of_coco_are_left_alone_and_an_own_folder_stays_one(tmp_path: Path) -> None:
-    root = make_coco(tmp_path / "data", SEVERAL)
+def test_captions_are_ignored_and_own_folder_takes_precedence(tmp_path: Path) -> None:
+    root = make_coco(tmp_path / "data", ANNOTATIONS)
     write_json(root / "annotations" / "captions_train2017.json", {"images": [], "annotations": []})
     assert isinstance(open_dataset(root), Coco)
     Image.fromarray(rectangle(0, 0, 9, 9)).save(tmp_path / "0.png")
     (root / "masks").mkdir()
     (tmp_path / "0.png").rename(root / "masks" / "0.png")
     assert type(open_dataset(root)) is FolderDataset
-    (root / "images").rename(root / "train2017")  # COCO with masks that others have made of it
+    (root / "images").rename(root / "train2017")  # COCO with converted masks
     assert isinstance(open_dataset(root), Coco) and open_dataset(root).ids == ("0", "1", "2", "3")
 
 
-def test_no_training_image_is_annotated(tmp_path: Path) -> None:
-    root = make_coco(tmp_path / "data", SEVERAL, "annotations/instances_val.json")
+def test_unannotated_training_images_raise_an_error(tmp_path: Path) -> None:
+    root = make_coco(tmp_path / "data", ANNOTATIONS, "annotations/instances_val.json")
     with refused(str(root), "none of 1 training images has a mask; annotate a few of them"):
         resolve_split(open_dataset(root), None, 0)
 
 
 @pytest.mark.parametrize("name", ["background", "_background_"])
-def test_a_category_of_that_name_is_the_background(tmp_path: Path, name: str) -> None:
-    root = make_coco(tmp_path / "data", SEVERAL)
+def test_category_named_background_is_the_background(tmp_path: Path, name: str) -> None:
+    root = make_coco(tmp_path / "data", ANNOTATIONS)
     path = root / "annotations/instances_default.json"
     content = json.loads(path.read_text())
     write_json(path, content | {"categories": [*CATEGORIES, {"id": 9, "name": name}]})
@@ -156,43 +159,43 @@ def test_a_category_of_that_name_is_the_background(tmp_path: Path, name: str) ->
 BAD = {
     "too short": ({"size": [SIDE, SIDE], "counts": [5, 5]}, "cover 10 pixels"),
     "too long": ({"size": [SIDE, SIDE], "counts": [5, SIDE * SIDE]}, "cover 2309 pixels"),
-    "negative": ({"size": [SIDE, SIDE], "counts": [-5, 5 + SIDE * SIDE]}, "no list of whole numbers"),
+    "negative": ({"size": [SIDE, SIDE], "counts": [-5, 5 + SIDE * SIDE]}, "not a list of non-negative integers"),
     "of another size": ({"size": [5, 2], "counts": [5, 5]}, "height and width [5, 2]"),
     "cut off": ({"size": [SIDE, SIDE], "counts": compressed(rectangle(3, 3, 9, 9))["counts"][:-1]}, "run lengths"),
-    "strange text": ({"size": [SIDE, SIDE], "counts": "~~\x00"}, "run lengths"),
+    "invalid text": ({"size": [SIDE, SIDE], "counts": "~~\x00"}, "run lengths"),
     "two corners": ([[1, 2, 3, 4]], "three corners"),
     "an odd number": ([[1, 2, 3, 4, 5, 6, 7]], "three corners"),
     "far away": ([[1, 2, 3, 4, 1e9, 6]], "in or near the image"),
     "words": ([["a", 2, 3, 4, 1, 6]], "in or near the image"),
     "flat": ([1, 2, 3, 4, 1, 6], "three corners"),
-    "a box": ([], "a box alone"),
-    "nothing": (None, "a box alone"),
+    "a box": ([], "only a box"),
+    "nothing": (None, "only a box"),
 }
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_segmentations_that_cannot_be_drawn(tmp_path: Path, kind: str) -> None:
+def test_malformed_segmentations_raise_an_error(tmp_path: Path, kind: str) -> None:
     segmentation, words = BAD[kind]
-    dataset = open_dataset(make_coco(tmp_path / "data", [*SEVERAL[:3], annotation(44, 11, 3, segmentation)]))
-    with refused("instances_default.json", "annotation 44 of image 1", words, "correct or remove"):
+    dataset = open_dataset(make_coco(tmp_path / "data", [*ANNOTATIONS[:3], annotation(44, 11, 3, segmentation)]))
+    with refused("instances_default.json", "annotation 44 of image 1", words, "Correct or remove"):
         check_masks(dataset, dataset.split("train")[:2])
 
 
-def test_files_that_contradict_themselves(tmp_path: Path) -> None:
-    good = json.loads(make_coco(tmp_path / "0", SEVERAL).joinpath("annotations/instances_default.json").read_text())
+def test_inconsistent_files_raise_an_error(tmp_path: Path) -> None:
+    good = json.loads(make_coco(tmp_path / "0", ANNOTATIONS).joinpath("annotations/instances_default.json").read_text())
     changes: dict[str, tuple[dict[str, Any], str]] = {
-        "category": ({"annotations": [annotation(5, 10, 8, ROUGH)]}, "annotation 5 has category 8"),
-        "image": ({"annotations": [annotation(5, 99, 3, ROUGH)]}, "annotation 5 is of image 99"),
-        "twice": ({"images": [*good["images"], good["images"][0]]}, "image 0 is in"),
-        "no annotation": ({"annotations": []}, "no image of it that is there is annotated"),
-        "name twice": ({"categories": [*CATEGORIES, {"id": 9, "name": "car"}]}, "a name of its own"),
-        "no category": ({"categories": []}, "0 categories"),
+        "category": ({"annotations": [annotation(5, 10, 8, POLYGONS)]}, "annotation 5 has the undefined category 8"),
+        "image": ({"annotations": [annotation(5, 99, 3, POLYGONS)]}, "annotation 5 belongs to the undefined image 99"),
+        "twice": ({"images": [*good["images"], good["images"][0]]}, "image 0 is already listed in"),
+        "no annotation": ({"annotations": []}, "no annotated image was found"),
+        "name twice": ({"categories": [*CATEGORIES, {"id": 9, "name": "car"}]}, "each with a unique name"),
+        "no category": ({"categories": []}, "found 0 categories"),
         "no name": ({"categories": [{"id": 1}]}, "no id or name"),
         "no image's name": ({"images": [{"id": 10, "width": 48, "height": 48}]}, "KeyError: 'file_name'"),
         "no number": ({"images": [{"id": 10, "file_name": "0.png", "width": "w", "height": 2}]}, "ValueError"),
     }
     for name, (change, words) in changes.items():
-        root = make_coco(tmp_path / name, SEVERAL)
+        root = make_coco(tmp_path / name, ANNOTATIONS)
         write_json(root / "annotations/instances_default.json", good | change)
         with refused("instances_default.json", words):
             open_dataset(root)
@@ -201,51 +204,51 @@ def test_files_that_contradict_themselves(tmp_path: Path) -> None:
         open_dataset(root)
 
 
-def test_categories_that_differ_between_files(tmp_path: Path) -> None:
-    root = make_coco(tmp_path / "data", SEVERAL)
+def test_categories_must_agree_between_files(tmp_path: Path) -> None:
+    root = make_coco(tmp_path / "data", ANNOTATIONS)
     write_json(
         root / "annotations/instances_val.json", {"images": [], "annotations": [], "categories": [CATEGORIES[0]]}
     )
-    with refused("instances_val.json", "not those of", "instances_default.json"):
+    with refused("instances_val.json", "differ from those of", "instances_default.json"):
         open_dataset(root)
 
 
-def test_images_that_are_not_there_or_of_another_size(tmp_path: Path) -> None:
-    root = make_coco(tmp_path / "data", SEVERAL)
+def test_missing_and_resized_images_raise_an_error(tmp_path: Path) -> None:
+    root = make_coco(tmp_path / "data", ANNOTATIONS)
     (root / "images" / "1.png").unlink()
     dataset = open_dataset(root)
-    with refused(str(root), "1 images of the train annotations are not there, e.g. 1", "--existing-only"):
+    with refused(str(root), "1 images of the train annotations are missing, e.g. 1", "--existing-only"):
         resolve_split(dataset, None, 0)
     missing: list[str] = []
     assert dataset.split("train", missing) == ("0", "2", "3") and missing == ["1"]
     Image.new("RGB", (30, 20)).save(root / "images" / "0.png")
-    with refused("instances_default.json", f"image 0 is {SIDE}x{SIDE}", "is 30x20"):
+    with refused("instances_default.json", f"size {SIDE}x{SIDE} of image 0", "(30x20)"):
         check_masks(dataset, ["0"])
     write_image(root / "more" / "0.png")
     with refused("more/0.png", "same stem"):
         open_dataset(root)
 
 
-def test_without_pycocotools_there_is_a_hint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_polygons_require_pycocotools(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "pycocotools", None)
-    dataset = open_dataset(make_coco(tmp_path / "data", SEVERAL))
+    dataset = open_dataset(make_coco(tmp_path / "data", ANNOTATIONS))
     assert dataset.read_mask("1").unique().tolist() == [0, 1]  # run lengths need none
     with refused("pip install 'semiseg[coco]'"):
         dataset.read_mask("0")
 
 
-def test_an_image_that_lies_on_its_side(tmp_path: Path) -> None:
-    root = make_coco(tmp_path / "data", SEVERAL)
+def test_exif_rotation_changes_the_expected_size(tmp_path: Path) -> None:
+    root = make_coco(tmp_path / "data", ANNOTATIONS)
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (20, SIDE)).save(root / "images" / "1.png", exif=exif)
-    with refused("is 48x20"):  # as it is shown
+    with refused("(48x20)"):  # after rotation
         open_dataset(root).read_mask("1")
     assert open_dataset(root).read_image("1").shape == (3, 20, SIDE)
 
 
-def test_a_file_without_sizes_takes_those_of_the_images(tmp_path: Path) -> None:
-    root = make_coco(tmp_path / "data", SEVERAL)
+def test_sizes_in_the_file_are_optional(tmp_path: Path) -> None:
+    root = make_coco(tmp_path / "data", ANNOTATIONS)
     path = root / "annotations/instances_default.json"
     before, content = open_dataset(root).read_mask("0"), json.loads(path.read_text())
     images = [{**entry, "width": None, "height": None} for entry in content["images"]]
@@ -253,5 +256,5 @@ def test_a_file_without_sizes_takes_those_of_the_images(tmp_path: Path) -> None:
     assert (open_dataset(root).read_mask("0") == before).all()
 
 
-def test_a_region_of_no_pixel() -> None:
+def test_polygon_without_area() -> None:
     assert not polygon_region([[1, 1, 1, 1, 1, 1]], 9, 9)[5:].any()

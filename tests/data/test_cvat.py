@@ -1,4 +1,4 @@
-"""CVAT's "Segmentation mask 1.1": masks equal what datumaro was given, and one line for what cannot be read."""
+"""Tests of the CVAT reader: masks equal the input of datumaro, lists and errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def root(tmp_path: Path) -> Path:
     return shutil.copytree(FIXTURES / "cvat", tmp_path / "cvat")
 
 
-def test_masks_equal_those_that_datumaro_was_given(root: Path) -> None:
+def test_masks_equal_the_input_of_datumaro(root: Path) -> None:
     dataset = open_dataset(root)
     assert isinstance(dataset, Cvat) and dataset.classes == ("background", "leaf rust", "soil")
     assert dataset.palette == ((0, 0, 0), (250, 50, 83), (51, 221, 255))
@@ -31,7 +31,7 @@ def test_masks_equal_those_that_datumaro_was_given(root: Path) -> None:
             assert (dataset.read_mask(id).numpy() == mask).all() and set(np.unique(mask)) == {0, 1, 2, 255}
 
 
-def test_its_lists(root: Path) -> None:
+def test_lists(root: Path) -> None:
     dataset = open_dataset(root)
     assert dataset.split("train") == ("a 1", "b", "d") and dataset.split("val") == ("c",)
     assert dataset.split("test") is None and not dataset.has_mask("d")
@@ -45,7 +45,7 @@ def test_its_lists(root: Path) -> None:
     assert resolve_split(dataset, "1/2", 0).unlabeled == ("a 1",)
 
 
-def test_masks_of_any_mode_are_read_by_what_they_show(root: Path) -> None:
+def test_masks_are_read_by_color_in_any_image_mode(root: Path) -> None:
     path = root / "SegmentationClass" / "b.png"
     before = open_dataset(root).read_mask("b")
     with Image.open(path) as opened:
@@ -57,28 +57,28 @@ def test_masks_of_any_mode_are_read_by_what_they_show(root: Path) -> None:
     assert open_dataset(root).read_mask("b").unique().tolist() == [0]
 
 
-def test_pascal_voc_stays_pascal_voc(tmp_path: Path) -> None:
+def test_labelmap_distinguishes_cvat_from_pascal_voc(tmp_path: Path) -> None:
     root = make_voc(tmp_path / "voc")
     assert isinstance(open_dataset(root), Voc)
     write_lines(root / "labelmap.txt", "background:0,0,0::", "cat:9,9,9::")
     assert isinstance(open_dataset(root), Cvat)
 
 
-def test_a_color_that_is_not_in_the_labelmap(root: Path) -> None:
+def test_unknown_color_raises_an_error(root: Path) -> None:
     path = root / "labelmap.txt"
     path.write_text(path.read_text().replace("soil:51,221,255", "soil:51,221,254"))
-    with refused("SegmentationClass/a 1.png", "(51, 221, 255)", "labelmap.txt", "add its label"):
+    with refused("SegmentationClass/a 1.png", "(51, 221, 255)", "labelmap.txt", "Add its label"):
         check_masks(open_dataset(root), ["a 1"])
 
 
-def test_labelmaps_that_cannot_be_used(root: Path) -> None:
+def test_malformed_labelmaps_raise_an_error(root: Path) -> None:
     for lines, words in (
         (("background:0,0,0::", "soil:0,0,0::"), ("color (0, 0, 0)", "first for background")),
         (("soil:0,0,0::", "soil:1,0,0::"), ("name soil stands there twice",)),
         (("soil:0,0::",), ("'soil:0,0::'", "three numbers")),
         (("soil:0,0,256::",), ("three numbers from 0 to 255",)),
         (("soil:0,0,x::",), ("three numbers",)),
-        (("soil",), ("'soil' is no label",)),
+        (("soil",), ("'soil' is not a label",)),
         (("# nothing",), ("0 classes",)),
         (("void:0,0,0::",), ("0 classes in 1 lines",)),
     ):
@@ -87,13 +87,13 @@ def test_labelmaps_that_cannot_be_used(root: Path) -> None:
             open_dataset(root)
 
 
-def test_a_labelmap_without_colors_means_those_of_voc(root: Path) -> None:
+def test_labelmap_without_colors_uses_the_voc_color_map(root: Path) -> None:
     write_lines(root / "labelmap.txt", "background:::", "soil:::")
     Image.new("RGB", (32, 24), (128, 0, 0)).save(root / "SegmentationClass" / "b.png")
     assert open_dataset(root).read_mask("b").unique().tolist() == [1]
 
 
-def test_what_is_missing_or_of_another_size(root: Path) -> None:
+def test_missing_and_resized_files_raise_an_error(root: Path) -> None:
     (root / "JPEGImages" / "d.png").unlink()
     with refused("Train.txt", "'d' is no image"):
         resolve_split(open_dataset(root), None, 0)
@@ -105,5 +105,5 @@ def test_what_is_missing_or_of_another_size(root: Path) -> None:
     with refused("SegmentationClass", "no masks of these images"):
         open_dataset(root)
     shutil.rmtree(root / "JPEGImages")
-    with refused("JPEGImages", "no images there", "Save images"):
+    with refused("JPEGImages", "no images found", "Save images"):
         open_dataset(root)

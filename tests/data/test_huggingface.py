@@ -1,4 +1,4 @@
-"""Hugging Face's datasets: what save_to_disk writes is read back, and one line for what cannot be read."""
+"""Tests of the Hugging Face reader: data written by save_to_disk, columns, class names and errors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def mask(seed: int, size: tuple[int, int] = (24, 32)) -> NDArray[np.uint8]:
 
 
 def table(count: int, without: tuple[int, ...] = (), start: int = 0, kind: Any = None, **names: str) -> Dataset:
-    """Rows of images and masks, PIL's unless ``kind`` says otherwise, null in the rows ``without``."""
+    """Return rows of images and masks. Masks are images unless ``kind`` is given, and null in the rows ``without``."""
     numbers = range(start, start + count)
     masks = [None if i in without else mask(i).tolist() if kind else Image.fromarray(mask(i)) for i in numbers]
     columns = {
@@ -48,7 +48,7 @@ def save(root: Path, data: Any) -> str:
     return f"hf:{root}"
 
 
-def test_images_masks_and_lists_are_read_back(tmp_path: Path) -> None:
+def test_images_masks_and_lists(tmp_path: Path) -> None:
     parts = {
         "train": table(4, without=(1, 3)),
         "validation": table(3, without=(12,), start=10),
@@ -67,7 +67,7 @@ def test_images_masks_and_lists_are_read_back(tmp_path: Path) -> None:
     assert split.val == ("validation-000000", "validation-000001") and split.test == ("test-000000", "test-000001")
 
 
-def test_class_names_come_from_the_features(tmp_path: Path) -> None:
+def test_class_names_from_features(tmp_path: Path) -> None:
     dataset = open_dataset(save(tmp_path / "data", table(3, kind=List(List(Value("int64"))))))
     assert dataset.classes == ("class0", "class1", "class2") and (dataset.read_mask("train-000001") == 255).sum() == 32
     rows = table(1, kind=List(List(Value("int32"))))
@@ -85,7 +85,7 @@ def test_class_names_from_a_file(tmp_path: Path) -> None:
     write_lines(tmp_path / "data" / "classes.txt", "a", "b")
     dataset = open_dataset(data)
     assert dataset.classes == ("a", "b")
-    with refused("hf:", "train-000000", "value 2 is none of the 2 classes"):
+    with refused("hf:", "train-000000", "value 2 is not one of the 2 classes"):
         check_masks(dataset, ["train-000000"])
     (tmp_path / "data" / "classes.txt").unlink()
     (tmp_path / "data" / "id2label.json").write_text('{"1": "a"}')
@@ -93,12 +93,12 @@ def test_class_names_from_a_file(tmp_path: Path) -> None:
         open_dataset(data)
 
 
-def test_arrays_of_two_dimensions(tmp_path: Path) -> None:
+def test_masks_as_two_dimensional_arrays(tmp_path: Path) -> None:
     dataset = open_dataset(save(tmp_path / "data", table(2, kind=Array2D((24, 32), "uint8"))))
     assert (dataset.read_mask("train-000001").numpy() == mask(1)).all()
 
 
-def test_columns_by_name(tmp_path: Path) -> None:
+def test_choice_of_columns(tmp_path: Path) -> None:
     rows = table(3, image="photo", mask="truth").add_column("label", [0, 1, 0])
     data = save(tmp_path / "data", rows)
     dataset = open_dataset(f"{data}:photo,truth")
@@ -110,7 +110,7 @@ def test_columns_by_name(tmp_path: Path) -> None:
     assert (open_dataset(usual).read_mask("train-000002").numpy() == mask(2)).all()
 
 
-def test_a_split_without_masks_is_unlabeled(tmp_path: Path) -> None:
+def test_split_without_mask_column_is_unlabeled(tmp_path: Path) -> None:
     parts = {"train": table(3), "unlabeled": table(2, start=30).remove_columns("mask")}
     dataset = open_dataset(save(tmp_path / "data", DatasetDict(parts)))
     split = resolve_split(dataset, None, 0)
@@ -118,7 +118,7 @@ def test_a_split_without_masks_is_unlabeled(tmp_path: Path) -> None:
     assert (dataset.read_image("unlabeled-000001").permute(1, 2, 0).numpy() == image(31)).all()
 
 
-def test_lists_beside_the_data(tmp_path: Path) -> None:
+def test_lists_in_splits_folder(tmp_path: Path) -> None:
     data = save(tmp_path / "data", table(6))
     write_lines(tmp_path / "data/splits/val.txt", "train-000005")
     write_lines(tmp_path / "data/splits/1_4/seed0/labeled.txt", "train-000001")
@@ -129,13 +129,13 @@ def test_lists_beside_the_data(tmp_path: Path) -> None:
     assert "train-000005" not in resolve_split(open_dataset(data), "2", 1).unlabeled
 
 
-def test_a_selection_keeps_its_rows(tmp_path: Path) -> None:
+def test_selection_of_rows(tmp_path: Path) -> None:
     dataset = open_dataset(save(tmp_path / "data", table(6, without=(4,)).select([5, 4, 0])))
     assert [dataset.has_mask(id) for id in dataset.ids] == [True, False, True]
     assert (dataset.read_mask("train-000000").numpy() == mask(5)).all()
 
 
-def test_pictures_in_files_of_a_folder(tmp_path: Path) -> None:
+def test_images_in_files(tmp_path: Path) -> None:
     paths = []
     for index in range(2):
         paths.append(str(tmp_path / f"{index}.png"))
@@ -147,7 +147,7 @@ def test_pictures_in_files_of_a_folder(tmp_path: Path) -> None:
     assert (dataset.read_mask("train-000001").numpy() == mask(1)).all()  # three equal channels
 
 
-def test_rows_that_cannot_be_used(tmp_path: Path) -> None:
+def test_malformed_rows_raise_an_error(tmp_path: Path) -> None:
     def opened(name: str, image_value: Any, mask_value: Any, kind: Any = None) -> HuggingFace:
         features = Features(image=datasets.Image(), mask=kind or datasets.Image())
         columns = {"image": [Image.fromarray(image(0)), image_value], "mask": [None, mask_value]}
@@ -178,13 +178,13 @@ def test_rows_that_cannot_be_used(tmp_path: Path) -> None:
         assert not dataset.has_mask("train-000000")
 
 
-def test_masks_of_0_and_255_alone_are_ambiguous(tmp_path: Path) -> None:
+def test_masks_of_0_and_255_are_ambiguous(tmp_path: Path) -> None:
     rows = {"image": [Image.fromarray(image(0))], "mask": [Image.fromarray(mask(0) // 255 * 255)]}
-    with refused("hf:", "only 0 and 255", "0/1"):
+    with refused("hf:", "only 0 and 255", "0 and 1"):
         open_dataset(save(tmp_path / "data", Dataset.from_dict(rows)))
 
 
-def test_data_that_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_that_cannot_be_loaded_raises_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with refused(f"hf:{tmp_path}/nowhere", "cannot be loaded", "save_to_disk"):
         open_dataset(f"hf:{tmp_path}/nowhere")

@@ -1,4 +1,4 @@
-"""Label Studio's exports: masks equal what its own encoder was given, and one line for what cannot be read."""
+"""Tests of the Label Studio reader: masks equal the input of its encoder, choice of annotations, errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LABELS = {"background": 0, "leaf-rust": 1, "dry soil": 2}
 
 
 def make(root: Path, *exports: str) -> Path:
-    """The images, and one or more of the exports."""
+    """Copy the images and one or more of the exports."""
     shutil.copytree(EXPORT / "images", root / "images")
     for export in exports:
         source = EXPORT / export
@@ -34,8 +34,8 @@ def make(root: Path, *exports: str) -> Path:
     return root
 
 
-def assert_given(dataset: Any, ids: list[str]) -> None:
-    """Compare masks with those that label-studio-sdk was given."""
+def assert_masks_equal_input(dataset: Any, ids: list[str]) -> None:
+    """Compare masks with the input of label-studio-sdk."""
     with np.load(FIXTURES / "label_studio.npz") as given:
         assert sorted(given) == ids
         for id in ids:
@@ -46,23 +46,23 @@ def assert_given(dataset: Any, ids: list[str]) -> None:
                 assert ((mask == dataset.classes.index(label)) == (expected == value)).all(), (id, label)
 
 
-def test_json_equals_what_the_encoder_was_given(tmp_path: Path) -> None:
+def test_json_masks_equal_the_input_of_the_encoder(tmp_path: Path) -> None:
     dataset = open_dataset(make(tmp_path / "data", "project.json"))
     assert isinstance(dataset, LabelStudio)
     assert dataset.classes == ("background", "dry soil", "leaf-rust", "stone")
-    assert_given(dataset, ["a 1", "b", "c"])
+    assert_masks_equal_input(dataset, ["a 1", "b", "c"])
     assert [dataset.has_mask(id) for id in dataset.ids] == [True, True, True, True, False]
     split = resolve_split(dataset, None, 0)
     assert split.unlabeled == ("e",) and len(split.labeled + split.val) == 4
 
 
-def test_blocks_of_many_values_are_what_its_decoder_says() -> None:
+def test_brush_blocks_equal_the_output_of_the_decoder() -> None:
     with np.load(FIXTURES / "label_studio_blocks.npz") as given:
         expected = given["pixels"][..., 3] > 0
         assert (brush_region(given["rle"].tolist(), 9, 7) == expected).all() and 10 < expected.sum() < 53
 
 
-def test_json_min_is_the_same(tmp_path: Path) -> None:
+def test_json_min_equals_json(tmp_path: Path) -> None:
     whole = open_dataset(make(tmp_path / "data", "project.json"))
     small = open_dataset(make(tmp_path / "min", "min/result.json"))
     assert isinstance(small, LabelStudio) and small.classes == whole.classes
@@ -70,10 +70,10 @@ def test_json_min_is_the_same(tmp_path: Path) -> None:
     assert all((small.read_mask(id) == whole.read_mask(id)).all() for id in ("a 1", "b", "c", "d"))
 
 
-def test_polygons_equal_those_of_its_coco_export(tmp_path: Path) -> None:
+def test_polygons_equal_those_of_the_coco_export(tmp_path: Path) -> None:
     root = make(tmp_path / "coco", "coco/result.json")
     text = (root / "coco.json").read_text()
-    (root / "coco.json").write_text(text.replace("39c93536__", ""))  # what the converter put before the name
+    (root / "coco.json").write_text(text.replace("39c93536__", ""))  # prefix of the converter
     theirs = open_dataset(root)
     ours = open_dataset(make(tmp_path / "data", "project.json"))
     assert isinstance(theirs, Coco) and theirs.classes == ours.classes and not theirs.has_mask("e")
@@ -82,11 +82,11 @@ def test_polygons_equal_those_of_its_coco_export(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tasks", ["project.json", "csv/result.csv", "min/result.json"])
-def test_png_masks_with_each_export_that_names_the_images(tmp_path: Path, tasks: str) -> None:
+def test_png_masks_with_each_export_that_maps_tasks(tmp_path: Path, tasks: str) -> None:
     dataset = open_dataset(make(tmp_path / "data", "png", tasks))
     assert isinstance(dataset, LabelStudio) and dataset.classes == ("background", "dry soil", "leaf-rust")
-    assert dataset.ids == ("a 1", "b", "c", "d", "e")  # masks are no images
-    assert_given(dataset, ["a 1", "b", "c"])
+    assert dataset.ids == ("a 1", "b", "c", "d", "e")  # without the masks
+    assert_masks_equal_input(dataset, ["a 1", "b", "c"])
     assert not dataset.has_mask("d") and not dataset.has_mask("e")
 
 
@@ -94,13 +94,13 @@ def test_png_masks_beside_the_images(tmp_path: Path) -> None:
     root = make(tmp_path / "data", "png", "project.json")
     for path in (root / "png").iterdir():
         path.rename(root / path.name)
-    assert_given(open_dataset(root), ["a 1", "b", "c"])
+    assert_masks_equal_input(open_dataset(root), ["a 1", "b", "c"])
 
 
-def test_png_masks_that_overlap_and_a_large_csv(tmp_path: Path) -> None:
+def test_overlapping_png_masks_and_a_large_csv(tmp_path: Path) -> None:
     root = make(tmp_path / "data", "png", "csv/result.csv")
     path = root / "csv.csv"
-    path.write_text(path.read_text().replace('""rle""', f'""{"x" * 200_000}""'))  # of a large image
+    path.write_text(path.read_text().replace('""rle""', f'""{"x" * 200_000}""'))  # as for a large image
     rust, soil = (
         f"task-42-annotation-4-by-someone@example.org-tag-{name}.png" for name in ("leaf-rust-0", "dry soil-7")
     )
@@ -111,24 +111,24 @@ def test_png_masks_that_overlap_and_a_large_csv(tmp_path: Path) -> None:
     assert dataset.classes[2] == "dry soil" and dataset.read_mask("c").unique().tolist() == [0, 2]
 
 
-def test_png_masks_alone_do_not_say_of_which_image(tmp_path: Path) -> None:
+def test_png_masks_without_export_raise_an_error(tmp_path: Path) -> None:
     root = make(tmp_path / "data", "png")
-    with refused(str(root), "no JSON or CSV export", "which task is which image"):
+    with refused(str(root), "no JSON or CSV export", "maps tasks to images"):
         open_dataset(root)
 
 
-def test_classes_in_an_order_of_ones_own(tmp_path: Path) -> None:
+def test_class_file_sets_the_order(tmp_path: Path) -> None:
     root = make(tmp_path / "data", "png", "csv/result.csv")
     write_lines(root / "classes.txt", "leaf-rust", "dry soil", "background", "never seen")
     dataset = open_dataset(root)
     assert dataset.classes == ("leaf-rust", "dry soil", "background", "never seen")
-    assert_given(dataset, ["a 1", "b", "c"])
+    assert_masks_equal_input(dataset, ["a 1", "b", "c"])
     write_lines(root / "classes.txt", "leaf-rust")
-    with refused("task-", "'dry soil'", "classes.txt", "add it there"):
+    with refused("task-", "'dry soil'", "classes.txt", "Add it there"):
         open_dataset(root)
 
 
-def test_an_own_folder_stays_one(tmp_path: Path) -> None:
+def test_own_folder_takes_precedence(tmp_path: Path) -> None:
     root = make(tmp_path / "data", "project.json")
     (root / "masks").mkdir()
     Image.new("L", (32, 24), 1).save(root / "masks" / "b.png")
@@ -146,25 +146,25 @@ def test_an_own_folder_stays_one(tmp_path: Path) -> None:
         "https://example.org/x/a%20b.png?X-Signature=a/b.c",
     ],
 )
-def test_an_images_name_in_every_form(reference: str) -> None:
+def test_image_reference_formats(reference: str) -> None:
     assert find_image(reference, {"a b": Path("a b.png")}) == "a b"
     assert find_image(reference, {"a": Path("a.png")}) is None
 
 
-def change(root: Path, what: Callable[[list[dict[str, Any]]], Any]) -> None:
-    """Change the tasks of the project."""
+def change(root: Path, edit: Callable[[list[dict[str, Any]]], Any]) -> None:
+    """Edit the tasks of the project."""
     path = next(root.glob("*.json"))
     tasks = json.loads(path.read_text())
-    what(tasks)
+    edit(tasks)
     path.write_text(json.dumps(tasks))
 
 
-def first(tasks: list[dict[str, Any]]) -> dict[str, Any]:
-    """The first task's first region."""
+def first_region(tasks: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the first region of the first task."""
     return tasks[0]["annotations"][0]["result"][0]
 
 
-def test_which_annotation_counts(tmp_path: Path) -> None:
+def test_choice_among_several_annotations(tmp_path: Path) -> None:
     root = make(tmp_path / "data", "project.json")
     latest = open_dataset(root).read_mask("b")
     change(root, lambda tasks: tasks[1]["annotations"].reverse())
@@ -176,7 +176,7 @@ def test_which_annotation_counts(tmp_path: Path) -> None:
     assert not open_dataset(root).has_mask("b")
 
 
-def test_what_says_nothing_of_pixels_is_passed_over(tmp_path: Path) -> None:
+def test_boxes_and_choices_are_ignored(tmp_path: Path) -> None:
     root = make(tmp_path / "data", "project.json")
     before = open_dataset(root).read_mask("a 1")
     box = {"type": "rectanglelabels", "value": {"x": 1, "y": 1, "width": 9, "height": 9, "rectanglelabels": ["box"]}}
@@ -188,45 +188,45 @@ def test_what_says_nothing_of_pixels_is_passed_over(tmp_path: Path) -> None:
 
 
 BAD_REGIONS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "cut off": (lambda r: r["value"].update(rle=r["value"]["rle"][:-6]), "cut off"),
-    "empty": (lambda r: r["value"].update(rle=[]), "cut off"),
-    "of another image": (lambda r: r["value"].update(rle=[0, 0, 12, 4, *r["value"]["rle"][4:]]), "of 3076 values"),
-    "beyond the end": (lambda r: r["value"].update(rle=[0, 0, 12, 0, 57, 27, 255, *[255] * 40]), "beyond the 768"),
-    "no bytes": (lambda r: r["value"].update(rle=[300]), "no list of bytes"),
-    "text": (lambda r: r["value"].update(rle="abc"), "no list of bytes"),
+    "truncated": (lambda r: r["value"].update(rle=r["value"]["rle"][:-6]), "truncated"),
+    "empty": (lambda r: r["value"].update(rle=[]), "truncated"),
+    "of another image": (lambda r: r["value"].update(rle=[0, 0, 12, 4, *r["value"]["rle"][4:]]), "hold 3076 values"),
+    "beyond the end": (lambda r: r["value"].update(rle=[0, 0, 12, 0, 57, 27, 255, *[255] * 40]), "exceed the 768"),
+    "no bytes": (lambda r: r["value"].update(rle=[300]), "not a list of bytes"),
+    "text": (lambda r: r["value"].update(rle="abc"), "not a list of bytes"),
     "size": (lambda r: r.update(original_width=31), "height and width (24, 31)"),
     "no size": (lambda r: r.pop("original_width"), "original_width"),
-    "turned": (lambda r: r.update(image_rotation=90), "turned by 90"),
+    "rotated": (lambda r: r.update(image_rotation=90), "rotated by 90"),
 }
 
 
 @pytest.mark.parametrize("kind", BAD_REGIONS)
-def test_regions_that_cannot_be_drawn(tmp_path: Path, kind: str) -> None:
+def test_malformed_regions_raise_an_error(tmp_path: Path, kind: str) -> None:
     root = make(tmp_path / "data", "project.json")
     change_region, words = BAD_REGIONS[kind]
-    change(root, lambda tasks: change_region(first(tasks)))
+    change(root, lambda tasks: change_region(first_region(tasks)))
     dataset = open_dataset(root)
-    with refused(".json", "leaf-rust in image a 1", words, "correct or remove"):
+    with refused(".json", "region 'leaf-rust' of image a 1", words, "Correct or remove"):
         check_masks(dataset, ["a 1"])
 
 
-def test_exports_that_cannot_be_used(tmp_path: Path) -> None:
+def test_malformed_exports_raise_an_error(tmp_path: Path) -> None:
     cases: tuple[tuple[Callable[[list[dict[str, Any]]], Any], str], ...] = (
-        (lambda tasks: first(tasks)["value"].update(brushlabels=["a", "b"]), "a region has 2 labels"),
-        (lambda tasks: tasks[0]["data"].update(image="x/gone.png"), "task 40: its image 'x/gone.png' is not there"),
-        (lambda tasks: tasks[1]["data"].update(image="a 1.png"), "task 41: its image a 1 has been annotated before"),
-        (lambda tasks: tasks[0].pop("id"), "no export of Label Studio (KeyError: 'id')"),
-        (lambda tasks: tasks[0].update(data={}), "no export of Label Studio"),
-        (lambda tasks: [task.update(annotations=[]) for task in tasks], "annotate a few"),
+        (lambda tasks: first_region(tasks)["value"].update(brushlabels=["a", "b"]), "task 40 has 2 labels"),
+        (lambda tasks: tasks[0]["data"].update(image="x/gone.png"), "image 'x/gone.png' of task 40 is missing"),
+        (lambda tasks: tasks[1]["data"].update(image="a 1.png"), "image a 1 of task 41 also belongs to another task"),
+        (lambda tasks: tasks[0].pop("id"), "not an export of Label Studio (KeyError: 'id')"),
+        (lambda tasks: tasks[0].update(data={}), "not an export of Label Studio"),
+        (lambda tasks: [task.update(annotations=[]) for task in tasks], "Annotate a few"),
     )
-    for index, (what, words) in enumerate(cases):
+    for index, (edit, words) in enumerate(cases):
         root = make(tmp_path / str(index), "project.json")
-        change(root, what)
+        change(root, edit)
         with refused("label_studio.json", words):
             open_dataset(root)
 
 
-def test_png_masks_that_do_not_fit(tmp_path: Path) -> None:
+def test_png_masks_of_another_size_or_task_raise_an_error(tmp_path: Path) -> None:
     root = make(tmp_path / "data", "png", "project.json")
     path = root / "png" / "task-42-annotation-4-by-someone@example.org-tag-leaf-rust-0.png"
     Image.new("L", (5, 6)).save(path)
@@ -237,7 +237,7 @@ def test_png_masks_that_do_not_fit(tmp_path: Path) -> None:
         open_dataset(root)
 
 
-def test_an_image_of_another_size(tmp_path: Path) -> None:
+def test_image_of_another_size_raises_an_error(tmp_path: Path) -> None:
     root = make(tmp_path / "data", "project.json")
     Image.new("RGB", (64, 48)).save(root / "images" / "c.png")
     with refused("label_studio.json", "image c", "(24, 32)", "(48, 64)"):

@@ -1,4 +1,4 @@
-"""Pascal VOC 2012: folders, masks, lists, and one clear line for what it cannot read."""
+"""Tests of the Pascal VOC 2012 reader: layout, masks, lists and errors."""
 
 import shutil
 from pathlib import Path
@@ -16,15 +16,15 @@ def root(tmp_path: Path) -> Path:
     return make_voc(tmp_path / "VOCdevkit" / "VOC2012")
 
 
-def test_it_is_recognized_from_above_too(root: Path) -> None:
-    for place in (root, root.parent, root.parent.parent):
-        dataset = open_dataset(place)
+def test_root_may_be_a_parent_folder(root: Path) -> None:
+    for folder in (root, root.parent, root.parent.parent):
+        dataset = open_dataset(folder)
         assert isinstance(dataset, Voc) and dataset.name == "voc2012" and dataset.root == root
     assert dataset.ids == (*VOC_TRAIN, *VOC_VAL) and len(dataset.classes) == 21
     assert dataset.classes[15] == "person" and dataset.palette[15] == (192, 128, 128)
 
 
-def test_sbds_mask_is_taken_and_vocs_where_there_is_none(root: Path) -> None:
+def test_sbd_masks_take_precedence_over_voc_masks(root: Path) -> None:
     assert open_dataset(root).read_mask(VOC_TRAIN[0]).unique().tolist() == [0, 1, 255]
     (root / "SegmentationClassAug" / f"{VOC_TRAIN[0]}.png").unlink()
     assert open_dataset(root).read_mask(VOC_TRAIN[0]).unique().tolist() == [0, 20, 255]  # the palette's indices
@@ -33,7 +33,7 @@ def test_sbds_mask_is_taken_and_vocs_where_there_is_none(root: Path) -> None:
     assert dataset.has_mask(VOC_TRAIN[3]) and not dataset.has_mask(VOC_TRAIN[4])
 
 
-def test_the_lists_that_come_with_it(root: Path) -> None:
+def test_included_lists(root: Path) -> None:
     dataset = open_dataset(root)
     assert dataset.split("train") == VOC_TRAIN and dataset.split("val") == VOC_VAL and dataset.split("test") is None
     split = resolve_split(dataset, "2", seed=5)
@@ -43,14 +43,14 @@ def test_the_lists_that_come_with_it(root: Path) -> None:
     assert open_dataset(root).split("train") == VOC_TRAIN[:4]  # VOC's own
 
 
-def test_labels_of_sbd_need_no_train_list_of_it(root: Path) -> None:
+def test_labeled_list_may_name_sbd_images_without_train_aug_list(root: Path) -> None:
     (root / "splits" / "train_aug.txt").unlink()
     write_lines(root / "splits" / "2" / "labeled.txt", VOC_TRAIN[1], VOC_TRAIN[6])
     write_lines(root / "splits" / "2" / "unlabeled.txt", VOC_TRAIN[0], VOC_TRAIN[7])
     assert resolve_split(open_dataset(root), "2", 0).labeled == (VOC_TRAIN[1], VOC_TRAIN[6])
 
 
-def test_existing_only_leaves_out_what_is_not_there_and_says_how_many(root: Path) -> None:
+def test_existing_only_skips_and_reports_missing_images(root: Path) -> None:
     for id in (VOC_TRAIN[1], VOC_TRAIN[5], VOC_VAL[0]):
         (root / "JPEGImages" / f"{id}.jpg").unlink()
     with refused("train_aug.txt", VOC_TRAIN[1], "--existing-only"):
@@ -63,20 +63,20 @@ def test_existing_only_leaves_out_what_is_not_there_and_says_how_many(root: Path
         assert note in notes
 
 
-def test_without_images_or_masks(root: Path) -> None:
+def test_missing_images_or_masks_raise_an_error(root: Path) -> None:
     for folder in ("SegmentationClass", "SegmentationClassAug"):
         shutil.rmtree(root / folder)
-    with refused(str(root), "no mask", "SegmentationClassAug/"):
+    with refused(str(root), "no masks", "SegmentationClassAug/"):
         open_dataset(root)
     shutil.rmtree(root / "JPEGImages")
     (root / "JPEGImages").mkdir()
     with refused("JPEGImages: no images"):
         open_dataset(root)
-    with refused("no Pascal VOC"):
+    with refused("Pascal VOC was not found"):
         Voc(root.parent / "elsewhere")
 
 
-def test_values_and_colors_that_mean_nothing(root: Path) -> None:
+def test_unknown_mask_values_and_colors_raise_an_error(root: Path) -> None:
     path = root / "SegmentationClassAug" / f"{VOC_TRAIN[2]}.png"
     write_mask(path, (0, 21))
     with refused(str(path), "value 21", "0 to 20"):
@@ -86,7 +86,7 @@ def test_values_and_colors_that_mean_nothing(root: Path) -> None:
         check_masks(open_dataset(root), VOC_TRAIN)
 
 
-def test_the_photographs_of_voc_are_read(voc_dir: Path) -> None:
+def test_voc_sample(voc_dir: Path) -> None:
     dataset = open_dataset(voc_dir)
     ids = [id for id in dataset.ids if dataset.has_mask(id)][:48]
     pixels = check_masks(dataset, ids)

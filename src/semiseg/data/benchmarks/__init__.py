@@ -1,1 +1,1 @@
-"""Published data sets as downloaded."""
+"""Benchmark data sets in the layout in which they are published."""

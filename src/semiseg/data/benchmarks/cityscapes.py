@@ -11,7 +11,7 @@ from semiseg.data.file_dataset import FileDataset, read_mask_values, value_table
 from semiseg.data.files.image_files import list_files
 from semiseg.errors import UserError
 
-# labelId, name, color: the 19 classes that are evaluated, in the order of their trainIds.
+# labelId, name and color of the 19 evaluated classes, in the order of their trainIds.
 EVALUATED: tuple[tuple[int, str, Color], ...] = (
     (7, "road", (128, 64, 128)),
     (8, "sidewalk", (244, 35, 232)),
@@ -39,23 +39,23 @@ LABEL_IDS = value_table(
 )
 TRAIN_IDS = value_table({index: index for index in range(len(EVALUATED))})
 MASK_KINDS = {
-    "_gtFine_labelIds": (LABEL_IDS, "a labelIds file holds 0 to 33: take the original one"),
-    "_gtFine_labelTrainIds": (TRAIN_IDS, "a labelTrainIds file holds 0 to 18, and 255: make it anew, or remove it"),
+    "_gtFine_labelIds": (LABEL_IDS, "use the original labelIds file (values 0 to 33)"),
+    "_gtFine_labelTrainIds": (TRAIN_IDS, "create the labelTrainIds file again (values 0 to 18 and 255) or remove it"),
 }
 
 
 class Cityscapes(FileDataset):
     """Cityscapes in the 19 classes of its benchmark.
 
-    Masks are ``ID_gtFine_labelTrainIds.png`` where they have been made, else ``ID_gtFine_labelIds.png``, mapped to the
-    19 classes on reading. Images of further folders (``train_extra``) may be listed as unlabeled. The masks of ``test``
-    are not public (its files are dummies, and left alone): ``val`` is what the field reports.
+    Masks are ``ID_gtFine_labelTrainIds.png`` if present, else ``ID_gtFine_labelIds.png``, which is mapped to the 19
+    classes on reading. Lists of unlabeled images may name images of other folders (``train_extra``). The masks of
+    ``test`` are not public. Its mask files are dummies and are not read; publications report ``val``.
 
     Args:
-        root: the folder that holds ``leftImg8bit`` and ``gtFine``.
+        root: The folder that holds ``leftImg8bit`` and ``gtFine``.
 
     Raises:
-        UserError: a folder is missing or empty, or two images have one id; the message names it.
+        UserError: A folder is missing or empty, or two images have the same id.
     """
 
     images: dict[str, Path]
@@ -75,11 +75,17 @@ class Cityscapes(FileDataset):
         for city in sorted((self.root / "leftImg8bit").glob("*/*/")):
             self._add_city(city)
         if not self.images:
-            missing = f"{self.root / 'leftImg8bit'}: no train/CITY/ID_leftImg8bit.png there"
-            raise UserError(f"{missing}; unpack leftImg8bit_trainvaltest.zip")
+            raise UserError(
+                "no train/CITY/ID_leftImg8bit.png found",
+                path=self.root / "leftImg8bit",
+                fix="unpack leftImg8bit_trainvaltest.zip",
+            )
         if not self.masks:
-            missing = f"{self.root / 'gtFine'}: no train/CITY/ID_gtFine_labelIds.png for these images there"
-            raise UserError(f"{missing}; unpack gtFine_trainvaltest.zip")
+            raise UserError(
+                "no train/CITY/ID_gtFine_labelIds.png of these images found",
+                path=self.root / "gtFine",
+                fix="unpack gtFine_trainvaltest.zip",
+            )
         self.ids = tuple(sorted(self.images))
 
     def _add_city(self, city: Path) -> None:
@@ -89,25 +95,25 @@ class Cityscapes(FileDataset):
             if id == stem:
                 continue
             if id in self.images:
-                raise UserError(f"{path}: {self.images[id]} has the same name; remove one of the two")
+                raise UserError(f"{self.images[id]} has the same name", path=path, fix="remove one of them")
             self.images[id] = path
-            for kind in MASK_KINDS if city.parent.name != "test" else ():  # the later wins
+            for kind in MASK_KINDS if city.parent.name != "test" else ():  # labelTrainIds replace labelIds
                 if f"{id}{kind}" in masks:
                     self.masks[id] = masks[f"{id}{kind}"]
 
     def split(self, name: str, missing: list[str] | None = None) -> tuple[str, ...] | None:
-        """Return the ids in ``splits/NAME.txt`` or else in the folder ``train`` or ``val``; there is no ``test``."""
+        """Return the ids of a list: ``splits/NAME.txt``, else the folder ``train`` or ``val``."""
         ids = super().split(name, missing)
         if ids is None and name != "test":
             ids = tuple(id for id in self.ids if self.images[id].parent.parent.name == name) or None
         return ids
 
     def read_mask(self, id: str) -> Tensor:
-        """Read a mask as uint8 ``(H, W)``: trainId or 255."""
+        """Read a mask as uint8 ``(H, W)`` of trainIds or 255."""
         path = self.masks[id]
         return read_mask_values(path, *MASK_KINDS[path.stem.removeprefix(id)])
 
 
 def is_cityscapes_layout(root: str | Path) -> bool:
-    """Tell whether a folder is laid out as Cityscapes is delivered."""
+    """Return whether a folder has the published layout of Cityscapes."""
     return (Path(root) / "leftImg8bit").is_dir()

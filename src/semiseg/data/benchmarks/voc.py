@@ -1,4 +1,4 @@
-"""Pascal VOC 2012 (Everingham et al., 2010/2015) in 21 classes, with the masks of SBD (Hariharan et al., 2011)."""
+"""Pascal VOC 2012 (Everingham et al., 2010/2015) in 21 classes, with the SBD masks (Hariharan et al., 2011)."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ CLASSES = (
     "tvmonitor",
 )
 TABLE = value_table({index: index for index in range(len(CLASSES))})
-RULE = "masks are palette PNGs of 0 to 20, and 255 for the borders: take the original files"
+MASK_FIX = "use the original palette PNGs (0 to 20, and 255 for borders)"
 
 
 class Voc(FileDataset):
-    """Pascal VOC 2012 in 21 classes, with the masks of SBD where they are there.
+    """Pascal VOC 2012 in 21 classes, with the masks of SBD if they are present.
 
-    The 10,582 training images of the field are the list ``train_aug``, whose masks, those of SBD, are in
-    ``SegmentationClassAug``; where that folder has no mask, the one of ``SegmentationClass`` is taken. Masks of the
-    test images are not public: ``val`` is what the field reports.
+    Publications train on the 10,582 images of the list ``train_aug``. Their masks, those of SBD, are in
+    ``SegmentationClassAug``. A mask that is missing there is taken from ``SegmentationClass``. The masks of the test
+    images are not public; publications report ``val``.
 
     Args:
-        root: the folder that holds ``JPEGImages``, or one above it (``VOC2012``, ``VOCdevkit/VOC2012``).
+        root: The folder that holds ``JPEGImages``, or a parent that holds it as ``VOC2012`` or ``VOCdevkit/VOC2012``.
 
     Raises:
-        UserError: a folder is missing or empty; the message names it.
+        UserError: A folder is missing or empty.
     """
 
     tree = (
@@ -74,29 +74,30 @@ class Voc(FileDataset):
     def __init__(self, root: str | Path) -> None:
         found = voc_root(root)
         if found is None:
-            raise UserError(f"{root}: no Pascal VOC there; give the folder that holds JPEGImages/")
+            raise UserError("Pascal VOC was not found", path=root, fix="give the folder that holds JPEGImages/")
         self.name, self.root = "voc2012", found
         self.classes, self.palette = CLASSES, default_palette(len(CLASSES))
         self.images = list_files(self.root / "JPEGImages", IMAGE_SUFFIXES)
         if not self.images:
-            raise UserError(f"{self.root / 'JPEGImages'}: no images there; unpack VOCtrainval_11-May-2012.tar")
+            raise UserError("no images found", path=self.root / "JPEGImages", fix="unpack VOCtrainval_11-May-2012.tar")
         self.masks = {}
-        for folder in ("SegmentationClass", "SegmentationClassAug"):  # the later wins
+        for folder in ("SegmentationClass", "SegmentationClassAug"):  # SBD masks replace those of VOC
             masks = list_files(self.root / folder, MASK_SUFFIXES)
             self.masks |= {id: path for id, path in masks.items() if id in self.images}
         if not self.masks:
             raise UserError(
-                f"{self.root}: no mask of these images in SegmentationClassAug/ or SegmentationClass/; put SBD's (or "
-                "VOC's own) masks there, as ID.png"
+                "no masks of these images found in SegmentationClassAug/ or SegmentationClass/",
+                path=self.root,
+                fix="copy the masks of SBD or VOC there, as ID.png",
             )
         self.ids = sorted_keys(self.images)
 
     def read_mask(self, id: str) -> Tensor:
-        """Read a mask as uint8 ``(H, W)``: the palette index, class or 255."""
-        return read_mask_values(self.masks[id], TABLE, RULE)
+        """Read a mask, its palette indices, as uint8 ``(H, W)`` of classes or 255."""
+        return read_mask_values(self.masks[id], TABLE, MASK_FIX)
 
 
 def voc_root(root: str | Path) -> Path | None:
-    """Return the folder at or below ``root`` that is laid out as VOC2012, None if there is none."""
-    places = (Path(root) / below for below in ("", "VOC2012", "VOCdevkit/VOC2012"))
-    return next((place for place in places if (place / "JPEGImages").is_dir()), None)
+    """Return the folder at or below ``root`` that has the layout of VOC2012, or None."""
+    candidates = (Path(root) / below for below in ("", "VOC2012", "VOCdevkit/VOC2012"))
+    return next((folder for folder in candidates if (folder / "JPEGImages").is_dir()), None)

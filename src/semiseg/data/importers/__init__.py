@@ -1,1 +1,1 @@
-"""Annotation formats of other tools."""
+"""Readers of the export formats of annotation tools and data hubs."""

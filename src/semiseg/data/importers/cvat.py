@@ -1,4 +1,4 @@
-"""CVAT's export "Segmentation mask 1.1": Pascal VOC's folders, masks of colors, and ``labelmap.txt``."""
+"""The export format "Segmentation mask 1.1" of CVAT: VOC folders, color masks and ``labelmap.txt``."""
 
 from __future__ import annotations
 
@@ -18,24 +18,23 @@ from semiseg.errors import UserError
 
 
 class Cvat(FileDataset):
-    """CVAT's "Segmentation mask 1.1": labelmap.txt, and masks in its colors.
+    """CVAT "Segmentation mask 1.1": ``labelmap.txt`` and masks in its colors.
 
-    The classes are the labels in the order of ``labelmap.txt``, ``background`` among them as CVAT writes it, which is
-    what nobody annotated in an annotated image. Labels named after nothing (``ignored``, ``void``, ``unlabeled``) are
-    255. Lists are those of the tasks' subsets, ``Train``, ``Validation`` and ``Test`` in any spelling; an image
-    without a mask is unlabeled.
+    The classes are the labels in the order of ``labelmap.txt``. CVAT adds ``background`` for the pixels without
+    annotation. The labels ``ignored``, ``void`` and ``unlabeled`` are read as 255. The lists are the subsets of the
+    tasks, ``Train``, ``Validation`` and ``Test`` in several spellings. An image without a mask is unlabeled.
 
     Args:
-        root: the unpacked export; without "Save images" it has none, and they go into ``JPEGImages``.
+        root: The unpacked export. Exports made without "Save images" need the images in ``JPEGImages``.
 
     Raises:
-        UserError: a folder or file is missing or cannot be used; the message names it.
+        UserError: A folder or file is missing or malformed.
     """
 
     tree: ClassVar[tuple[str, ...]] = (
-        "labelmap.txt                name:red,green,blue:: a line",
+        "labelmap.txt                name:red,green,blue:: per line",
         "JPEGImages/NAME.jpg, .png, ...",
-        "SegmentationClass/NAME.png  for those that are annotated",
+        "SegmentationClass/NAME.png  for annotated images",
         "ImageSets/Segmentation/{Train,Validation,Test}.txt, splits/{train,val,test}.txt: optional",
     )
     list_locations: ClassVar[dict[str, tuple[str, ...]]] = {
@@ -59,38 +58,45 @@ class Cvat(FileDataset):
         )
         self.images = list_tree(self.root / "JPEGImages")
         if not self.images:
-            missing = f"{self.root / 'JPEGImages'}: no images there"
-            raise UserError(f'{missing}; export with "Save images", or put the images there')
+            raise UserError(
+                "no images found",
+                path=self.root / "JPEGImages",
+                fix='export with "Save images" or copy the images there',
+            )
         masks = list_tree(self.root / "SegmentationClass", MASK_SUFFIXES)
         self.masks = {id: path for id, path in masks.items() if id in self.images}
         if not self.masks:
-            missing = f"{self.root / 'SegmentationClass'}: no masks of these images there"
-            raise UserError(f"{missing}; annotate a few images and export them anew")
+            raise UserError(
+                "no masks of these images found",
+                path=self.root / "SegmentationClass",
+                fix="annotate a few images and export them again",
+            )
         self.ids = tuple(self.images)
 
     def read_mask(self, id: str) -> Tensor:
-        """Read a mask as uint8 ``(H, W)``: class index or 255."""
+        """Read a mask as uint8 ``(H, W)`` of class indices or 255."""
         path = self.masks[id]
         values = read_mask_file(path, colors=True)
         indices = color_indices(values, self._labels.colors)
         if isinstance(indices, tuple):
             raise UserError(
-                f"{path}: color {indices} is not in {self.root / 'labelmap.txt'}; add its label there, or export both "
-                "anew"
+                f"color {indices} is not in {self.root / 'labelmap.txt'}",
+                path=path,
+                fix="add its label there or export both again",
             )
         return torch.from_numpy(self._table[indices].astype(np.uint8))
 
 
 def read_labelmap(path: Path) -> Palette:
-    """Read ``name:red,green,blue:parts:actions`` a line; without any color, they are those of Pascal VOC's map.
+    """Read lines of ``name:red,green,blue:parts:actions``. If no line has a color, use the color map of Pascal VOC.
 
     Raises:
-        UserError: a line is none of that, or a name or color stands there twice.
+        UserError: A line is malformed, or a name or color is listed twice.
     """
     rows = [line.split(":") for line in read_lines(path) if not line.startswith("#")]
     for row in rows:
         if len(row) < 2 or not row[0]:
-            raise UserError(f"{path}: {':'.join(row)!r} is no label; a line is name:red,green,blue::")
+            raise UserError(f"{':'.join(row)!r} is not a label", path=path, fix="write name:red,green,blue:: per line")
     entries: list[tuple[str, Color]]
     if any(row[1].strip() for row in rows):
         entries = [(row[0].strip(), make_color(path, ":".join(row), row[1].split(","))) for row in rows]
@@ -100,5 +106,5 @@ def read_labelmap(path: Path) -> Palette:
 
 
 def is_cvat_layout(root: str | Path) -> bool:
-    """Tell whether a folder is laid out as CVAT exports it: Pascal VOC's form has no ``labelmap.txt``."""
+    """Return whether a folder is an export of CVAT. Unlike Pascal VOC, it has a ``labelmap.txt``."""
     return (Path(root) / "labelmap.txt").is_file() and (Path(root) / "SegmentationClass").is_dir()

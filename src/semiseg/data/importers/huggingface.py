@@ -1,4 +1,4 @@
-"""Data sets of Hugging Face's ``datasets``: a folder that ``save_to_disk`` wrote, or a name on the hub."""
+"""Hugging Face ``datasets``: a folder written by ``save_to_disk`` or a name on the hub."""
 
 from __future__ import annotations
 
@@ -19,28 +19,29 @@ from semiseg.data.splits.list_files import read_lines, read_list
 from semiseg.errors import UserError
 
 LISTS = {"validation": "val", "valid": "val", "val": "val", "dev": "val", "test": "test"}
-"""What splits are, by name; all others are for training."""
+"""The list of each split by its name; all other splits are for training."""
 IMAGE_COLUMNS = ("image", "img", "pixel_values", "images")
 MASK_COLUMNS = ("mask", "label", "labels", "annotation", "segmentation_mask", "segmentation", "label_map", "masks")
 
 
 class HuggingFace(SegmentationDataset):
-    """Hugging Face's datasets (extra ``hf``): a folder or a name on the hub, and the columns where they are unusual.
+    """A data set of Hugging Face ``datasets`` (extra ``hf``).
 
-    A row is an image, under the id ``SPLIT-NUMBER``; one whose mask is null, or of a split without that column, is
-    unlabeled. A mask is a picture of integers (or three equal channels) or nested lists of them; 255 is ignored. Class
-    names come from the mask's feature (lists of ``ClassLabel``) or, in a local folder, from ``classes.txt`` or
-    ``id2label.json``; else they are ``class0`` to the largest value, for which every mask is read once.
+    Each row is an image with the id ``SPLIT-NUMBER``. It is unlabeled if its mask is null or its split has no mask
+    column. A mask is an image of integers, with one channel or three equal ones, or nested lists of integers; 255 is
+    ignored. Class names come from the feature of the mask column (lists of ``ClassLabel``) or, in a local folder, from
+    ``classes.txt`` or ``id2label.json``. Otherwise they are ``class0`` to the largest value, and every mask is read
+    once to find it.
 
     Args:
-        text: what stands behind ``hf:``.
+        text: The text after ``hf:``: ``FOLDER`` or ``OWNER/NAME``, and optionally ``:IMAGE_COLUMN,MASK_COLUMN``.
 
     Raises:
-        UserError: it cannot be loaded or used; the message names it.
+        UserError: The data cannot be loaded, or no column holds images or masks.
     """
 
     tree: ClassVar[tuple[str, ...]] = (
-        "hf:FOLDER  as save_to_disk writes it, with splits/{train,val,test}.txt and classes.txt: optional",
+        "hf:FOLDER  written by save_to_disk; splits/{train,val,test}.txt and classes.txt: optional",
         "hf:OWNER/NAME  on the hub",
         "hf:...:IMAGE_COLUMN,MASK_COLUMN",
     )
@@ -61,7 +62,11 @@ class HuggingFace(SegmentationDataset):
             self._add(part, rows, image, mask)
         self.ids = tuple(sorted(self._rows))
         if not self._masked:
-            raise UserError(f"{self.name}: column {mask!r} has no mask in any row; annotate a few, or name another")
+            raise UserError(
+                f"column {mask!r} has no mask in any row",
+                path=self.name,
+                fix="annotate a few images or name another column",
+            )
         self.classes = self._read_classes(next(part.features[mask] for part in parts.values() if mask in part.features))
         self.palette = default_palette(len(self.classes))
 
@@ -70,72 +75,79 @@ class HuggingFace(SegmentationDataset):
         return self.read_decoded(id, 1).pixels
 
     def read_decoded(self, id: str, factor: int) -> Decoded:
-        """Read an image decoded at ``1 / factor`` of its size."""
+        """Read an image at ``1 / factor`` of its size."""
         part, index = self._rows[id]
         (value,) = self._images[part][index].values()
         if value is None:
-            raise UserError(f"{self.name}, {id}: the row has no image; leave it out of the data")
+            raise UserError("the row has no image", path=f"{self.name}, {id}", fix="remove the row")
         return decode(_file(value), f"{self.name}, {id}", factor)
 
     def read_mask(self, id: str) -> Tensor:
-        """Read a mask as uint8 ``(H, W)``: class index or 255."""
+        """Read a mask as uint8 ``(H, W)`` of class indices or 255."""
         mask = self._read_values(id)
         wrong = (mask >= len(self.classes)) & (mask != IGNORE)
         if wrong.any():
             raise UserError(
-                f"{self.name}, {id}: value {mask[wrong].min()} is none of the {len(self.classes)} classes (0 to "
-                f"{len(self.classes) - 1}, 255 is ignored); correct the mask or the class names"
+                f"value {mask[wrong].min()} is not one of the {len(self.classes)} classes (0 to "
+                f"{len(self.classes) - 1}, 255 is ignored)",
+                path=f"{self.name}, {id}",
+                fix="correct the mask or the class names",
             )
         return torch.from_numpy(mask)
 
     def has_mask(self, id: str) -> bool:
-        """Tell whether the row's mask is not null."""
+        """Return whether the mask of the row is not null."""
         return id in self._masked
 
     def split(self, name: str, missing: list[str] | None = None) -> tuple[str, ...] | None:
-        """Return the ids in ``splits/NAME.txt`` of a local folder, or else those of the splits of that name."""
+        """Return the ids of a list: ``splits/NAME.txt`` of a local folder, else the splits of that name."""
         path = self.root / "splits" / f"{name}.txt" if self.root else None
         if path and path.is_file():
             return read_list(path, self, missing)
         ids = [id for id in self.ids if LISTS.get(self._rows[id][0], "train") == name]
         if name == "train":
-            taken = {id for other in ("val", "test") for id in self.split(other, []) or ()}  # by a list in splits/
+            taken = {id for other in ("val", "test") for id in self.split(other, []) or ()}  # may come from splits/
             return tuple(id for id in ids if id not in taken) or None
         return tuple(id for id in ids if name == "test" or self.has_mask(id)) or None
 
     def published_lists(self, labeled: str, seed: int) -> tuple[Path, Path] | None:
-        """Return the files in ``splits/1_16/seed0`` and the like of a local folder."""
+        """Return the two files in ``splits/1_16/seed0`` (or similar) of a local folder."""
         return lists_in(self.root / "splits" / labeled.replace("/", "_"), seed) if self.root else None
 
     def _choose_columns(self, parts: dict[str, Any], columns: str) -> tuple[str, str]:
-        """Return the columns of images and masks: those asked for, else the first of the usual names."""
+        """Return the image and the mask column: the requested ones, else the first with a usual name."""
         import datasets
 
         features = {name: feature for part in parts.values() for name, feature in part.features.items()}
         image, mask = (column.strip() for column in columns.split(",")) if columns else ("", "")
         image = image or next((name for name in IMAGE_COLUMNS if name in features), "")
-        plain = (datasets.Value, datasets.ClassLabel)  # a "label" of this kind is of the whole image
+        plain = (datasets.Value, datasets.ClassLabel)  # a label of the whole image
         pictures = [name for name, feature in features.items() if not isinstance(feature, plain)]
         mask = mask or next((name for name in MASK_COLUMNS if name in pictures), "")
         if not isinstance(features.get(image), datasets.Image) or mask not in pictures or mask == image:
             raise UserError(
-                f"{self.name}: {image or 'no column'} and {mask or 'no column'} cannot be its images and masks; name "
-                f"two of {', '.join(features)}, as {self.name}:IMAGE_COLUMN,MASK_COLUMN"
+                f"{image or 'no column'} and {mask or 'no column'} cannot be the columns of images and masks",
+                path=self.name,
+                fix=f"name two of {', '.join(features)}, as {self.name}:IMAGE_COLUMN,MASK_COLUMN",
             )
         return image, mask
 
     def _add(self, part: str, rows: Any, image: str, mask: str) -> None:
-        """Take in a split; its pictures stay undecoded, and masks are told from nulls without opening any."""
+        """Add a split. No image or mask is decoded, not even to find out which masks are null."""
         import datasets
 
-        if not re.fullmatch(r"\w[\w.-]*", part):  # files are named after ids: one must not lead elsewhere
-            raise UserError(f"{self.name}: its split {part!r} has no name of letters and digits; rename it")
+        if not re.fullmatch(r"\w[\w.-]*", part):  # ids become file names, so they must not contain slashes
+            raise UserError(
+                f"the name of split {part!r} contains unsupported characters",
+                path=self.name,
+                fix="rename it, using letters and digits",
+            )
 
         for column in (image, mask):
             if isinstance(rows.features.get(column), datasets.Image):
                 rows = rows.cast_column(column, datasets.Image(decode=False))
         if image not in rows.features:
-            raise UserError(f"{self.name}: its split {part!r} has no column {image!r}; leave the split out")
+            raise UserError(f"split {part!r} has no column {image!r}", path=self.name, fix="remove the split")
         digits = max(6, len(str(len(rows))))
         ids = [f"{part}-{index:0{digits}d}" for index in range(len(rows))]
         self._rows |= {id: (part, index) for index, id in enumerate(ids)}
@@ -158,9 +170,11 @@ class HuggingFace(SegmentationDataset):
             try:
                 values = mask_values(np.array(value), name)
             except (ValueError, TypeError) as error:
-                raise UserError(f"{name}: the mask cannot be read ({reason(error)}); correct the row") from error
+                raise UserError(
+                    f"the mask cannot be read ({reason(error)})", path=name, fix="correct the row"
+                ) from error
         if values.ndim != 2:
-            raise UserError(f"{name}: the mask has shape {values.shape}; a mask holds one class number a pixel")
+            raise UserError(f"the mask has shape {values.shape}", path=name, fix="store one class index per pixel")
         return values
 
     def _read_classes(self, feature: Any) -> tuple[str, ...]:
@@ -177,37 +191,56 @@ class HuggingFace(SegmentationDataset):
             found = {value for id in sorted(self._masked) for value in np.unique(self._read_values(id)).tolist()}
             if found <= {0, IGNORE}:
                 values = " and ".join(map(str, sorted(found)))
-                raise UserError(f"{self.name}: its masks hold only {values}; store them as 0/1 (255 means ignore)")
+                raise UserError(
+                    f"the masks contain only {values}", path=self.name, fix="store them as 0 and 1 (255 is ignored)"
+                )
             names = [f"class{value}" for value in range(max(found - {IGNORE}) + 1)]
         if len(names) > IGNORE or len(set(names)) < len(names):
-            raise UserError(f"{file or self.name}: {len(names)} names; there may be 255 classes, each named once")
+            raise UserError(
+                f"found {len(names)} class names",
+                path=file or self.name,
+                fix="give at most 255 class names, each only once",
+            )
         return tuple(names)
 
 
 def read_labels(path: Path) -> list[str]:
-    """Read ``{"0": "name", ...}`` as models and data on the hub have it; raises UserError if it is anything else."""
+    """Read ``id2label.json``, a mapping ``{"0": "name", ...}``.
+
+    Raises:
+        UserError: The file is malformed or skips a number.
+    """
     content = read_json(path)
     try:
         return [str(content[str(index)]) for index in range(len(content))]
     except (KeyError, TypeError) as error:
-        raise UserError(f'{path}: {error} is missing; write {{"0": "name", "1": "name", ...}} without gaps') from error
+        raise UserError(
+            f"{error} is missing", path=path, fix='write {"0": "name", "1": "name", ...} without gaps'
+        ) from error
 
 
 def load_parts(source: str) -> dict[str, Any]:
-    """Return the splits of a folder or of a name on the hub, each a ``datasets.Dataset``."""
+    """Return the splits of a folder or of a name on the hub, each a ``datasets.Dataset``.
+
+    Raises:
+        UserError: The data cannot be loaded.
+    """
     try:
         import datasets
     except ImportError as error:
-        raise UserError(f"hf:{source}: datasets is not installed: pip install 'semiseg[hf]'") from error
+        raise UserError(
+            "datasets is not installed", path=f"hf:{source}", fix="run pip install 'semiseg[hf]'"
+        ) from error
     if not source:
-        raise UserError("hf: names no data; give hf:FOLDER or hf:OWNER/NAME")
+        raise UserError("hf: is not followed by a name", fix="give hf:FOLDER or hf:OWNER/NAME")
     saved = any((Path(source) / name).is_file() for name in ("dataset_dict.json", "state.json"))
     try:
         loaded: Any = datasets.load_from_disk(source) if saved else datasets.load_dataset(source)
-    except Exception as error:  # files, hub and network make it fail in every way there is
+    except Exception as error:  # files, hub and network raise many types
         raise UserError(
-            f"hf:{source}: cannot be loaded ({type(error).__name__}: {reason(error)}); give a folder that save_to_disk "
-            "wrote, or OWNER/NAME of data on the hub"
+            f"cannot be loaded ({type(error).__name__}: {reason(error)})",
+            path=f"hf:{source}",
+            fix="give a folder written by save_to_disk or OWNER/NAME of data on the hub",
         ) from error
     return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
 

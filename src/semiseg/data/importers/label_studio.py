@@ -1,4 +1,4 @@
-"""Label Studio's exports: JSON with brush strokes and polygons, and PNG masks a label."""
+"""Exports of Label Studio: JSON with brush strokes and polygons, or one PNG mask per label."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from semiseg.data.splits.list_files import read_lines
 from semiseg.errors import UserError
 
 PNG = re.compile(r"task-(\d+)-annotation-(\d+)-by-[^-]*-(?:tag|[^-]+)-(.+)-(\d+)\.png")
-"""A mask's name: task, annotation, who made it (which holds no hyphen), the control's name, label, a number."""
+"""The name of a mask: task, annotation, user (without hyphens), control, label and a number."""
 
 
 class Region(NamedTuple):
-    """What one label covers: a PNG file, or a value of the JSON with its result."""
+    """The area of one label: a PNG file, or a result of the JSON export merged with its value."""
 
     label: str
     source: Path | dict[str, Any]
 
 
 class Task(NamedTuple):
-    """An image in a project."""
+    """A task of a project: one image and its annotations."""
 
     id: str
     image: str
@@ -42,29 +42,30 @@ class Task(NamedTuple):
 
 
 class LabelStudio(FileDataset):
-    """Label Studio's exports: JSON (or JSON-MIN) with brush strokes and polygons, or PNG masks.
+    """A Label Studio export: JSON (or JSON-MIN) with brush strokes and polygons, or PNG masks.
 
-    Of a task with several annotations, the ground truth counts, else the one with the largest id; skipped ones and
-    predictions do not. Brush strokes and polygons are drawn in the order of the file, a later one over an earlier one;
-    boxes, key points and choices say nothing of pixels and are passed over. The names of PNG masks bear no image:
-    a JSON or CSV export of the same project says which task is which image; there the later label in the order of the
-    classes goes over the earlier one, since the names do not say more.
+    If a task has several annotations, the ground truth is used, else the one with the largest id. Skipped annotations
+    and predictions are ignored. Brush strokes and polygons are rendered in the order of the file, later ones over
+    earlier ones. Boxes, key points and choices are ignored because they do not describe pixels.
 
-    The classes are those of ``classes.txt``, else the labels that occur, sorted; before them ``background``, unless one
-    is called so. An image whose task has no such region, or that has no task, is unlabeled.
+    The names of PNG masks contain the task but not the image. A JSON or CSV export of the same project must be present
+    to map tasks to images. PNG masks are rendered in the order of the classes, later ones over earlier ones.
+
+    The classes are those of ``classes.txt``, else the labels that occur, sorted. ``background`` comes first unless a
+    label has that name. An image without a task, or whose task has no region, is unlabeled.
 
     Args:
-        root: the folder with the images, anywhere below it, and the export.
+        root: The folder with the export and the images, which may be in subfolders.
 
     Raises:
-        UserError: a file cannot be used; the message names it.
+        UserError: A file is missing or malformed.
     """
 
     images: dict[str, Path]
     masks: dict[str, Path]
     tree: ClassVar[tuple[str, ...]] = (
-        "images/NAME.jpg, .png, ...   under the names that they were imported with",
-        "PROJECT.json                 or, with PROJECT.json or .csv to tell the tasks' images:",
+        "images/NAME.jpg, .png, ...   with the names under which they were imported",
+        "PROJECT.json                 or, with PROJECT.json or .csv to map tasks to images:",
         "task-ID-annotation-ID-by-USER-tag-LABEL-N.png, here or in a folder",
         "classes.txt, splits/{train,val,test}.txt: optional",
     )
@@ -77,49 +78,60 @@ class LabelStudio(FileDataset):
         self.masks = {}
         files, masks = export_files(self.root), png_masks(self.root)
         if not files or not self.images:
-            missing = "no images" if files else "no JSON or CSV export, which says which task is which image,"
-            raise UserError(f"{root}: {missing} there; give the folder that holds the images and Label Studio's export")
+            missing = "no images found" if files else "no JSON or CSV export found, which maps tasks to images"
+            raise UserError(missing, path=root, fix="give the folder that holds the images and the export")
         tasks = [(path, task) for path in files for task in read_tasks(path)]
         for path, task in tasks:
             self._add(path, task, masks)
         if not self.masks:
-            raise UserError(f"{files[0]}: no brush stroke, polygon or PNG mask of any image; annotate a few")
+            raise UserError(
+                "no image has a brush stroke, polygon or PNG mask", path=files[0], fix="annotate a few images"
+            )
         for id in sorted(masks.keys() - {task.id for _, task in tasks}):
             mask = next(iter(masks[id].values()))[0].source
-            raise UserError(f"{mask}: task {id} is not in {files[0]}; export both from the same project")
+            raise UserError(f"task {id} is not in {files[0]}", path=str(mask), fix="export both from the same project")
         self.ids = tuple(self.images)
         self._set_classes()
 
     def read_mask(self, id: str) -> Tensor:
-        """Draw a mask as uint8 ``(H, W)``: class index."""
+        """Render a mask as uint8 ``(H, W)`` of class indices."""
         width, height = image_size(self.images[id])
         mask = np.full((height, width), self._background, dtype=np.uint8)
         for region in self._regions[id]:
             try:
-                pixels = _draw(region.source, height, width)
+                pixels = _render(region.source, height, width)
             except (ValueError, TypeError, KeyError, OverflowError) as error:
                 path = region.source if isinstance(region.source, Path) else self.masks[id]
                 raise UserError(
-                    f"{path}: {region.label} in image {id}: {reason(error)}; correct or remove it"
+                    f"region {region.label!r} of image {id} is malformed: {reason(error)}",
+                    path=path,
+                    fix="correct or remove it",
                 ) from error
             mask[pixels] = self.classes.index(region.label)
         return torch.from_numpy(mask)
 
     def _add(self, path: Path, task: Task, masks: dict[str, dict[int, list[Region]]]) -> None:
-        """Take in a task: its regions, if it has any."""
+        """Add the regions of a task."""
         layers = masks.get(task.id, {})
         try:
             regions = json_regions(path, task) if not masks else layers[max(layers)] if layers else []
         except (TypeError, AttributeError, ValueError, KeyError) as error:
-            what = f"task {task.id}: a result is of no known form ({type(error).__name__}: {reason(error)})"
-            raise UserError(f"{path}: {what}; export it anew as JSON") from error
+            raise UserError(
+                f"task {task.id} has a malformed result ({type(error).__name__}: {reason(error)})",
+                path=path,
+                fix="export the project again as JSON",
+            ) from error
         if not regions:
             return
         id = find_image(task.image, self.images)
         if id is None:
-            raise UserError(f"{path}: task {task.id}: its image {task.image!r} is not there; put it under that name")
+            raise UserError(
+                f"image {task.image!r} of task {task.id} is missing", path=path, fix="add it under that name"
+            )
         if self._regions.setdefault(id, regions) is not regions:
-            raise UserError(f"{path}: task {task.id}: its image {id} has been annotated before; keep one of the two")
+            raise UserError(
+                f"image {id} of task {task.id} also belongs to another task", path=path, fix="keep one of the two"
+            )
         self.masks[id] = regions[0].source if isinstance(regions[0].source, Path) else path
 
     def _set_classes(self) -> None:
@@ -128,26 +140,30 @@ class LabelStudio(FileDataset):
         names = read_lines(file) if file.exists() else tuple(sorted(labels))
         for label, id in labels.items():
             if label not in names:
-                raise UserError(f"{self.masks[id]}: label {label!r} of image {id} is not in {file}; add it there")
+                raise UserError(
+                    f"label {label!r} of image {id} is not in {file}", path=self.masks[id], fix="add it there"
+                )
         self.classes, self._background = with_background(names)
         if len(set(self.classes)) < len(self.classes) or len(self.classes) > 255:
-            raise UserError(f"{file}: {len(self.classes)} names; write 1 to 254 class names, each once")
+            raise UserError(
+                f"found {len(self.classes)} class names", path=file, fix="write 1 to 254 class names, each only once"
+            )
         self.palette = default_palette(len(self.classes))
         for id, regions in self._regions.items():
             if isinstance(regions[0].source, Path):
                 self._regions[id] = sorted(regions, key=lambda region: self.classes.index(region.label))
 
 
-def _draw(source: Path | dict[str, Any], height: int, width: int) -> NDArray[np.bool_]:
+def _render(source: Path | dict[str, Any], height: int, width: int) -> NDArray[np.bool_]:
     if isinstance(source, Path):
         values = read_mask_file(source)
         if values.shape != (height, width):
-            raise ValueError(f"the mask has shape {values.shape}, and the image {(height, width)}")
+            raise ValueError(f"shape {values.shape} of the mask does not match the image {(height, width)}")
         return values > 0
     size = source["original_height"], source["original_width"]
     if size != (height, width) or source.get("image_rotation"):
-        turned = f", turned by {source['image_rotation']}" if source.get("image_rotation") else ""
-        raise ValueError(f"it is of height and width {size}{turned}, and the image has {(height, width)}")
+        rotation = f", rotated by {source['image_rotation']}," if source.get("image_rotation") else ""
+        raise ValueError(f"height and width {size}{rotation} do not match the image {(height, width)}")
     if "rle" in source:
         return brush_region(source["rle"], height, width)
     corners = [[x / 100 * width, y / 100 * height] for x, y in source["points"]]
@@ -155,7 +171,11 @@ def _draw(source: Path | dict[str, Any], height: int, width: int) -> NDArray[np.
 
 
 def json_regions(path: Path, task: Task) -> list[Region]:
-    """Return the regions of the annotation that counts; raises UserError where one has not exactly one label."""
+    """Return the regions of the annotation that is used.
+
+    Raises:
+        UserError: A region does not have exactly one label.
+    """
     kept = [annotation for annotation in task.annotations if not annotation.get("was_cancelled")]
     if not kept:
         return []
@@ -168,15 +188,17 @@ def json_regions(path: Path, task: Task) -> list[Region]:
         if labels is None or not ("rle" in value or "points" in value):
             continue
         if len(labels) != 1:
-            raise UserError(f"{path}: task {task.id}: a region has {len(labels)} labels; give it exactly one")
+            raise UserError(
+                f"a region of task {task.id} has {len(labels)} labels", path=path, fix="give it exactly one label"
+            )
         regions.append(Region(str(labels[0]), {**result, **value}))
     return regions
 
 
 def find_image(reference: str, images: Mapping[str, Path]) -> str | None:
-    """Return the id of the image that a task names by a path, address or upload, None where it is not there.
+    """Return the id of the image that a task names by path, URL or upload, or None if there is no such image.
 
-    Label Studio puts eight characters and a hyphen before the names of uploads.
+    Label Studio prefixes the names of uploads with eight characters and a hyphen.
     """
     _, _, local = reference.partition("?d=")
     name = unquote(local or reference.split("?")[0]).replace("\\", "/").rsplit("/", 1)[-1]
@@ -185,8 +207,12 @@ def find_image(reference: str, images: Mapping[str, Path]) -> str | None:
 
 
 def read_tasks(path: Path) -> Iterable[Task]:
-    """Read the tasks of a JSON, JSON-MIN or CSV export; raises UserError if it is none of these."""
-    csv.field_size_limit(2**31 - 1)  # a cell of a CSV export holds all strokes of an image
+    """Read the tasks of a JSON, JSON-MIN or CSV export.
+
+    Raises:
+        UserError: The file is malformed.
+    """
+    csv.field_size_limit(2**31 - 1)  # one cell holds all strokes of an image
     try:
         rows: Any = list(csv.DictReader(read_lines(path))) if path.suffix == ".csv" else read_json(path)
         tasks: dict[str, Task] = {}
@@ -196,37 +222,38 @@ def read_tasks(path: Path) -> Iterable[Task]:
             task = tasks.setdefault(str(row["id"]), Task(str(row["id"]), str(data.get("image") or next(named)), []))
             annotations = row["annotations"] if "annotations" in row else [_minimal(row)]
             if not all(isinstance(annotation, dict) for annotation in annotations):
-                raise TypeError("an annotation is no object")
+                raise TypeError("an annotation is not an object")
             task.annotations.extend(annotations)
         return tasks.values()
     except (KeyError, TypeError, AttributeError, StopIteration, csv.Error) as error:
         raise UserError(
-            f"{path}: no export of Label Studio ({type(error).__name__}: {reason(error)}); a task has an id, an image "
-            "and annotations: export it as JSON"
+            f"not an export of Label Studio ({type(error).__name__}: {reason(error)})",
+            path=path,
+            fix="export the project as JSON, in which each task has an id, an image and annotations",
         ) from error
 
 
 def _minimal(row: dict[str, Any]) -> dict[str, Any]:
-    """Put a row of JSON-MIN into the form of an annotation; a CSV's has nothing that is read."""
+    """Convert a row of JSON-MIN to an annotation. For a row of a CSV export it is empty."""
     values = (value for values in row.values() if isinstance(values, list) for value in values)
     results = [{**value, "value": value} for value in values if isinstance(value, dict)]
     return {"id": row.get("annotation_id"), "result": results}
 
 
 def _number(id: Any) -> int:
-    """Return an annotation's number, 0 where it has another kind of name."""
+    """Return the id of an annotation as a number, or 0 if it is not numeric."""
     return int(id) if isinstance(id, int) or (isinstance(id, str) and id.isdecimal()) else 0
 
 
 def _names(folder: Path) -> list[str]:
     try:
         return os.listdir(folder)
-    except OSError:  # no folder, or not ours to look into
+    except OSError:  # missing or not readable
         return []
 
 
 def png_masks(root: Path) -> dict[str, dict[int, list[Region]]]:
-    """Return the PNG masks in a folder and those below, by task and annotation, in the order of their numbers."""
+    """Return the PNG masks in a folder and its subfolders by task and annotation, sorted by number."""
     found: dict[str, dict[int, list[Region]]] = {}
     folders = (root, *(folder for folder in root.glob("*/") if folder.name != "images"))
     names = ((folder, name) for folder in folders for name in _names(folder) if name.startswith("task-"))
@@ -237,11 +264,11 @@ def png_masks(root: Path) -> dict[str, dict[int, list[Region]]]:
 
 
 def export_files(root: Path) -> list[Path]:
-    """Return the JSON exports in a folder, or else the CSV exports."""
+    """Return the JSON exports in a folder, or the CSV exports if there are none."""
     for suffix, first, words in (("json", b"[", (b'"annotation',)), ("csv", b"", (b"annotation_id", b"annotator"))):
         found = []
         for path in sorted(root.glob(f"*.{suffix}")):
-            text = path.read_bytes() if path.is_file() else b""  # a pipe would be waited for
+            text = path.read_bytes() if path.is_file() else b""  # reading a pipe would block
             if text.lstrip()[:1].startswith(first) and all(word in text for word in words):
                 found.append(path)
         if found:
@@ -250,7 +277,7 @@ def export_files(root: Path) -> list[Path]:
 
 
 def is_label_studio_layout(root: str | Path) -> bool:
-    """Tell whether a folder holds PNG masks of Label Studio, or a JSON export of it and is no own folder."""
+    """Return whether a folder holds PNG masks of Label Studio, or its JSON export without being an own folder."""
     root = Path(root)
     own = (root / "masks").is_dir() and (root / "images").is_dir()
     exported = not own and any(path.suffix == ".json" for path in export_files(root))
