@@ -37,7 +37,7 @@ def prepare(
             raise UserError("--existing-only and --lists do not apply to shards", fix="remove them")
         from semiseg.data.stream.make_shards import PER_SHARD, make_shards
 
-        return make_shards(source, out, PER_SHARD if images_per_shard is None else images_per_shard)
+        return make_shards(str(source), out, PER_SHARD if images_per_shard is None else images_per_shard)
     if images_per_shard is not None:
         raise UserError("applies only to semiseg prepare shards", option="--images-per-shard", fix="remove it")
     from semiseg.data.benchmarks.prepare_benchmark import prepare_benchmark
