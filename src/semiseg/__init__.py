@@ -23,24 +23,24 @@ __all__ = [
 if TYPE_CHECKING:
     from semiseg.errors import UserError
     from semiseg.tools.checking import check
-    from semiseg.tools.comparison import compare
     from semiseg.tools.models.evaluate_model import evaluate
     from semiseg.tools.models.trained_model import load
-    from semiseg.tools.report.report_runs import report
     from semiseg.tools.suggestion import suggest
+    from semiseg.workflows.compare import compare
     from semiseg.workflows.export import export
     from semiseg.workflows.predict import predict
+    from semiseg.workflows.report import report
     from semiseg.workflows.train import train
 
 _HOMES = {
     "UserError": "semiseg.errors",
     "check": "semiseg.tools.checking",
-    "compare": "semiseg.tools.comparison",
+    "compare": "semiseg.workflows.compare",
     "evaluate": "semiseg.tools.models.evaluate_model",
     "export": "semiseg.workflows.export",
     "load": "semiseg.tools.models.trained_model",
     "predict": "semiseg.workflows.predict",
-    "report": "semiseg.tools.report.report_runs",
+    "report": "semiseg.workflows.report",
     "suggest": "semiseg.tools.suggestion",
     "train": "semiseg.workflows.train",
 }

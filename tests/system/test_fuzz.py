@@ -373,7 +373,7 @@ def test_configurations_go_there_and_back(folder: Path, values: dict[str, Any], 
 def test_command_lines(folder: Path, option: str, value: str) -> None:
     with pytest.MonkeyPatch.context() as patch, told():
         patch.setattr("semiseg.workflows.train.train_with", lambda *_: Path("run"))
-        patch.setattr("semiseg.tools.report.report_runs.outcome", lambda _: "")
+        patch.setattr("semiseg.tools.report.run_files.result_line", lambda _: "")
         with contextlib.suppress(SystemExit):
             train(["--data", "shapes", f"--{option.replace('_', '-')}", value])
 

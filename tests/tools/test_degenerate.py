@@ -16,19 +16,20 @@ from hypothesis import strategies as st
 
 from semiseg.config import TrainConfig
 from semiseg.errors import UserError
-from semiseg.tools.comparison.cells import Block, Plan
+from semiseg.tools.comparison.cells import Block
 from semiseg.tools.comparison.comparison_page import write_page, write_tables
+from semiseg.tools.comparison.comparison_plan import Plan
 from semiseg.tools.comparison.comparison_table import make_table
-from semiseg.tools.comparison.entries import Entry
 from semiseg.tools.comparison.gallery import disagreement
-from semiseg.tools.comparison.live_progress import RUNNING, WAITING, Standing, seconds_left, summary
-from semiseg.tools.comparison.seed_statistics import Spread, paired
+from semiseg.tools.comparison.live_progress import RUNNING, WAITING, CellProgress, seconds_left, summary
+from semiseg.tools.comparison.method_entries import MethodEntry
+from semiseg.tools.comparison.seed_statistics import SeedValues, paired
 from semiseg.tools.report import confusion_table as confusion
-from semiseg.tools.report.comparison_report import comparison_page
 from semiseg.tools.report.html_page import render
+from semiseg.tools.report.multi_run_page import multi_run_page
 from semiseg.tools.report.run_files import RunFiles
 from semiseg.tools.report.run_findings import findings
-from semiseg.tools.report.run_report import run_page
+from semiseg.tools.report.run_page import run_page
 from semiseg.tools.suggestion.ranking import RANKINGS, choose, percentile
 from semiseg.tools.suggestion.uncertainty import Measures, _feature, entropy, jensen_shannon
 from semiseg.training.find_method import find_method
@@ -76,7 +77,7 @@ def runs(draw: st.DrawFn) -> RunFiles:
 def test_findings_have_words_for_a_run_that_holds_little(run: RunFiles) -> None:
     for finding in findings(run):
         assert finding.text and "nan" not in finding.text and "inf " not in finding.text
-    for table in (confusion.heat_table(run.confusion or {}), confusion.taken_for(run.confusion or {})):
+    for table in (confusion.heat_table(run.confusion or {}), confusion.largest_confusions(run.confusion or {})):
         assert table is None or table.rows
 
 
@@ -89,7 +90,7 @@ def test_the_pages_of_runs_that_hold_little_are_made(
     object.__setattr__(run, "path", folder / "run")  # plots are saved there
     assert "<html" in render(run_page(run))
     with suppress(UserError):  # they have other classes
-        assert "<html" in render(comparison_page([run, other], folder, None))
+        assert "<html" in render(multi_run_page([run, other], folder, None))
 
 
 METHODS = ("supervised", "mean-teacher")
@@ -115,7 +116,7 @@ def results(draw: st.DrawFn) -> dict[tuple[str, str, int], dict[str, Any]]:
 def plan(out: Path) -> Plan:
     data = "shapes:images=6,val=2,test=1,size=48"
     configs = {name: TrainConfig(data=data, method=name, steps=1, encoder="test_resnet") for name in METHODS}
-    entries = {name: Entry(name, config, find_method(name).Options()) for name, config in configs.items()}
+    entries = {name: MethodEntry(name, config, find_method(name).Options()) for name, config in configs.items()}
     return Plan(out, entries, [Block(METHODS, ("2",), (0, 1, 2))])
 
 
@@ -146,7 +147,7 @@ def test_the_page_of_a_comparison_that_holds_little_is_made(
 @few
 @given(each=st.dictionaries(st.integers(0, 9), st.floats(0, 100), min_size=1), others=st.sets(st.integers(0, 9)))
 def test_spreads_of_one_seed_or_of_equal_ones_are_finite(each: dict[int, float], others: set[int]) -> None:
-    spread = Spread(each)
+    spread = SeedValues(each)
     assert math.isfinite(spread.mean) and (spread.std is None) == (len(each) == 1)
     assert spread.interval() is None or all(map(math.isfinite, spread.interval() or ()))
     assert paired(each, dict.fromkeys(others, 0.0)).keys() == each.keys() & others
@@ -157,9 +158,9 @@ def test_spreads_of_one_seed_or_of_equal_ones_are_finite(each: dict[int, float],
 def test_what_is_left_of_a_comparison_is_finite(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, float]], jobs: int
 ) -> None:
-    cells = plan(tmp_path_factory.getbasetemp()).todo
+    cells = plan(tmp_path_factory.getbasetemp()).current_cells
     standings = [
-        Standing(cell, RUNNING if step else WAITING, step, time, None, "")
+        CellProgress(cell, RUNNING if step else WAITING, step, time, None, "")
         for cell, (step, time) in zip(cells, steps, strict=False)
     ]
     left = seconds_left(standings, jobs)

@@ -1,4 +1,4 @@
-"""Reports of runs that never ran: made-up files in, a page out."""
+"""Reports of runs and pictures of masks, from generated run directories."""
 
 import base64
 import io
@@ -17,11 +17,12 @@ import yaml
 
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.errors import UserError
-from semiseg.tools.report import LoadedRun, write_report
 from semiseg.tools.report.plots import compared_coupling, running_mean
 from semiseg.tools.report.run_files import read_run
 from semiseg.tools.report.run_findings import findings
-from semiseg.visualization import mask_pictures as draw
+from semiseg.tools.report.write_report import write_report
+from semiseg.visualization import mask_pictures
+from semiseg.visualization.run_pictures import LoadedRun
 
 CLASSES = ("sky", "<script>alert(1)</script>", "a$b$c & d", "_hidden")
 PALETTE = ((70, 130, 180), (200, 30, 30), (30, 160, 60), (240, 200, 20))
@@ -34,7 +35,7 @@ NETWORKS = {
 
 
 def make_run(path, method="dual-teacher", classes=CLASSES, steps=600, level=50.0, seed=0, finals=True):
-    """Write a run directory as training leaves it."""
+    """Write a run directory without training."""
     random = np.random.default_rng(seed)
     (path / "splits").mkdir(parents=True)
     for name, count in {"labeled": 23, "unlabeled": 344, "val": 101, "test": 233}.items():
@@ -88,10 +89,10 @@ def evaluation(method, split, level, classes, random):
 PREDICTED = ("truth", "prediction", "wrong", "confidence")
 
 
-def album(folder, names, pixels, **about):
-    """Write one picture a name, as training keeps them."""
+def write_samples(folder, names, pixels, **texts):
+    """Write one picture for each name, as training does."""
     for name in names:
-        draw.save_picture(PIL.Image.fromarray(pixels), folder / f"{name}.png", about)
+        mask_pictures.save_picture(PIL.Image.fromarray(pixels), folder / f"{name}.png", texts)
 
 
 def write_classes(run, classes=CLASSES):
@@ -100,7 +101,7 @@ def write_classes(run, classes=CLASSES):
 
 
 class Outline(HTMLParser):
-    """Collects what a browser would load or run."""
+    """Collects tags, links and text of a page."""
 
     def __init__(self, page):
         super().__init__()
@@ -125,12 +126,12 @@ def outline_of(path):
     page = Path(path).read_text(encoding="utf-8")
     outline = Outline(page)
     assert outline.open == []
-    assert all(link.startswith("data:image/") for link in outline.links), "the page must need nothing else"
+    assert all(link.startswith("data:image/") for link in outline.links), "the page must not need other files"
     assert "script" not in outline.tags
     assert len(outline.alts) == outline.tags.count("img") and all(outline.alts)
     levels = [int(tag[1]) for tag in outline.tags if tag in ("h1", "h2", "h3")]
     assert levels[0] == 1 and levels.count(1) == 1
-    assert all(next_ <= level + 1 for level, next_ in pairwise(levels)), "a heading is left out"
+    assert all(next_ <= level + 1 for level, next_ in pairwise(levels)), "a level of headings is missing"
     assert "viewport" in page and len(page) < 5_000_000
     for link in outline.links:
         PIL.Image.open(io.BytesIO(base64.b64decode(link.split(",", 1)[1]))).verify()
@@ -144,18 +145,18 @@ def run(tmp_path_factory):
     return path
 
 
-def test_page_of_one_run(run):
+def test_page_of_one_run_has_figures_and_plots(run):
     outline = outline_of(run / "report.html")
     for expected in ("dual-teacher", "data/camvid", "23 labeled", "teachers-average", "% mIoU on val", "ema_decay"):
         assert expected in outline.text
-    assert CLASSES[1] in outline.text  # shown as text, and not among the tags
+    assert CLASSES[1] in outline.text  # escaped
     plots = {"miou.png", "losses.png", "trusted.png", "coupling.png", "confusion.png"}
     assert {path.name for path in (run / "plots").iterdir()} == plots
-    assert len(outline.links) == len(plots)  # the last step's sample only; the confusion matrix is a table
-    assert "true class, predicted as" in outline.text and "are taken for" in outline.text
+    assert len(outline.links) == len(plots)  # including the last sample; the confusion matrix is a table
+    assert "true class, predicted as" in outline.text and "The largest confusions" in outline.text
 
 
-def test_figures_are_those_of_the_files(run):
+def test_page_shows_figures_of_metrics_file(run):
     files = read_run(run)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     curve = [line for line in lines if line.get("network") == "student" and "checkpoint" not in line]
@@ -169,7 +170,7 @@ def test_figures_are_those_of_the_files(run):
     assert f"{test['iou']['sky']:.1f}" in text
 
 
-def test_writing_again_replaces_the_page_and_out_is_obeyed(run, tmp_path):
+def test_out_names_page_or_directory_and_page_is_replaced(run, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.jsonl").write_text((run / "metrics.jsonl").read_text().splitlines()[0])
     small = tmp_path / "run"
@@ -180,9 +181,9 @@ def test_writing_again_replaces_the_page_and_out_is_obeyed(run, tmp_path):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_missing_pieces_are_left_out(tmp_path):
+def test_missing_and_truncated_files_are_left_out(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("")
-    assert "Nothing has been evaluated" in outline_of(write_report([tmp_path], None)).text
+    assert "has not been evaluated" in outline_of(write_report([tmp_path], None)).text
     run = make_run(tmp_path / "run", "supervised", finals=False)
     for name in ("config.yaml", "environment.json", "confusion.json"):
         (run / name).unlink()
@@ -193,18 +194,18 @@ def test_missing_pieces_are_left_out(tmp_path):
     assert {path.name for path in (run / "plots").iterdir()} == {"miou.png", "losses.png"}
 
 
-def test_predictions_and_pseudo_labels_over_time_are_shown(tmp_path):
+def test_page_shows_predictions_and_pseudo_labels(tmp_path):
     run = make_run(tmp_path / "run", steps=100)
     noise = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
-    album(run / "samples" / "val" / "best-1", ("image", *PREDICTED), noise, id="city/<b>one</b>", miou="71.5")
-    album(run / "samples" / "val" / "worst-1", ("image", *PREDICTED), noise, id='two"x', miou="3.0")
+    write_samples(run / "samples" / "val" / "best-1", ("image", *PREDICTED), noise, id="city/<b>one</b>", miou="71.5")
+    write_samples(run / "samples" / "val" / "worst-1", ("image", *PREDICTED), noise, id='two"x', miou="3.0")
     strip = run / "samples" / "pseudo-labels" / "1_three"
-    album(strip, ("image",), noise, id="three")
+    write_samples(strip, ("image",), noise, id="three")
     for step, teacher, trusted in ((50, "teacher1", "12.5"), (100, "teacher2", "60.0")):
-        album(strip, (f"{step:07d}_{teacher}",), noise, trusted=trusted)
+        write_samples(strip, (f"{step:07d}_{teacher}",), noise, trusted=trusted)
     write_classes(run)
     outline = outline_of(write_report([run], None))
-    for expected in ("Best: city/<b>one</b>, mIoU 71.5 %", 'Worst: two"x, mIoU 3.0 %', "wrong in red", "three"):
+    for expected in ("Best: city/<b>one</b>, mIoU 71.5 %", 'Worst: two"x, mIoU 3.0 %', "errors in red", "three"):
         assert expected in outline.text
     times = ["step 50, teacher1, 12.5 % trusted", "step 100, teacher2, 60.0 % trusted"]
     assert outline.text.index(times[0]) < outline.text.index(times[1])
@@ -217,10 +218,10 @@ def test_predictions_and_pseudo_labels_over_time_are_shown(tmp_path):
     assert times[0] not in outline.text and times[1] in outline.text and "Best: best-1" in outline.text
 
 
-def test_what_the_figures_say(tmp_path):
+def test_findings_warn_about_problems_only(tmp_path):
     sound = make_run(tmp_path / "a" / "run", "dual-teacher", level=60)
     assert not [
-        finding for finding in findings(read_run(sound)) if finding.watch and "Val shows no" not in finding.text
+        finding for finding in findings(read_run(sound)) if finding.warning and "Val contains no" not in finding.text
     ]
     run = make_run(tmp_path / "b" / "run", "dual-teacher", level=60)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -234,55 +235,59 @@ def test_what_the_figures_say(tmp_path):
     content["counts"] = [[0 if column == 1 else value for column, value in enumerate(row)] for row in content["counts"]]
     (run / "confusion.json").write_text(json.dumps(content))
     (run / "splits" / "val.txt").write_text("one\ntwo\n")
-    text = " ".join(finding.text for finding in findings(read_run(run)) if finding.watch)
+    text = " ".join(finding.text for finding in findings(read_run(run)) if finding.warning)
     for expected in (
         f"Never predicted on val: {CLASSES[1]}",
-        "Only 1.0 % of the pixels were trusted",
-        "grew alike",
-        "learns its images by heart",
-        "It fell from",
-        "Val has 2 images",
-        "60 % of the time went by waiting",
+        "only 1.0 % of the pseudo-labels were trusted",
+        "became alike",
+        "overfits its labels",
+        "mIoU on val fell from",
+        "Val has only 2 images",
+        "60 % of its time waiting for images",
     ):
         assert expected in text
     assert CLASSES[1] in outline_of(write_report([run], None)).text
 
 
-def test_labels_trusted_beyond_what_is_right_are_told(tmp_path):
+def test_finding_warns_if_more_pixels_are_trusted_than_correct(tmp_path):
     run = make_run(tmp_path / "run")
     text = (run / "metrics.jsonl").read_text()
     (run / "metrics.jsonl").write_text(text.replace('"pixel_accuracy": 80.0', '"pixel_accuracy": 55.0'))
-    (told,) = [finding.text for finding in findings(read_run(run)) if "its own mistakes" in finding.text]
-    assert "only 55 % of val's are right" in told
+    (text,) = [finding.text for finding in findings(read_run(run)) if "its own mistakes" in finding.text]
+    assert "only 55 % of the predictions on val are correct" in text
     config = (run / "config.yaml").read_text()
     for other in (
         config.replace("threshold_mode: pixel", "threshold_mode: none"),
         config.replace("threshold: 0.95", ""),
     ):
-        (run / "config.yaml").write_text(other)  # every pixel teaches, and no threshold can be raised
+        (run / "config.yaml").write_text(other)  # every pixel is used, so there is no threshold to change
         assert "trusted" not in " ".join(finding.text for finding in findings(read_run(run)))
 
 
-def test_the_gain_is_over_a_supervised_run_of_the_same_lists_and_settings(tmp_path):
+def test_gain_needs_complete_supervised_run_with_same_lists(tmp_path):
     run = make_run(tmp_path / "semi", "dual-teacher", level=60)
     make_run(tmp_path / "labels", "supervised", level=50)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.yaml").write_text("method: supervised\n[")
-    (gain,) = [finding.text for finding in findings(read_run(run)) if "unlabeled images brought" in finding.text]
+
+    def gain():
+        (text,) = [finding.text for finding in findings(read_run(run)) if "nlabeled images" in finding.text]
+        return text
+
     ours, theirs = (read_run(tmp_path / name).scores[0].test for name in ("semi", "labels"))
-    assert gain.startswith(f"{ours - theirs:+.1f} points of mIoU on test over the supervised run beside it, labels")
+    assert gain().startswith(
+        f"Unlabeled images changed mIoU on test by {ours - theirs:+.1f} points (supervised run labels"
+    )
     metrics = tmp_path / "labels" / "metrics.jsonl"
-    whole = metrics.read_text()
-    metrics.write_text("".join(line for line in whole.splitlines(True) if json.loads(line)["step"] < 400))
-    (unknown,) = [finding.text for finding in findings(read_run(run)) if "unlabeled images brought" in finding.text]
-    assert "not known" in unknown  # it is not at its end
-    metrics.write_text(whole)
+    complete = metrics.read_text()
+    metrics.write_text("".join(line for line in complete.splitlines(True) if json.loads(line)["step"] < 400))
+    assert "unknown" in gain()
+    metrics.write_text(complete)
     (tmp_path / "labels" / "splits" / "labeled.txt").write_text("others\n")
-    (unknown,) = [finding.text for finding in findings(read_run(run)) if "unlabeled images brought" in finding.text]
-    assert "not known" in unknown
+    assert "unknown" in gain()
 
 
-def test_a_broken_off_and_resumed_run_is_read(tmp_path):
+def test_interrupted_and_resumed_run_is_read(tmp_path):
     run = make_run(tmp_path / "run", "supervised", finals=False, steps=100)
     text = (run / "metrics.jsonl").read_text()
     line = {"step": 100, "split": "val", "network": "student", "miou": 99.0, "pixel_accuracy": None, "iou": {}}
@@ -292,8 +297,8 @@ def test_a_broken_off_and_resumed_run_is_read(tmp_path):
     outline_of(write_report([run], None))
 
 
-def test_later_evaluations_on_the_runs_own_data_count(tmp_path):
-    run = make_run(tmp_path / "run", finals=False)
+def test_evaluations_after_training_are_read(tmp_path):
+    run = make_run(tmp_path / "run", "supervised", finals=False)
     figures = {"miou": 43.21, "pixel_accuracy": 80.0, "iou": {"sky": 43.21}}
     entry = {"split": "test", "network": "student", "checkpoint": "best", "step": 600, "networks": {"student": figures}}
     other = entry | {"data": "elsewhere", "networks": {"student": figures | {"miou": 1.0}}}
@@ -306,35 +311,35 @@ def test_later_evaluations_on_the_runs_own_data_count(tmp_path):
         "best": entry | {"networks": {"student": figures | {"miou": 43.0}}},
         "last": None,
     }
-    (run / "evaluation.json").write_text(json.dumps(cell))  # what a comparison judged it by, if that is all there is
+    (run / "evaluation.json").write_text(json.dumps(cell))  # of a comparison
     (run / "evaluations.jsonl").unlink()
     assert read_run(run).scores[0].test == 43.0
     assert "43.0 % on test" in outline_of(write_report([run], None)).text
     (run / "evaluation.json").unlink()
-    stale = entries[0] | {"step": 480}  # evaluated, then resumed: the best checkpoint is another one by now
+    stale = entries[0] | {"step": 480}  # evaluated before a resume: the best checkpoint has changed
     (run / "evaluations.jsonl").write_text(json.dumps(stale) + "\n")
     assert read_run(run).scores[0].test is None
 
 
-def test_many_classes_and_large_samples_stay_small(tmp_path):
+def test_page_with_many_classes_and_large_samples_is_small(tmp_path):
     run = make_run(tmp_path / "run", classes=tuple(f"class number {i}" for i in range(150)), steps=100)
     noise = np.random.default_rng(0).integers(0, 255, (400, 800, 3), dtype=np.uint8)
-    for index in range(10):
+    for index in range(5):
         PIL.Image.fromarray(noise).save(run / "samples" / f"0000100_{index}.png", compress_level=1)
     for group in ("best", "worst", "random"):
         for number in (1, 2, 3):
-            album(run / "samples" / "val" / f"{group}-{number}", ("image", *PREDICTED), noise)
+            write_samples(run / "samples" / "val" / f"{group}-{number}", ("image", *PREDICTED), noise[:160, :240])
     for number in (1, 2, 3):
-        names = [f"{step:07d}_teacher1" for step in range(10, 510, 10)]
-        album(run / "samples" / "pseudo-labels" / f"{number}_x", ("image", *names), noise[:200, :200])
+        names = [f"{step:07d}_teacher1" for step in range(10, 160, 10)]
+        write_samples(run / "samples" / "pseudo-labels" / f"{number}_x", ("image", *names), noise[:120, :120])
     write_classes(run, tuple(f"class number {i}" for i in range(150)))
     outline = outline_of(write_report([run], None))
-    assert outline.tags.count("img") == 5 + 4 + 9 * 5 + 3 * (1 + 12)  # the matrix of so many classes is a picture
+    assert outline.tags.count("img") == 5 + 4 + 9 * 5 + 3 * (1 + 12)  # a large matrix is a picture
     assert "class number 149" in outline.text and "true class, predicted as" not in outline.text
 
 
 @pytest.mark.parametrize("name", ["missing", "empty"])
-def test_not_a_run(tmp_path, name):
+def test_report_fails_for_directory_that_is_not_a_run(tmp_path, name):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=f"{name}: not a run"):
         write_report([tmp_path / name], None)
@@ -342,7 +347,7 @@ def test_not_a_run(tmp_path, name):
         write_report([], None)
 
 
-def test_a_place_that_cannot_be_written(tmp_path):
+def test_report_fails_if_out_cannot_be_written(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("")
     (tmp_path / "file").write_text("kept")
     with pytest.raises(UserError, match="cannot be written"):
@@ -350,17 +355,17 @@ def test_a_place_that_cannot_be_written(tmp_path):
     assert (tmp_path / "file").read_text() == "kept"
 
 
-def test_a_page_that_is_not_ours_is_left_alone(run, tmp_path):
+def test_report_does_not_overwrite_other_pages(run, tmp_path):
     notes = tmp_path / "notes.html"
     notes.write_text("<title>Notes</title>")
     for out in (notes, notes.rename(tmp_path / "report.html").parent):
         (tmp_path / "notes.html").write_text("<title>Notes</title>")
-        with pytest.raises(UserError, match="exists and is no report of semiseg: choose another place by --out"):
+        with pytest.raises(UserError, match="exists and is not a report of semiseg"):
             write_report([run], out)
     assert {path.read_text() for path in tmp_path.glob("*.html")} == {"<title>Notes</title>"}
 
 
-STRANGE = {
+MALFORMED = {
     "confusion.json": [
         '{"classes": ["a", "b"], "counts": [["x", "y"], [1, 2]]}',
         '{"classes": 3, "counts": [[1]]}',
@@ -384,23 +389,22 @@ STRANGE = {
 }
 
 
-def test_a_run_whose_files_are_strange_has_its_report(tmp_path):
-    """What is not as it was written is left out: one run with all of it at once, and each file alone is read."""
+def test_malformed_files_are_left_out(tmp_path):
     run = make_run(tmp_path / "run")
     (run / "splits" / "val.txt").write_bytes("gärten\n".encode("latin-1") * 101)
-    kept = {name: (run / name).read_text() if (run / name).is_file() else "" for name in STRANGE}
-    for name, texts in STRANGE.items():
+    kept = {name: (run / name).read_text() if (run / name).is_file() else "" for name in MALFORMED}
+    for name, texts in MALFORMED.items():
         for text in texts:
             (run / name).write_text((kept[name] + text + "\n") if name.endswith("jsonl") else text)
             read_run(run)
     assert "val has 101 images" in outline_of(write_report([run], None)).text
-    (run / "metrics.jsonl").write_text(kept["metrics.jsonl"] + "\n".join(STRANGE["metrics.jsonl"]))
-    (run / "confusion.json").write_text(STRANGE["confusion.json"][0])
+    (run / "metrics.jsonl").write_text(kept["metrics.jsonl"] + "\n".join(MALFORMED["metrics.jsonl"]))
+    (run / "confusion.json").write_text(MALFORMED["confusion.json"][0])
     assert "Confusion" not in outline_of(write_report([run], None)).text
 
 
 class Squares(SegmentationDataset):
-    """Images of one bright square."""
+    """Images with one bright square."""
 
     name, root, classes, palette = "squares", None, CLASSES, PALETTE
     ids = tuple(f"image{i}" for i in range(10))
@@ -420,13 +424,11 @@ class Squares(SegmentationDataset):
 
 def loader(path, **changes):
     fields = {
-        "name": path.name,
         "predict": lambda image: (image[0] > 50).long(),
         "dataset": Squares(),
         "ids": Squares.ids[2:] if "teacher" in path.name else Squares.ids[:8],
         "classes": CLASSES,
         "palette": PALETTE,
-        "config": {},
     }
     return LoadedRun(**(fields | changes))
 
@@ -437,35 +439,38 @@ def several(tmp_path_factory):
     return [make_run(folder / name, name, level=40 + 4 * i, seed=i) for i, name in enumerate(NETWORKS)]
 
 
-def test_page_of_several_runs(several, tmp_path):
+def test_page_of_several_runs_has_pictures_and_differences(several, tmp_path):
     outline = outline_of(write_report(several, tmp_path / "page.html", load_run=loader))
-    for expected in (*NETWORKS, "What differs", "image2", "mIoU on test: supervised"):
+    for expected in (*NETWORKS, "Differences", "image2", "mIoU on test: supervised"):
         assert expected in outline.text
     assert "image9" not in outline.text and "image1," not in outline.text  # not in every run's list
     picture = PIL.Image.open(tmp_path / "pictures.png")
-    assert picture.width == 6 * (320 + draw.GAP) + draw.GAP  # image, four runs, ground truth
+    assert picture.width == 6 * (320 + mask_pictures.GAP) + mask_pictures.GAP  # image, four runs, ground truth
     assert {path.name for path in (tmp_path / "plots").iterdir()} == {"compared-miou.png", "compared-coupling.png"}
 
 
-def test_coupling_curves_stand_side_by_side_on_one_scale_that_holds_them_all(several):
+def test_coupling_plots_of_several_runs_share_their_scale(several):
     figure = compared_coupling({path.name: read_run(path) for path in several})
     assert [axes.get_title() for axes in figure.axes[:3]] == ["mean-teacher", "dual-student", "dual-teacher"]
-    for row, scale in ((figure.axes[:3], "linear"), (figure.axes[3:], "log")):  # parameters: orders of magnitude apart
+    for row, scale in (
+        (figure.axes[:3], "linear"),
+        (figure.axes[3:], "log"),
+    ):  # parameter distances differ by orders of magnitude
         highest = max(line.get_ydata().max() for axes in row for line in axes.lines)
         assert all(axes.get_yscale() == scale and axes.get_ylim()[1] >= highest for axes in row)
         assert len({axes.get_ylim() for axes in row}) == 1
         assert scale == "log" or row[0].get_ylim()[0] == 0
 
 
-def test_runs_of_one_method_are_told_apart(tmp_path):
+def test_runs_of_one_method_are_named_by_directory(tmp_path):
     runs = [make_run(tmp_path / name, "supervised", steps=100) for name in ("few-labels", "all-labels")]
     runs.append(make_run(tmp_path / "third", "dual-teacher", steps=100))
     text = outline_of(write_report(runs, None)).text
     assert "few-labels · all-labels · dual-teacher" in text
-    assert (tmp_path / "report.html").exists() and "networks were not loaded" in text
+    assert (tmp_path / "report.html").exists() and "were not loaded" in text
 
 
-def test_runs_of_different_classes_are_refused(several, tmp_path):
+def test_runs_with_different_classes_are_refused(several, tmp_path):
     other = make_run(tmp_path / "other", "supervised", classes=("sky", "road"))
     with pytest.raises(UserError, match="different classes") as error:
         write_report([several[0], other], tmp_path / "page.html", load_run=loader)
@@ -478,56 +483,58 @@ def test_runs_of_different_classes_are_refused(several, tmp_path):
         )
 
 
-def test_without_data_or_common_images_the_page_says_so(tmp_path, caplog):
+def test_page_explains_missing_pictures(tmp_path, caplog):
     several = [make_run(tmp_path / name, "supervised", steps=100) for name in ("one", "two")]
 
     def missing(path):
         raise UserError("data/camvid: no such directory")
 
     assert "No pictures: data/camvid" in outline_of(write_report(several, tmp_path / "a.html", load_run=missing)).text
-    assert "no pictures" in caplog.text
+    assert "has no pictures" in caplog.text
     text = outline_of(
         write_report(several, tmp_path / "b.html", load_run=lambda path: loader(path, ids=(path.name,)))
     ).text
     assert "no val or test image in common" in text
 
 
-def test_indexed_png_keeps_classes_and_shows_colors(tmp_path):
+def test_indexed_png_has_classes_and_palette(tmp_path):
     mask = torch.tensor([[0, 1, 2], [3, 255, 0]], dtype=torch.uint8)
-    draw.save_indexed_png(mask, PALETTE, tmp_path / "new" / "mask.png")
+    mask_pictures.save_indexed_png(mask, PALETTE, tmp_path / "new" / "mask.png")
     picture = PIL.Image.open(tmp_path / "new" / "mask.png")
     assert picture.mode == "P"
     assert np.array_equal(np.asarray(picture), mask.numpy())
     colors = np.asarray(picture.convert("RGB"))
-    assert tuple(colors[0, 1]) == PALETTE[1] and tuple(colors[1, 1]) == draw.IGNORE_COLOR
+    assert tuple(colors[0, 1]) == PALETTE[1] and tuple(colors[1, 1]) == mask_pictures.IGNORE_COLOR
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["mask.png"]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 500)])
-def test_indexed_png_of_one_class_keeps_its_value(tmp_path, shape):
-    draw.save_indexed_png(torch.full(shape, 7, dtype=torch.int64), PALETTE * 3, tmp_path / "mask.png")
+def test_indexed_png_with_one_class_keeps_its_value(tmp_path, shape):
+    mask_pictures.save_indexed_png(torch.full(shape, 7, dtype=torch.int64), PALETTE * 3, tmp_path / "mask.png")
     assert (np.asarray(PIL.Image.open(tmp_path / "mask.png")) == 7).all()
 
 
-def test_overlay_leaves_ignored_pixels():
+def test_overlay_keeps_ignored_pixels():
     image = torch.full((3, 1, 2), 100, dtype=torch.uint8)
-    result = np.asarray(draw.overlay(image, torch.tensor([[1, 255]]), PALETTE, opacity=0.25))
+    result = np.asarray(mask_pictures.overlay(image, torch.tensor([[1, 255]]), PALETTE, opacity=0.25))
     assert result[0, 1].tolist() == [100] * 3
     assert result[0, 0].tolist() == [round(75 + 0.25 * value) for value in PALETTE[1]]
 
 
-def test_sample_picture_and_legend_have_every_column_and_class():
+def test_sample_picture_has_every_column_and_class():
     image = torch.zeros(3, 30, 50, dtype=torch.uint8)
     mask = torch.ones(30, 50, dtype=torch.uint8)
-    plain = draw.sample_picture(image, {"student": mask, "ground truth": mask}, PALETTE, cell_width=100)
-    explained = draw.sample_picture(image, {"student": mask, "ground truth": mask}, PALETTE, CLASSES, cell_width=100)
-    assert plain.width == explained.width == 3 * (100 + draw.GAP) + draw.GAP
-    assert explained.height > plain.height
+    plain = mask_pictures.sample_picture(image, {"student": mask, "ground truth": mask}, PALETTE, cell_width=100)
+    with_legend = mask_pictures.sample_picture(
+        image, {"student": mask, "ground truth": mask}, PALETTE, CLASSES, cell_width=100
+    )
+    assert plain.width == with_legend.width == 3 * (100 + mask_pictures.GAP) + mask_pictures.GAP
+    assert with_legend.height > plain.height
     assert plain.getpixel((plain.width - 20, plain.height - 20)) == PALETTE[1]
-    assert all(color in {rgb for _, rgb in explained.getcolors(10**6)} for color in PALETTE)
+    assert all(color in {rgb for _, rgb in with_legend.getcolors(10**6)} for color in PALETTE)
 
 
-def test_running_mean():
+def test_running_mean_is_centered():
     values = [float(value) for value in range(160)]
     smooth = running_mean(values)
     assert len(smooth) == 160 and smooth[80] == 80 and smooth[0] == 1.0

@@ -13,7 +13,7 @@ from semiseg.config import TrainConfig, describe, from_mapping, read_yaml, to_ma
 from semiseg.errors import UserError, did_you_mean, lookup
 from semiseg.methods import METHODS
 from semiseg.presets import PRESETS
-from semiseg.tools.comparison.compare_methods import plan_of
+from semiseg.tools.comparison.comparison_request import plan_comparison
 from semiseg.training.resolve_config import resolve
 
 
@@ -187,7 +187,7 @@ def test_every_shipped_configuration_is_understood(path: Path) -> None:
 @pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
 def test_a_comparison_trains_each_method_as_its_own_configuration_does(path: Path, tmp_path: Path) -> None:
     assert path.read_text().startswith("#")
-    plan = plan_of(tmp_path / "new", None, None, None, None, str(path), {"data": "shapes"})
+    plan = plan_comparison(tmp_path / "new", None, None, None, None, str(path), {"data": "shapes"})
     own = {name: path.with_name(f"{name}.yaml") for name in plan.entries if path.with_name(f"{name}.yaml").is_file()}
     assert "dual-teacher" in own
     for name, file in own.items():

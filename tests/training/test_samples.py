@@ -157,7 +157,7 @@ def test_what_is_not_trusted_fades_and_what_is_wrong_is_red() -> None:
     assert all(colors[0, 1] > colors[0, 0])
     assert 150 < colors[0, 2, 0] < 255  # black too
     truth = torch.tensor([[1, 0, IGNORE]])
-    wrong = np.asarray(marks.mistakes(torch.zeros(3, 1, 3, dtype=torch.uint8), mask, truth))
+    wrong = np.asarray(marks.error_picture(torch.zeros(3, 1, 3, dtype=torch.uint8), mask, truth))
     assert tuple(wrong[0, 1]) == marks.WRONG_COLOR and tuple(wrong[0, 0]) != marks.WRONG_COLOR
     assert tuple(wrong[0, 2]) != marks.WRONG_COLOR
-    assert np.asarray(marks.certainty_picture(torch.tensor([[0.0, 1.0]])))[0, :, 0].tolist() == [0, 255]
+    assert np.asarray(marks.confidence_picture(torch.tensor([[0.0, 1.0]])))[0, :, 0].tolist() == [0, 255]

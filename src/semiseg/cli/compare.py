@@ -15,46 +15,46 @@ VARIED = ("method", "seed")
 
 
 @dataclass(frozen=True)
-class Shared(TrainConfig):
-    """The options of every run, but for those in which the runs of a comparison differ."""
+class SharedOptions(TrainConfig):
+    """The options that all runs of a comparison share."""
 
     method: tyro.conf.Suppress[str] = TrainConfig.method
     labeled: str | None = None
-    """Labels to use, separated by commas: shares (1/16), numbers (23), files of ids; all (the default): all masks."""
+    """Labels to use, separated by commas: shares (1/16), numbers (23), files of ids, or all (default) for all masks."""
     seed: tyro.conf.Suppress[int] = TrainConfig.seed
 
 
 @dataclass
 class Compare:
-    """Train and test methods on the same data with the same settings; one table, one picture, one page of all of them.
+    """Train and evaluate methods with the same data and settings; write a table, a picture and a page.
 
-    The same command again goes on with what is missing. Options of one method go into the file of --config.
+    The same command again runs the missing cells. The file of --config can set options of single methods.
     """
 
-    settings: Annotated[Shared, tyro.conf.arg(name="")]
+    settings: Annotated[SharedOptions, tyro.conf.arg(name="")]
     out: str
-    """Directory to make, or one of an earlier call to go on with."""
+    """Directory of the comparison: a new one, or that of an earlier call."""
     methods: str | None = None
-    """Methods, separated by commas (semiseg methods); where absent, all that the file names."""
+    """Methods, separated by commas (see semiseg methods). Default: all methods in the file of --config."""
     seeds: str | None = None
-    """Seeds, separated by commas (0 where absent)."""
+    """Seeds, separated by commas. Default: 0."""
     jobs: int = 1
-    """Runs side by side."""
+    """Number of runs at a time."""
     preset: str | None = None
     """Named set of options: small."""
     config: str | None = None
     """YAML file: options of every run, and methods, labeled, seeds, preset."""
     published: bool = False
-    """Set published figures beside (VOC 2012 and Cityscapes)."""
+    """Add published figures (VOC 2012 and Cityscapes)."""
 
 
 def compare(argv: Argv) -> None:
-    """Train and test several methods, several times each: table, picture and page."""
-    known = [f.name for kind in (Shared, Compare) for f in fields(kind) if f.name not in (*VARIED, "settings")]
+    """Train and evaluate several methods with several seeds: table, picture and page."""
+    known = [f.name for kind in (SharedOptions, Compare) for f in fields(kind) if f.name not in (*VARIED, "settings")]
     check_options(argv, known, "semiseg compare")
     a: Compare = parse(Compare, argv, "semiseg compare")
-    from semiseg.tools.comparison import CellsFailed
-    from semiseg.tools.comparison import compare as run
+    from semiseg.tools.comparison.runner import CellsFailed
+    from semiseg.workflows.compare import compare as run
 
     options = (argument.partition("=")[0] for argument in argv if argument.startswith("--"))
     names = {option.removeprefix("--").replace("-", "_").removeprefix("no_") for option in options}
@@ -65,4 +65,4 @@ def compare(argv: Argv) -> None:
     print(f"report: {(Path(a.out) / 'report.html').resolve()}")
     if failed := [one for one in table["unfinished"] if one["state"] == "failed"]:
         cells = "; ".join(f"{one['method']}, {one['labeled']}, seed {one['seed']}: {one['reason']}" for one in failed)
-        raise CellsFailed(f"{len(failed)} failed: {cells} (their logs are in {Path(a.out) / 'runs'})")
+        raise CellsFailed(f"{len(failed)} failed: {cells} (logs in {Path(a.out) / 'runs'})")

@@ -79,11 +79,11 @@ def early_options(argv: Argv) -> dict[str, str]:
 
 def tell(run: Path) -> None:
     """Print the run's directory on stdout; on stderr how well it did, and what to do with it; on one process only."""
-    from semiseg.tools.report.report_runs import outcome
+    from semiseg.tools.report.run_files import result_line
 
     if not is_first_process():
         return
-    if text := outcome(run):
+    if text := result_line(run):
         print(text, file=sys.stderr)
     print(f"report: {run / 'report.html'}", file=sys.stderr)
     print(f"next: semiseg evaluate {run}, or semiseg predict {run} PHOTOS --out DIR", file=sys.stderr)

@@ -39,7 +39,7 @@ class Evaluate:
 def evaluate(argv: Argv) -> None:
     """Measure a trained model on a list of images."""
     from semiseg.tools.models.evaluate_model import evaluate as evaluate_model
-    from semiseg.tools.report.report_runs import report as write_report
+    from semiseg.workflows.report import report as write_report
 
     a: Evaluate = parse(Evaluate, argv, "semiseg evaluate")
     result = evaluate_model(
@@ -122,7 +122,7 @@ class Report:
 
 def report(argv: Argv) -> None:
     """Write the report of one run, or compare several."""
-    from semiseg.tools.report.report_runs import report as write_report
+    from semiseg.workflows.report import report as write_report
 
     a: Report = parse(Report, argv, "semiseg report")
     print(write_report(a.runs, a.out))

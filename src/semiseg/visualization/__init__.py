@@ -1,1 +1,1 @@
-"""Masks and predictions as pictures."""
+"""Pictures of masks and predictions."""

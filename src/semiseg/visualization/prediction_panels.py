@@ -1,4 +1,4 @@
-"""Small pictures of what a network says of an image: its labels, which of them count, where it errs, how sure it is."""
+"""Pictures of one prediction: trusted pseudo-labels, errors, confidence."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from semiseg.data.dataset import IGNORE, Color
 from semiseg.visualization.mask_pictures import IGNORE_COLOR, Picture, palette_table
 
 WRONG_COLOR: Color = (220, 40, 30)
-FADED = 0.25  # of a color is left where a label is not trusted; the rest is white, since black is a class's color too
+FADED = 0.25  # opacity of untrusted labels on white; black may be the color of a class
 
 
 def trusted_labels(mask: Tensor, trusted: Tensor, palette: Sequence[Color]) -> Picture:
     """Return the mask in color, faded where it is not trusted.
 
     Args:
-        mask: integers ``(H, W)`` in [0, 255].
-        trusted: bool ``(H, W)``.
-        palette: one RGB color per class.
+        mask: Integers ``(H, W)`` in [0, 255].
+        trusted: Bool ``(H, W)``.
+        palette: One RGB color per class.
     """
     colors = palette_table(palette)[_array(mask, np.uint8)]
     faded = (colors * FADED + 255 * (1 - FADED)).round().astype(np.uint8)
     return PIL.Image.fromarray(np.where(_array(trusted, np.bool_)[..., None], colors, faded))
 
 
-def mistakes(image: Tensor, mask: Tensor, truth: Tensor) -> Picture:
-    """Return the image in pale gray, red where the mask is wrong; where nobody knows the truth it is light gray.
+def error_picture(image: Tensor, mask: Tensor, truth: Tensor) -> Picture:
+    """Return the image in pale gray, with errors in red and pixels without a label in light gray.
 
     Args:
         image: uint8 ``(3, H, W)``.
-        mask: integers ``(H, W)``.
-        truth: integers ``(H, W)``, 255 where nothing is known.
+        mask: Integers ``(H, W)``.
+        truth: Integers ``(H, W)``; 255 means no label.
     """
     gray = _array(image, np.float32).mean(axis=0)
     picture = np.repeat((150 + gray * 0.4).round().astype(np.uint8)[..., None], 3, axis=2)
@@ -44,25 +44,11 @@ def mistakes(image: Tensor, mask: Tensor, truth: Tensor) -> Picture:
     return PIL.Image.fromarray(picture)
 
 
-def certainty_picture(confidence: Tensor) -> Picture:
-    """Return the confidence, float ``(H, W)`` in [0, 1], in gray: white is certain."""
+def confidence_picture(confidence: Tensor) -> Picture:
+    """Return the confidence, float ``(H, W)`` in [0, 1], in gray: white is 1."""
     gray = (255 * _array(confidence, np.float32).clip(0, 1)).round().astype(np.uint8)
     return PIL.Image.fromarray(gray).convert("RGB")
 
 
-def at_width(picture: Picture, width: int, smooth: bool = False) -> Picture:
-    """Return the picture at a width in pixels, its height in proportion; ``smooth`` is for photographs.
-
-    Between two classes lies none, so all else keeps the colors that it has (nearest neighbor).
-    """
-    size = (width, max(1, round(picture.height * width / picture.width)))
-    return picture.resize(size, PIL.Image.Resampling.LANCZOS if smooth else PIL.Image.Resampling.NEAREST)
-
-
-def photograph(image: Tensor) -> Picture:
-    """Return the image, uint8 ``(3, H, W)``, as a picture."""
-    return PIL.Image.fromarray(np.ascontiguousarray(_array(image, np.uint8).transpose(1, 2, 0)))
-
-
-def _array(values: Tensor, kind: type[np.generic]) -> np.ndarray:
-    return values.detach().cpu().numpy().astype(kind)
+def _array(values: Tensor, dtype: type[np.generic]) -> np.ndarray:
+    return values.detach().cpu().numpy().astype(dtype)

@@ -9,8 +9,8 @@ from typing import Any
 
 from semiseg.errors import UserError
 from semiseg.tools.models.evaluate_model import evaluate
-from semiseg.tools.report.report_runs import report
 from semiseg.training.resolve_config import resolve
+from semiseg.workflows.report import report
 from semiseg.workflows.train import train_with
 
 # What all three runs share; chosen on val (docs/results.md).

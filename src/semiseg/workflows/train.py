@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 
 from semiseg.config import TrainConfig, from_mapping
 from semiseg.errors import UserError
-from semiseg.tools.report.report_runs import report
 from semiseg.training.disk_space import told_in_one_line
 from semiseg.training.find_method import short_name
 from semiseg.training.prepare_run import check_before_trying, prepare
 from semiseg.training.resolve_config import resolve
 from semiseg.training.run_directory import RunDirectory
+from semiseg.workflows.report import report
 
 PLACE = ("devices", "nodes")  # what may be another when a run goes on
 T = TypeVar("T")

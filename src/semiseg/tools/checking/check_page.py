@@ -14,7 +14,7 @@ from semiseg.tools.checking.image_findings import Pair
 from semiseg.tools.checking.list_findings import ROLES
 from semiseg.tools.checking.mask_findings import MEASURED
 from semiseg.tools.report.html_page import Cell, Page, Picture, Section, Table, photo, render, write
-from semiseg.visualization.mask_pictures import grid, legend, overlay, resized
+from semiseg.visualization.mask_pictures import grid, legend, overlay, resize_to_width, to_picture
 
 SAMPLES, PAIRS = 8, 4
 WIDTH = 400  # pixels of each picture
@@ -93,7 +93,7 @@ def _samples(material: Material | None) -> Section:
 
 def _sample(dataset: SegmentationDataset, id: str, caption: str) -> Picture:
     image = dataset.read_image(id)
-    columns, row = ["image"], [resized(image, WIDTH)]
+    columns, row = ["image"], [resize_to_width(to_picture(image), WIDTH, smooth=True)]
     if dataset.has_mask(id):
         tinted = overlay(image, dataset.read_mask(id), dataset.palette)
         columns, row = ["image", "mask"], [*row, tinted.resize(row[0].size)]
@@ -109,7 +109,8 @@ def _pairs(material: Material | None) -> Section:
         return Section("Look-alikes")
     dataset, pictures = material.dataset, []
     for pair in list(shown.values())[:PAIRS]:
-        row = [resized(dataset.read_image(id), WIDTH) for id in (pair.one, pair.other)]
+        images = [to_picture(dataset.read_image(id)) for id in (pair.one, pair.other)]
+        row = [resize_to_width(image, WIDTH, smooth=True) for image in images]
         names = " and ".join(f"{_name(dataset, id)}" for id in (pair.one, pair.other))
         pictures.append(photo(grid([pair.role, pair.other_role], [row]), names, BYTES))
     return Section("Look-alikes", "The pairs that look most alike.", pictures)

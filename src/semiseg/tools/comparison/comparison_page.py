@@ -1,4 +1,4 @@
-"""What a comparison leaves for people: table.md, .csv and .json, the plot, the picture, and one page with all of it."""
+"""Write the files of a comparison for readers: table.md, table.csv, table.json, plot, picture and report.html."""
 
 from __future__ import annotations
 
@@ -7,72 +7,93 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from semiseg.errors import UserError
-from semiseg.tools.comparison.cells import Cell, Plan
+from semiseg.tools.comparison.cells import Cell
+from semiseg.tools.comparison.comparison_plan import Plan
 from semiseg.tools.comparison.comparison_table import Results, Row
 from semiseg.tools.comparison.gallery import gallery
-from semiseg.tools.comparison.seed_statistics import Spread
+from semiseg.tools.comparison.seed_statistics import SeedValues
 from semiseg.tools.comparison.table_text import (
     columns,
-    comma_separated,
     explanation,
-    labels,
-    markdown,
+    label_count,
+    to_csv,
+    to_markdown,
     unfinished_lines,
 )
 from semiseg.tools.report import plots as figures
-from semiseg.tools.report.html_page import WIDE, Page, Picture, Section, Table, number, photo, plot, render, write
-from semiseg.tools.report.html_page import Cell as PageCell
-from semiseg.tools.report.report_runs import loaded_run
+from semiseg.tools.report.html_page import Cell as TableCell
+from semiseg.tools.report.html_page import Page, Picture, Section, Table, number, plot, render, write
+from semiseg.tools.report.load_run import load_run
+from semiseg.tools.report.multi_run_page import compared_curves, embedded_pictures
 from semiseg.tools.report.run_files import read_run
-from semiseg.tools.report.run_report import class_table, in_words
-from semiseg.visualization.mask_pictures import save_picture
+from semiseg.tools.report.run_page import class_table, value_text
 
-TEXT = ("method", "labels", "each seed", "published")
-MOST_IN_TITLE = 4
+TEXT_COLUMNS = ("method", "labels", "each seed", "published")
+TITLE_METHODS = 4
 
 
 def write_tables(out: Path, table: Row) -> None:
     """Write ``table.md``, ``table.csv`` and ``table.json``."""
-    write(out / "table.md", markdown(table).encode())
-    write(out / "table.csv", comma_separated(table).encode())
+    write(out / "table.md", to_markdown(table).encode())
+    write(out / "table.csv", to_csv(table).encode())
     write(out / "table.json", (json.dumps(table, indent=1) + "\n").encode())
 
 
-def write_page(plan: Plan, table: Row, results: Results, no_pictures: str = "") -> Path:
-    """Write ``report.html``, ``miou_vs_labels.png`` and, but where there is a reason against, ``pictures.png``."""
+def write_page(plan: Plan, table: Row, results: Results, without_pictures: str = "") -> Path:
+    """Write ``report.html``, ``miou_vs_labels.png`` and ``pictures.png``; return the path of the page.
+
+    Args:
+        plan: The comparison.
+        table: Its table, from ``make_table``.
+        results: Results of the finished cells, from ``read_results``.
+        without_pictures: A reason to leave out the pictures.
+    """
+    shown = shown_cells(plan, results)
     sections = [
         Section("Results", explanation(table), [_results(table)]),
         Section("Not finished", "; ".join(unfinished_lines(table))),
         Section("Labels", blocks=_labels(table, plan.out)),
-        _pictures(plan, results, no_pictures),
-        _classes(plan, results),
-        _curves(plan, results),
-        Section("Networks", "mIoU of every network a method has, at the checkpoint that val chose.", _networks(table)),
-        Section("Settings", "Of all runs, and of each method.", _settings(table), folded=True),
+        _pictures(plan, shown, without_pictures),
+        _classes(plan, shown, results),
+        _curves(plan, shown),
+        Section("Networks", "mIoU of every network of a method at the best checkpoint.", _networks(table)),
+        Section("Settings", "Of all runs, and of each method.", _settings(table), collapsed=True),
     ]
-    shown = [section for section in sections if section.blocks or section.text]
-    names = " · ".join(plan.entries) if len(plan.entries) <= MOST_IN_TITLE else f"{len(plan.entries)} methods"
-    page = Page(f"{names} on {table['data']}", _summary(table), sections=shown)
+    kept = [section for section in sections if section.blocks or section.text]
+    names = " · ".join(plan.entries) if len(plan.entries) <= TITLE_METHODS else f"{len(plan.entries)} methods"
+    page = Page(f"{names} on {table['data']}", _summary(table), sections=kept)
     write(plan.out / "report.html", render(page).encode())
     return plan.out / "report.html"
 
 
+def shown_cells(plan: Plan, results: Results) -> dict[str, Cell]:
+    """Return the cell of each method that pictures and curves show.
+
+    These are the finished cells with the fewest labels and the first requested seed that has any.
+    """
+    labeled = min(plan.cells.values(), key=lambda cell: cell.labeled_images).labeled
+    for seed in dict.fromkeys(seed for block in reversed(plan.blocks) for seed in block.seeds):
+        if found := {name: plan.cells[key] for name in plan.entries if (key := (name, labeled, seed)) in results}:
+            return found
+    return {}
+
+
 def _summary(table: Row) -> str:
-    """Say who is ahead, for each share of labels."""
+    """Rank the methods by mIoU, for each number of labels."""
     parts = []
-    for share in dict.fromkeys(row["labeled"] for row in table["rows"]):
-        rows = [row for row in table["rows"] if row["labeled"] == share and row["best"]]
+    for labeled in dict.fromkeys(row["labeled"] for row in table["rows"]):
+        rows = [row for row in table["rows"] if row["labeled"] == labeled and row["best"]]
         ranked = sorted(rows, key=lambda row: -row["best"]["mean"])
-        figures_shown = ", ".join(f"{row['method']} {row['best']['mean']:.2f}" for row in ranked)
+        values = ", ".join(f"{row['method']} {row['best']['mean']:.2f}" for row in ranked)
         if ranked:
-            parts.append(f"{labels(ranked[0])} labels: {figures_shown}.")
-    where = f"mIoU on {table['split']} in percent, the highest first. "
-    return where + " ".join(parts) if parts else "Nothing is finished yet."
+            parts.append(f"{label_count(ranked[0])} labels: {values}.")
+    head = f"mIoU on {table['split']} in percent, best method first. "
+    return head + " ".join(parts) if parts else "No cell is finished yet."
 
 
 def _results(table: Row) -> Table:
     parts = columns(table)
-    cells = {head: [PageCell(text, head not in TEXT) for text in texts] for head, texts in parts.items()}
+    cells = {head: [TableCell(text, head not in TEXT_COLUMNS) for text in texts] for head, texts in parts.items()}
     return Table(list(parts), list(zip(*cells.values(), strict=True)))
 
 
@@ -87,39 +108,28 @@ def _labels(table: Row, out: Path) -> list[Picture]:
         for name in dict.fromkeys(row["method"] for row in rows)
     }
     figure = figures.miou_by_labels(points, f"mIoU on {table['split']} (%)")
-    caption = "mIoU over the number of labeled images, checkpoint that val chose; bars: standard deviation over seeds."
+    caption = "mIoU over the number of labeled images, best checkpoint; bars: standard deviation over seeds."
     return plot(figure, out / "miou_vs_labels.png", caption)
 
 
-def shown_cells(plan: Plan, results: Results) -> dict[str, Cell]:
-    """Return by method the finished cells of the fewest labels and one seed, those that pictures are made of.
-
-    It is the first seed asked for of which there are such cells.
-    """
-    labeled = min(plan.cells.values(), key=lambda cell: cell.labeled_images).labeled
-    for seed in dict.fromkeys(seed for block in reversed(plan.blocks) for seed in block.seeds):
-        if found := {name: plan.cells[key] for name in plan.entries if (key := (name, labeled, seed)) in results}:
-            return found
-    return {}
+def _shown_text(shown: Mapping[str, Cell]) -> str:
+    cell = next(iter(shown.values()))
+    return f"{cell.labeled_images} labeled images, seed {cell.seed}"
 
 
-def _pictures(plan: Plan, results: Results, reason: str) -> Section:
-    cells = shown_cells(plan, results)
-    if reason or not cells:
-        return Section("Pictures", f"No pictures: {reason or 'no cell of the fewest labels is finished'}.")
+def _pictures(plan: Plan, shown: Mapping[str, Cell], reason: str) -> Section:
+    if reason or not shown:
+        return Section("Pictures", f"No pictures: {reason or 'no cell with the fewest labels is finished'}.")
     try:
-        picture, caption = gallery({name: loaded_run(cell.run) for name, cell in cells.items()})
-    except (UserError, RuntimeError) as error:  # a device without memory to spare must not cost the page
-        return Section("Pictures", f"No pictures: {' '.join(str(error).split())[:200]}.")
-    save_picture(picture, plan.out / "pictures.png")
-    one = next(iter(cells.values()))
-    text = f"{one.labeled_images} labeled images, seed {one.seed}, checkpoint that val chose."
-    return Section("Pictures", text, [photo(picture, caption, limit=1_500_000, at_least=min(picture.width // 2, WIDE))])
+        picture, caption = gallery({name: load_run(cell.run) for name, cell in shown.items()})
+    except (UserError, RuntimeError) as error:  # e.g. out of device memory: write the page without pictures
+        return Section("Pictures", f"No pictures: {' '.join(str(error).split())[:200]}")
+    blocks = [embedded_pictures(picture, caption, plan.out)]
+    return Section("Pictures", f"{_shown_text(shown)}, best checkpoint.", blocks)
 
 
-def _classes(plan: Plan, results: Results) -> Section:
-    """IoU by class at the fewest labels, the mean over seeds."""
-    shown = shown_cells(plan, results)
+def _classes(plan: Plan, shown: Mapping[str, Cell], results: Results) -> Section:
+    """Show the IoU of each class with the fewest labels, averaged over the seeds."""
     lines = {}
     for name, cell in shown.items():
         best = [result["best"] for key, result in results.items() if key[:2] == (name, cell.labeled)]
@@ -131,40 +141,26 @@ def _classes(plan: Plan, results: Results) -> Section:
     if not lines:
         return Section("Classes")
     images = next(iter(shown.values())).labeled_images
-    caption = f"IoU in percent on {plan.split}, {images} labeled images, checkpoint that val chose, mean over seeds."
+    caption = f"IoU in percent on {plan.split}, {images} labeled images, best checkpoint, mean over seeds."
     return Section("Classes", blocks=[class_table(lines, caption)])
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    found = {index: value for index, value in enumerate(values) if value is not None}
-    return Spread(found).mean if found else None
+    known = {index: value for index, value in enumerate(values) if value is not None}
+    return SeedValues(known).mean if known else None
 
 
-def _curves(plan: Plan, results: Results) -> Section:
-    cells = shown_cells(plan, results)
-    runs = {name: read_run(cell.run) for name, cell in cells.items()}
-    plots = plan.out / "plots"
-    blocks = [
-        *plot(figures.compared_miou(runs), plots / "compared-miou.png", "mIoU on val while training."),
-        *plot(
-            figures.compared_coupling(runs),
-            plots / "compared-coupling.png",
-            "Teacher-student distance: share of val pixels with different classes, and relative parameter distance.",
-            at_least=WIDE,
-        ),
-    ]
-    if not blocks:
-        return Section("Curves")
-    one = next(iter(cells.values()))
-    return Section("Curves", f"{one.labeled_images} labeled images, seed {one.seed}.", blocks)
+def _curves(plan: Plan, shown: Mapping[str, Cell]) -> Section:
+    blocks = compared_curves({name: read_run(cell.run) for name, cell in shown.items()}, plan.out / "plots")
+    return Section("Curves", f"{_shown_text(shown)}." if blocks else "", blocks)
 
 
 def _networks(table: Row) -> list[Table]:
     rows = [
         [
-            PageCell(row["method"]),
-            PageCell(labels(row)),
-            PageCell(name),
+            TableCell(row["method"]),
+            TableCell(label_count(row)),
+            TableCell(name),
             number(values["mean"], 2),
             number(values["std"], 2),
         ]
@@ -176,8 +172,9 @@ def _networks(table: Row) -> list[Table]:
 
 
 def _settings(table: Row) -> list[Table]:
-    def rows(options: Mapping[str, object]) -> list[list[PageCell]]:
-        return [[PageCell(key), PageCell("–" if value is None else in_words(value))] for key, value in options.items()]
+    def options_table(options: Mapping[str, object], caption: str) -> Table:
+        rows = [[TableCell(key), TableCell(value_text(value))] for key, value in options.items()]
+        return Table(["option", "value"], rows, caption)
 
-    methods = [Table(["option", "value"], rows(own), name) for name, own in table["methods"].items()]
-    return [Table(["option", "value"], rows(table["settings"]), "All runs."), *methods]
+    methods = [options_table(own, name) for name, own in table["methods"].items()]
+    return [options_table(table["settings"], "All runs."), *methods]

@@ -1,4 +1,4 @@
-"""The table of a comparison: means over seeds, spreads, paired differences."""
+"""The table of a comparison: means, standard deviations and paired differences over seeds."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from semiseg.tools.comparison.cells import Cell, Plan
+from semiseg.tools.comparison.cells import Cell
+from semiseg.tools.comparison.comparison_plan import Plan
 from semiseg.tools.comparison.published_figures import published
-from semiseg.tools.comparison.seed_statistics import CONFIDENCE, Spread, paired
+from semiseg.tools.comparison.seed_statistics import CONFIDENCE, SeedValues, paired
 
 REFERENCE = "supervised"
 CHECKPOINTS = ("best", "last")
 Row = dict[str, Any]
 Results = Mapping[tuple[str, str, int], Mapping[str, Any]]
+"""By (method, labeled, seed): the content of evaluation.json and resources.json."""
 
 
 def read_results(cells: Iterable[Cell]) -> dict[tuple[str, str, int], dict[str, Any]]:
-    """Return what finished cells left, by (method, labeled, seed): evaluation.json and resources.json together."""
+    """Return the results of the finished cells."""
     results = {}
     for cell in cells:
         if cell.finished:
-            files = (cell.result, cell.run / "resources.json")
-            contents = [json.loads(path.read_text(encoding="utf-8")) for path in files if path.is_file()]
-            results[cell.name, cell.labeled, cell.seed] = {
-                key: value for part in contents for key, value in part.items()
-            }
+            content: dict[str, Any] = {}
+            for path in (cell.result, cell.run / "resources.json"):
+                content |= json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            results[cell.name, cell.labeled, cell.seed] = content
     return results
 
 
@@ -34,28 +35,32 @@ def make_table(plan: Plan, results: Results, failures: Mapping[Path, str], with_
     """Return the table of a comparison.
 
     Args:
-        plan: the cells that have been asked for.
-        results: of the finished ones, see `read_results`.
-        failures: why cells have failed, by run.
-        with_published: set published figures beside one's own, where there are some.
+        plan: The requested cells.
+        results: Results of the finished cells, from ``read_results``.
+        failures: Reason of each failure, by run directory.
+        with_published: Add published figures.
 
     Returns:
-        ``rows``, one a method and share of labels: ``best`` and ``last`` hold test mIoU in percent at the checkpoint
-        that val chose and at the last step, ``val`` the highest on val: ``mean``, ``std`` of the sample (None of one
-        seed), ``each`` by seed; None where nothing is finished. ``best`` and ``last`` also hold ``difference``, paired
-        by seed, to the row ``supervised`` of the same labels, with its 95 % interval ``low, high`` and ``n``.
-        Besides: ``split`` (test, or val where there is no test list), ``settings``, ``methods``, ``reference``,
-        and ``unfinished``, the cells that are missing or have failed.
+        A dictionary with ``rows``, one per method and number of labels, the fewest labels first. In a row, ``best`` and
+        ``last`` hold the test mIoU in percent at the best checkpoint and at the last step, ``val`` the highest on val:
+        ``mean``, ``std`` of the sample (None for one seed) and ``each`` by seed; they are None if no seed is finished.
+        ``best`` and ``last`` also hold ``difference``, paired by seed, to the row ``supervised`` with the same labels,
+        with its 95 % interval ``low, high`` and ``n``.
+        Other keys: ``split`` (test, or val if there is no test list), ``settings``, ``methods``, ``reference``, and
+        ``unfinished``, the cells that are missing or failed.
     """
-    keys = dict.fromkeys((labeled, name) for name, labeled, _ in plan.cells)
+    images = {cell.labeled: cell.labeled_images for cell in plan.cells.values()}
+    names = list(plan.entries)
+    keys = dict.fromkeys((images[labeled], labeled, names.index(name)) for name, labeled, _ in plan.cells)
     reference = REFERENCE if REFERENCE in plan.entries and len(plan.entries) > 1 else None
-    rows = [_row(plan, results, name, labeled, reference, with_published) for labeled, name in sorted_rows(plan, keys)]
     return {
         "data": plan.settings["data"],
         "split": plan.split,
         "reference": reference,
         "confidence": CONFIDENCE,
-        "rows": rows,
+        "rows": [
+            _row(plan, results, names[index], labeled, reference, with_published) for _, labeled, index in sorted(keys)
+        ],
         "unfinished": [
             {
                 **{"method": cell.name, "labeled": cell.labeled, "seed": cell.seed},
@@ -69,12 +74,6 @@ def make_table(plan: Plan, results: Results, failures: Mapping[Path, str], with_
     }
 
 
-def sorted_rows(plan: Plan, keys: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return (labeled, method) with the fewest labels first, methods in the order in which they were asked for."""
-    names, images = list(plan.entries), {cell.labeled: cell.labeled_images for cell in plan.cells.values()}
-    return sorted(keys, key=lambda key: (images[key[0]], key[0], names.index(key[1])))
-
-
 def _row(plan: Plan, results: Results, name: str, labeled: str, reference: str | None, with_published: bool) -> Row:
     cells = [cell for cell in plan.cells.values() if (cell.name, cell.labeled) == (name, labeled)]
     own = {cell.seed: results[key] for cell in cells if (key := (name, labeled, cell.seed)) in results}
@@ -84,27 +83,33 @@ def _row(plan: Plan, results: Results, name: str, labeled: str, reference: str |
     }
     for checkpoint in CHECKPOINTS:
         values = _miou(results, name, labeled, checkpoint)
-        row[checkpoint] = _spread(values)
+        row[checkpoint] = _statistics(values)
         if values and reference not in (None, name):
-            others = _miou(results, str(reference), labeled, checkpoint)
-            row[checkpoint]["difference"] = _difference(paired(values, others))
-    row["val"] = _spread({seed: result["val"] for seed, result in own.items() if result["val"] is not None})
-    row["networks"] = _networks([result["best"]["networks"] for result in own.values()], list(own))
-    costs = [result for result in own.values() if "training_s" in result]
-    peaks = [cost["peak_memory_mb"] for cost in costs if cost["peak_memory_mb"] is not None]
-    row["trainable_parameters"] = costs[0]["trainable_parameters"] if costs else None
-    row["training_s"] = sum(cost["training_s"] for cost in costs) / len(costs) if costs else None
-    row["peak_memory_mb"] = max(peaks, default=None)
-    row["device"] = ", ".join(dict.fromkeys(cost["device"] for cost in costs)) or None
+            difference = paired(values, _miou(results, str(reference), labeled, checkpoint))
+            row[checkpoint]["difference"] = _with_interval(difference)
+    row["val"] = _statistics({seed: result["val"] for seed, result in own.items() if result["val"] is not None})
+    row["networks"] = _networks(own)
+    row |= _costs([result for result in own.values() if "training_s" in result])
     if with_published:
-        entry = plan.entries[name]
-        known = published(plan.dataset.name, entry.config.encoder, cells[0].labeled_images, name)
+        encoder = plan.entries[name].config.encoder
+        known = published(plan.dataset.name, encoder, cells[0].labeled_images, name)
         row["published"] = vars(known).copy() if known else None
     return row
 
 
+def _costs(results: Sequence[Mapping[str, Any]]) -> Row:
+    """Return parameters, mean training time, peak memory and devices of a row's cells."""
+    peaks = [result["peak_memory_mb"] for result in results if result["peak_memory_mb"] is not None]
+    return {
+        "trainable_parameters": results[0]["trainable_parameters"] if results else None,
+        "training_s": sum(result["training_s"] for result in results) / len(results) if results else None,
+        "peak_memory_mb": max(peaks, default=None),
+        "device": ", ".join(dict.fromkeys(result["device"] for result in results)) or None,
+    }
+
+
 def _miou(results: Results, name: str, labeled: str, checkpoint: str) -> dict[int, float]:
-    """Return the mIoU of a row's finished cells by seed, where the list has any pixel to judge by."""
+    """Return the mIoU of a row's finished cells by seed; leave out cells in which it is undefined."""
     return {
         seed: result[checkpoint]["miou"]
         for (method, share, seed), result in results.items()
@@ -112,23 +117,27 @@ def _miou(results: Results, name: str, labeled: str, checkpoint: str) -> dict[in
     }
 
 
-def _spread(values: Mapping[int, float]) -> dict[str, Any] | None:
-    """Return mean, std and values, None where there are none."""
-    spread = Spread(values)
-    return {"mean": spread.mean, "std": spread.std, "each": dict(values)} if values else None
+def _statistics(values: Mapping[int, float]) -> dict[str, Any] | None:
+    """Return the mean, the standard deviation and the values; None if there are no values."""
+    seeds = SeedValues(values)
+    return {"mean": seeds.mean, "std": seeds.std, "each": dict(values)} if values else None
 
 
-def _difference(values: Mapping[int, float]) -> dict[str, Any] | None:
-    content = _spread(values)
+def _with_interval(values: Mapping[int, float]) -> dict[str, Any] | None:
+    content = _statistics(values)
     if content is not None:
-        content["low"], content["high"] = Spread(values).interval() or (None, None)
+        content["low"], content["high"] = SeedValues(values).interval() or (None, None)
         content["n"] = len(values)
     return content
 
 
-def _networks(summaries: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
+def _networks(results: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     """Return the mIoU of each network at the best checkpoint."""
-    pairs = list(zip(seeds, summaries, strict=True))
-    names = dict.fromkeys(name for summary in summaries for name in summary)
-    values = {n: {seed: m for seed, part in pairs if (m := part[n]["miou"]) is not None} for n in names}
-    return {name: _spread(found) for name, found in values.items()}
+    networks = {seed: result["best"]["networks"] for seed, result in results.items()}
+    names = dict.fromkeys(name for summary in networks.values() for name in summary)
+    return {
+        name: _statistics(
+            {seed: miou for seed, summary in networks.items() if (miou := summary[name]["miou"]) is not None}
+        )
+        for name in names
+    }

@@ -1,6 +1,6 @@
-"""How good a finished run is: its best and its last checkpoint on the list that the comparison is judged on.
+"""Evaluate the best and the last checkpoint of a cell, in a process of its own.
 
-``python -m semiseg.tools.comparison.evaluate_cell RUN SPLIT ACCELERATOR``, a process of its own beside other trainings.
+``python -m semiseg.tools.comparison.evaluate_cell RUN SPLIT ACCELERATOR``
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from semiseg.tools.models.evaluate_model import evaluate
-from semiseg.tools.report.report_runs import report
+from semiseg.tools.report.write_report import write_report
 from semiseg.training.checkpoint import write_atomically
 from semiseg.training.logging.metrics_log import read_metrics
 from semiseg.training.run_directory import RunDirectory
 
 
-def judge(path: Path, split: str, accelerator: str = "auto") -> dict[str, Any]:
-    """Evaluate a run's checkpoints and write its ``evaluation.json``; return its content.
+def evaluate_cell(path: Path, split: str, accelerator: str = "auto") -> dict[str, Any]:
+    """Evaluate a run's checkpoints, write ``evaluation.json``, and return its content.
 
     Returns:
-        ``split``; ``best`` and ``last``, what `semiseg.evaluate` says of these checkpoints, where they are one and the
-        same network measured once; and ``val``, the default network's highest mIoU on val in training, or None.
+        ``split``; ``best`` and ``last``, the results of `semiseg.evaluate` for these checkpoints (evaluated once if
+        they are the same); and ``val``, the default network's highest mIoU on val during training, or None.
     """
     best = evaluate(path, split=split, checkpoint="best", accelerator=accelerator)
     lines = read_metrics(RunDirectory(path).metrics)
@@ -31,16 +31,16 @@ def judge(path: Path, split: str, accelerator: str = "auto") -> dict[str, Any]:
     else:
         last = evaluate(path, split=split, checkpoint="last", accelerator=accelerator)
     result = {"split": split, "val": best_on_val(lines, best["network"]), "best": best, "last": last}
-    report([path])  # the run's own page tells of it, too
+    write_report([path])  # with the figures on test
     write_atomically(path / "evaluation.json", (json.dumps(result) + "\n").encode())
     return result
 
 
 def best_on_val(lines: list[dict[str, Any]], network: str) -> float | None:
-    """Return a network's highest mIoU on val in lines of metrics.jsonl, None before the first validation."""
+    """Return the highest mIoU on val of a network in lines of metrics.jsonl; None before the first validation."""
     found = [line["miou"] for line in lines if line.get("split") == "val" and line["network"] == network]
     return max((miou for miou in found if miou is not None), default=None)
 
 
 if __name__ == "__main__":
-    judge(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
+    evaluate_cell(Path(sys.argv[1]), sys.argv[2], sys.argv[3])

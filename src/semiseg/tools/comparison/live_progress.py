@@ -1,4 +1,4 @@
-"""How a comparison stands while it runs: a live table on a terminal, plain lines elsewhere."""
+"""Show the progress of a comparison: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -27,8 +27,17 @@ PLAIN_EVERY_S = 30.0
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How a cell stands: steps taken, the seconds they took, best mIoU on val so far (None: not validated yet)."""
+class CellProgress:
+    """Progress of a cell.
+
+    Attributes:
+        cell: The cell.
+        state: One of ``WAITING, RUNNING, DONE, FAILED``.
+        step: Steps done.
+        time_s: Seconds that they took.
+        miou: Highest mIoU on val so far; None before the first validation.
+        reason: Reason of a failure.
+    """
 
     cell: Cell
     state: str
@@ -38,17 +47,23 @@ class Standing:
     reason: str = ""
 
     @property
-    def progress(self) -> str:
-        """Its state in words."""
+    def text(self) -> str:
+        """The state, or the step of a running cell."""
         if self.state != RUNNING:
             return self.state
         if self.step >= self.cell.total_steps:
-            return "judging"
+            return "evaluating"
         return f"{self.step}/{self.cell.total_steps}"
 
 
 class Display:
-    """Shows how the cells stand, on stderr; close it at the end."""
+    """Shows the progress of cells on stderr.
+
+    Args:
+        cells: The cells.
+        jobs: The number of cells that run at a time.
+        console: The console; stderr by default.
+    """
 
     def __init__(self, cells: Sequence[Cell], jobs: int, console: Console | None = None) -> None:
         self.cells, self.jobs = cells, jobs
@@ -56,91 +71,91 @@ class Display:
         self.live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
         if self.live:
             self.live.start()
-        self.sizes: dict[Path, tuple[int, Standing]] = {}
-        self.told: dict[Path, str] = {}
-        self.last_plain: float | None = None
+        self.cache: dict[Path, tuple[int, CellProgress]] = {}
+        self.printed: dict[Path, str] = {}
+        self.last_summary: float | None = None
 
     def show(self, states: Mapping[Path, str], failures: Mapping[Path, str]) -> None:
-        """Show the cells' states, by run, and the reasons of those that have failed."""
-        standings = [self._standing(cell, states[cell.run], failures.get(cell.run, "")) for cell in self.cells]
+        """Show states and reasons of failures, both by run directory."""
+        progress = [self._read(cell, states[cell.run], failures.get(cell.run, "")) for cell in self.cells]
         if self.live:
-            self.live.update(table(standings, self.jobs, self.console.height - 6), refresh=True)
+            self.live.update(progress_table(progress, self.jobs, self.console.height - 6), refresh=True)
         else:
-            self._plain(standings)
+            self._print_changes(progress)
 
     def close(self) -> None:
-        """Leave the terminal as it was, the last table on it."""
+        """End the live table and leave its last state on the terminal."""
         if self.live:
             self.live.stop()
 
-    def _standing(self, cell: Cell, state: str, reason: str) -> Standing:
-        """Read how far a cell is, unless its log is as it was."""
+    def _read(self, cell: Cell, state: str, reason: str) -> CellProgress:
+        """Read the progress of a cell, or return the cached one if its metrics have not changed."""
         path = cell.run / "metrics.jsonl"
         size = path.stat().st_size if path.is_file() else 0
-        known = self.sizes.get(cell.run)
-        if known is None or known[0] != size or (known[1].state, known[1].reason) != (state, reason):
+        cached = self.cache.get(cell.run)
+        if cached is None or cached[0] != size or (cached[1].state, cached[1].reason) != (state, reason):
             lines = read_metrics(path)
             miou = best_on_val(lines, find_method(cell.config.method).default_network)
             step, time_s = (lines[-1]["step"], lines[-1]["time_s"]) if lines else (0, 0.0)
-            known = self.sizes[cell.run] = (size, Standing(cell, state, step, time_s, miou, reason))
-        return known[1]
+            cached = self.cache[cell.run] = (size, CellProgress(cell, state, step, time_s, miou, reason))
+        return cached[1]
 
-    def _plain(self, standings: Sequence[Standing]) -> None:
-        """Print a line where a cell's state has changed, and from time to time how the running ones stand."""
-        for one in standings:
-            before = DONE if one.state == DONE else WAITING  # what was done before needs no line
-            if self.told.get(one.cell.run, before) != one.state:
-                told = {DONE: f"done, best mIoU on val {show(one.miou)}", FAILED: f"failed: {one.reason}"}
-                self._print(f"{one.cell.title}: {told.get(one.state, one.state)}")
-            self.told[one.cell.run] = one.state
-        if self.last_plain is None or time.monotonic() - self.last_plain > PLAIN_EVERY_S:
-            self.last_plain = time.monotonic()
-            for one in standings:
+    def _print_changes(self, progress: Sequence[CellProgress]) -> None:
+        """Print a line for each change of state; from time to time also the running cells and a summary."""
+        for one in progress:
+            before = DONE if one.state == DONE else WAITING  # Cells of an earlier call need no line.
+            if self.printed.get(one.cell.run, before) != one.state:
+                texts = {DONE: f"done, best mIoU on val {show(one.miou)}", FAILED: f"failed: {one.reason}"}
+                self._print(f"{one.cell.title}: {texts.get(one.state, one.state)}")
+            self.printed[one.cell.run] = one.state
+        if self.last_summary is None or time.monotonic() - self.last_summary > PLAIN_EVERY_S:
+            self.last_summary = time.monotonic()
+            for one in progress:
                 if one.state == RUNNING:
-                    self._print(f"{one.cell.title}: {one.progress}, best mIoU on val {show(one.miou)}")
-            self._print(summary(standings, self.jobs))
+                    self._print(f"{one.cell.title}: {one.text}, best mIoU on val {show(one.miou)}")
+            self._print(summary(progress, self.jobs))
 
     def _print(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def seconds_left(standings: Sequence[Standing], jobs: int) -> float | None:
-    """Return about how long it will take; None before the first step.
+def seconds_left(progress: Sequence[CellProgress], jobs: int) -> float | None:
+    """Estimate the remaining seconds; None before the first step.
 
-    A cell goes on as quickly as it has gone, or as others of its name, or as all; the cells share the jobs evenly, and
-    none ends before itself.
+    The speed of a cell is its own so far, else the mean of cells with the same method, else the mean of all cells. The
+    jobs share the work evenly, and no cell takes less than its own time.
     """
     rates: dict[str, list[float]] = {}
-    for one in standings:
+    for one in progress:
         if one.step:
             rates.setdefault(one.cell.name, []).append(one.time_s / one.step)
-    every = [rate for some in rates.values() for rate in some]
-    if not every:
+    all_rates = [rate for some in rates.values() for rate in some]
+    if not all_rates:
         return None
     left = [0.0]
-    for one in standings:
+    for one in progress:
         if one.state in (WAITING, RUNNING):
-            alike = [one.time_s / one.step] if one.step else rates.get(one.cell.name, every)
-            left.append((one.cell.total_steps - one.step) * sum(alike) / len(alike))
+            known = [one.time_s / one.step] if one.step else rates.get(one.cell.name, all_rates)
+            left.append((one.cell.total_steps - one.step) * sum(known) / len(known))
     return max(max(left), sum(left) / jobs)
 
 
-def summary(standings: Sequence[Standing], jobs: int) -> str:
-    """Return in one line how many cells are in which state, and about how long it will take."""
-    counts = Counter(one.state for one in standings)
+def summary(progress: Sequence[CellProgress], jobs: int) -> str:
+    """Return one line with the number of cells in each state and the estimated time."""
+    counts = Counter(one.state for one in progress)
     text = ", ".join(f"{counts[state]} {state}" for state in (DONE, RUNNING, WAITING, FAILED) if counts[state])
-    left = seconds_left(standings, jobs) if counts[RUNNING] + counts[WAITING] else None
-    return f"{len(standings)} cells: {text}{f'; about {duration(left)} left' if left else ''}"
+    left = seconds_left(progress, jobs) if counts[RUNNING] + counts[WAITING] else None
+    return f"{len(progress)} cells: {text}{f'; about {duration(left)} left' if left else ''}"
 
 
-def table(standings: Sequence[Standing], jobs: int, rows: int) -> Table:
-    """Return the live table, of at most ``rows`` cells: running and failed ones first; a summary below."""
-    result = Table(box=None, pad_edge=False, caption=Text(summary(standings, jobs)), caption_justify="left")
+def progress_table(progress: Sequence[CellProgress], jobs: int, rows: int) -> Table:
+    """Return the live table with at most ``rows`` cells, running and failed ones first, and a summary below."""
+    table = Table(box=None, pad_edge=False, caption=Text(summary(progress, jobs)), caption_justify="left")
     for head in ("cell", "state", "mIoU, val", "left", ""):
-        result.add_column(head, justify="right" if head in ("mIoU, val", "left") else "left", no_wrap=True)
-    for one in sorted(standings, key=lambda one: ORDER.index(one.state))[: max(1, rows)]:
+        table.add_column(head, justify="right" if head in ("mIoU, val", "left") else "left", no_wrap=True)
+    for one in sorted(progress, key=lambda one: ORDER.index(one.state))[: max(1, rows)]:
         left = seconds_left([one], 1) if one.state == RUNNING else None
         time_left = duration(left) if left else ""
-        state = Text(one.progress, STYLES[one.state])
-        result.add_row(Text(one.cell.title), state, show(one.miou), time_left, Text(one.reason))
-    return result
+        state = Text(one.text, STYLES[one.state])
+        table.add_row(Text(one.cell.title), state, show(one.miou), time_left, Text(one.reason))
+    return table

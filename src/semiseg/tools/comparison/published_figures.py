@@ -1,7 +1,7 @@
-"""Published mIoU to set beside one's own: test (val of VOC 2012 and Cityscapes) in percent, and where it is printed.
+"""Published mIoU in percent on test (val of VOC 2012 and Cityscapes), with the source of each figure.
 
-Where a table of a later paper is named, the figure was read there. Protocols differ (output stride, crop, number of
-steps, best epoch on the test list): a figure tells what has been reached, not what this comparison should give.
+"Table of a later paper" means that the figure was read there. Protocols differ (output stride, crop size, number of
+steps, best epoch on the test list), so a comparison need not reproduce these figures.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-VOC = (92, 183, 366, 732, 1464)  # of the 1464 masks of the original, high-quality set
-BLENDED = (662, 1323, 2646, 5291)  # of 10582, drawn from original and SBD's masks together (the lists of CPS)
+VOC = (92, 183, 366, 732, 1464)  # of the 1464 original, high-quality masks
+BLENDED = (662, 1323, 2646, 5291)  # of 10582 original and SBD masks (lists of CPS)
 CITYSCAPES = (186, 372, 744, 1488)  # of 2975
 
 DUAL_TEACHER_TABLE = "table of Dual Teacher (Na et al., NeurIPS 2023)"
@@ -21,7 +21,7 @@ UNIMATCH = "UniMatch's release (Yang et al., CVPR 2023)"
 UNIMATCH_V2 = "UniMatch V2's release, its EMA teacher (Yang et al., 2024)"
 RANKMATCH_TABLE = "table of RankMatch (CVPR 2024)"
 
-# Data set, encoder, numbers of labels -> where the figures are printed -> method -> one figure a number.
+# Data set, encoder, numbers of labels -> source -> method -> one figure per number of labels.
 Table = dict[str, dict[str, tuple[float, ...]]]
 TABLES: dict[tuple[str, str, tuple[int, ...]], Table] = {
     ("voc2012", "resnet50", VOC): {
@@ -93,27 +93,27 @@ TABLES: dict[tuple[str, str, tuple[int, ...]], Table] = {
 
 @dataclass(frozen=True)
 class Published:
-    """A published mIoU in percent, and where it is printed, with the network."""
+    """A published mIoU in percent, and its source with the network."""
 
     miou: float
     source: str
 
 
 def published(dataset: str, encoder: str, labeled_images: int, method: str) -> Published | None:
-    """Return what has been published of a method on a data set with an encoder and a number of labels, if anything.
+    """Return the published figure of a method, or None.
 
     Args:
-        dataset: the name of the data set's kind, ``voc2012`` or ``cityscapes``.
-        encoder: its name in timm or segmentation-models-pytorch.
-        labeled_images: how many images are labeled.
-        method: the method's name.
+        dataset: ``voc2012`` or ``cityscapes``.
+        encoder: Name in timm or segmentation-models-pytorch.
+        labeled_images: Number of labeled images.
+        method: Name of the method.
     """
-    plain = re.sub(r"^tu-|\..*$", "", encoder)  # smp's prefix for timm's encoders; timm's tag of pretrained weights
+    name = re.sub(r"^tu-|\..*$", "", encoder)  # without smp's prefix and timm's tag of the weights
     for (data, of_encoder, numbers), table in TABLES.items():
-        if (data, of_encoder) == (dataset, plain) and labeled_images in numbers:
+        if (data, of_encoder) == (dataset, name) and labeled_images in numbers:
             for source, methods in table.items():
                 figures = methods.get(method, ())[numbers.index(labeled_images) :]
                 if figures:
-                    decoder = "DPT" if plain.startswith("vit_") else "DeepLabv3+"
-                    return Published(figures[0], f"{source}, {decoder} over {plain}")
+                    decoder = "DPT" if name.startswith("vit_") else "DeepLabv3+"
+                    return Published(figures[0], f"{source}, {decoder} over {name}")
     return None

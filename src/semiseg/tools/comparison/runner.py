@@ -1,4 +1,4 @@
-"""The cells at work: each in processes of its own, several side by side, whatever becomes of one of them."""
+"""Run the cells of a comparison: each in its own processes, several at a time."""
 
 from __future__ import annotations
 
@@ -14,24 +14,35 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from semiseg.errors import UserError
-from semiseg.tools.comparison.cells import LOCK, Cell
+from semiseg.errors import UserError, os_error
+from semiseg.tools.comparison.cells import Cell
+from semiseg.tools.comparison.comparison_plan import LOCK
 from semiseg.tools.comparison.live_progress import DONE, FAILED, RUNNING, WAITING, Display
 
 try:
     import fcntl
 except ImportError:
-    raise UserError("semiseg compare needs Linux or macOS: on Windows, run it inside WSL") from None
+    raise UserError("semiseg compare needs Linux or macOS", fix="on Windows, run it inside WSL") from None
 
 REFRESH_S = 1.0
 
 
 class CellsFailed(RuntimeError):
-    """Some cells of a comparison could not be finished; the others are."""
+    """Some cells of a comparison failed; the others are finished."""
 
 
-class Crew:
-    """Trains and judges cells; knows how each stands (``states``) and why one has failed (``failures``)."""
+class Runner:
+    """Trains and evaluates cells.
+
+    Args:
+        cells: The cells.
+        jobs: The number of cells that run at a time.
+        lock: The lock of the directory, from ``locked``.
+
+    Attributes:
+        states: State of each cell by run directory.
+        failures: Reason of each failure by run directory.
+    """
 
     def __init__(self, cells: Sequence[Cell], jobs: int, lock: IO[str]) -> None:
         self.cells, self.jobs, self.lock = cells, jobs, lock
@@ -40,11 +51,11 @@ class Crew:
         self.processes: set[subprocess.Popen[bytes]] = set()
         self.stopping = threading.Event()
 
-    def work(self, display: Display) -> None:
-        """Do what is not done yet, showing how it goes. An interrupt ends the processes and goes on upward."""
+    def run(self, display: Display) -> None:
+        """Run all unfinished cells. An interrupt stops the processes and is raised again."""
         with ThreadPoolExecutor(self.jobs) as pool:
-            todo = [cell for cell in self.cells if self.states[cell.run] != DONE]
-            pending: set[Future[None]] = {pool.submit(self._cell, cell) for cell in todo}
+            unfinished = [cell for cell in self.cells if self.states[cell.run] != DONE]
+            pending: set[Future[None]] = {pool.submit(self._run_cell, cell) for cell in unfinished}
             try:
                 while pending:
                     display.show(self.states, self.failures)
@@ -54,22 +65,22 @@ class Crew:
             except BaseException:
                 self.stopping.set()
                 pool.shutdown(wait=False, cancel_futures=True)
-                self._end_processes(pending)
+                self._stop_processes(pending)
                 raise
         display.show(self.states, self.failures)
 
-    def _cell(self, cell: Cell) -> None:
-        """Train a cell, or go on with it, and judge it."""
+    def _run_cell(self, cell: Cell) -> None:
+        """Train a cell, or resume its training, and evaluate it."""
         if self.stopping.is_set():
             return
         self.states[cell.run] = RUNNING
-        resume = (cell.run / "config.yaml").is_file()
-        source = (
-            ["--resume", str(cell.run)] if resume else ["--config", str(cell.write_config()), "--out", str(cell.run)]
-        )
-        judging = ["semiseg.tools.comparison.evaluate_cell", str(cell.run), cell.split, cell.config.accelerator]
-        for command in (["semiseg.cli", "train", *source], judging):
-            status = self._process(command, cell.log)
+        if (cell.run / "config.yaml").is_file():
+            train = ["semiseg.cli", "train", "--resume", str(cell.run)]
+        else:
+            train = ["semiseg.cli", "train", "--config", str(cell.write_config()), "--out", str(cell.run)]
+        evaluate = ["semiseg.tools.comparison.evaluate_cell", str(cell.run), cell.split, cell.config.accelerator]
+        for command in (train, evaluate):
+            status = self._run_process(command, cell.log)
             if self.stopping.is_set():
                 self.states[cell.run] = WAITING
                 return
@@ -79,9 +90,9 @@ class Crew:
                 return
         self.states[cell.run] = DONE
 
-    def _process(self, command: list[str], log: Path) -> int:
-        """Run a module of Python to its end, its output into the log; return its status."""
-        threads = str(max(1, cores() // self.jobs))
+    def _run_process(self, command: list[str], log: Path) -> int:
+        """Run a Python module, append its output to the log, and return its exit status."""
+        threads = str(max(1, cpu_count() // self.jobs))
         environment = {"OMP_NUM_THREADS": threads} | os.environ | {"PYTHONUNBUFFERED": "1"}
         with open(log, "ab") as output:
             output.write(f"$ python -m {' '.join(command)}\n".encode())
@@ -92,8 +103,8 @@ class Crew:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                start_new_session=True,  # so that it is ended with all processes of its own
-                pass_fds=(self.lock.fileno(),),  # should we be killed, the directory is locked while it lives
+                start_new_session=True,  # so that it can be stopped with its child processes
+                pass_fds=(self.lock.fileno(),),  # keeps the directory locked if this process is killed
             )
             self.processes.add(process)
             try:
@@ -101,58 +112,57 @@ class Crew:
             finally:
                 self.processes.discard(process)
 
-    def _end_processes(self, pending: set[Future[None]]) -> None:
-        """Have the cells save and end, and wait for it; a further interrupt ends them as they are."""
-        told: dict[int, signal.Signals] = {}
-        message = signal.SIGTERM
+    def _stop_processes(self, pending: set[Future[None]]) -> None:
+        """Send SIGTERM, so that the cells save and stop, and wait; a second interrupt sends SIGKILL."""
+        sent: dict[int, signal.Signals] = {}
+        number = signal.SIGTERM
         while any(not future.done() for future in pending):
             try:
-                for process in list(self.processes):  # a thread may just be starting one
-                    if told.get(process.pid) != message:
-                        told[process.pid] = message
+                for process in list(self.processes):  # repeated, since a thread may just be starting one
+                    if sent.get(process.pid) != number:
+                        sent[process.pid] = number
                         with suppress(ProcessLookupError):
-                            os.killpg(process.pid, message)
+                            os.killpg(process.pid, number)
                 time.sleep(0.05)
             except KeyboardInterrupt:
-                message = signal.SIGKILL
+                number = signal.SIGKILL
 
 
 def last_line(log: Path) -> str:
-    """Return the last line of a log that says anything, without the program's name before it."""
+    """Return the last non-empty line of a log without the prefix ``semiseg:``."""
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return lines[-1].removeprefix("semiseg: ") if lines else ""
 
 
-def cores() -> int:
-    """Return how many cores this process may use."""
+def cpu_count() -> int:
+    """Return the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def locked(out: Path) -> Iterator[IO[str]]:
-    """Make a directory where there is none, and hold it for one comparison at a time.
+    """Create the directory if needed, and lock it for one comparison at a time.
 
     Raises:
-        UserError: it cannot be written, or another one is at work there.
+        UserError: The directory cannot be written, or another comparison runs in it.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
         file = open(out / LOCK, "w", encoding="utf-8")  # noqa: SIM115 (closed below)
     except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}): choose another --out") from None
+        raise os_error(error, "cannot be written", out, "choose another --out") from None
     with file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
-                f"{out}: another comparison is at work there: wait for it, or choose another --out"
-            ) from None
+            fix = "wait for it, or choose another --out"
+            raise UserError("another comparison is running in this directory", path=out, fix=fix) from None
         yield lock
 
 
 @contextmanager
-def ended_as_interrupted() -> Iterator[None]:
-    """Treat the signals that end a program or close its terminal as an interrupt, so that no cell outlives it."""
+def signals_as_interrupts() -> Iterator[None]:
+    """Raise KeyboardInterrupt on SIGTERM and SIGHUP, so that no cell outlives this process."""
 
     def interrupt(number: int, frame: Any) -> None:
         raise KeyboardInterrupt

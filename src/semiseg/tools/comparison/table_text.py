@@ -1,4 +1,4 @@
-"""The table of a comparison as text: Markdown, CSV, and the columns that the page shows."""
+"""Format the table of a comparison as Markdown, CSV and columns of text."""
 
 from __future__ import annotations
 
@@ -13,45 +13,45 @@ from semiseg.training.logging.console import duration
 
 
 def columns(table: Row) -> dict[str, list[str]]:
-    """Return the table's columns as text, by their heads."""
+    """Return the columns of the table as text, by their heads; omit empty columns."""
     rows, split = table["rows"], table["split"]
     result = {
         "method": [row["method"] for row in rows],
-        "labels": [labels(row) for row in rows],
-        f"{split} mIoU, best on val": [mean_and_std(row["best"]) or missing(table, row) for row in rows],
-        "each seed": [each(row) for row in rows],
+        "labels": [label_count(row) for row in rows],
+        f"{split} mIoU, best on val": [mean_and_std(row["best"]) or missing_text(table, row) for row in rows],
+        "each seed": [each_seed(row) for row in rows],
         f"{split} mIoU, last step": [mean_and_std(row["last"]) for row in rows],
         f"difference to {table['reference']}": [difference(row["best"]) for row in rows],
         "val mIoU": [mean_and_std(row["val"]) for row in rows],
         "parameters": [_number(row["trainable_parameters"], 1e6, " M") for row in rows],
-        "time a run": ["" if row["training_s"] is None else duration(row["training_s"]) for row in rows],
+        "time per run": ["" if row["training_s"] is None else duration(row["training_s"]) for row in rows],
         "peak memory": [_number(row["peak_memory_mb"], 1024, " GB") for row in rows],
         "published": [f"{row['published']['miou']:.2f}" if row.get("published") else "" for row in rows],
     }
     return {head: cells for head, cells in result.items() if any(cells)}
 
 
-def labels(row: Row) -> str:
-    """Return ``1/16 (23)``, a share and its images."""
+def label_count(row: Row) -> str:
+    """Return the share of labels and the number of images: ``1/16 (23)``."""
     images = str(row["labeled_images"])
     return images if row["labeled"] == images else f"{row['labeled']} ({images})"
 
 
 def mean_and_std(values: Mapping[str, Any] | None) -> str:
-    """Return ``45.31 ± 3.98``, or the mean alone where there is one value."""
+    """Return ``45.31 ± 3.98``, or only the mean for one seed."""
     if values is None:
         return ""
     return f"{values['mean']:.2f}" + ("" if values["std"] is None else f" ± {values['std']:.2f}")
 
 
-def each(row: Row) -> str:
-    """Return every seed's test mIoU at the best checkpoint; what is not finished is called missing."""
+def each_seed(row: Row) -> str:
+    """Return the mIoU at the best checkpoint for each seed; ``missing`` for unfinished cells."""
     values = row["best"]["each"] if row["best"] else {}
     return ", ".join(f"{values[seed]:.2f}" if seed in values else "missing" for seed in row["seeds"]) if values else ""
 
 
 def difference(values: Mapping[str, Any] | None) -> str:
-    """Return ``+0.95 [-4.82, +6.72], n = 3``, the interval where there are two seeds or more."""
+    """Return ``+0.95 [-4.82, +6.72], n = 3``; the interval needs at least two seeds."""
     found = values and values.get("difference")
     if not found:
         return ""
@@ -59,14 +59,11 @@ def difference(values: Mapping[str, Any] | None) -> str:
     return f"{found['mean']:+.2f}{interval}, n = {found['n']}"
 
 
-def missing(table: Row, row: Row) -> str:
-    """Return ``missing``, or ``failed`` where a cell of the row has."""
-    states = {one["state"] for one in table["unfinished"] if _same_row(one, row)}
+def missing_text(table: Row, row: Row) -> str:
+    """Return ``failed`` if a cell of the row failed, else ``missing``."""
+    key = row["method"], row["labeled"]
+    states = {one["state"] for one in table["unfinished"] if (one["method"], one["labeled"]) == key}
     return "failed" if "failed" in states else "missing"
-
-
-def _same_row(one: Row, other: Row) -> bool:
-    return (one["method"], one["labeled"]) == (other["method"], other["labeled"])
 
 
 def _number(value: float | None, unit: float, name: str = "") -> str:
@@ -74,25 +71,27 @@ def _number(value: float | None, unit: float, name: str = "") -> str:
 
 
 def explanation(table: Row) -> str:
-    """Return what the columns mean, in a few sentences."""
-    text = f"mIoU in percent on {table['split']}, "
-    text += "" if table["split"] == "test" else "there being no test list, "
-    text += "of the checkpoint that val chose and of the last step: mean over seeds ± standard deviation of the sample."
+    """Explain the columns in a few sentences."""
+    split = table["split"] if table["split"] == "test" else "val (there is no test list)"
+    text = (
+        f"mIoU in percent on {split}, at the checkpoint with the highest mIoU on val and at the last step: mean ± "
+        "standard deviation over seeds."
+    )
     if table["reference"]:
         text += (
-            f" Differences to {table['reference']} are paired by seed (same labels, same start), at the checkpoint "
-            f"that val chose, with their {CONFIDENCE:.0%} confidence interval (Student's t over n seeds)."
+            f" Differences to {table['reference']} are paired by seed (same labels, same initial student), at the best "
+            f"checkpoint, with their {CONFIDENCE:.0%} confidence interval (Student's t over n seeds)."
         )
     sources = dict.fromkeys(
         f"{row['method']} at {row['labeled_images']}: {row['published']['source']}"
         for row in table["rows"]
         if row.get("published")
     )
-    return text + (f" Published figures, of other settings: {'; '.join(sources)}." if sources else "")
+    return text + (f" Published figures, with other settings: {'; '.join(sources)}." if sources else "")
 
 
 def unfinished_lines(table: Row) -> list[str]:
-    """Return a line for each cell that is missing or has failed."""
+    """Return a line for each cell that is missing or failed."""
     return [
         f"{one['method']}, {one['labeled']}, seed {one['seed']}: {one['state']}"
         + (f": {one['reason']}" if one["reason"] else "")
@@ -100,8 +99,8 @@ def unfinished_lines(table: Row) -> list[str]:
     ]
 
 
-def markdown(table: Row) -> str:
-    """Return the table as Markdown, with what its columns mean and what is not finished."""
+def to_markdown(table: Row) -> str:
+    """Return the table as Markdown, with an explanation of the columns and the unfinished cells."""
     parts = columns(table)
     lines = [[*parts], ["---"] * len(parts), *map(list, zip(*parts.values(), strict=True))]
     text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
@@ -109,8 +108,8 @@ def markdown(table: Row) -> str:
     return text + "\n\n" + "\n".join(notes) + "\n"
 
 
-def comma_separated(table: Row) -> str:
-    """Return the table as CSV: plain numbers, mIoU with two decimals, a column for each seed's value."""
+def to_csv(table: Row) -> str:
+    """Return the table as CSV: numbers with two decimals, and one column per seed."""
     seeds = sorted({seed for row in table["rows"] for seed in row["seeds"]})
     lines = []
     for row in table["rows"]:

@@ -1,4 +1,4 @@
-"""Which classes are taken for which: a table of all pairs, a picture where there are many, and the worst of them."""
+"""The confusion matrix in a report: a table of all pairs (a picture if there are many), and the largest confusions."""
 
 from __future__ import annotations
 
@@ -9,45 +9,44 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from semiseg.tools.report.html_page import Cell, Table
-from semiseg.tools.report.plots import plain
+from semiseg.tools.report.plots import literal
 
-MOST_IN_TABLE = 24  # classes; a table of more is a wall, and a picture shows its pattern
-MOST_PAIRS = 10
-LEAST_SHARE = 5.0  # percent of the true class's pixels
+TABLE_CLASSES = 24  # more classes are shown as a picture
+MAX_PAIRS = 10
+MIN_SHARE = 5.0  # percent of the true class's pixels
 
 
-def counted(content: Mapping[str, Any]) -> tuple[list[str], np.ndarray] | None:
-    """Return class names and counts, float ``(C, C)``, rows are the truth; None where they do not fit together."""
+def counts_of(content: Mapping[str, Any]) -> tuple[list[str], np.ndarray] | None:
+    """Return the class names and the counts, float ``(C, C)`` with the truth in rows.
+
+    Returns None if ``content`` has no ``classes`` or no ``counts`` of matching shape.
+    """
     classes, counts = content.get("classes", []), np.asarray(content.get("counts", []), dtype=np.float64)
     return (classes, counts) if classes and counts.shape == (len(classes), len(classes)) else None
 
 
-def shares(content: Mapping[str, Any]) -> tuple[list[str], np.ndarray] | None:
-    """Return class names and each row in percent of the true class's pixels, float ``(C, C)``, NaN without pixels.
-
-    Args:
-        content: ``classes`` and ``counts``, int ``(C, C)``, rows are the truth. None where they do not fit together.
-    """
-    if (found := counted(content)) is None:
+def shares_of(content: Mapping[str, Any]) -> tuple[list[str], np.ndarray] | None:
+    """Return the class names and the counts in percent of the true class's pixels; NaN for classes without pixels."""
+    if (found := counts_of(content)) is None:
         return None
     classes, counts = found
     totals = counts.sum(axis=1, keepdims=True)
     return classes, np.divide(100 * counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
 
 
-def figure(content: Mapping[str, Any]) -> Figure | None:
-    """Draw the matrix of `shares`; rows without pixels stay gray."""
-    if (found := shares(content)) is None:
+def confusion_figure(content: Mapping[str, Any]) -> Figure | None:
+    """Plot the matrix in percent; rows without pixels are gray."""
+    if (found := shares_of(content)) is None:
         return None
     classes, percent = found
     side = min(10.0, max(4.2, 2.2 + 0.42 * len(classes)))
-    drawn = Figure(figsize=(side, side), layout="constrained")
-    axes = drawn.add_subplot()
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.add_subplot()
     axes.set_facecolor("#dddddd")
     picture = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
-    drawn.colorbar(picture, ax=axes, shrink=0.7, label="share of the true class's pixels (%)")
-    if len(classes) <= 60:  # more names than that overlap
-        names = [plain(name if len(name) <= 18 else name[:17] + "…") for name in classes]
+    figure.colorbar(picture, ax=axes, shrink=0.7, label="share of the true class's pixels (%)")
+    if len(classes) <= 60:  # More names would overlap.
+        names = [literal(name if len(name) <= 18 else name[:17] + "…") for name in classes]
         axes.set_xticks(range(len(classes)), names, rotation=90, fontsize=8)
         axes.set_yticks(range(len(classes)), names, fontsize=8)
     if len(classes) <= 20:
@@ -56,34 +55,34 @@ def figure(content: Mapping[str, Any]) -> Figure | None:
                 color = "white" if share > 55 else "black"
                 axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=7, color=color)
     axes.set(xlabel="predicted class", ylabel="true class")
-    return drawn
+    return figure
 
 
 def heat_table(content: Mapping[str, Any]) -> Table | None:
-    """Return the matrix as a table, the deeper a cell's color the larger its share; None where classes are too many."""
-    found = shares(content)
-    if found is None or len(found[0]) > MOST_IN_TABLE:
+    """Return the matrix as a table with shaded cells; None if it has too many classes."""
+    found = shares_of(content)
+    if found is None or len(found[0]) > TABLE_CLASSES:
         return None
     classes, percent = found
     rows = [[Cell(name), *map(_cell, percent[row])] for row, name in enumerate(classes)]
-    return Table(["true class, predicted as", *classes], rows, turned=True)
+    return Table(["true class, predicted as", *classes], rows, vertical_head=True)
 
 
-def taken_for(content: Mapping[str, Any]) -> Table | None:
-    """Return the pairs of which the largest share of the true class's pixels is lost; None where nothing is lost."""
-    if (found := shares(content)) is None:
+def largest_confusions(content: Mapping[str, Any]) -> Table | None:
+    """Return the pairs of classes with the largest share of mistaken pixels; None if all shares are small."""
+    if (found := shares_of(content)) is None:
         return None
     classes, percent = found
-    lost = np.nan_to_num(percent)
-    np.fill_diagonal(lost, 0.0)
-    order = np.argsort(-lost, axis=None, kind="stable")[:MOST_PAIRS]
+    mistaken = np.nan_to_num(percent)
+    np.fill_diagonal(mistaken, 0.0)
+    order = np.argsort(-mistaken, axis=None, kind="stable")[:MAX_PAIRS]
     pairs = [divmod(int(index), len(classes)) for index in order]
     rows = [
-        [Cell(classes[row]), Cell(classes[column]), Cell(f"{lost[row, column]:.0f} %", number=True)]
+        [Cell(classes[row]), Cell(classes[column]), Cell(f"{mistaken[row, column]:.0f} %", number=True)]
         for row, column in pairs
-        if lost[row, column] >= LEAST_SHARE
+        if mistaken[row, column] >= MIN_SHARE
     ]
-    return Table(["pixels of", "are taken for", "share"], rows, "The largest confusions.") if rows else None
+    return Table(["true class", "predicted as", "share"], rows, "The largest confusions.") if rows else None
 
 
 def _cell(share: float) -> Cell:

@@ -1,4 +1,4 @@
-"""The page: sections of text, tables and pictures, written as one HTML file that needs nothing else."""
+"""Build HTML pages from sections of text, tables and pictures; a page is one file without external resources."""
 
 from __future__ import annotations
 
@@ -14,19 +14,23 @@ import jinja2
 import PIL.Image
 from matplotlib.figure import Figure
 
-from semiseg.errors import UserError
+from semiseg.errors import os_error
 
 DPI = 120
-PHOTO_WIDTH = 1600  # pixels; wider pictures are made smaller for the page
-WIDE = 960  # pixels to which a picture of many columns may shrink, the width of the page on a large screen
+PHOTO_WIDTH = 1600  # pixels; wider pictures are scaled down
+PAGE_WIDTH = 960  # pixels of the page on a large screen
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table: text, perhaps a number (right-aligned).
+    """A cell of a table.
 
-    Perhaps with a bar of ``percent`` behind it, or all of it in a color as deep as ``shade``, in percent.
+    Attributes:
+        text: Its text.
+        number: Whether it is a number, which is aligned right.
+        percent: Length of a bar behind the text, in percent of the cell's width.
+        shade: Depth of the cell's color, in percent.
     """
 
     text: str
@@ -37,36 +41,36 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: column heads, rows of cells, and a caption below; ``turned`` heads read upward and take little room."""
+    """A table with a caption below; ``vertical_head`` turns the column heads by 90 degrees to save width."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     caption: str = ""
-    turned: bool = False
+    vertical_head: bool = False
     kind: str = "table"
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture embedded as a data URI, with a caption.
+    """A picture with a caption.
 
     Attributes:
-        uri: the picture.
-        caption: what stands below it.
-        alt: what it shows, for those who cannot see it; the caption where empty.
-        at_least: pixels of the page below which it does not shrink, but scrolls in a box of its own.
+        uri: The picture as a data URI.
+        caption: Text below the picture.
+        alt: Alternative text; the caption if empty.
+        min_width: Width in pixels below which the picture scrolls instead of shrinking.
     """
 
     uri: str
     caption: str
     alt: str = ""
-    at_least: int = 0
+    min_width: int = 0
     kind: str = "picture"
 
 
 @dataclass(frozen=True)
 class Strip:
-    """Pictures side by side under a title, in one row that scrolls where it is longer than the page is wide."""
+    """A row of pictures under a title; a row wider than the page scrolls."""
 
     title: str
     pictures: Sequence[Picture]
@@ -86,19 +90,25 @@ Block = Table | Picture | Strip | Legend
 
 @dataclass(frozen=True)
 class Section:
-    """A headed part of the page; ``folded`` ones open at a click."""
+    """A section with a heading; a ``collapsed`` one shows its content on a click."""
 
     title: str
     text: str = ""
     blocks: Sequence[Block] = ()
-    folded: bool = False
+    collapsed: bool = False
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page: title, summary of a sentence or two, tiles (label, value, remark), findings, sections, where it is from.
+    """A page.
 
-    Findings are (whether to worry, sentence, what to try).
+    Attributes:
+        title: The title.
+        summary: One or two sentences.
+        tiles: Key figures: label, value, remark.
+        findings: Whether it is a warning, sentence, advice.
+        sections: The sections.
+        footer: Last line.
     """
 
     title: str
@@ -106,11 +116,11 @@ class Page:
     tiles: Sequence[tuple[str, str, str]] = ()
     findings: Sequence[tuple[bool, str, str]] = ()
     sections: Sequence[Section] = field(default_factory=tuple)
-    footer: str = "Written by semiseg from the run's own files. IoU and mIoU in percent."
+    footer: str = "Written by semiseg from the run's files. IoU and mIoU are in percent."
 
 
 def render(page: Page) -> str:
-    """Return the page as HTML; every text in it is escaped."""
+    """Return the page as HTML; all text is escaped."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -118,56 +128,57 @@ def render(page: Page) -> str:
 
 
 def number(value: float | None, digits: int = 1, bar: bool = False) -> Cell:
-    """Return a number as a cell, a dash where there is none; ``bar`` draws it as a share of 100."""
+    """Return a number as a cell, or a dash for None; ``bar`` adds a bar of that many percent."""
     if value is None:
         return Cell("–", number=True)
     return Cell(f"{value:.{digits}f}", number=True, percent=min(max(value, 0.0), 100.0) if bar else None)
 
 
-def plot(figure: Figure | None, path: Path, caption: str, at_least: int = 0) -> list[Picture]:
-    """Save a figure as PNG and return it as a picture of the page; nothing where there is no figure."""
+def plot(figure: Figure | None, path: Path, caption: str, min_width: int = 0) -> list[Picture]:
+    """Save a figure as PNG and return it as a list of one picture; return an empty list for None."""
     if figure is None:
         return []
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
     write(path, buffer.getvalue())
-    return [Picture(_uri("png", buffer.getvalue()), caption, at_least=at_least)]
+    return [Picture(_uri("png", buffer.getvalue()), caption, min_width=min_width)]
 
 
 def photo(
-    source: Path | PIL.Image.Image, caption: str, limit: int = 300_000, alt: str = "", at_least: int = 0
+    source: Path | PIL.Image.Image, caption: str, limit: int = 300_000, alt: str = "", min_width: int = 0
 ) -> Picture:
-    """Return a picture for the page of at most ``limit`` bytes: a PNG that is small as it is, or else as JPEG.
+    """Return a picture of at most ``limit`` bytes: a small PNG file as it is, anything else as a scaled JPEG.
 
-    What is too large is made smaller; raises what Pillow raises where the source cannot be read.
+    Raises:
+        Exception: One of ``semiseg.data.files.image_header.UNREADABLE`` if the file cannot be read.
     """
     picture = (PIL.Image.open(source) if isinstance(source, Path) else source).convert("RGB")
     if isinstance(source, Path) and source.suffix == ".png" and source.stat().st_size <= limit:
-        return Picture(_uri("png", source.read_bytes()), caption, alt, at_least)
+        return Picture(_uri("png", source.read_bytes()), caption, alt, min_width)
     picture.thumbnail((PHOTO_WIDTH, 4 * PHOTO_WIDTH))
     while True:
         buffer = io.BytesIO()
         picture.save(buffer, format="JPEG", quality=88, optimize=True)
         if buffer.tell() <= limit or min(picture.size) < 64:
-            return Picture(_uri("jpeg", buffer.getvalue()), caption, alt, at_least)
+            return Picture(_uri("jpeg", buffer.getvalue()), caption, alt, min_width)
         picture = picture.resize((picture.width * 4 // 5, picture.height * 4 // 5), PIL.Image.Resampling.LANCZOS)
 
 
 def write(path: Path, content: bytes, option: str = "--out") -> None:
-    """Write a file so that it appears whole or not at all, its folder made where missing; ``option`` named the place.
+    """Write a file atomically and create its directory if needed; ``option`` is the one that named the path.
 
     Raises:
-        UserError: the place cannot be written.
+        UserError: The file cannot be written.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(content)
-        os.replace(draft, path)
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
     except OSError as error:
         with suppress(OSError):
-            draft.unlink()
-        raise UserError(f"{path}: cannot be written ({error.strerror}): choose another place by {option}") from None
+            temporary.unlink()
+        raise os_error(error, "cannot be written", path, f"choose another {option}") from None
 
 
 def _uri(kind: str, content: bytes) -> str:

@@ -1,7 +1,7 @@
-"""The report's plots, as matplotlib figures made without pyplot: no display, no global state, safe in a thread.
+"""Plots of a report, as matplotlib figures without pyplot: no display, no global state, thread-safe.
 
-Each function returns None where the run has nothing to show. Colors are those of Okabe and Ito ("Color Universal
-Design", 2008), which color-blind readers can tell apart.
+Each function returns None if there is nothing to plot. The colors are by Okabe and Ito ("Color Universal Design",
+2008), which color-blind readers can distinguish.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ LOSSES = {
     "loss/tags": ("tags", SKY),
 }
 COUPLING = {
-    "disagreement": "pixels on which they\ndisagree (%)",
+    "disagreement": "pixels with different\nclasses (%)",
     "parameter_distance": "relative parameter\ndistance",
 }
-WIDTH = 5.6  # inches; at this width the text stays readable when a phone shrinks the picture
+WIDTH = 5.6  # inches; text stays readable on a phone
 
 
 def losses(run: RunFiles) -> Figure | None:
-    """Plot the loss and its terms over the steps; terms that are zero throughout are left out."""
+    """Plot the loss and its terms over the steps; omit terms that are always zero."""
     terms = {key: series(run.training, key) for key in LOSSES}
     terms = {key: (steps, values) for key, (steps, values) in terms.items() if any(values)}
     if not terms:
@@ -62,18 +62,18 @@ def losses(run: RunFiles) -> Figure | None:
         axes.plot(steps, smooth, color=color, label=label, linewidth=1.8)
     highest = max(np.percentile(values, 99) for _, values in terms.values())
     if highest > 0:
-        axes.set_ylim(0, 1.1 * highest)  # one outlier must not flatten the rest
+        axes.set_ylim(0, 1.1 * highest)  # An outlier must not flatten the rest.
     return _finish(figure, axes, "loss")
 
 
 def miou(run: RunFiles) -> Figure | None:
-    """Plot every network's mIoU on val over the steps, and mark the step that was kept as best."""
+    """Plot the mIoU on val of every network over the steps, and mark the best checkpoint."""
     if not run.validations:
         return None
     figure, (axes,) = _figure(1)
     for network, color in network_colors(run.networks).items():
         _curve(axes, *run.curve(network, "miou"), label=network, color=color, marker="o")
-    if run.best_step is not None and run.default_network:
+    if run.best_step is not None:
         steps, values = run.curve(run.default_network, "miou")
         best = (run.best_step, values[steps.index(run.best_step)])
         label = f"best checkpoint ({best[1]:.1f} % at step {best[0]})"
@@ -82,7 +82,7 @@ def miou(run: RunFiles) -> Figure | None:
 
 
 def trusted(run: RunFiles) -> Figure | None:
-    """Plot the share of pixels whose pseudo-labels are trusted, in percent."""
+    """Plot the share of trusted pseudo-labels in percent over the steps."""
     steps, values = series(run.training, "trusted_fraction")
     if not any(values):
         return None
@@ -93,12 +93,12 @@ def trusted(run: RunFiles) -> Figure | None:
         axes.plot(steps, shares, color=BLUE, alpha=0.25, linewidth=0.8)
     axes.plot(steps, smooth, color=BLUE, linewidth=1.8)
     axes.set_ylim(0, 100)
-    return _finish(figure, axes, "trusted pixels (%)")
+    return _finish(figure, axes, "trusted pseudo-labels (%)")
 
 
 def coupling(run: RunFiles) -> Figure | None:
-    """Plot how far each companion is from the student: pixels on which they disagree, and parameter distance."""
-    panels = {key: label for key, label in COUPLING.items() if _pairs(run, key)}
+    """Plot the disagreement with the student and the parameter distance to it, for each other network."""
+    panels = {key: label for key, label in COUPLING.items() if _measured(run, key)}
     if not panels:
         return None
     figure, all_axes = _figure(len(panels), height=2.3)
@@ -112,14 +112,14 @@ def coupling(run: RunFiles) -> Figure | None:
 def compared_miou(runs: Mapping[str, RunFiles]) -> Figure | None:
     """Plot the mIoU on val of each run's default network over the steps."""
     figure, (axes,) = _figure(1, height=3.6)
-    for (name, run), look in zip(runs.items(), looks(len(runs)), strict=True):
-        _curve(axes, *run.curve(run.default_network or "", "miou"), label=name, **look)
+    for (name, run), style in zip(runs.items(), line_styles(len(runs)), strict=True):
+        _curve(axes, *run.curve(run.default_network, "miou"), label=name, **style)
     return _finish(figure, axes, "mIoU on val (%)") if axes.lines else None
 
 
 def compared_coupling(runs: Mapping[str, RunFiles]) -> Figure | None:
-    """Plot the coupling curves of each run that has some side by side, on one scale."""
-    shown = {name: run for name, run in runs.items() if any(_pairs(run, key) for key in COUPLING)}
+    """Plot the coupling curves of several runs side by side, on one scale; omit runs without such curves."""
+    shown = {name: run for name, run in runs.items() if any(_measured(run, key) for key in COUPLING)}
     if not shown:
         return None
     figure = Figure(figsize=(max(WIDTH, 2.9 * len(shown)), 4.8), layout="constrained")
@@ -129,44 +129,46 @@ def compared_coupling(runs: Mapping[str, RunFiles]) -> Figure | None:
             _coupling_panel(axes, run, key)
             _finish(figure, axes, label if axes is row[0] else "", "step" if key == [*COUPLING][-1] else "")
         if key == "parameter_distance":
-            row[0].set_yscale("log")  # two students stand a hundred times farther apart than teacher and student
+            row[0].set_yscale("log")  # Two students are a hundred times farther apart than teacher and student.
         else:
-            row[0].set_ylim(bottom=0)  # once all share their scale: a limit set before ends autoscaling
+            row[0].set_ylim(bottom=0)  # Only after all panels: a limit turns off autoscaling.
     for axes, name in zip(grid[0], shown, strict=True):
-        axes.set_title(plain(name), fontsize=11)
+        axes.set_title(literal(name), fontsize=11)
     return figure
 
 
 def miou_by_labels(methods: Mapping[str, Sequence[tuple[int, float, float]]], ylabel: str) -> Figure | None:
-    """Plot mIoU over the number of labeled images, on a logarithmic scale: a line a method, with error bars.
+    """Plot mIoU over the number of labeled images (logarithmic scale), one line per method, with error bars.
 
     Args:
-        methods: by name, points (labeled images, mean, standard deviation or 0).
-        ylabel: what the mIoU is of.
+        methods: For each name, points (labeled images, mean, standard deviation or 0).
+        ylabel: Label of the vertical axis.
     """
     images = sorted({point[0] for points in methods.values() for point in points})
     if not images:
         return None
     figure, (axes,) = _figure(1, height=4.2)
-    for index, ((name, points), look) in enumerate(zip(methods.items(), looks(len(methods)), strict=True)):
-        beside = 1 + 0.012 * (index - (len(methods) - 1) / 2)  # so that error bars do not hide one another
-        x, mean, std = zip(*((n * beside, mean, std) for n, mean, std in sorted(points)), strict=True)
+    for index, ((name, points), style) in enumerate(zip(methods.items(), line_styles(len(methods)), strict=True)):
+        shift = 1 + 0.012 * (index - (len(methods) - 1) / 2)  # so that error bars do not overlap
+        x, mean, std = zip(*((n * shift, mean, std) for n, mean, std in sorted(points)), strict=True)
         bars = std if any(std) else None
-        axes.errorbar(x, mean, bars, label=plain(name), linewidth=1.8, markersize=5, capsize=3, elinewidth=1.0, **look)
+        axes.errorbar(
+            x, mean, bars, label=literal(name), linewidth=1.8, markersize=5, capsize=3, elinewidth=1.0, **style
+        )
     axes.set_xscale("log")
     _finish(figure, axes, ylabel, "labeled images")
     axes.set_xlim(images[0] / 1.25, images[-1] * 1.25)
     axes.xaxis.set_major_locator(FixedLocator(images))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter("{x:.0f}")
-    if len(methods) > 4 and (inside := axes.get_legend()):  # it would hide the lines
+    if len(methods) > 4 and (inside := axes.get_legend()):  # A large legend would cover the lines.
         inside.remove()
         figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False, handlelength=3.5)
     return figure
 
 
-def looks(count: int) -> list[dict[str, Any]]:
-    """Return a color, a marker and a line style for each of several lines, no two alike up to 28."""
+def line_styles(count: int) -> list[dict[str, Any]]:
+    """Return color, marker and line style for each of ``count`` lines; up to 28 are distinct."""
     return [
         {
             **{"color": color, "marker": marker, "linestyle": STYLES[index // len(CYCLE) % len(STYLES)]},
@@ -177,7 +179,7 @@ def looks(count: int) -> list[dict[str, Any]]:
 
 
 def running_mean(values: Sequence[float]) -> Sequence[float]:
-    """Return a centered running mean over a fortieth of a long series; a short series as it is."""
+    """Return the centered running mean over a fortieth of the series; a short series is returned unchanged."""
     half = len(values) // 80
     if half == 0:
         return values
@@ -188,42 +190,42 @@ def running_mean(values: Sequence[float]) -> Sequence[float]:
 
 
 def network_colors(networks: Sequence[str]) -> dict[str, str]:
-    """Return one color a network, the same in every plot."""
+    """Return a color for each network, the same in every plot."""
     spare = cycle(color for color in CYCLE if color not in {NETWORK_COLORS.get(name) for name in networks})
     return {name: NETWORK_COLORS.get(name) or next(spare) for name in networks}
 
 
-def plain(text: str) -> str:
-    r"""Return the text as matplotlib draws it literally: ``$`` starts no formula, a leading ``_`` hides no label."""
+def literal(text: str) -> str:
+    r"""Escape text for matplotlib, which reads ``$`` as math and hides labels that begin with ``_``."""
     text = str(text).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
 
-def _pairs(run: RunFiles, key: str) -> list[str]:
-    """Return the networks whose distance to the student was measured."""
+def _measured(run: RunFiles, key: str) -> list[str]:
+    """Return the networks that have values of ``key``."""
     return [network for network in run.networks if run.curve(network, key)[0]]
 
 
 def _coupling_panel(axes: Axes, run: RunFiles, key: str) -> None:
     colors = network_colors(run.networks)
-    for network in _pairs(run, key):
+    for network in _measured(run, key):
         label = f"{network} – student"
         _curve(axes, *run.curve(network, key), label=label, color=colors[network], marker="o")
 
 
-def _curve(axes: Axes, steps: list[int], values: list[float], *, label: str, **look: Any) -> None:
+def _curve(axes: Axes, steps: list[int], values: list[float], *, label: str, **style: Any) -> None:
     if steps:
-        axes.plot(steps, values, label=plain(label), linewidth=1.8, markersize=4, **look)
+        axes.plot(steps, values, label=literal(label), linewidth=1.8, markersize=4, **style)
 
 
 def _figure(panels: int, height: float = 3.2) -> tuple[Figure, list[Axes]]:
-    """Return a figure of panels below each other, sharing the steps."""
+    """Return a figure of panels below each other that share the horizontal axis."""
     figure = Figure(figsize=(WIDTH, height * panels), layout="constrained")
     return figure, list(figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0])
 
 
 def _finish(figure: Figure, axes: Axes, ylabel: str, xlabel: str = "step") -> Figure:
-    """Give the axes their labels, grid and legend."""
+    """Add labels, grid and legend to the axes."""
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(color="#e0e0e0", linewidth=0.7)
     axes.set_axisbelow(True)

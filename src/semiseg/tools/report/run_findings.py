@@ -1,6 +1,6 @@
-"""What a run's figures say in words, and what to try next: the report's first minute.
+"""Describe a run's results in sentences, with advice: the findings at the top of its report.
 
-Each rule is a function from a run to findings. The thresholds are ours, chosen so that a sound run stays silent.
+Each rule is a function from a run to findings. The thresholds are set so that a healthy run has no warnings.
 """
 
 from __future__ import annotations
@@ -11,229 +11,217 @@ from statistics import median
 from typing import NamedTuple
 
 from semiseg.errors import UserError
-from semiseg.tools.report.confusion_table import counted
+from semiseg.tools.report.confusion_table import counts_of
 from semiseg.tools.report.run_files import RunFiles, read_run, series
 
-POINT = 1.0  # of mIoU; below it, two runs of another seed differ as much
-BARELY_TRUSTED = 0.05  # share of pixels: what is left teaches next to nothing
-OVERTRUSTED = 10.0  # points of pixels that are trusted beyond those that are right
-ALIKE = 1.0  # percent of pixels on which a teacher disagrees; while the learning rate is high, sound ones reach 2 to 5
-FEW_VAL = 20  # images
-WAITING = 0.25  # share of a step
-OWN_SETTINGS = {"method", "workers", "accelerator", "devices", "nodes", "precision", "tensorboard", "tracker", "keep"}
-OWN_SETTINGS |= {"strict"}  # decides whether a run ends early, and nothing else
+POINT = 1.0  # mIoU; two seeds of the same run differ by as much
+BARELY_TRUSTED = 0.05  # share of pixels; with fewer, unlabeled images have next to no effect
+OVERTRUSTED = 10.0  # points by which the trusted share exceeds the pixel accuracy on val
+COUPLED = 1.0  # percent of pixels; healthy teachers disagree with the student on 2 to 5 while the learning rate is high
+SMALL_VAL = 20  # images
+SLOW_LOADING = 0.25  # share of the training time
+# Options that do not make two runs incomparable.
+OWN_OPTIONS = {
+    *("method", "workers", "accelerator", "devices", "nodes", "precision", "tensorboard", "tracker", "keep", "strict"),
+}
 
 
 class Finding(NamedTuple):
-    """One sentence on a run; ``watch``: something may be wrong; ``remedy``: what to try, or nothing."""
+    """One finding.
 
-    watch: bool
+    Attributes:
+        warning: Whether something may be wrong.
+        text: One sentence.
+        advice: What to try; may be empty.
+    """
+
+    warning: bool
     text: str
-    remedy: str = ""
+    advice: str = ""
 
 
 def findings(run: RunFiles) -> list[Finding]:
-    """Return what there is to say, warnings first."""
-    rules = (_gain, _course, _classes, _trust, _coupling, _overfit, _lists, _skipped, _networks, _loader)
+    """Return all findings, warnings first."""
+    rules = (_gain, _course, _classes, _trust, _coupling, _overfitting, _lists, _skipped, _networks, _loading)
     found = [finding for rule in rules for finding in rule(run)] if run.scores else []
-    return sorted(found, key=lambda finding: not finding.watch)
+    return sorted(found, key=lambda finding: not finding.warning)
 
 
 def _gain(run: RunFiles) -> list[Finding]:
-    """The gain over labels alone, from a supervised run that differs in nothing but the method."""
+    """The gain over a supervised run in the same directory that differs in nothing but the method."""
     if run.method == "supervised" or not run.list_sizes.get("unlabeled"):
         return []
-    for other in filter(None, map(_supervised, sorted(run.path.resolve().parent.glob("*/config.yaml")))):
-        if not _comparable(run, other) or not other.scores or not (_ended(run) and _same_length(run, other)):
+    for other in filter(None, map(_supervised_run, sorted(run.path.resolve().parent.glob("*/config.yaml")))):
+        if not other.scores or not _comparable(run, other):
             continue
-        ours, theirs, place = run.scores[0].test, other.scores[0].test, "test"
+        ours, theirs, split = run.scores[0].test, other.scores[0].test, "test"
         if ours is None or theirs is None:
-            ours, theirs, place = run.scores[0].val, other.scores[0].val, "val"
+            ours, theirs, split = run.scores[0].val, other.scores[0].val, "val"
         if ours is not None and theirs is not None:
-            gain, base = ours - theirs, f"the supervised run beside it, {other.name} ({theirs:.1f} %)"
-            remedy = "Look at the pseudo-labels below; try a longer burn-in, another threshold or other weights."
-            text = f"{gain:+.1f} points of mIoU on {place} over {base}: what unlabeled images brought."
-            return [Finding(gain < 0, text, remedy if gain < 0 else "")]
-    text = (
-        "What unlabeled images brought is not known: no supervised run of the same lists and settings lies beside it."
-    )
-    return [Finding(False, text, "semiseg compare trains both alike, with several seeds.")]
+            gain = ours - theirs
+            text = f"Unlabeled images changed mIoU on {split} by {gain:+.1f} points"
+            text += f" (supervised run {other.name}: {theirs:.1f} %)."
+            advice = "Inspect the pseudo-labels below. Try a longer --burn-in, another --threshold or other --weights."
+            return [Finding(gain < 0, text, advice if gain < 0 else "")]
+    text = "The gain from unlabeled images is unknown: no supervised run with the same lists and settings is beside it."
+    return [Finding(False, text, "semiseg compare trains both with the same settings and several seeds.")]
 
 
-def _supervised(config: Path) -> RunFiles | None:
-    """Return the supervised run of a configuration; None where it is another, or cannot be read."""
+def _supervised_run(config: Path) -> RunFiles | None:
+    """Read the run of a configuration; None if it is not supervised or cannot be read."""
     try:
-        found = "method: supervised" in config.read_text("utf-8").splitlines()
-        return read_run(config.parent) if found else None  # many runs may lie there: only these are read as a whole
+        supervised = "method: supervised" in config.read_text("utf-8").splitlines()
+        return read_run(config.parent) if supervised else None  # Of many runs, only these are read completely.
     except (OSError, ValueError, UserError):
         return None
 
 
 def _comparable(run: RunFiles, other: RunFiles) -> bool:
-    shared = (run.config.keys() & other.config.keys()) - OWN_SETTINGS
-    lists = [(one.path / "splits" / f"{name}.txt") for name in ("labeled", "val") for one in (run, other)]
-    if not all(path.is_file() for path in lists) or any(run.config[key] != other.config[key] for key in shared):
+    """Return whether two runs have the same settings, lists and length, and this one is complete."""
+    shared = (run.config.keys() & other.config.keys()) - OWN_OPTIONS
+    if any(run.config[key] != other.config[key] for key in shared):
         return False
-    return lists[0].read_bytes() == lists[1].read_bytes() and lists[2].read_bytes() == lists[3].read_bytes()
-
-
-def _ended(run: RunFiles) -> bool:
-    """Whether the last step was validated, as far as the configuration tells how many there are."""
+    for name in ("labeled", "val"):
+        paths = [one.path / "splits" / f"{name}.txt" for one in (run, other)]
+        if not all(path.is_file() for path in paths) or paths[0].read_bytes() != paths[1].read_bytes():
+            return False
+    last, other_last = (one.validations[-1]["step"] if one.validations else None for one in (run, other))
     steps = run.config.get("steps")
-    return steps is None or (bool(run.validations) and run.validations[-1]["step"] >= steps)
-
-
-def _same_length(run: RunFiles, other: RunFiles) -> bool:
-    """Whether both were validated last at the same step: an epoch of labeled images is another than one of all."""
-    both = [one.validations[-1]["step"] if one.validations else None for one in (run, other)]
-    return both[0] == both[1]
+    return last == other_last and (steps is None or (last is not None and last >= steps))
 
 
 def _course(run: RunFiles) -> list[Finding]:
-    """Whether it was still improving, or fell behind its best."""
-    steps, values = run.curve(run.default_network or "", "miou")
+    """Whether mIoU on val was still rising, had settled or had fallen at the end."""
+    steps, values = run.curve(run.default_network, "miou")
     if len(values) < 3:
         return []
     best, last = max(values), values[-1]
     if best <= _one_class(run):
-        text = f"It has hardly learned: {best:.1f} % mIoU on val is no more than one class alone can give."
-        return [Finding(True, text, "Train longer, start from pretrained weights, and look at the labels below.")]
-    lately = values[len(values) * 2 // 3 :]
+        text = f"The network has hardly learned: {best:.1f} % mIoU on val is at most what a single class can give."
+        return [Finding(True, text, "Train longer, start from pretrained weights, and check the labels.")]
     if best - last >= 2 * POINT:
-        text = f"It fell from {best:.1f} % mIoU on val at step {run.best_step} to {last:.1f} % at the end."
-        return [Finding(True, text, "The best checkpoint is kept; a smaller --lr or stricter --threshold may hold it.")]
-    before = max(values[: len(values) - len(lately)])
-    if last >= best - POINT / 2 and max(lately) - before >= POINT:
-        text = (
-            f"It was still improving: {max(lately) - before:+.1f} points of mIoU on val in the last third of the run."
-        )
-        return [Finding(False, text, f"Train longer than {steps[-1]} steps.")]
-    return [
-        Finding(False, f"It had settled: no more than {POINT:.0f} point of mIoU on val since step {_settled(run)}.")
-    ]
+        text = f"mIoU on val fell from {best:.1f} % at step {run.best_step} to {last:.1f} % at the end."
+        return [Finding(True, text, "The best checkpoint is kept. Try a smaller --lr or a higher --threshold.")]
+    last_third = len(values) * 2 // 3
+    rise = max(values[last_third:]) - max(values[:last_third])
+    if last >= best - POINT / 2 and rise >= POINT:
+        text = f"mIoU on val was still rising: {rise:+.1f} points in the last third of the run."
+        return [Finding(False, text, f"Train for more than {steps[-1]} steps.")]
+    settled = next(step for step, value in zip(steps, values, strict=True) if value >= best - POINT)
+    return [Finding(False, f"mIoU on val has settled: it rose by less than {POINT:.0f} point after step {settled}.")]
 
 
 def _one_class(run: RunFiles) -> float:
-    """The mIoU in percent of a network that is perfect in one class and knows no other."""
+    """Return the mIoU in percent of a network that is perfect in one class and never predicts another."""
     return 100 / max(len(run.classes), 2)
 
 
-def _settled(run: RunFiles) -> int:
-    steps, values = run.curve(run.default_network or "", "miou")
-    return next(step for step, value in zip(steps, values, strict=True) if value >= max(values) - POINT)
-
-
 def _classes(run: RunFiles) -> list[Finding]:
-    """Classes that are never predicted, and those that val does not show, from the confusion matrix."""
-    if (counts_of := counted(run.confusion or {})) is None:
+    """Classes that are never predicted, and classes that val does not contain, from the confusion matrix."""
+    if (content := counts_of(run.confusion or {})) is None:
         return []
-    classes, counts = counts_of
-    truth, predicted = counts.sum(axis=1), counts.sum(axis=0)
-    never = [name for name, is_there, said in zip(classes, truth, predicted, strict=True) if is_there and not said]
-    absent = [name for name, is_there in zip(classes, truth, strict=True) if not is_there]
+    classes, counts = content
+    true, predicted = counts.sum(axis=1), counts.sum(axis=0)
+    missed = [name for name, pixels, found in zip(classes, true, predicted, strict=True) if pixels and not found]
+    absent = [name for name, pixels in zip(classes, true, strict=True) if not pixels]
     found = []
-    if never:
-        remedy = "Label images that show it, or weigh rare classes (--class-balance)."
-        found.append(Finding(True, f"Never predicted on val: {_named(never)}.", remedy))
+    if missed:
+        advice = "Label images that contain it, or weight rare classes (--class-balance)."
+        found.append(Finding(True, f"Never predicted on val: {_names(missed)}.", advice))
     if absent:
-        seen = "The val images that were looked at show" if run.config.get("val_limit") else "Val shows"
-        found.append(Finding(True, f"{seen} no pixel of {_named(absent)}: nothing is known of it.", "Extend val."))
+        images = "The evaluated val images contain" if run.config.get("val_limit") else "Val contains"
+        found.append(Finding(True, f"{images} no pixel of {_names(absent)}, so its IoU is unknown.", "Extend val."))
     return found
 
 
 def _trust(run: RunFiles) -> list[Finding]:
-    """Whether pseudo-labels are trusted at the end, and whether they teach."""
+    """Whether too few or too many pseudo-labels pass the threshold at the end."""
     if "threshold" not in run.config or run.config.get("threshold_mode", "pixel") == "none":
-        return []  # every pixel teaches, whatever the share above a threshold is
+        return []  # Every pixel is used, whatever share exceeds a threshold.
     shares = series(run.training, "trusted_fraction")[1]
     if not run.list_sizes.get("unlabeled") or not any(series(run.training, "loss/unsupervised")[1]):
         return []
-    end = median(shares[-max(1, len(shares) // 10) :]) if shares else 0.0
-    right = run.curve(run.default_network or "", "pixel_accuracy")[1]
-    if right and 100 * end >= right[-1] + OVERTRUSTED:
-        text = (
-            f"{100 * end:.0f} % of the pixels were trusted at the end, but only {right[-1]:.0f} % of val's are right: "
-        )
-        return [Finding(True, text + "it learns its own mistakes.", "Raise --threshold, or --burn-in.")]
-    if end >= BARELY_TRUSTED:
-        return [Finding(False, f"{100 * end:.0f} % of the pixels were trusted at the end.")]
-    text = f"Only {100 * end:.1f} % of the pixels were trusted at the end: unlabeled images taught next to nothing."
+    share = median(shares[-max(1, len(shares) // 10) :]) if shares else 0.0
+    accuracy = run.curve(run.default_network, "pixel_accuracy")[1]
+    if accuracy and 100 * share >= accuracy[-1] + OVERTRUSTED:
+        text = f"At the end {100 * share:.0f} % of the pseudo-labels were trusted, but only {accuracy[-1]:.0f} % of "
+        text += "the predictions on val are correct: the network learns from its own mistakes."
+        return [Finding(True, text, "Raise --threshold or --burn-in.")]
+    if share >= BARELY_TRUSTED:
+        return [Finding(False, f"At the end {100 * share:.0f} % of the pseudo-labels were trusted.")]
+    text = f"At the end only {100 * share:.1f} % of the pseudo-labels were trusted: unlabeled images had little effect."
     return [Finding(True, text, "Lower --threshold, train longer, or start from pretrained weights.")]
 
 
 def _coupling(run: RunFiles) -> list[Finding]:
-    """Whether the teachers were the student's likeness while the learning rate was still high."""
+    """Whether the teachers had become copies of the student while the learning rate was still high."""
     steps = [line["step"] for line in run.validations]
     if len(set(steps)) < 4:
         return []
     middle = [line for line in run.validations if 0.4 * steps[-1] <= line["step"] <= 0.8 * steps[-1]]
-    apart = [
-        line["disagreement"]
-        for line in middle
-        if isinstance(line.get("disagreement"), int | float) and re.fullmatch(r"teacher\d+", str(line.get("network")))
-    ]
-    if not apart or median(apart) >= ALIKE or (run.scores[0].highest or 0.0) <= _one_class(run):
-        return []  # networks that all say the same class agree, too
-    text = f"Teachers and student grew alike: they disagreed on {median(apart):.1f} % of val's pixels in mid-run."
+    teachers = [line for line in middle if re.fullmatch(r"teacher\d+", str(line.get("network")))]
+    values = series(teachers, "disagreement")[1]
+    if not values or median(values) >= COUPLED or (run.scores[0].highest or 0.0) <= _one_class(run):
+        return []  # Networks that always predict the same class agree, too.
+    text = f"Teachers and student became alike: in mid-run they disagreed on {median(values):.1f} % of val's pixels."
     return [Finding(True, text, "A larger --ema-decay, or two teachers (dual-teacher), keeps them apart.")]
 
 
-def _overfit(run: RunFiles) -> list[Finding]:
-    """Whether the labels were learned by heart: their loss went on falling while val fell."""
+def _overfitting(run: RunFiles) -> list[Finding]:
+    """Whether the loss on labels kept falling while mIoU on val fell."""
     losses = dict(zip(*series(run.training, "loss/supervised"), strict=True))
-    steps, values = run.curve(run.default_network or "", "miou")
+    steps, values = run.curve(run.default_network, "miou")
     if len(values) < 3 or max(values) - values[-1] < POINT or run.best_step is None:
         return []
     at_best = [loss for step, loss in losses.items() if 0.8 * run.best_step <= step <= run.best_step]
     at_end = [loss for step, loss in losses.items() if step >= 0.9 * steps[-1]]
     if not at_best or not at_end or median(at_end) > 0.7 * median(at_best):
         return []
-    fall = f"from {median(at_best):.2f} to {median(at_end):.2f}"
-    text = f"Since its best step the loss on labels fell {fall} and val with it: it learns its images by heart."
-    return [Finding(True, text, "Take more labels, or fewer --steps.")]
+    text = f"The network overfits its labels: after the best step their loss fell from {median(at_best):.2f} to "
+    return [Finding(True, f"{text}{median(at_end):.2f}, and mIoU on val fell, too.", "Add labels or reduce --steps.")]
 
 
 def _lists(run: RunFiles) -> list[Finding]:
-    """Whether val says enough to go by."""
-    val, score, found = run.list_sizes.get("val", FEW_VAL), run.scores[0], []
-    if val < FEW_VAL:
-        found.append(
-            Finding(True, f"Val has {val} images: a few points of mIoU are chance.", "Put more images into val.")
-        )
+    """Whether val is large enough, and similar enough to test."""
+    images, score, found = run.list_sizes.get("val", SMALL_VAL), run.scores[0], []
+    if images < SMALL_VAL:
+        text = f"Val has only {images} images: differences of a few points of mIoU are chance."
+        found.append(Finding(True, text, "Add images to val."))
     if score.val is not None and score.test is not None and score.val - score.test >= 5 * POINT:
-        text = f"Test lies {score.val - score.test:.1f} points below val, by which the checkpoint was chosen."
-        found.append(Finding(True, text, "Report the figure on test; see below which classes are to blame."))
+        text = f"mIoU is {score.val - score.test:.1f} points lower on test than on val, which selected the checkpoint."
+        found.append(Finding(True, text, "Report the figure on test. The table of classes shows where it is lost."))
     return found
 
 
 def _skipped(run: RunFiles) -> list[Finding]:
-    """Unlabeled images that could not be read, and for which others stood in."""
+    """Unlabeled images that could not be read and were replaced by others."""
     if not run.skipped:
         return []
-    names = [str(line["skipped"]) for line in run.skipped]
-    shown = f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
-    text = f"{len(names)} of {run.list_sizes.get('unlabeled', 0)} unlabeled images could not be read: {shown}."
-    return [Finding(True, text, "Others stood in for them. Mend or remove the files; semiseg check names them all.")]
+    ids = [str(line["skipped"]) for line in run.skipped]
+    shown = f"{', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''}"
+    text = f"{len(ids)} of {run.list_sizes.get('unlabeled', 0)} unlabeled images could not be read: {shown}."
+    return [Finding(True, text, "Others replaced them. Repair or remove the files; semiseg check lists them all.")]
 
 
 def _networks(run: RunFiles) -> list[Finding]:
-    """Whether another network is clearly better than the one the run is judged by."""
+    """Whether another network is clearly better than the default one."""
     first, *others = run.scores
     better = [one for one in others if one.val is not None and first.val is not None and one.val - first.val >= POINT]
     if not better or first.val is None:
         return []
     best = max(better, key=lambda one: one.val or 0.0)
-    text = f"{best.network} is {(best.val or 0.0) - first.val:.1f} points better on val than the {first.network}."
-    return [Finding(False, text, f"Use it: --network {best.network}.")]
+    text = f"{best.network} is {(best.val or 0.0) - first.val:.1f} points better on val than {first.network}."
+    return [Finding(False, text, f"Use it with --network {best.network}.")]
 
 
-def _loader(run: RunFiles) -> list[Finding]:
-    """Whether training waited for data."""
+def _loading(run: RunFiles) -> list[Finding]:
+    """Whether training waited for images."""
     waits = series(run.training, "data_wait_fraction")[1]
-    if not waits or median(waits) < WAITING:
+    if not waits or median(waits) < SLOW_LOADING:
         return []
-    return [Finding(True, f"{100 * median(waits):.0f} % of the time went by waiting for images.", "Raise --workers.")]
+    text = f"Training spent {100 * median(waits):.0f} % of its time waiting for images."
+    return [Finding(True, text, "Raise --workers.")]
 
 
-def _named(names: list[str]) -> str:
+def _names(names: list[str]) -> str:
     return ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:5])} and {len(names) - 5} others"

@@ -13,8 +13,7 @@ import PIL.Image
 from torch import Tensor
 
 from semiseg.tools.serving.served_models import Answer
-from semiseg.visualization.mask_pictures import colorize, indexed_picture
-from semiseg.visualization.prediction_panels import photograph
+from semiseg.visualization.mask_pictures import colorize, indexed_picture, to_picture
 
 SHOWN_SIDE = 1024  # of pictures on the page; downloads and JSON have the image's size
 Picture = PIL.Image.Image
@@ -42,7 +41,7 @@ def as_html(image: Tensor, answers: Sequence[Answer], name: str) -> str:
         answers: at least one.
         name: what to call the downloaded masks, without ``.png``.
     """
-    shown = picture_tag(smaller(photograph(image), PIL.Image.Resampling.LANCZOS), "image", "JPEG")
+    shown = picture_tag(smaller(to_picture(image), PIL.Image.Resampling.LANCZOS), "image", "JPEG")
     return f'<div class="answers">{"".join(card(shown, answer, name) for answer in answers)}</div>'
 
 

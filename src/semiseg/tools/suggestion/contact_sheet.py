@@ -12,8 +12,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
 from semiseg.data.dataset import Color
-from semiseg.visualization.mask_pictures import CAPTION, GAP, Picture, caption_font, legend, overlay
-from semiseg.visualization.prediction_panels import photograph
+from semiseg.visualization.mask_pictures import CAPTION, GAP, Picture, caption_font, legend, overlay, to_picture
 
 WIDTH = 240  # of each picture in pixels
 COLUMNS = 2  # suggestions side by side
@@ -43,7 +42,7 @@ def entry(caption: str, image: Tensor, mask: Tensor, confidence: Tensor, palette
     image = resize(image, [height, WIDTH], antialias=True)
     mask = resize(mask[None], [height, WIDTH], InterpolationMode.NEAREST)[0]
     confidence = resize(confidence[None], [height, WIDTH], antialias=True)[0]
-    plain = photograph(image)
+    plain = to_picture(image)
     doubt = ((1 - confidence.cpu().clamp(0, 1)) * 255).round().byte()
     glow = PIL.Image.composite(
         PIL.Image.new("RGB", plain.size, UNSURE),

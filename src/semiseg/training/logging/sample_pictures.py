@@ -31,7 +31,13 @@ from semiseg.ops.tag_loss import mask_absent
 from semiseg.seeding import generator
 from semiseg.training.checkpoint import write_atomically
 from semiseg.visualization import prediction_panels as marks
-from semiseg.visualization.mask_pictures import colorize, sample_picture, save_picture
+from semiseg.visualization.mask_pictures import (
+    colorize,
+    resize_to_width,
+    sample_picture,
+    save_picture,
+    to_picture,
+)
 
 SAMPLES = 4  # val images shown as every network sees them
 UNLABELED = 3  # images whose pseudo-labels are followed
@@ -89,15 +95,15 @@ class Samples:
                 pictures = {
                     "truth": colorize(truth, self.dataset.palette),
                     "prediction": colorize(mask, self.dataset.palette),
-                    "wrong": marks.mistakes(image, mask, truth),
-                    "confidence": marks.certainty_picture(confidence),
+                    "wrong": marks.error_picture(image, mask, truth),
+                    "confidence": marks.confidence_picture(confidence),
                 }
                 folder = self.folder / "val" / f"{group}-{number}"
                 about = {"id": id, "miou": f"{miou[id]:.1f}"}
-                photo = marks.at_width(marks.photograph(image), WIDTH, smooth=True)
+                photo = resize_to_width(to_picture(image), WIDTH, smooth=True)
                 save_picture(photo, folder / "image.png", about)
                 for name, picture in pictures.items():
-                    save_picture(marks.at_width(picture, WIDTH), folder / f"{name}.png", about)
+                    save_picture(resize_to_width(picture, WIDTH), folder / f"{name}.png", about)
 
     def write_pseudo_labels(self, method: Method, progress: Progress) -> None:
         """Write the labels that a few unlabeled images get now, by the network that labels; faded if not trusted."""
@@ -115,8 +121,8 @@ class Samples:
             confidence, mask = self._without_absent(predictor.probabilities(image), method, id).max(dim=0)
             trusted = confidence >= threshold(method.options)
             folder = self.folder / "pseudo-labels" / f"{number}_{Path(id).name[:LETTERS]}"
-            save_picture(marks.at_width(marks.photograph(image), SMALL, smooth=True), folder / "image.png", {"id": id})
-            picture = marks.at_width(marks.trusted_labels(mask, trusted, self.dataset.palette), SMALL)
+            save_picture(resize_to_width(to_picture(image), SMALL, smooth=True), folder / "image.png", {"id": id})
+            picture = resize_to_width(marks.trusted_labels(mask, trusted, self.dataset.palette), SMALL)
             share = f"{100 * float(trusted.float().mean()):.1f}"
             save_picture(picture, folder / f"{progress.step + 1:07d}_{name}.png", {"trusted": share})
 

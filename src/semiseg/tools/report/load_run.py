@@ -1,0 +1,28 @@
+"""Load a run's network for the pictures of a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from semiseg.data import open_dataset
+from semiseg.tools.models.trained_model import load
+from semiseg.training.run_directory import RunDirectory
+from semiseg.visualization.run_pictures import LoadedRun
+
+
+def load_run(path: Path) -> LoadedRun:
+    """Load a run's default network from its best checkpoint, with its data and its test list (or else val list).
+
+    Raises:
+        UserError: The run, its checkpoint or its data cannot be read.
+    """
+    model = load(path)
+    dataset = open_dataset(model.config.data)
+    split = RunDirectory(path).read_split(dataset)
+    return LoadedRun(
+        predict=lambda image: model(image).mask.cpu(),
+        dataset=dataset,
+        ids=split.test or split.val,
+        classes=model.classes,
+        palette=model.palette,
+    )

@@ -1,0 +1,25 @@
+"""``semiseg report``: write the page of one run, or compare several on one page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from semiseg.tools.report.load_run import load_run
+from semiseg.tools.report.write_report import write_report
+from semiseg.training.run_directory import RunDirectory
+
+
+def report(runs: Iterable[str | Path], out: str | Path | None = None) -> Path:
+    """Write the report of one run, or a page and a picture that compare several; return the page's path.
+
+    Args:
+        runs: Run directories.
+        out: The page, or a directory for it. Default: ``RUN/report.html`` for one run, ``report.html`` beside the
+            first run for several.
+
+    Raises:
+        UserError: No run is given, a directory is not a run, the classes differ, or the page cannot be written.
+    """
+    paths = [RunDirectory.open(run).path for run in runs]
+    return write_report(paths, Path(out) if out else None, load_run)
