@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from semiseg.tools.checking import check
     from semiseg.tools.models.evaluate_model import evaluate
     from semiseg.tools.models.trained_model import load
-    from semiseg.tools.suggestion import suggest
     from semiseg.workflows.compare import compare
     from semiseg.workflows.export import export
     from semiseg.workflows.predict import predict
     from semiseg.workflows.report import report
+    from semiseg.workflows.suggest import suggest
     from semiseg.workflows.train import train
 
 _HOMES = {
@@ -41,7 +41,7 @@ _HOMES = {
     "load": "semiseg.tools.models.trained_model",
     "predict": "semiseg.workflows.predict",
     "report": "semiseg.workflows.report",
-    "suggest": "semiseg.tools.suggestion",
+    "suggest": "semiseg.workflows.suggest",
     "train": "semiseg.workflows.train",
 }
 

@@ -1,4 +1,4 @@
-"""No division by nothing where figures become words: report, comparison and suggestion of runs that hold little."""
+"""Reports, comparisons and suggestions of nearly empty runs: no division by zero, no NaN in the text."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from semiseg.tools.report.run_files import RunFiles
 from semiseg.tools.report.run_findings import findings
 from semiseg.tools.report.run_page import run_page
 from semiseg.tools.suggestion.ranking import RANKINGS, choose, percentile
-from semiseg.tools.suggestion.uncertainty import Measures, _feature, entropy, jensen_shannon
+from semiseg.tools.suggestion.uncertainty import Measures, _mean_feature, entropy, jensen_shannon
 from semiseg.training.find_method import find_method
 
-few = settings(max_examples=100, deadline=None, derandomize=True)
-slow = settings(few, max_examples=4, phases=[Phase.generate])  # they draw figures
+many_examples = settings(max_examples=100, deadline=None, derandomize=True)
+few_examples = settings(many_examples, max_examples=4, phases=[Phase.generate])  # for tests that plot
 FIGURES = st.sampled_from([None, math.nan, math.inf, -math.inf, 0.0, 1e-300, 50.0, 100.0])
 COUNTS = st.sampled_from([0, 1, 2, 30])
 NAMES = st.sampled_from(["student", "teacher1", "teacher2"])
@@ -43,18 +43,18 @@ NAMES = st.sampled_from(["student", "teacher1", "teacher2"])
 
 @st.composite
 def runs(draw: st.DrawFn) -> RunFiles:
-    """What a run may have left: nothing, or lines whose figures are missing, not finite or zero."""
+    """Runs without any lines, or with figures that are missing, not finite or zero."""
     classes = draw(st.sampled_from([[], ["sky"], ["sky", "rose"]]))
 
     def line(step: int, *keys: str, **more: Any) -> dict[str, Any]:
         return {"step": step, **{key: draw(FIGURES) for key in keys}, **more}
 
     training = ("loss", "loss/supervised", "loss/unsupervised", "trusted_fraction", "images_per_s", "time_s")
-    judged = ("miou", "pixel_accuracy", "disagreement", "parameter_distance", "time_s")
+    evaluated = ("miou", "pixel_accuracy", "disagreement", "parameter_distance", "time_s")
 
     def evaluation(step: int, **more: Any) -> dict[str, Any]:
         iou = {name: draw(FIGURES) for name in classes}
-        return line(step, *judged, split="val", iou=iou, network=draw(NAMES), **more)
+        return line(step, *evaluated, split="val", iou=iou, network=draw(NAMES), **more)
 
     steps = range(draw(st.sampled_from([0, 1, 2, 5])))
     counts = draw(st.lists(st.lists(COUNTS, min_size=len(classes), max_size=len(classes)), max_size=2))
@@ -72,24 +72,24 @@ def runs(draw: st.DrawFn) -> RunFiles:
     )
 
 
-@few
+@many_examples
 @given(run=runs())
-def test_findings_have_words_for_a_run_that_holds_little(run: RunFiles) -> None:
+def test_findings_of_nearly_empty_run_are_finite(run: RunFiles) -> None:
     for finding in findings(run):
         assert finding.text and "nan" not in finding.text and "inf " not in finding.text
     for table in (confusion.heat_table(run.confusion or {}), confusion.largest_confusions(run.confusion or {})):
         assert table is None or table.rows
 
 
-@slow
+@few_examples
 @given(run=runs(), other=runs())
-def test_the_pages_of_runs_that_hold_little_are_made(
+def test_pages_of_nearly_empty_runs_are_rendered(
     tmp_path_factory: pytest.TempPathFactory, run: RunFiles, other: RunFiles
 ) -> None:
     folder = tmp_path_factory.mktemp("report")
-    object.__setattr__(run, "path", folder / "run")  # plots are saved there
+    object.__setattr__(run, "path", folder / "run")  # directory of the plots
     assert "<html" in render(run_page(run))
-    with suppress(UserError):  # they have other classes
+    with suppress(UserError):  # different classes
         assert "<html" in render(multi_run_page([run, other], folder, None))
 
 
@@ -99,7 +99,7 @@ MIOU = st.sampled_from([None, 0.0, 50.0, 100.0])
 
 @st.composite
 def results(draw: st.DrawFn) -> dict[tuple[str, str, int], dict[str, Any]]:
-    """Of some of the cells of two methods and three seeds: evaluations without any figure, times of zero."""
+    """Results of some cells of two methods and three seeds, without any figure or with times of zero."""
     found: dict[tuple[str, str, int], dict[str, Any]] = {}
     for name in METHODS:
         for seed in draw(st.sets(st.sampled_from([0, 1, 2]))):
@@ -120,9 +120,9 @@ def plan(out: Path) -> Plan:
     return Plan(out, entries, [Block(METHODS, ("2",), (0, 1, 2))])
 
 
-@few
+@many_examples
 @given(found=results())
-def test_the_table_of_a_comparison_that_holds_little_is_finite(
+def test_table_of_nearly_empty_comparison_is_finite(
     tmp_path_factory: pytest.TempPathFactory, found: dict[tuple[str, str, int], dict[str, Any]]
 ) -> None:
     folder = tmp_path_factory.getbasetemp() / "comparison"
@@ -132,58 +132,56 @@ def test_the_table_of_a_comparison_that_holds_little_is_finite(
         assert not {"nan", "inf", "infinity"} & set(words), name
 
 
-@slow
+@few_examples
 @given(found=results())
-def test_the_page_of_a_comparison_that_holds_little_is_made(
+def test_page_of_nearly_empty_comparison_is_written(
     tmp_path_factory: pytest.TempPathFactory, found: dict[tuple[str, str, int], dict[str, Any]]
 ) -> None:
     made = plan(tmp_path_factory.getbasetemp() / "comparison")
     for key in found:
         made.cells[key].run.mkdir(parents=True, exist_ok=True)
         (made.cells[key].run / "metrics.jsonl").touch()
-    assert write_page(made, make_table(made, found, {}), found, "none here").is_file()
+    assert write_page(made, make_table(made, found, {}), found, "not requested").is_file()
 
 
-@few
+@many_examples
 @given(each=st.dictionaries(st.integers(0, 9), st.floats(0, 100), min_size=1), others=st.sets(st.integers(0, 9)))
-def test_spreads_of_one_seed_or_of_equal_ones_are_finite(each: dict[int, float], others: set[int]) -> None:
-    spread = SeedValues(each)
-    assert math.isfinite(spread.mean) and (spread.std is None) == (len(each) == 1)
-    assert spread.interval() is None or all(map(math.isfinite, spread.interval() or ()))
+def test_statistics_of_one_seed_or_equal_values_are_finite(each: dict[int, float], others: set[int]) -> None:
+    values = SeedValues(each)
+    assert math.isfinite(values.mean) and (values.std is None) == (len(each) == 1)
+    assert values.interval() is None or all(map(math.isfinite, values.interval() or ()))
     assert paired(each, dict.fromkeys(others, 0.0)).keys() == each.keys() & others
 
 
-@few
+@many_examples
 @given(steps=st.lists(st.tuples(st.sampled_from([0, 1]), st.sampled_from([0.0, 5.0])), max_size=3), jobs=st.just(1))
-def test_what_is_left_of_a_comparison_is_finite(
+def test_estimated_time_of_comparison_is_finite(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, float]], jobs: int
 ) -> None:
     cells = plan(tmp_path_factory.getbasetemp()).current_cells
-    standings = [
+    progress = [
         CellProgress(cell, RUNNING if step else WAITING, step, time, None, "")
         for cell, (step, time) in zip(cells, steps, strict=False)
     ]
-    left = seconds_left(standings, jobs)
+    left = seconds_left(progress, jobs)
     assert (left is None) == (not any(step for step, _ in steps)) and math.isfinite(left or 0.0)
-    assert "nan" not in summary(standings, jobs)
+    assert "nan" not in summary(progress, jobs)
 
 
-def test_networks_agree_where_no_pixel_is_known() -> None:
-    nothing = torch.full((2, 2), 255)
-    assert disagreement([nothing, nothing], nothing) == disagreement([nothing], nothing) == 0.0
+def test_disagreement_without_labeled_pixels_is_zero() -> None:
+    unlabeled = torch.full((2, 2), 255)
+    assert disagreement([unlabeled, unlabeled], unlabeled) == disagreement([unlabeled], unlabeled) == 0.0
     assert disagreement([], torch.zeros(0, 0)) == 0.0
 
 
-@few
+@many_examples
 @given(
     images=st.integers(0, 3),
     annotated=st.integers(0, 2),
     value=st.sampled_from([0.0, 1.0, 1e-30]),
     by=st.sampled_from(sorted(RANKINGS)),
 )
-def test_a_choice_among_images_without_features_or_differences_is_finite(
-    images: int, annotated: int, value: float, by: str
-) -> None:
+def test_choice_among_identical_images_is_finite(images: int, annotated: int, value: float, by: str) -> None:
     ones = np.full(images, value, np.float32)
     features = np.zeros((images, 4), np.float32)
     measures = Measures(tuple("abc"[:images]), ones, ones, features, np.zeros((images, 1), np.float32))
@@ -193,14 +191,14 @@ def test_a_choice_among_images_without_features_or_differences_is_finite(
     assert np.isfinite(percentile(ones)).all()
 
 
-@few
-@given(networks=st.integers(1, 3), classes=st.integers(1, 3), sure=st.booleans())
-def test_measures_of_one_class_one_network_and_of_features_of_zero_are_finite(
-    networks: int, classes: int, sure: bool
+@many_examples
+@given(networks=st.integers(1, 3), classes=st.integers(1, 3), certain=st.booleans())
+def test_measures_of_one_class_or_network_and_zero_features_are_finite(
+    networks: int, classes: int, certain: bool
 ) -> None:
     several = torch.full((networks, 1, classes, 1, 1), 1 / classes)
-    if sure:
+    if certain:
         several = torch.eye(classes)[torch.arange(networks) % classes].view(networks, 1, classes, 1, 1)
     divergence = jensen_shannon(several)
     assert ((divergence >= 0) & (divergence <= 1)).all() and entropy(several[0]).isfinite().all()
-    assert np.isfinite(_feature([torch.zeros(1, 4, 1, 1)])).all()
+    assert np.isfinite(_mean_feature([torch.zeros(1, 4, 1, 1)])).all()

@@ -1,4 +1,4 @@
-"""``semiseg suggest``: what is measured, what is chosen, and what is written."""
+"""``semiseg suggest``: measures, rankings, draft masks, and the whole command."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 import shutil
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,17 +18,26 @@ from PIL import Image
 
 import semiseg
 from semiseg.data import Shapes, open_dataset, write_folder
-from semiseg.tools.suggestion.contact_sheet import entry
-from semiseg.tools.suggestion.draft_masks import encode_brush, visible, write_cvat
-from semiseg.tools.suggestion.ranking import RANKINGS, choose, nearest, percentile
-from semiseg.tools.suggestion.uncertainty import Measures, entropy, jensen_shannon, members
+from semiseg.networks import build
+from semiseg.tools.suggestion.contact_sheet import panels
+from semiseg.tools.suggestion.draft_masks import encode_brush, replace_black, write_cvat
+from semiseg.tools.suggestion.ranking import choose, nearest, percentile
+from semiseg.tools.suggestion.uncertainty import Measures, entropy, jensen_shannon, rating_networks
 
-TINY = {"steps": 2, "batch_size": 2, "crop_size": 32, "weights": "none", "workers": 0, "val_every": 1}
+TINY = {
+    "encoder": "test_resnet",
+    "steps": 2,
+    "batch_size": 2,
+    "crop_size": 32,
+    "weights": "none",
+    "workers": 0,
+    "val_every": 1,
+}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten training images, four of them with masks, and three for validation."""
+    """Ten training images, four of them with masks, and three val images."""
     root = tmp_path_factory.mktemp("suggest") / "data"
     shapes = Shapes.from_text("images=10,val=3,test=2,size=48")
     write_folder(shapes, root)
@@ -42,7 +52,7 @@ def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return semiseg.train(folder, "dual-teacher", out, **TINY)
 
 
-def measures(**given: object) -> Measures:
+def make_measures(**given: object) -> Measures:
     n = len(next(iter(given.values())))  # type: ignore[arg-type]
     zero = np.zeros(n, np.float32)
     default = {"uncertainty": zero, "disagreement": zero, "features": np.eye(n, dtype=np.float32)}
@@ -50,7 +60,7 @@ def measures(**given: object) -> Measures:
     return Measures(ids=tuple("abcdefgh"[:n]), shares=np.ones((n, 1), np.float32), **arrays)
 
 
-def test_entropy_and_divergence_by_hand() -> None:
+def test_entropy_and_divergence_match_hand_computation() -> None:
     p = torch.tensor([[0.5, 0.5], [1.0, 0.0]])[..., None, None]  # (2 images, 2 classes, 1, 1)
     assert torch.allclose(entropy(p).flatten(), torch.tensor([math.log(2), 0.0]))
     sure = torch.tensor([[1.0, 0.0], [0.0, 1.0]])[:, None, :, None, None]  # two networks, sure of different classes
@@ -61,51 +71,51 @@ def test_entropy_and_divergence_by_hand() -> None:
     assert float(jensen_shannon(half)) == pytest.approx(by_hand / math.log(2))
 
 
-def test_rankings_of_one_measure_take_the_largest() -> None:
-    m = measures(uncertainty=[0.1, 0.9, 0.5], disagreement=[0.3, 0.1, 0.2])
+def test_rankings_by_one_measure_choose_largest() -> None:
+    m = make_measures(uncertainty=[0.1, 0.9, 0.5], disagreement=[0.3, 0.1, 0.2])
     none = np.zeros((0, 3), np.float32)
     assert choose(m, none, 3, "uncertainty", 0).indices == [1, 2, 0]
     assert choose(m, none, 2, "disagreement", 0).indices == [0, 2]
-    eight = measures(uncertainty=np.linspace(0, 1, 8))
+    eight = make_measures(uncertainty=np.linspace(0, 1, 8))
     first, second = (choose(eight, none[:, :0], 9, "random", seed).indices for seed in (0, 1))
     assert first != second and sorted(first) == sorted(second) == list(range(8))
 
 
-def test_diversity_is_farthest_first_and_counts_what_is_annotated() -> None:
+def test_diversity_chooses_farthest_from_annotated_and_chosen() -> None:
     angles = np.radians([0, 10, 90, 180])
-    m = measures(features=np.stack([np.cos(angles), np.sin(angles)], 1))
+    m = make_measures(features=np.stack([np.cos(angles), np.sin(angles)], 1))
     annotated = m.features[:1]
     choice = choose(m, annotated, 4, "diversity", 0)
     assert choice.indices == [3, 2, 1, 0]
     assert choice.distances == pytest.approx([2, 1, 1 - math.cos(math.radians(10)), 0], abs=1e-6)
 
 
-def test_combined_does_not_suggest_the_same_image_twice_over() -> None:
+def test_combined_does_not_choose_duplicates() -> None:
     # c is a copy of b: the two most uncertain are alike, so the second choice is a.
-    m = measures(uncertainty=[0.5, 0.9, 0.9], disagreement=[0.5, 0.9, 0.9], features=[[1, 0], [0, 1], [0, 1]])
+    m = make_measures(uncertainty=[0.5, 0.9, 0.9], disagreement=[0.5, 0.9, 0.9], features=[[1, 0], [0, 1], [0, 1]])
     none = np.zeros((0, 2), np.float32)
     assert choose(m, none, 2, "combined", 0).indices == [1, 0]
     assert choose(m, none, 2, "uncertainty", 0).indices == [1, 2]
 
 
-def test_helpers() -> None:
+def test_percentile_and_distance_without_others() -> None:
     assert percentile(np.array([3.0, 1.0, 3.0, 2.0], np.float32)).tolist() == [1, 0.25, 1, 0.5]
     assert nearest(np.eye(2, dtype=np.float32), np.zeros((0, 2), np.float32)).tolist() == [2, 2]
 
 
-def test_brush_by_hand() -> None:
+def test_brush_matches_hand_computation() -> None:
     # One pixel set: 4 bytes of 255. 32 bits: 4; 00111; 0010 0011 0111 1111; 1 00 011 11111111; filled up to 72 bits.
     bits = "".join(f"{byte:08b}" for byte in encode_brush(np.array([[True]])))
     assert bits == f"{4:032b}" + "00111" + "0010001101111111" + "1" + "00" + "011" + "1" * 8 + "0" * 5
 
 
-def test_brush_cuts_runs_that_are_too_long() -> None:
+def test_brush_splits_long_runs() -> None:
     region = np.ones((256, 128), bool)  # 131072 bytes: two runs of 65536
     bits = "".join(f"{byte:08b}" for byte in encode_brush(region))[53:]
     assert bits[: 2 * 27] == ("1" + "11" + "1" * 16 + "1" * 8) * 2
 
 
-def test_cvat_archive(tmp_path: Path) -> None:
+def test_cvat_archive_has_labels_list_and_colors(tmp_path: Path) -> None:
     mask = np.array([[0, 1], [1, 255]], np.uint8)
     write_cvat(tmp_path / "a.zip", {"x": mask}, ["road", "sky"], [(0, 0, 0), (10, 20, 30)])
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
@@ -117,7 +127,8 @@ def test_cvat_archive(tmp_path: Path) -> None:
     assert colors.tolist() == [[[1, 1, 1], [10, 20, 30]], [[10, 20, 30], [0, 0, 0]]]
 
 
-def test_what_is_written_for_annotation_tools_is_what_their_exports_are(run: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_drafts_can_be_read_like_exports_of_annotation_tools(run: Path, tmp_path: Path) -> None:
     found = semiseg.suggest(run, 3, out=tmp_path / "s")
     with zipfile.ZipFile(tmp_path / "s" / "cvat.zip") as archive:
         archive.extractall(tmp_path / "cvat")
@@ -125,7 +136,7 @@ def test_what_is_written_for_annotation_tools_is_what_their_exports_are(run: Pat
     (tmp_path / "studio").mkdir()
     shutil.copytree(tmp_path / "s" / "images", tmp_path / "studio" / "images")
     tasks = json.loads((tmp_path / "s" / "label-studio.json").read_text(encoding="utf-8"))
-    for number, task in enumerate(tasks):  # what annotators accept as it is
+    for number, task in enumerate(tasks):  # as annotators accept them
         task["id"], task["annotations"] = number, [{"id": number} | task.pop("predictions")[0]]
     (tmp_path / "studio" / "project.json").write_text(json.dumps(tasks), encoding="utf-8")
     for form in ("cvat", "studio"):
@@ -138,17 +149,25 @@ def test_what_is_written_for_annotation_tools_is_what_their_exports_are(run: Pat
             assert [dataset.classes[value] for value in read.ravel()] == [classes[value] for value in draft.ravel()]
 
 
-@pytest.mark.parametrize("method", ["supervised", "mean-teacher", "dual-student", "dual-teacher"])
-def test_who_is_asked(method: str, tmp_path: Path) -> None:
-    path = semiseg.train("shapes:images=8,val=2,test=2,size=48", method, tmp_path / "r", labeled="4", **TINY)
-    model = semiseg.load(path)
-    student, others = members(model)
-    assert student is model.networks["student"]
-    assert len(others) == 2 and len({id(other) for other in others}) == 2
-    assert (student in others) == (method != "dual-teacher")  # two teachers speak for themselves
+@pytest.mark.parametrize(
+    ("names", "rating"),
+    [
+        (["student"], ["student", "mirrored"]),
+        (["student", "teacher1"], ["student", "teacher1"]),
+        (["student", "student2"], ["student", "student2"]),
+        (["student", "teacher1", "teacher2"], ["teacher1", "teacher2"]),
+    ],
+)
+def test_disagreement_is_between_teachers_or_all_networks_or_mirror_images(names: list[str], rating: list[str]) -> None:
+    networks = {name: build("deeplabv3plus-separable", "test_resnet", 3, weights="none") for name in names}
+    student, others = rating_networks(SimpleNamespace(networks=networks, network="student", path="run"))  # type: ignore
+    assert student is networks["student"]
+    found = [next((name for name in names if networks[name] is other), "mirrored") for other in others]
+    assert found == rating
 
 
-def test_everything_is_written(run: Path, folder: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_all_files_are_written(run: Path, folder: Path, tmp_path: Path) -> None:
     found = semiseg.suggest(run, 3, out=tmp_path / "s")
     unlabeled = set(open_dataset(folder).split("train")[4:])
     ids = [one.id for one in found.images]
@@ -171,13 +190,15 @@ def test_everything_is_written(run: Path, folder: Path, tmp_path: Path) -> None:
     assert found.images == semiseg.suggest(run, 3, out=tmp_path / "again").images
 
 
-@pytest.mark.parametrize("by", RANKINGS)
-def test_every_ranking_suggests(by: str, run: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ["uncertainty", "diversity"])
+def test_ranking_option_and_pool_are_used(by: str, run: Path, tmp_path: Path) -> None:
     found = semiseg.suggest(run, 2, out=tmp_path / "s", by=by, pool=4)
     assert len({one.id for one in found.images}) == 2
 
 
-def test_what_has_got_a_mask_since_is_not_suggested(run: Path, folder: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_images_annotated_since_training_are_not_suggested(run: Path, folder: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(folder, moved)
     train = open_dataset(folder).split("train")
@@ -186,7 +207,10 @@ def test_what_has_got_a_mask_since_is_not_suggested(run: Path, folder: Path, tmp
     assert {one.id for one in found.images} == set(train[4:9])
 
 
-def test_other_data_and_an_unreadable_image(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.slow
+def test_images_of_other_data_are_suggested_except_unreadable_ones(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shapes = Shapes.from_text("images=4,val=1,test=1,size=50,seed=5")
     other = write_folder(shapes, tmp_path / "other", shapes.split("train"))
     masks = sorted((other / "masks").iterdir())
@@ -196,10 +220,11 @@ def test_other_data_and_an_unreadable_image(run: Path, tmp_path: Path, capsys: p
     broken.write_bytes(broken.read_bytes()[:100])
     found = semiseg.suggest(run, 9, other, tmp_path / "s")
     assert len(found.images) == 2
-    assert f"left out: {broken}" in capsys.readouterr().err
+    assert f"Leaving out {broken}" in capsys.readouterr().err
 
 
-def test_images_that_come_later_are_suggested_too(run: Path, folder: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_images_added_after_training_are_suggested(run: Path, folder: Path, tmp_path: Path) -> None:
     grown = tmp_path / "grown"
     shutil.copytree(folder, grown)
     shutil.copytree(run, tmp_path / "run")
@@ -213,41 +238,44 @@ def test_images_that_come_later_are_suggested_too(run: Path, folder: Path, tmp_p
     assert "?d=images/new%20one%20%26%20more.png" in tasks
 
 
-def test_no_image_can_be_read(run: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_suggest_fails_if_no_image_can_be_read(run: Path, tmp_path: Path) -> None:
     shapes = Shapes.from_text("images=2,val=1,test=1,size=48")
     other = write_folder(shapes, tmp_path / "other", shapes.split("train"))
     (other / "masks" / "train00001.png").unlink()
     (other / "images" / "train00001.png").write_bytes(b"no")
-    with pytest.raises(semiseg.UserError, match="none of the images could be read"):
+    with pytest.raises(semiseg.UserError, match="no image could be read"):
         semiseg.suggest(run, 9, other, tmp_path / "s")
     assert not list(tmp_path.glob("s*")) and not list(tmp_path.glob(".s*"))
 
 
-def test_a_place_that_cannot_be_written_is_told_before_the_images_are_read(run: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_suggest_fails_early_if_out_cannot_be_written(run: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(semiseg.UserError, match="cannot be written"):
         semiseg.suggest(run, 1, "nowhere", tmp_path / "file" / "s")
 
 
-def test_a_tall_image_makes_no_tower(tmp_path: Path) -> None:
-    one = entry("tall", torch.zeros(3, 5000, 10, dtype=torch.uint8), torch.zeros(5000, 10, dtype=torch.uint8),
-                torch.ones(5000, 10), [(0, 0, 0)])  # fmt: skip
-    assert {picture.size for picture in one.pictures} == {(240, 480)}
+def test_height_of_contact_sheet_panels_is_limited() -> None:
+    image, mask = torch.zeros(3, 5000, 10, dtype=torch.uint8), torch.zeros(5000, 10, dtype=torch.uint8)
+    pictures = panels(image, mask, torch.ones(5000, 10), [(0, 0, 0)])
+    assert {picture.size for picture in pictures} == {(240, 480)}
 
 
-def test_labels_that_would_break_the_labelmap(tmp_path: Path) -> None:
-    assert visible([(0, 0, 0), (1, 1, 1), (0, 0, 0)]) == [(1, 1, 2), (1, 1, 1), (1, 1, 3)]
+def test_labelmap_replaces_black_and_special_characters(tmp_path: Path) -> None:
+    assert replace_black([(0, 0, 0), (1, 1, 1), (0, 0, 0)]) == [(1, 1, 2), (1, 1, 1), (1, 1, 3)]
     write_cvat(tmp_path / "a.zip", {}, ["#road: wet"], [(9, 9, 9)])
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         assert archive.read("labelmap.txt").decode().splitlines()[2] == "road_ wet:9,9,9::"
 
 
-def test_refusals(run: Path, folder: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_suggest_fails_for_invalid_arguments(run: Path, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(semiseg.UserError, match="at least 1"):
         semiseg.suggest(run, 0)
     with pytest.raises(semiseg.UserError, match="did you mean diversity"):
         semiseg.suggest(run, by="diverse")
-    with pytest.raises(semiseg.UserError, match="exists: choose another --out"):
+    with pytest.raises(semiseg.UserError, match="already exists"):
         semiseg.suggest(run, out=tmp_path)
     with pytest.raises(semiseg.UserError, match="not a run"):
         semiseg.suggest(folder)

@@ -1,4 +1,4 @@
-"""``semiseg suggest``: which images to annotate next."""
+"""``semiseg suggest``."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ class Suggest:
     run: tyro.conf.Positional[str]
     """Run directory."""
     n: Annotated[int, tyro.conf.arg(aliases=("-n",))] = 20
-    """How many images."""
+    """Number of images."""
     data: str | None = None
-    """Choose among the images without a mask there; among the run's unlabeled images where absent."""
+    """Choose among the images without a mask in this data set. Default: the unlabeled images of the run."""
     out: str | None = None
-    """New directory; RUN/suggestions where absent."""
+    """New directory. Default: RUN/suggestions."""
     by: Literal["combined", "uncertainty", "disagreement", "diversity", "random"] = "combined"
-    """What counts: how unsure the student is, how much the teachers disagree, how unlike an image is to what is known
-    or suggested already (diversity), or all three (combined)."""
+    """Ranking: uncertainty of the student, disagreement of the teachers, diversity (distance to annotated and already
+    suggested images), all three combined, or random."""
     pool: int = 2000
-    """Look at this many images at most, drawn at random."""
+    """Largest number of images to rate, chosen at random."""
     seed: int = 0
-    """Seed of whatever is drawn."""
+    """Seed of the random choices."""
     checkpoint: Literal["best", "last"] = "best"
     """Checkpoint of the run."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to compute."""
+    """Device to compute on."""
 
 
 def suggest(argv: Argv) -> None:
-    """Choose what to annotate next, and draft the masks."""
-    from semiseg.tools.suggestion import suggest as choose
+    """Choose the images to annotate next, and draft their masks."""
+    from semiseg.workflows.suggest import suggest as run
 
-    found = choose(**vars(parse(Suggest, argv, "semiseg suggest")))
-    for rank, one in enumerate(found.images, 1):
-        print(f"{rank:>3}. {one.id}  ({', '.join(one.classes[:4])})")
+    found = run(**vars(parse(Suggest, argv, "semiseg suggest")))
+    for rank, image in enumerate(found.images, 1):
+        print(f"{rank:>3}. {image.id}  ({', '.join(image.classes[:4])})")
     print(f"{found.folder}: contact-sheet.png, suggestions.csv; drafts: masks/, cvat.zip, label-studio.json")

@@ -1,4 +1,4 @@
-"""The demonstration: generated images, and three runs from one start that differ in the method or the labels only."""
+"""``semiseg demo``: three runs on generated images that differ only in the method or the labels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from semiseg.training.resolve_config import resolve
 from semiseg.workflows.report import report
 from semiseg.workflows.train import train_with
 
-# What all three runs share; chosen on val (docs/results.md).
+# Settings of all three runs, chosen on val (docs/results.md).
 SETTINGS: dict[str, Any] = {
     "data": "shapes:images=480,val=40,test=100,size=96",
     "labeled": "30",
@@ -38,10 +38,10 @@ RUNS: dict[str, dict[str, Any]] = {
     "supervised": {"method": "supervised"},
     "dual-teacher": {
         "method": "dual-teacher",
-        "ema_decay": 0.97,  # a teacher that looks back on thirty steps, in a run of hundreds
+        "ema_decay": 0.97,  # an average over about 30 of the 400 steps
         "ramp_up": 0.1,
-        "label_temperature": 0.0,  # chosen with decisions, as in the paper
-        "color_strength": 0.5,  # here color tells nothing: strong views may turn it into any other
+        "label_temperature": 0.0,  # hard pseudo-labels, as in the paper
+        "color_strength": 0.5,  # The color of a shape does not depend on its class.
     },
     "all-labels": {"method": "supervised", "labeled": None},
 }
@@ -51,19 +51,19 @@ def run_demo(out: Path, seed: int = 0, short: bool = False) -> dict[str, Any]:
     """Train supervised, Dual Teacher, and supervised on all labels; compare them on test images.
 
     Args:
-        out: a new directory; holds one run directory each, and the comparison.
-        seed: seed of data, labels and training.
-        short: a few steps of each, to see that everything runs.
+        out: A new directory for the three runs and the page that compares them.
+        seed: Seed of data, labels and training.
+        short: Train for a few steps only, to check that everything works.
 
     Returns:
-        Test mIoU in percent of each run's best-on-val checkpoint, ``gain`` = dual-teacher - supervised, and
-        ``report``, the absolute path of the page that compares them.
+        Test mIoU in percent of each run's best checkpoint, ``gain`` (dual-teacher - supervised), and ``report``, the
+        absolute path of the page.
 
     Raises:
-        UserError: ``out`` is not empty.
+        UserError: ``out`` is a file, or a directory that is not empty.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists: choose another --out, or remove it")
+        raise UserError("already exists", path=out, fix="choose another --out, or remove it")
     result: dict[str, Any] = {}
     for number, (name, values) in enumerate(RUNS.items(), 1):
         print(f"\n[{number}/{len(RUNS)}] {name}", file=sys.stderr)

@@ -1,5 +1,1 @@
-"""Which unlabeled images to annotate next, and drafts of their masks to correct."""
-
-from semiseg.tools.suggestion.suggest_images import Suggestions, suggest
-
-__all__ = ["Suggestions", "suggest"]
+"""Suggest unlabeled images to annotate next, and draft their masks."""

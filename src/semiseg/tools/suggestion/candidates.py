@@ -1,8 +1,9 @@
-"""The images that may be suggested, and those that are annotated already."""
+"""Find the images that can be suggested, and those that are already annotated."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,19 +15,18 @@ from semiseg.data.splits.list_files import listable
 from semiseg.data.stream.shards import names_shards
 from semiseg.errors import UserError
 from semiseg.seeding import generator
-from semiseg.tools.suggestion.uncertainty import tell
 from semiseg.training.run_directory import RunDirectory
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Images to choose from, and images to be unlike.
+    """Images to choose from, and annotated images.
 
     Attributes:
-        dataset: where the images to choose from are.
-        ids: which they are.
-        known: where the annotated images are.
-        annotated: which they are.
+        dataset: Data set of the images to choose from.
+        ids: Images to choose from.
+        known: Data set of the annotated images.
+        annotated: Annotated images.
     """
 
     dataset: SegmentationDataset
@@ -36,43 +36,42 @@ class Candidates:
 
 
 def find_candidates(run: RunDirectory, data: str | None) -> Candidates:
-    """Find the images without a mask in ``data``, the run's own data where it is None.
+    """Find the images without a mask in ``data``; None means the data of the run.
 
     Raises:
-        UserError: there is none, or the data are not there.
+        UserError: There is no such image, or the data are missing.
     """
     config, _ = run.read_config()
-    if data is None or same_place(data, config.data):
-        found = among_own(run, open_dataset(config.data), config)
+    if data is None or same_data(data, config.data):
+        found = candidates_in_run(run, open_dataset(config.data), config)
     else:
-        found = among_others(run, open_dataset(data), config)
+        found = candidates_elsewhere(run, open_dataset(data), config)
     ids = tuple(id for id in found.ids if listable(id))
     if len(ids) < len(found.ids):
-        tell(f"{len(found.ids) - len(ids)} images are left out: no list can hold their names")
+        note(f"Leaving out {len(found.ids) - len(ids)} images whose names cannot be in a list")
     if not ids:
+        fix = "add images, or give others with --data"
         if config.unlabeled and names_shards(config.unlabeled):
-            remedy = "the run's shards are not looked into: unpack one, and give the folder by --data"
-            raise UserError(f"{found.dataset.name}: no image without a mask; {remedy}")
-        raise UserError(f"{found.dataset.name}: no image without a mask: add images, or give others by --data")
-    return Candidates(found.dataset, ids, found.known, found.annotated)
+            fix = "unpack a shard (suggest does not read them), and give its folder with --data"
+        raise UserError("contains no image without a mask", path=found.dataset.name, fix=fix)
+    return replace(found, ids=ids)
 
 
-def among_own(run: RunDirectory, dataset: SegmentationDataset, config: TrainConfig) -> Candidates:
-    """Choose among the images of the run's own data that have no mask, whether they are in its lists or came later.
+def candidates_in_run(run: RunDirectory, dataset: SegmentationDataset, config: TrainConfig) -> Candidates:
+    """Choose among the images of the run's data that have no mask, including images added since.
 
-    A run that was told how many labels to use (``--labeled``) takes the others for unlabeled although they have masks,
-    and so is it here.
+    A run with ``--labeled`` treats the other images as unlabeled although they have masks. They are candidates, too.
     """
     split = run.read_split(dataset)
-    pretended = set(split.unlabeled) if config.labeled is not None else set()
-    held_back = {*split.labeled, *split.val, *split.test}
-    ids = tuple(id for id in dataset.ids if id not in held_back and (id in pretended or not dataset.has_mask(id)))
-    since = tuple(id for id in split.unlabeled if id not in pretended and dataset.has_mask(id))
-    return Candidates(dataset, ids, dataset, (*split.labeled, *since))
+    hidden = set(split.unlabeled) if config.labeled is not None else set()
+    in_use = {*split.labeled, *split.val, *split.test}
+    ids = tuple(id for id in dataset.ids if id not in in_use and (id in hidden or not dataset.has_mask(id)))
+    added = tuple(id for id in split.unlabeled if id not in hidden and dataset.has_mask(id))
+    return Candidates(dataset, ids, dataset, (*split.labeled, *added))
 
 
-def among_others(run: RunDirectory, dataset: SegmentationDataset, config: TrainConfig) -> Candidates:
-    """Choose among the images of other data that have no mask; where the run's own have moved there, among those."""
+def candidates_elsewhere(run: RunDirectory, dataset: SegmentationDataset, config: TrainConfig) -> Candidates:
+    """Choose among the images of another data set that have no mask; it may be the run's data at a new path."""
     ids = tuple(id for id in dataset.ids if not dataset.has_mask(id))
     try:
         own = open_dataset(config.data)
@@ -80,21 +79,26 @@ def among_others(run: RunDirectory, dataset: SegmentationDataset, config: TrainC
     except UserError:
         pass
     try:
-        return among_own(run, dataset, config)
+        return candidates_in_run(run, dataset, config)
     except UserError:
-        tell(f"{config.data}: what the run learned from is not there any more, and does not count as known")
+        note(f"{config.data}: the data of the run are missing; their images do not count as annotated")
         return Candidates(dataset, ids, dataset, ())
 
 
-def same_place(one: str, other: str) -> bool:
-    """Tell whether two ``--data`` mean the same."""
+def same_data(one: str, other: str) -> bool:
+    """Return whether two values of ``--data`` name the same data set."""
     return one == other or (Path(one).is_dir() and Path(one).resolve() == Path(other).resolve())
 
 
-def drawn(ids: tuple[str, ...], pool: int, seed: int) -> tuple[str, ...]:
-    """Return at most ``pool`` of the images, drawn at random, in their order."""
+def sample_pool(ids: tuple[str, ...], pool: int, seed: int) -> tuple[str, ...]:
+    """Return at most ``pool`` random ids, in their order."""
     if len(ids) <= pool:
         return ids
-    tell(f"{len(ids)} images to choose from: {pool} of them, drawn at random, are looked at (--pool)")
+    note(f"Choosing from {pool} random images of {len(ids)} (--pool)")
     chosen = torch.randperm(len(ids), generator=generator(seed, "pool"))[:pool].sort().values.tolist()
     return tuple(ids[index] for index in chosen)
+
+
+def note(line: str) -> None:
+    """Print a line to stderr; stdout is for results."""
+    print(line, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Drafts of masks, in forms that annotation tools take in: what is right is left alone, what is wrong is corrected."""
+"""Write draft masks in the formats of annotation tools, for annotators to correct."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ BACKGROUND = "background"
 
 
 def write_cvat(path: Path, masks: Mapping[str, Mask], classes: Sequence[str], palette: Sequence[Color]) -> None:
-    """Write an archive in CVAT's form "Segmentation mask 1.1", which a task takes in by *Upload annotations*.
+    """Write an archive in CVAT's format "Segmentation mask 1.1", for *Upload annotations* in a task.
 
-    ``labelmap.txt`` names classes and colors, ``SegmentationClass/STEM.png`` holds the colors, and
-    ``ImageSets/Segmentation/default.txt`` lists the stems.
+    ``labelmap.txt`` contains classes and colors, ``SegmentationClass/STEM.png`` the masks in color, and
+    ``ImageSets/Segmentation/default.txt`` the stems.
 
     Args:
-        path: the archive to make.
-        masks: by stem, class indices ``(H, W)``.
-        classes: their names.
-        palette: their colors.
+        path: The archive to write.
+        masks: Class indices ``(H, W)`` by stem.
+        classes: Class names.
+        palette: One RGB color per class.
     """
-    colors = visible(palette)
+    colors = replace_black(palette)
     lines = ["# label:color_rgb:parts:actions", *([] if BACKGROUND in classes else [f"{BACKGROUND}:0,0,0::"])]
     if BACKGROUND in classes:
         colors[classes.index(BACKGROUND)] = (0, 0, 0)
-    # A colon ends a name there and "#" begins a comment.
+    # In labelmap.txt a colon ends a name and "#" begins a comment.
     named = [name.replace(":", "_").lstrip("#") for name in classes]
     lines += [f"{name}:{red},{green},{blue}::" for name, (red, green, blue) in zip(named, colors, strict=True)]
     table = np.zeros((256, 3), dtype=np.uint8)
@@ -52,27 +52,27 @@ def write_cvat(path: Path, masks: Mapping[str, Mask], classes: Sequence[str], pa
             archive.writestr(f"SegmentationClass/{stem}.png", file.getvalue())
 
 
-def visible(palette: Sequence[Color]) -> list[Color]:
-    """Return the colors, but for black, which is what CVAT takes for "nothing here": nearly black, and no other's."""
-    nearly = ((r, g, b) for r, g, b in product(range(1, 256), repeat=3) if (r, g, b) not in palette)
-    return [color if any(color) else next(nearly) for color in palette]
+def replace_black(palette: Sequence[Color]) -> list[Color]:
+    """Return the colors with unused, nearly black colors instead of black, which CVAT reads as background."""
+    nearly_black = ((r, g, b) for r, g, b in product(range(1, 256), repeat=3) if (r, g, b) not in palette)
+    return [color if any(color) else next(nearly_black) for color in palette]
 
 
 def write_label_studio(
     folder: Path, images: Mapping[str, str], masks: Mapping[str, Mask], classes: Sequence[str], palette: Sequence[Color]
 ) -> None:
-    """Write ``label-studio.json``, tasks with a brush mask a class as their prediction, and the project's labels.
+    """Write ``label-studio.json``, tasks with the masks as predictions, and ``label-studio-labels.xml``.
 
     Args:
-        folder: where ``label-studio.json`` and ``label-studio-labels.xml`` go.
-        images: by stem, the name of the image's file.
-        masks: by stem, class indices ``(H, W)``.
-        classes: their names.
-        palette: their colors.
+        folder: Directory of the two files.
+        images: Name of the image file by stem.
+        masks: Class indices ``(H, W)`` by stem.
+        classes: Class names.
+        palette: One RGB color per class.
     """
     tasks = [
         {
-            # Where Label Studio serves files of its own machine (LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT).
+            # Label Studio serves local files here (LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT).
             "data": {"image": f"/data/local-files/?d=images/{quote(images[stem])}"},
             "predictions": [{"model_version": "semiseg", "result": _brushes(stem, mask, classes)}],
         }
@@ -109,14 +109,14 @@ def _brushes(stem: str, mask: Mask, classes: Sequence[str]) -> list[dict[str, An
 
 
 def encode_brush(region: NDArray[np.bool_]) -> list[int]:
-    """Encode a region ``(H, W)`` as Label Studio's brush: run lengths of its RGBA bytes, 0 or 255, packed into bits.
+    """Encode a region ``(H, W)`` as a brush of Label Studio: run lengths of its RGBA bytes, 0 or 255, as bits.
 
-    The form is that of thi.ng/rle-pack, which Label Studio uses: the number of bytes (32 bits), their width minus 1
-    (5 bits), four sizes of run lengths minus 1 (4 bits each); then for every run a 1, the number of its size (2 bits),
-    its length minus 1 in that size, and its byte.
+    The format is that of thi.ng/rle-pack: the number of bytes (32 bits), their width minus 1 (5 bits), four sizes of
+    run lengths minus 1 (4 bits each); then for every run a 1, the index of its size (2 bits), its length minus 1 in
+    that size, and its byte.
     """
     sizes = (3, 4, 8, 16)
-    flat = np.repeat(region.ravel(), 4)  # red, green, blue and alpha of a pixel are equal
+    flat = np.repeat(region.ravel(), 4)  # Red, green, blue and alpha are equal.
     edges = np.flatnonzero(np.diff(flat)) + 1
     starts = np.concatenate([[0], edges]) if len(flat) else np.zeros(0, dtype=np.int64)
     lengths = np.diff(np.concatenate([starts, [len(flat)]]))
@@ -125,8 +125,8 @@ def encode_brush(region: NDArray[np.bool_]) -> list[int]:
         value = f"{255 if flat[start] else 0:08b}"
         while length > 0:
             run = min(length, 1 << sizes[-1])
-            which = next(index for index, size in enumerate(sizes) if run <= 1 << size)
-            bits.append(f"1{which:02b}{run - 1:0{sizes[which]}b}{value}")
+            index = next(index for index, size in enumerate(sizes) if run <= 1 << size)
+            bits.append(f"1{index:02b}{run - 1:0{sizes[index]}b}{value}")
             length -= run
     text = "".join(bits)
     text += "0" * (-len(text) % 8)

@@ -1,4 +1,4 @@
-"""The order in which images are worth annotating, from what a model thinks of them. Pure functions of arrays."""
+"""Rank images by their value for annotation. Pure functions of arrays."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from semiseg.tools.suggestion.uncertainty import Array, Measures
 
 @dataclass(frozen=True)
 class Choice:
-    """The images chosen, best first.
+    """The chosen images, best first.
 
     Attributes:
-        indices: which of the measured images.
-        scores: of each, what it was chosen for, higher is better; comparable within one call only.
-        distances: of each, the cosine distance in [0, 2] to the nearest image that is annotated or chosen before it.
+        indices: Their indices among the measured images.
+        scores: Their scores; higher is better; only comparable within one call.
+        distances: Their cosine distances in [0, 2] to the nearest image that is annotated or chosen before.
     """
 
     indices: list[int]
@@ -27,23 +27,23 @@ class Choice:
 
 
 def choose(measures: Measures, annotated: Array, n: int, by: str, seed: int) -> Choice:
-    """Choose ``n`` images, or all there are.
+    """Choose ``n`` images, or all if there are fewer.
 
     Args:
-        measures: of the N images to choose from.
-        annotated: ``(L, D)``, features of the images that are annotated already; L may be 0.
-        n: how many.
-        by: a key of ``RANKINGS``.
-        seed: of ``random``.
+        measures: Measures of the N images to choose from.
+        annotated: ``(L, D)``, features of the annotated images; L may be 0.
+        n: Number of images.
+        by: A key of ``RANKINGS``.
+        seed: Seed of ``random``.
     """
     score, diverse = RANKINGS[by](measures, seed), by in DIVERSE
     distance = nearest(measures.features, annotated)
     indices, scores, distances = [], [], []
-    left = np.ones(len(score), dtype=bool)
+    free = np.ones(len(score), dtype=bool)
     for _ in range(min(n, len(score))):
-        value = np.where(left, score * distance if diverse else score, -np.inf)
+        value = np.where(free, score * distance if diverse else score, -np.inf)
         best = int(value.argmax())
-        left[best] = False
+        free[best] = False
         indices.append(best)
         scores.append(float(value[best]))
         distances.append(float(distance[best]))
@@ -52,9 +52,9 @@ def choose(measures: Measures, annotated: Array, n: int, by: str, seed: int) -> 
 
 
 def nearest(features: Array, others: Array) -> Array:
-    """Return the cosine distance, ``(N,)`` in [0, 2], of each of the features ``(N, D)`` to the nearest of ``others``.
+    """Return the cosine distance, ``(N,)`` in [0, 2], of features ``(N, D)`` to the nearest of ``others``.
 
-    All are of length 1. Without others, everything is as far as can be.
+    All features are normalized. Without others, the distance is 2.
     """
     if not len(others):
         return np.full(len(features), 2, dtype=np.float32)
@@ -63,13 +63,13 @@ def nearest(features: Array, others: Array) -> Array:
 
 
 def percentile(values: Array) -> Array:
-    """Return the share of the values that each one is not below, in (0, 1]: a scale on which measures can be added."""
+    """Return for each value the share of values that are not larger, in (0, 1], so that measures can be added."""
     ranks = np.searchsorted(np.sort(values), values, side="right").astype(np.float32)
     return ranks / np.float32(max(1, len(values)))
 
 
 Ranking = Callable[[Measures, int], Array]
-"""Measures and seed to a score ``(N,)``."""
+"""Maps measures and a seed to scores ``(N,)``."""
 
 
 def _combined(m: Measures, seed: int) -> Array:
@@ -101,7 +101,7 @@ RANKINGS: dict[str, Ranking] = {
     "diversity": _diversity,
     "random": _random,
 }
-"""What an image is suggested for."""
+"""Rankings by name."""
 DIVERSE = ("combined", "diversity")
-"""Those whose scores are multiplied by the distance to what is annotated or chosen already. ``diversity`` alone is the
+"""Rankings that multiply the score by the distance to the nearest annotated or chosen image. ``diversity`` is the
 greedy k-center of Sener & Savarese 2018."""

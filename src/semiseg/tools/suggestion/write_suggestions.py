@@ -1,0 +1,92 @@
+"""Write suggested images: lists, draft masks for annotation tools, and contact sheets."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from semiseg.data.dataset import SegmentationDataset
+from semiseg.data.splits.list_files import write_list
+from semiseg.data.splits.make_splits import link_image
+from semiseg.tools.models.trained_model import Model
+from semiseg.tools.suggestion.contact_sheet import contact_sheet, panels
+from semiseg.tools.suggestion.draft_masks import Mask, write_cvat, write_label_studio
+from semiseg.tools.suggestion.ranking import Choice
+from semiseg.tools.suggestion.uncertainty import Measures
+from semiseg.visualization.mask_pictures import Picture, save_indexed_png, save_picture
+
+SHEET = 40  # suggestions on one contact sheet
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """An image to annotate.
+
+    Attributes:
+        id: Its id.
+        score: Its score in the ranking; higher is better; only comparable within one call.
+        uncertainty: Uncertainty of the student, in [0, 1].
+        disagreement: Disagreement of the teachers, in [0, 1].
+        distance: Cosine distance in [0, 2] to the nearest image that is annotated or suggested before it.
+        classes: Classes that the student predicts in it, the largest first.
+    """
+
+    id: str
+    score: float
+    uncertainty: float
+    disagreement: float
+    distance: float
+    classes: tuple[str, ...]
+
+
+def describe(measures: Measures, choice: Choice, classes: Sequence[str]) -> tuple[Suggestion, ...]:
+    """Return the chosen images with their measures and classes."""
+    found = []
+    for index, score, distance in zip(choice.indices, choice.scores, choice.distances, strict=True):
+        shares = measures.shares[index]
+        predicted = tuple(classes[k] for k in shares.argsort()[::-1] if shares[k] > 0)
+        numbers = float(measures.uncertainty[index]), float(measures.disagreement[index]), distance
+        found.append(Suggestion(measures.ids[index], score, *numbers, predicted))
+    return tuple(found)
+
+
+def write_suggestions(
+    folder: Path, model: Model, dataset: SegmentationDataset, suggestions: Sequence[Suggestion]
+) -> None:
+    """Write ``suggestions.txt``, ``suggestions.csv``, images, draft masks in three formats, and contact sheets.
+
+    Args:
+        folder: An existing directory with the directories ``images`` and ``masks``.
+        model: The model that predicts the draft masks.
+        dataset: Data set of the images.
+        suggestions: The images, best first.
+    """
+    write_list(folder / "suggestions.txt", [one.id for one in suggestions])
+    _write_csv(folder / "suggestions.csv", suggestions)
+    masks: dict[str, Mask] = {}
+    files: dict[str, str] = {}
+    entries: dict[str, list[Picture]] = {}
+    for rank, one in enumerate(suggestions, 1):
+        image = dataset.read_image(one.id)
+        mask, confidence = model(image)
+        masks[one.id] = mask.cpu().numpy()
+        files[one.id] = link_image(dataset, one.id, folder / "images").name
+        save_indexed_png(mask, model.palette, folder / "masks" / f"{one.id}.png")
+        entries[f"{rank}. {one.id}"] = panels(image, mask.cpu(), confidence, model.palette)
+    write_cvat(folder / "cvat.zip", masks, model.classes, model.palette)
+    write_label_studio(folder, files, masks, model.classes, model.palette)
+    for number, start in enumerate(range(0, len(entries), SHEET)):
+        name = f"contact-sheet-{number + 1}.png" if number else "contact-sheet.png"
+        sheet = dict(list(entries.items())[start : start + SHEET])
+        save_picture(contact_sheet(sheet, model.classes, model.palette), folder / name)
+
+
+def _write_csv(path: Path, suggestions: Sequence[Suggestion]) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["rank", "image", "score", "uncertainty", "disagreement", "distance", "classes"])
+        for rank, one in enumerate(suggestions, 1):
+            numbers = (one.score, one.uncertainty, one.disagreement, one.distance)
+            table.writerow([rank, one.id, *(f"{number:.6g}" for number in numbers), "; ".join(one.classes)])
