@@ -71,7 +71,7 @@ class Interrupted(KeyboardInterrupt):
         status: The exit status: 128 plus the number of the signal.
     """
 
-    def __init__(self, message: str, status: int) -> None:
+    def __init__(self, message: str, status: int = 130) -> None:  # the default lets it be unpickled
         super().__init__(message)
         self.status = status
 
@@ -87,6 +87,10 @@ class ProcessLost(RuntimeError):
     def __init__(self, message: str, status: int = 1) -> None:
         super().__init__(message)
         self.status = status
+
+
+class TrainingStopped(RuntimeError):
+    """The loss or the gradient is not finite; the last checkpoint is kept."""
 
 
 def os_error(error: OSError, action: str, path: str | Path | None = None, fix: str | None = None) -> UserError:

@@ -1,4 +1,4 @@
-"""What ``semiseg predict`` writes of an image: its mask, and pictures of it."""
+"""Render the pictures that ``semiseg predict`` writes for an image: mask, overlay and confidence."""
 
 from __future__ import annotations
 
@@ -10,38 +10,48 @@ import torch
 from torch import Tensor
 
 from semiseg.data.dataset import Color
-from semiseg.data.files.image_files import reason
-from semiseg.errors import UserError
+from semiseg.errors import os_error
 from semiseg.inference.predictor import Predictor
 from semiseg.visualization.mask_pictures import Picture, indexed_picture, overlay, save_picture
 
 
-class Masks:
-    """Draws the kinds of pictures that are asked for: "" (the mask), ``_overlay``, ``_confidence``."""
+class PredictionRenderer:
+    """Predict an image and render the result.
+
+    Args:
+        predictor: predicts classes and confidence of an image.
+        palette: the color of each class.
+        kinds: the pictures to write: "" (the mask), ``_overlay``, ``_confidence``.
+    """
 
     def __init__(self, predictor: Predictor, palette: Sequence[Color], kinds: Sequence[str]) -> None:
         self.predictor, self.palette, self.kinds = predictor, palette, kinds
 
-    def draw(self, image: Tensor, kinds: Iterable[str]) -> dict[str, Picture]:
-        """Return pictures, by kind, of what the network says of an image, uint8 ``(3, H, W)``."""
-        mask, confidence = (part.cpu() for part in self.predictor(image))
-        made = {
+    def render(self, image: Tensor, kinds: Iterable[str]) -> dict[str, Picture]:
+        """Return the pictures of an image by kind.
+
+        Args:
+            image: uint8 ``(3, H, W)``.
+            kinds: the pictures to return, any of ``self.kinds``.
+        """
+        mask, confidence = (tensor.cpu() for tensor in self.predictor(image))
+        render = {
             "": lambda: indexed_picture(mask, self.palette),
             "_overlay": lambda: overlay(image, mask, self.palette),
             "_confidence": lambda: PIL.Image.fromarray((confidence * 255).round().to(torch.uint8).numpy()),
         }
-        return {kind: made[kind]() for kind in kinds}
+        return {kind: render[kind]() for kind in kinds}
 
 
 def write_pictures(pictures: Mapping[str, Picture], files: Mapping[str, Path]) -> None:
-    """Write pictures to the files of their kinds, each whole or not at all.
+    """Write each picture to the file of its kind. A file is written completely or not at all.
 
     Raises:
-        UserError: one cannot be written.
+        UserError: a file cannot be written.
     """
     for kind, picture in pictures.items():
         try:
             save_picture(picture, files[kind])
         except OSError as error:
-            problem = f"{files[kind]}: cannot be written ({reason(error)}): choose another --out, or rename"
-            raise UserError(problem) from None
+            fix = "choose another --out or rename the image"
+            raise os_error(error, "cannot be written", files[kind], fix) from None

@@ -1,80 +1,91 @@
-"""Predict the images of shards: a shard of masks for each."""
+"""Predict the images of shards: one shard of masks for each shard of images."""
 
 from __future__ import annotations
 
 import io
 import os
-import sys
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from semiseg.data.files.image_files import reason
 from semiseg.data.stream.make_shards import tar_writer
 from semiseg.data.stream.remote_files import Unreachable
 from semiseg.data.stream.shards import Shards
 from semiseg.data.stream.tar_files import escapes_folder, read_image
-from semiseg.errors import UserError, printable
-from semiseg.inference.mask_writer import Masks
+from semiseg.errors import UserError, os_error
+from semiseg.inference.mask_writer import PredictionRenderer
+from semiseg.inference.predict_files import print_skipped
 
 
 def plan_shards(shards: Shards, out: Path, skip_existing: bool) -> list[int]:
-    """Return the numbers of the shards whose masks are to be written.
+    """Return the indices of the shards to predict.
+
+    Args:
+        shards: the shards of images.
+        out: the output directory.
+        skip_existing: whether to leave out shards of masks that exist instead of raising an error.
 
     Raises:
-        UserError: one exists, or would be written elsewhere than below ``out``, or where another one is.
+        UserError: a shard of masks exists, or its name in the index is malformed or leads out of ``out``.
     """
     todo = []
     for number, name in enumerate(shards.names):
-        if escapes_folder(name) or name != str(PurePosixPath(name)):  # of an index by a stranger, or of several places
-            raise UserError(f"{shards.source}: its {name!r} is no plain name below {shards.base or 'one place'}")
+        if escapes_folder(name) or name != str(PurePosixPath(name)):  # from a malformed or malicious index
+            problem = f"{name!r} is not a plain file name below {shards.base or 'one directory'}"
+            raise UserError(problem, path=shards.source, fix="correct the name in the index")
         if not (out / name).exists():
             todo.append(number)
         elif not skip_existing:
-            raise UserError(f"{out / name} exists: choose another --out, or go on by --skip-existing")
+            raise UserError("exists", path=out / name, fix="choose another --out, or add --skip-existing")
     return todo
 
 
-def predict_shard(masks: Masks, shards: Shards, number: int, out: Path) -> tuple[int, Path | None]:
-    """Write the shard of masks of a shard, whole or not at all: ``<key>.png``, ``<key>.overlay.png`` and so on.
+def predict_shard(renderer: PredictionRenderer, shards: Shards, number: int, out: Path) -> tuple[int, Path | None]:
+    """Write the shard of masks for a shard: ``<key>.png``, ``<key>.overlay.png`` and so on, or no file at all.
 
-    What cannot be read is told on stderr and left out.
+    Print and skip images that cannot be read.
+
+    Args:
+        renderer: predicts and renders.
+        shards: the shards of images.
+        number: index of the shard.
+        out: the output directory.
 
     Returns:
-        How many images were left out, and the file; None where the whole shard cannot be read.
+        The number of images that were skipped, and the file, None if the whole shard cannot be read.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the shard of masks cannot be written.
     """
-    place, size, file = shards.url(number), int(shards.sizes[number]), out / shards.names[number]
+    url, size, file = shards.url(number), int(shards.sizes[number]), out / shards.names[number]
     failed, draft = 0, file.with_name(f".{file.name}.part")
     try:
         path, members = shards.members(number)
         file.parent.mkdir(parents=True, exist_ok=True)
         with open(draft, "wb") as stream, tar_writer(stream) as tar:
-            for key, where in members.items():
+            for key, member in members.items():
                 try:
-                    image = read_image(place, size, key, path, where).pixels
+                    image = read_image(url, size, key, path, member).pixels
                 except Unreachable:
                     raise
                 except UserError as error:
-                    print(f"{printable(str(error))}; skipped", file=sys.stderr)
+                    print_skipped(error)
                     failed += 1
                     continue
-                pictures = masks.draw(image, masks.kinds)
+                pictures = renderer.render(image, renderer.kinds)
                 tar.write({"__key__": key} | {f"{k[1:]}.png".lstrip("."): as_png(p) for k, p in pictures.items()})
         os.replace(draft, file)
     except Unreachable as error:
-        print(f"{printable(str(error))}; skipped", file=sys.stderr)
+        print_skipped(error)
         return int(shards.counts[number]), None
     except OSError as error:
-        raise UserError(f"{file}: cannot be written ({reason(error)}): choose another --out") from None
+        raise os_error(error, "cannot be written", file, "choose another --out") from None
     finally:
         draft.unlink(missing_ok=True)
     return failed, file
 
 
 def as_png(picture: Any) -> bytes:
-    """Return the bytes of a picture as PNG."""
+    """Return a Pillow image as PNG bytes."""
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()

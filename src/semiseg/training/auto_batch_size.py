@@ -20,7 +20,7 @@ from semiseg.errors import UserError
 from semiseg.methods import Batch, Method, Progress
 from semiseg.training.build import make_method, make_stream
 from semiseg.training.decode_plan import make_reader
-from semiseg.training.distributed.process_group import Peers
+from semiseg.training.distributed.process_group import ProcessGroup
 from semiseg.training.optimizer import make_optimizer
 
 SHARE = 0.9  # of a GPU that a trial may take: a long run fragments its memory, and validation wants some too
@@ -35,15 +35,16 @@ def require_gpu(device: torch.device) -> None:
         )
 
 
-def settle_batch(config: TrainConfig, options: Any, fabric: Fabric, peers: Peers) -> tuple[TrainConfig, str]:
-    """Return the configuration with the number that is found by trying, and what to say of it; all processes call it.
+def find_batch_size(config: TrainConfig, options: Any, fabric: Fabric, group: ProcessGroup) -> tuple[TrainConfig, str]:
+    """Return the configuration with the largest batch size that fits, and a note about it. All ranks must call it.
 
     Raises:
-        UserError: not even one image of each kind fits.
+        UserError: not even one labeled and one unlabeled image fit.
     """
     found = largest_batch(config, options, fabric)
-    advice = "take a smaller --crop-size or network, or --activation-checkpointing"
-    peers.require(found > 0, f"--batch-size auto: not even one image of each kind fits into the GPU's memory: {advice}")
+    problem = "auto: not even one image of each kind fits into the GPU's memory"
+    fix = "use a smaller --crop-size or network, or --activation-checkpointing"
+    group.require(found > 0, UserError(problem, option="--batch-size", fix=fix))
     return replace(config, batch_size=found), f"--batch-size auto: {found}"
 
 

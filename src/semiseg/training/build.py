@@ -16,13 +16,12 @@ from semiseg.data.splits.dataset_split import Split
 from semiseg.data.stream.image_reader import ImageReader
 from semiseg.data.stream.loader import StreamConfig, TrainStream
 from semiseg.data.stream.unlabeled_pool import make_pool
-from semiseg.errors import UserError
 from semiseg.methods import Method
 from semiseg.networks import SegmentationNetwork, build
 from semiseg.ops.activation_checkpointing import recompute_activations
 from semiseg.ops.losses import ohem_cross_entropy
 from semiseg.seeding import derive_seed
-from semiseg.training.distributed.launch import undivided
+from semiseg.training.distributed.external_launcher import batch_problem
 from semiseg.training.find_method import find_method
 
 
@@ -92,7 +91,7 @@ def make_stream(
         strict=config.strict,
     )
     rank, world = fabric.global_rank, fabric.world_size
-    if problem := undivided(config, world):
-        raise UserError(problem)
+    if error := batch_problem(config, world):
+        raise error
     pool = make_pool(reader or ImageReader(dataset), split, config.seed, rank_batch_size=config.batch // world)
     return TrainStream(dataset, split.labeled, pool, stream_config, rank, world, reader)

@@ -32,7 +32,7 @@ def check_before_trying(path: Path, config: TrainConfig, options: Any, device: A
         UserError: there is no GPU, or anything else that the user should correct first.
     """
     from semiseg.training.auto_batch_size import require_gpu
-    from semiseg.training.distributed.launch import launch_id
+    from semiseg.training.distributed.external_launcher import launch_id
 
     require_gpu(device)
     if launch_id() is None:  # else it may be a run that goes on

@@ -24,7 +24,7 @@ from semiseg.data.files.atomic_folder import is_free, new_folder
 from semiseg.data.splits.dataset_split import Split, read_split, write_split
 from semiseg.errors import UserError, is_utf8, require_regular_file
 from semiseg.training.checkpoint import MOVABLE
-from semiseg.training.distributed.launch import launch_id
+from semiseg.training.distributed.external_launcher import launch_id
 from semiseg.training.find_method import find_method
 
 try:

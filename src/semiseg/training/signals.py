@@ -1,4 +1,4 @@
-"""What a signal does to a run: the step is finished, the run saved, and it is said how to go on."""
+"""Signals during training: finish the step, save the run, and print the command that resumes it."""
 
 from __future__ import annotations
 
@@ -14,68 +14,80 @@ from types import FrameType
 
 from semiseg.errors import Interrupted, ReportedElsewhere
 
-# Ctrl-C, a system that shuts down, a terminal that is closed, SLURM before it takes the machine (not all on Windows).
-NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+# Ctrl-C, shutdown or preemption, a closed terminal, SLURM's --signal=USR1. Windows lacks some of them.
+HANDLED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 
 
-class Interruption:
-    """Keeps the first signal in ``asked`` while the loop takes steps (``patient``); the loop saves, and raises `end`.
+class SignalHandler:
+    """Record the first signal, so that the training loop can finish its step and save.
 
-    Elsewhere there is nothing to save, and a signal ends the run at once. So does a second Ctrl-C; of other signals
-    those that repeat the first mean the same (whoever ends a program often says so more than once).
+    While ``deferred`` is set, the signal is only recorded in ``received``; the loop then saves and raises
+    `interruption`. Otherwise, there is nothing to save, and the signal raises at once. A second Ctrl-C always raises at
+    once; a launcher passes it on as SIGTERM. Other repeated signals are ignored, because programs often send several to
+    stop one process.
+
+    Args:
+        run: the run directory, for the message.
+        rank: rank of this process; only rank 0 reports the signal.
+        world_size: number of ranks.
     """
 
-    def __init__(self, run: Path, main: bool = True, lost: Callable[[], object] = lambda: None) -> None:
-        self.run, self.main, self.lost = run, main, lost
-        self.asked: signal.Signals | None = None
-        self.patient = False
+    def __init__(self, run: Path, rank: int = 0, world_size: int = 1) -> None:
+        self.run, self.rank, self.world_size = run, rank, world_size
+        self.received: signal.Signals | None = None
+        self.deferred = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Take a signal, as its handler."""
-        again = self.asked is not None
-        if again and number != signal.SIGINT:
-            return
-        self.asked = signal.Signals(number)
-        if again or not self.patient:
-            raise self.end()
-        if self.main and not self.lost():  # not by print: it may be what the signal has interrupted
-            text = f"\n{self.asked.name}: finishing the step and saving the run; Ctrl-C stops it at once\n"
-            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text.encode())
+        """Handle a signal."""
+        if self.received is not None:
+            if number == signal.SIGINT:
+                self.received = signal.SIGINT
+            elif (self.received, number) != (signal.SIGINT, signal.SIGTERM):
+                return
+            raise self.interruption()
+        self.received = signal.Signals(number)
+        if not self.deferred:
+            raise self.interruption()
+        # With several ranks, SIGTERM may come from the launcher after another rank has died. Then no step finishes.
+        if self.rank == 0 and (self.world_size == 1 or number != signal.SIGTERM):
+            line = f"{self.received.name}: finishing the step and saving the run; Ctrl-C stops it at once"
+            # Not print, which the signal may have interrupted.
+            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\n{line}\n".encode())
 
-    def end(self, saved: str = "") -> Interrupted | ReportedElsewhere:
-        """Return what ends the run, after it was ``saved`` (at which step), or as it is."""
-        name = self.asked.name if self.asked else "another process"
-        if not self.main:
+    def interruption(self, saved: str = "") -> Interrupted | ReportedElsewhere:
+        """Return the exception that stops the run.
+
+        Args:
+            saved: the end of the message's first part, such as ", saved at step 40".
+        """
+        name = self.received.name if self.received else "a signal to another process"
+        if self.rank:
             return ReportedElsewhere(name)
-        return Interrupted(
-            f"interrupted by {name}{saved}: {how_to_go_on(self.run)}", 128 + (self.asked or signal.SIGTERM)
-        )
+        message = f"interrupted by {name}{saved}. {resume_hint(self.run)}"
+        return Interrupted(message, 128 + (self.received or signal.SIGTERM))
 
 
-def how_to_go_on(run: Path) -> str:
-    """Return what to do after a run has been ended."""
+def resume_hint(run: Path) -> str:
+    """Return a sentence that says how to continue a run that was stopped."""
     if (run / "config.yaml").is_file():
-        return f"go on by semiseg train --resume {shlex.quote(str(run))}"
-    return "there is no run yet, so give the same command again"
+        return f"Resume with: semiseg train --resume {shlex.quote(str(run))}"
+    return "The run has not started yet. Run the same command again."
 
 
 @contextmanager
-def interruptible(run: Path, main: bool = True, lost: Callable[[], object] = lambda: None) -> Iterator[Interruption]:
-    """Treat signals as `Interruption` says inside the block; ``main``: this process is the one that saves and tells.
+def handle_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Install ``handler`` for the signals in ``HANDLED`` inside the block, and restore the previous handlers after it.
 
-    Where another process is ``lost`` no step can be finished any more, and none is promised: torchrun sends its signal
-    to those that are left.
-
-    A signal that whoever started us had us ignore stays ignored (``nohup``, a shell's background job). Outside the
-    main thread, where Python takes no signals, nothing is done.
+    Signals that this process was started to ignore (``nohup``, a background job of a shell) stay ignored. Outside the
+    main thread, where Python cannot handle signals, this does nothing.
     """
-    interruption, before = Interruption(run, main, lost), {}
+    previous = {}
     if threading.current_thread() is threading.main_thread():
-        for number in (getattr(signal, name) for name in NAMES if hasattr(signal, name)):
+        for number in (getattr(signal, name) for name in HANDLED if hasattr(signal, name)):
             if signal.getsignal(number) != signal.SIG_IGN:
-                before[number] = signal.signal(number, interruption)
+                previous[number] = signal.signal(number, handler)
     try:
-        yield interruption
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, handler_before in previous.items():
+            signal.signal(number, handler_before)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from semiseg.config import TrainConfig, to_mapping
 from semiseg.data.mask_validation import check_masks
 from semiseg.data.stream.loader import StepLoader, TrainStream, make_loader
+from semiseg.errors import TrainingStopped
 from semiseg.methods import Batch, Method, Progress
 from semiseg.ops.losses import balancing_weights
 from semiseg.training.build import make_method, make_stream, synchronize_batchnorm
@@ -31,15 +32,11 @@ from semiseg.training.logging.trackers import open_trackers
 from semiseg.training.optimizer import make_optimizer, set_learning_rate
 from semiseg.training.resume_checks import check_nothing_lost, read_state, steps_between
 from semiseg.training.run_directory import RunDirectory
-from semiseg.training.signals import Interruption
+from semiseg.training.signals import SignalHandler
 from semiseg.training.validator import Validator
 
 DEFAULT_STEPS = 2000
 LOSS_TERMS = ("supervised", "unsupervised", "consistency", "auxiliary", "filled", "tags")
-
-
-class TrainingStopped(RuntimeError):
-    """The loss or the gradient is no longer a finite number; the last good checkpoint is kept."""
 
 
 @dataclass
@@ -64,7 +61,7 @@ class Loop:
     validator: Validator
     samples: Samples
     console: Console
-    interruption: Interruption
+    interruption: SignalHandler
     total_steps: int
     best: Best = field(default_factory=Best)
 
@@ -93,7 +90,7 @@ class Loop:
             done = step + 1
             self.console.pace(done, self.total_steps)
             logged, validated = self.log_due(done), self.validation_due(done)
-            asked = self.interruption.asked is not None
+            asked = self.interruption.received is not None
             if logged or validated or self.fabric.device.type == "cpu" or (asked and self.fabric.world_size == 1):
                 asked = self.agree(finite, asked, done)
             else:  # the processes meet at the next line
@@ -154,7 +151,7 @@ class Loop:
             save_checkpoint(self.run.last, self.state(done))
         self.fabric.barrier()  # a process that is gone while the first one saves would seem to be lost
         self.console.note(f"stopped after step {done} of {self.total_steps}, saved")
-        raise self.interruption.end(f", saved at step {done}")
+        raise self.interruption.interruption(f", saved at step {done}")
 
     def validate(self, log: MetricsLog, progress: Progress) -> None:
         """Evaluate every network after the step ``progress``, keep the best, save."""
@@ -205,7 +202,7 @@ class Loop:
                 old.unlink()
 
 
-def train_run(run: RunDirectory, fabric: Fabric, interruption: Interruption) -> Loop:
+def train_run(run: RunDirectory, fabric: Fabric, interruption: SignalHandler) -> Loop:
     """Train the run from its last checkpoint, or from the start, to its end, unless ``interruption`` comes first."""
     config, options = run.read_config()
     dataset, split = run.dataset, run.split
@@ -239,10 +236,10 @@ def train_run(run: RunDirectory, fabric: Fabric, interruption: Interruption) -> 
     parts = (fabric, config, run, method, wrapped, wrapped_optimizer, stream, validator, samples, console, interruption)
     loop = Loop(*parts, total_steps, best)
     try:
-        interruption.patient = True
+        interruption.deferred = True
         with told_in_one_line(run.path, checkpoint_bytes(method, config)):
             loop.fit(state["step"] if state else 0)
     finally:
-        interruption.patient = False
+        interruption.deferred = False
         console.close()
     return loop

@@ -1,24 +1,27 @@
-"""From options to a run: resolve them, check all that a run needs, train, go on."""
+"""Train a model: resolve the options, create or resume the run, train, write the report."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from semiseg.config import TrainConfig, from_mapping
+from semiseg.config import TrainConfig, from_mapping, to_mapping
 from semiseg.errors import UserError
 from semiseg.training.disk_space import told_in_one_line
-from semiseg.training.find_method import short_name
+from semiseg.training.distributed.external_launcher import check_world_size, find_launcher, world_size
+from semiseg.training.find_method import find_method, short_name
 from semiseg.training.prepare_run import check_before_trying, prepare
 from semiseg.training.resolve_config import resolve
 from semiseg.training.run_directory import RunDirectory
+from semiseg.training.signals import SignalHandler, handle_signals, resume_hint
 from semiseg.workflows.report import report
 
-PLACE = ("devices", "nodes")  # what may be another when a run goes on
-T = TypeVar("T")
+CHANGEABLE = ("devices", "nodes")
+"""The options that may be given with ``resume``."""
 
 
 def train(
@@ -35,19 +38,20 @@ def train(
 
     Args:
         data: a directory with ``images/`` and ``masks/``, or ``shapes`` for generated images.
-        method: the method's name (``semiseg methods``); Dual Teacher where absent.
-        out: a new directory; ``runs/DATA-METHOD`` where absent.
+        method: name of the method (see ``semiseg methods``). Default: Dual Teacher.
+        out: a new directory. Default: ``runs/DATA-METHOD``.
         preset: a named set of options (``small``).
         config: a YAML file of options.
-        resume: a run to go on with; of the other arguments ``devices`` and ``nodes`` alone may be given with it.
+        resume: a run to resume. Of the other arguments, only ``devices`` and ``nodes`` may be given with it.
         options: any option of ``semiseg train``, with ``_`` for ``-``.
 
     Raises:
-        UserError: the input is at fault; one line says where and what to do.
+        UserError: the input is at fault. The message says what to fix.
     """
     if resume is not None:
-        if not options.keys() <= set(PLACE) or any(x is not None for x in (data, method, out, preset, config)):
-            raise UserError(f"resume takes all but {' and '.join(PLACE)} from the run: leave the other arguments out")
+        if not options.keys() <= set(CHANGEABLE) or any(x is not None for x in (data, method, out, preset, config)):
+            problem = f"takes all arguments except {' and '.join(CHANGEABLE)} from the run"
+            raise UserError(problem, option="--resume", fix="leave the other arguments out")
         return resume_run(resume, **options)
     given = {"data": None if data is None else str(data), "method": method} | options
     settings, method_options = resolve({k: v for k, v in given.items() if v is not None}, preset, config)
@@ -55,68 +59,67 @@ def train(
 
 
 def train_with(config: TrainConfig, options: Any, out: str | Path | None = None) -> Path:
-    """Train by a resolved configuration; return the run directory."""
-    from semiseg.training.auto_batch_size import settle_batch
-    from semiseg.training.distributed.fabric_setup import launched
-    from semiseg.training.distributed.launch import placed
-    from semiseg.training.distributed.process_group import together
-    from semiseg.training.signals import how_to_go_on, interruptible
-
+    """Train a new run with a resolved configuration and return its directory."""
     path = Path(out) if out else Path("runs") / f"{Path(config.data).name.split(':')[0]}-{short_name(config.method)}"
-    config = placed(config)
-    with (
-        launched(config) as fabric,
-        together(fabric, lambda: how_to_go_on(path)) as peers,
-        interruptible(path, fabric.is_global_zero, peers.lost) as interruption,
-    ):
-        settled, found = config, ""
-        if config.batch_size == "auto":
-            peers.on_first(lambda: check_before_trying(path, config, options, fabric.device))
-            settled, found = settle_batch(config, options, fabric, peers)
-        run = peers.on_first(lambda: prepare(path, settled, options, found))
-        return finish(run or RunDirectory(path), fabric, peers, interruption)
+    return train_on_all_ranks(path, check_world_size(config), options, resume=False)
 
 
 def resume_run(path: str | Path, devices: int | str | None = None, nodes: int | None = None) -> Path:
-    """Go on with a run from its last checkpoint, or from its start where there is none yet; elsewhere if asked."""
-    from semiseg.training.distributed.fabric_setup import launched
-    from semiseg.training.distributed.launch import placed, started_by
-    from semiseg.training.distributed.process_group import together
-    from semiseg.training.signals import how_to_go_on, interruptible
-
+    """Resume a run from its last checkpoint, or from its start if there is none, and return its directory."""
     run = RunDirectory.open(path)
-    config = run.read_config()[0]
-    if started_by():  # it says how many there are; the run knows only how many there were
+    config, options = run.read_config()
+    if find_launcher():  # the launcher decides, whatever the run was started with
         config = replace(config, devices="auto", nodes=1)
-    asked = {name: value for name, value in zip(PLACE, (devices, nodes), strict=True) if value is not None}
-    config = placed(from_mapping((TrainConfig,), vars(config) | asked, "options")[0])
-    with (
-        launched(config) as fabric,
-        together(fabric, lambda: how_to_go_on(run.path)) as peers,
-        interruptible(run.path, fabric.is_global_zero, peers.lost) as interruption,
-    ):
-        return finish(run, fabric, peers, interruption)
+    given = {name: value for name, value in zip(CHANGEABLE, (devices, nodes), strict=True) if value is not None}
+    config = check_world_size(from_mapping((TrainConfig,), vars(config) | given, "options")[0])
+    return train_on_all_ranks(run.path, config, options, resume=True)
 
 
-def finish(run: RunDirectory, fabric: Any, peers: Any, interruption: Any) -> Path:
-    """Hold the run, train it to the end and write the report; all but ``run``: as they were opened."""
+def train_on_all_ranks(path: Path, config: TrainConfig, options: Any, resume: bool) -> Path:
+    """Train in this process, or start the ranks that ``config`` asks for and train on them; return ``path``."""
+    if world_size(config) == 1 or find_launcher():
+        train_rank(path, config, options, resume)
+    else:
+        from semiseg.training.distributed.launch import launch
+
+        arguments = (path, to_mapping(config, options), resume)
+        devices = 1 if config.devices == "auto" else config.devices
+        launch(train_launched_rank, arguments, devices, config.nodes, lambda: resume_hint(path))
+    return path
+
+
+def train_launched_rank(path: Path, values: Mapping[str, Any], resume: bool) -> None:
+    """Train on one rank; ``values`` are those of the configuration, since options may not be picklable."""
+    kinds = (TrainConfig, find_method(values["method"]).Options)
+    train_rank(path, *from_mapping(kinds, values, "options"), resume)
+
+
+def train_rank(path: Path, config: TrainConfig, options: Any, resume: bool) -> None:
+    """Create the run, unless it is to be resumed, train it to the end, and write its report; on one rank."""
+    from semiseg.training.auto_batch_size import find_batch_size
+    from semiseg.training.distributed.fabric_setup import launched
+    from semiseg.training.distributed.process_group import process_group
     from semiseg.training.trainer import train_run
 
-    with ExitStack() as stack:
-        stack.enter_context(told_in_one_line(run.path))
-        peers.on_first(lambda: warn(stack.enter_context(run.held())))
-        peers.require(
-            (run.path / "config.yaml").is_file(),
-            f"{run.path}: not every machine sees it: choose an --out on a disk that all of them share",
-        )
-        train_run(run, fabric, interruption)
-        peers.part()
-        if fabric.is_global_zero:
-            report([run.path])
-    return run.path
-
-
-def warn(line: str) -> None:
-    """Print a line on stderr, if there is one."""
-    if line:
-        print(line, file=sys.stderr)
+    with (
+        launched(config) as fabric,
+        process_group(fabric, lambda: resume_hint(path)) as group,
+        handle_signals(signals := SignalHandler(path, group.rank, group.world_size)),
+        ExitStack() as stack,
+    ):
+        created, note = None, ""
+        if not resume:
+            if config.batch_size == "auto":
+                group.on_rank_zero(lambda: check_before_trying(path, config, options, fabric.device))
+                config, note = find_batch_size(config, options, fabric, group)
+            created = group.on_rank_zero(lambda: prepare(path, config, options, note))
+        run = created or RunDirectory(path)
+        stack.enter_context(told_in_one_line(path))
+        if warning := group.on_rank_zero(lambda: stack.enter_context(run.held())):
+            print(warning, file=sys.stderr)
+        missing = UserError("is not visible on every machine", path=path, fix="choose an --out on a shared disk")
+        group.require((path / "config.yaml").is_file(), missing)
+        train_run(run, fabric, signals)
+        group.barrier()
+        if group.rank == 0:
+            report([path])

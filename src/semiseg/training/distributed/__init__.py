@@ -1,1 +1,1 @@
-"""Several processes: launch, process group, reductions."""
+"""Several ranks: launcher, process group, Fabric."""

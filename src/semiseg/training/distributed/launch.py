@@ -1,91 +1,153 @@
-"""Where a run's processes come from: torchrun or SLURM has started them and says how many; otherwise Fabric does."""
+"""Start the ranks of ``--devices N`` through torchrun's elastic agent, and report their outcome once."""
 
 from __future__ import annotations
 
+import logging
 import os
-import platform
-from dataclasses import replace
+import pickle
+import signal
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
 
-from semiseg.config import TrainConfig
-from semiseg.errors import ReportedElsewhere, UserError
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from semiseg.errors import Interrupted, ProcessLost, ReportedElsewhere, TrainingStopped, UserError
+from semiseg.training.signals import handle_signals
 
-def by_torchrun() -> bool:
-    """Whether torchrun has started this process."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
-
-
-def started_by() -> tuple[str, int, int, int] | None:
-    """Return who has started the processes, how many on each of how many machines, and the rank of this one.
-
-    None where nobody has: then Fabric does. Of SLURM only what ``srun`` starts counts, not a batch script itself.
-    """
-    there = os.environ
-    if by_torchrun():
-        each = int(there["LOCAL_WORLD_SIZE"])
-        return "torchrun", each, int(there["WORLD_SIZE"]) // each, int(there["RANK"])
-    if "SLURM_STEP_ID" in there and there.get("SLURM_JOB_NAME") not in ("bash", "interactive"):  # as Fabric sees it
-        nodes = int(there.get("SLURM_NNODES", 1))
-        return "srun", int(there["SLURM_NTASKS"]) // nodes, nodes, int(there["SLURM_PROCID"])
-    return None
+# Time for the ranks to finish the step, a validation and the save after a signal. Then the agent kills them.
+SHUTDOWN_TIMEOUT_S = 600
 
 
-def located(config: TrainConfig) -> TrainConfig:
-    """Return the configuration with the devices and nodes that torchrun or SLURM has started processes for, if it has.
+def launch(
+    function: Callable[..., Any], arguments: tuple[Any, ...], devices: int, nodes: int, resume_hint: Callable[[], str]
+) -> Any:
+    """Call ``function(*arguments)`` on ``devices`` ranks of this machine and return the result of the first one.
 
-    Raises:
-        UserError: it asks for others; on one process, which tells.
-    """
-    started = started_by()
-    if not started:
-        return config
-    who, devices, nodes, _ = started
-    asked = config.devices, config.nodes
-    if asked not in ((devices, nodes), ("auto", nodes), ("auto", 1)):
-        message = f"--devices {asked[0]} --nodes {asked[1]}: {who} has started {devices} processes on each of {nodes}"
-        raise _told_once(f"{message} machines: give the same numbers, or neither")
-    return replace(config, devices=devices, nodes=nodes)
+    The ranks run in sessions of their own. Signals reach only this process, and its agent passes them on. If a rank
+    dies, the agent stops the others.
 
-
-def placed(config: TrainConfig) -> TrainConfig:
-    """Return the configuration of a run, ``located``.
+    Args:
+        function: importable by its module and name.
+        arguments: can be pickled.
+        devices: ranks on this machine.
+        nodes: machines. With several, the command runs on each, and ``MASTER_ADDR`` and ``MASTER_PORT`` name one.
+        resume_hint: returns a sentence that says how to continue.
 
     Raises:
-        UserError: as ``located``, or a batch does not divide among so many; on one process, which tells.
+        UserError, TrainingStopped, Interrupted: as raised on a rank.
+        ProcessLost: a rank was killed, or has failed and printed why.
     """
-    config = located(config)
-    if problem := undivided(config, (1 if config.devices == "auto" else config.devices) * config.nodes):
-        raise _told_once(problem)
-    return config
+    if "LOGLEVEL" not in os.environ:  # our errors say what the agent logs
+        for name in ("torch.distributed.elastic", "torch.distributed.launcher"):
+            logging.getLogger(name).addHandler(logging.NullHandler())
+            logging.getLogger(name).propagate = False
+    with tempfile.TemporaryDirectory(prefix="semiseg-launch-") as directory:
+        (Path(directory) / "call.pkl").write_bytes(pickle.dumps((function, arguments)))
+        failures: Mapping[int, ProcessFailure] = {}
+        received = None
+        # Keep the current directory off the ranks' import path, unless it is on ours.
+        safe_path = [] if {"", os.getcwd()} & set(sys.path) else ["-P"]
+        try:
+            with handle_signals(raise_signal):
+                agent = elastic_launch(agent_config(devices, nodes, directory), sys.executable)
+                agent(*safe_path, "-m", "semiseg.training.distributed.rank", directory)
+        except ChildFailedError as error:
+            failures = error.failures
+        except SignalException as error:
+            received = error.sigval
+        outcomes = read_outcomes(Path(directory))
+    first = next(iter(outcomes.values()), None)
+    if outcomes and not failures and not isinstance(first, BaseException):
+        return first
+    raise find_cause(outcomes, failures, received, devices * nodes, resume_hint)
 
 
-def undivided(config: TrainConfig, processes: int) -> str:
-    """Return what to say where the batch does not divide among so many processes and their parts, or ""."""
-    if config.batch_size == "auto" or config.batch_size % (processes * config.accumulate) == 0:
-        return ""
-    parts = f", each in {config.accumulate} parts" if config.accumulate > 1 else ""
-    return f"--batch-size {config.batch_size} does not divide by {processes} processes{parts}: take a multiple"
+def agent_config(devices: int, nodes: int, directory: str) -> LaunchConfig:
+    """Return the agent's configuration: c10d rendezvous, no restarts, the output of the ranks left as it is."""
+    settings: dict[str, Any] = {"rdzv_endpoint": "127.0.0.1:0", "local_addr": "127.0.0.1", "run_id": uuid.uuid4().hex}
+    if nodes > 1:
+        address, port = (os.environ.get(name) for name in ("MASTER_ADDR", "MASTER_PORT"))
+        if not address or not port:
+            problem = f"{nodes} machines need MASTER_ADDR and MASTER_PORT"
+            raise UserError(problem, option="--nodes", fix="set both variables, or start semiseg by torchrun")
+        settings = {"rdzv_endpoint": f"{address}:{port}", "run_id": "semiseg"}
+        if "NODE_RANK" in os.environ:
+            settings["rdzv_configs"] = {"is_host": os.environ["NODE_RANK"] == "0"}
+    known = {field.name for field in fields(LaunchConfig)}
+    if "signals_to_handle" in known:  # PyTorch 2.9 has neither: it handles signals by itself and waits for 30 seconds
+        settings["signals_to_handle"] = "SIGQUIT"  # raise_signal handles the others
+    if "shutdown_timeout" in known:
+        settings["shutdown_timeout"] = int(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_TIMEOUT_S))
+    return LaunchConfig(
+        min_nodes=nodes,
+        max_nodes=nodes,
+        nproc_per_node=devices,
+        rdzv_backend="c10d",
+        max_restarts=0,
+        logs_specs=DefaultLogsSpecs(log_dir=directory),
+        **settings,
+    )
 
 
-def _told_once(problem: str) -> UserError | ReportedElsewhere:
-    """Return the error to raise before processes have met: the first one tells."""
-    started = started_by()
-    return ReportedElsewhere(problem) if started and started[-1] else UserError(problem)
+def raise_signal(number: int, frame: FrameType | None) -> NoReturn:
+    """Raise SignalException, as the agent's own handlers do: it passes the signal on and waits for the ranks.
 
-
-def launch_id() -> str | None:
-    """Return what tells one torchrun from another; the same after it has started its processes anew.
-
-    That is the id of its rendezvous. Several machines without ``--rdzv-id`` have none of their own: there it is the
-    first machine's agent.
+    On a second signal, the agent sends SIGTERM, which `SignalHandler` takes for a second Ctrl-C if the first was one.
     """
-    if not by_torchrun():
-        return None
-    given = os.environ.get("TORCHELASTIC_RUN_ID", "none")
-    return given if given != "none" else f"{platform.node()}:{os.getppid()}"
+    raise SignalException(f"received signal {number}", signal.Signals(number))
 
 
-def restarts() -> tuple[int, int]:
-    """Return how often torchrun has started these processes anew, and how often it may."""
-    count, most = (int(os.environ.get(f"TORCHELASTIC_{name}", 0)) for name in ("RESTART_COUNT", "MAX_RESTARTS"))
-    return (count, most) if by_torchrun() else (0, 0)
+def read_outcomes(directory: Path) -> dict[int, Any]:
+    """Return what the ranks have written by global rank, in order: a result or an exception each."""
+    files = {int(file.stem.partition("-")[2]): file for file in directory.glob("outcome-*.pkl")}
+    return {rank: pickle.loads(files[rank].read_bytes()) for rank in sorted(files)}
+
+
+def find_cause(
+    outcomes: Mapping[int, Any],
+    failures: Mapping[int, ProcessFailure],
+    received: signal.Signals | None,
+    ranks: int,
+    resume_hint: Callable[[], str],
+) -> BaseException:
+    """Return the error that stopped the ranks, rather than one that followed from it on another rank.
+
+    Args:
+        outcomes: as ``read_outcomes`` returns.
+        failures: the ranks that exited with a status other than 0, by global rank.
+        received: the signal that this process has received.
+        ranks: the world size.
+        resume_hint: returns a sentence that says how to continue.
+    """
+    errors = [error for error in outcomes.values() if isinstance(error, BaseException)]
+    for error in errors:
+        if isinstance(error, UserError | TrainingStopped) and not isinstance(error, ReportedElsewhere):
+            return error
+    unreported = {r: f for r, f in failures.items() if r not in outcomes and f.exitcode != -signal.SIGTERM}
+    if not unreported:
+        if interrupted := [error for error in errors if isinstance(error, Interrupted)]:
+            return interrupted[0]
+        if received is not None:
+            return Interrupted(f"interrupted by {received.name}. {resume_hint()}", 128 + received)
+        if not failures:
+            return ReportedElsewhere("another machine")
+    # The agent kills the other ranks later. Of several at once, a signal is the cause and an exit its consequence.
+    first = (unreported or failures).items()
+    rank, failure = min(first, key=lambda item: (item[1].timestamp, item[1].exitcode > 0, item[0]))
+    return ProcessLost(f"rank {rank} of {ranks} {describe_exit(failure.exitcode)}. {resume_hint()}")
+
+
+def describe_exit(status: int) -> str:
+    """Return in words how a process ended: its exit status, or a signal as a negative number."""
+    if status >= 0:
+        return f"exited with status {status}, see above"
+    name = signal.Signals(-status).name
+    return f"was killed by {name}{' (often: out of memory)' if name == 'SIGKILL' else ''}"
