@@ -40,7 +40,7 @@ from semiseg.training.logging.console import Console
 from semiseg.training.logging.step_timer import Clock
 from semiseg.training.optimizer import make_optimizer
 from semiseg.training.resolve_config import resolve
-from semiseg.training.signals import Interruption
+from semiseg.training.signals import SignalHandler
 from semiseg.training.trainer import Loop
 
 PARTS = {
@@ -121,7 +121,7 @@ def made_loop(name: str, args: argparse.Namespace, **options: Any) -> Iterator[L
         wrapped, optimizer = fabric.setup(method, make_optimizer(method, config))
         stream = make_stream(config, dataset, split, fabric)
         nothing: Any = None  # no run is written and nothing is validated
-        tools = (stream, nothing, nothing, Console(Path(), enabled=False), Interruption(Path()))
+        tools = (stream, nothing, nothing, Console(Path(), enabled=False), SignalHandler(Path()))
         yield Loop(fabric, config, nothing, method, wrapped, optimizer, *tools, TOTAL)
 
 

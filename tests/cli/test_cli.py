@@ -560,7 +560,7 @@ def test_predict_writes_indexed_masks_at_the_images_size(call: Call, trained: Pa
         assert Image.open(out / f"{stem}_overlay.png").size == size
         assert Image.open(out / f"{stem}_confidence.png").size == size
     before = content(out)
-    assert_refused(call("predict", trained, tmp_path / "photos", "--out", out), "a.png exists: choose another --out")
+    assert_refused(call("predict", trained, tmp_path / "photos", "--out", out), "a.png: exists. Choose another --out")
     assert content(out) == before
 
 
@@ -571,7 +571,7 @@ def test_predict_refuses(call: Call, trained: Path, tmp_path: Path) -> None:
     for image, pattern in (
         ("broken.png", "broken.png: the image cannot be read"),
         ("none.png", "none.png: no such file or directory"),
-        ("empty", "empty: no images there"),
+        ("empty", "empty: no images found"),
     ):
         assert_refused(call("predict", trained, tmp_path / image, "--out", out), pattern)
     (tmp_path / "file").write_text("")

@@ -556,7 +556,7 @@ def test_predict_goes_on_past_bad_photographs_and_again_after_the_mend(
         (photos / file).rmdir() if (photos / file).is_dir() else (photos / file).unlink()
         Image.fromarray(PICTURE).save(photos / file)
     assert call(monkeypatch, "predict", run, photos, "--out", out, "--accelerator", "cpu") == 2
-    assert "go on by --skip-existing" in capsys.readouterr().err
+    assert "add --skip-existing" in capsys.readouterr().err
     again = ("predict", run, photos, "--out", out, "--accelerator", "cpu", "--skip-existing")
     assert call(monkeypatch, *again) == 0 and f"{len(bad)} masks in" in capsys.readouterr().out
     assert len(list(out.iterdir())) == len(cases)

@@ -132,17 +132,17 @@ def find_cause(
         if isinstance(error, UserError | TrainingStopped) and not isinstance(error, ReportedElsewhere):
             return error
     unreported = {r: f for r, f in failures.items() if r not in outcomes and f.exitcode != -signal.SIGTERM}
-    if not unreported:
-        if interrupted := [error for error in errors if isinstance(error, Interrupted)]:
-            return interrupted[0]
-        if received is not None:
-            return Interrupted(f"interrupted by {received.name}. {resume_hint()}", 128 + received)
-        if not failures:
-            return ReportedElsewhere("another machine")
-    # The agent kills the other ranks later. Of several at once, a signal is the cause and an exit its consequence.
-    first = (unreported or failures).items()
-    rank, failure = min(first, key=lambda item: (item[1].timestamp, item[1].exitcode > 0, item[0]))
-    return ProcessLost(f"rank {rank} of {ranks} {describe_exit(failure.exitcode)}. {resume_hint()}")
+    if unreported:
+        # The agent kills the other ranks later. Of several at once, a signal is the cause and an exit its consequence.
+        rank, failure = min(unreported.items(), key=lambda item: (item[1].timestamp, item[1].exitcode > 0, item[0]))
+        return ProcessLost(f"rank {rank} of {ranks} {describe_exit(failure.exitcode)}. {resume_hint()}")
+    for kind in (Interrupted, ProcessLost):
+        if errors_of_kind := [error for error in errors if isinstance(error, kind)]:
+            return errors_of_kind[0]
+    if received is not None or failures:  # failures: of SIGTERM, before a rank could handle it
+        stopped_by = received or signal.SIGTERM
+        return Interrupted(f"interrupted by {stopped_by.name}. {resume_hint()}", 128 + stopped_by)
+    return ReportedElsewhere("another machine")
 
 
 def describe_exit(status: int) -> str:

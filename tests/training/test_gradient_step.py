@@ -24,7 +24,7 @@ from semiseg.training.gradient_step import mean_over_processes
 from semiseg.training.logging.console import Console
 from semiseg.training.optimizer import make_optimizer
 from semiseg.training.resolve_config import resolve
-from semiseg.training.signals import Interruption
+from semiseg.training.signals import SignalHandler
 from semiseg.training.trainer import Loop
 
 SETTINGS = {
@@ -60,7 +60,7 @@ def learned(values: dict[str, Any], fabric: Any, **more: Any) -> tuple[list[floa
     wrapped, optimizer = fabric.setup(method, make_optimizer(method, config))
     stream = make_stream(config, dataset, split, fabric)
     none: Any = None
-    tools = (stream, none, none, Console(Path(), enabled=False), Interruption(Path()))
+    tools = (stream, none, none, Console(Path(), enabled=False), SignalHandler(Path()))
     loop = Loop(fabric, config, none, method, wrapped, optimizer, *tools, 1000)
     method.eval()  # batch normalization by its running statistics, no dropout
     losses = []

@@ -1,4 +1,4 @@
-"""``semiseg predict`` over shards and on several processes: the same masks, whole, and what is wrong is told once."""
+"""``semiseg predict`` over shards and on several ranks: the same masks, complete files, each error reported once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import semiseg
 from semiseg import cli
 from semiseg.data import Shapes
 from semiseg.data.stream.make_shards import make_shards
-from semiseg.inference.mask_writer import Masks
+from semiseg.inference.mask_writer import PredictionRenderer
 
 IMAGES = 10
 ONE = ("--accelerator", "cpu")
@@ -46,7 +46,7 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def shards(photos: Path, tmp_path: Path) -> Path:
-    """Four shards of three images or one."""
+    """Four shards with three images or one each."""
     pytest.importorskip("webdataset")
     make_shards(str(photos), tmp_path / "shards", 3)
     return tmp_path / "shards"
@@ -65,9 +65,9 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     return run
 
 
-def apart(*command: object) -> subprocess.CompletedProcess[str]:
-    """Run a command in processes of its own."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+def run_module(*command: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a module in another process."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | variables
     line = [sys.executable, "-m", *map(str, command), *ONE]
     return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120)
 
@@ -81,10 +81,10 @@ def unpacked(path: Path) -> dict[str, Image.Image]:
         return {member.name: Image.open(io.BytesIO(tar.extractfile(member).read())) for member in tar}  # type: ignore[union-attr]
 
 
-def test_shards_of_masks_have_the_keys_of_the_images(run: Path, photos: Path, shards: Path, call: Call) -> None:
+def test_mask_shards_have_the_keys_of_the_images(run: Path, photos: Path, shards: Path, call: Call) -> None:
     out = shards.with_name("masks")
-    status, told, _ = call(run, shards, "--out", out, "--overlay", "--confidence")
-    assert (status, told) == (0, f"4 shards of masks in {out}\n")
+    status, printed, _ = call(run, shards, "--out", out, "--overlay", "--confidence")
+    assert (status, printed) == (0, f"4 shards of masks in {out}\n")
     model, seen = semiseg.load(run, accelerator="cpu"), 0
     for path in sorted(shards.glob("*.tar")):
         pictures = unpacked(out / path.name)
@@ -100,32 +100,32 @@ def test_shards_of_masks_have_the_keys_of_the_images(run: Path, photos: Path, sh
     assert seen == IMAGES
 
 
-def test_a_shard_is_there_whole_or_not_at_all_and_it_goes_on(
+def test_interrupted_prediction_leaves_complete_shards_and_resumes(
     run: Path, shards: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, out = shards.with_name("whole"), shards.with_name("masks")
     assert call(run, shards, "--out", whole)[0] == 0
-    draw, drawn = Masks.draw, []
+    render, rendered = PredictionRenderer.render, []
 
-    def interrupted(self: Masks, *given: object) -> object:
-        drawn.append(given)
-        if len(drawn) == 5:
+    def interrupted(self: PredictionRenderer, *arguments: object) -> object:
+        rendered.append(arguments)
+        if len(rendered) == 5:
             raise KeyboardInterrupt
-        return draw(self, *given)  # type: ignore[arg-type]
+        return render(self, *arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(Masks, "draw", interrupted)
+        patch.setattr(PredictionRenderer, "render", interrupted)
         assert call(run, shards, "--out", out)[0] == 130
     assert content(out) == {"shard-000000.tar": content(whole)["shard-000000.tar"]}
     status, _, errors = call(run, shards, "--out", out)
-    assert status == 2 and "shard-000000.tar exists: choose another --out, or go on by --skip-existing" in errors
+    assert status == 2 and "shard-000000.tar: exists. Choose another --out, or add --skip-existing" in errors
     assert call(run, shards, "--out", out, "--skip-existing")[:2] == (0, f"3 shards of masks in {out}\n")
     assert content(out) == content(whole)
     assert call(run, shards, "--out", out, "--skip-existing")[:2] == (0, f"0 masks in {out}\n")
 
 
-def spoil(path: Path) -> str:
-    """Put into a shard, in place of its second image, as many bytes that are none; return the image's key."""
+def damage(path: Path) -> str:
+    """Overwrite the second image of a shard with bytes of the same number; return the key of the image."""
     data = bytearray(path.read_bytes())
     with tarfile.open(path) as tar:
         member = tar.getmembers()[1]
@@ -134,25 +134,23 @@ def spoil(path: Path) -> str:
     return Path(member.name).stem
 
 
-def test_what_cannot_be_read_is_told_and_left_out(run: Path, shards: Path, call: Call) -> None:
+def test_unreadable_images_are_reported_and_skipped(run: Path, shards: Path, call: Call) -> None:
     out = shards.with_name("masks")
-    key = spoil(shards / "shard-000001.tar")
+    key = damage(shards / "shard-000001.tar")
     cut = shards / "shard-000002.tar"
     cut.write_bytes(cut.read_bytes()[:700])
-    status, told, errors = call(run, shards, "--out", out)
+    status, printed, errors = call(run, shards, "--out", out)
     lines = errors.splitlines()
-    assert status == 2 and told == "" and len(lines) == 3, errors
-    assert (
-        lines[0].startswith(f"{shards}/shard-000001.tar: {key}: the image cannot be read") and "; skipped" in lines[0]
-    )
-    assert lines[1].startswith(f"{cut}: no plain tar file, or a damaged one") and "; skipped" in lines[1]
+    assert status == 2 and printed == "" and len(lines) == 3, errors
+    assert lines[0].startswith(f"skipped: {shards}/shard-000001.tar: {key}: the image cannot be read")
+    assert lines[1].startswith(f"skipped: {cut}: ") and "damaged" in lines[1]
     assert lines[2].startswith(f"semiseg: 4 of 10 images cannot be read, see above, and have no mask in {out}")
     assert sorted(content(out)) == ["shard-000000.tar", "shard-000001.tar", "shard-000003.tar"]
     assert f"{key}.png" not in unpacked(out / "shard-000001.tar") and len(unpacked(out / "shard-000001.tar")) == 2
 
 
 def packed(path: Path, *members: tuple[str, bytes], claims: int = 0) -> None:
-    """Write a tar file of members, and one more of a size that is claimed alone."""
+    """Write a tar file with members, and one more member of which only the header, with a false size, is written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb") as file, tarfile.open(fileobj=file, mode="w") as tar:
         for name, data in members:
@@ -164,10 +162,10 @@ def packed(path: Path, *members: tuple[str, bytes], claims: int = 0) -> None:
             info.size = claims
             file.write(info.tobuf())
     if claims:
-        os.truncate(path, path.stat().st_size + claims)  # a file with a hole, which takes no room
+        os.truncate(path, path.stat().st_size + claims)  # a sparse file, which needs no disk space
 
 
-def test_members_that_lead_elsewhere_or_claim_to_be_huge_are_left_out(run: Path, photos: Path, call: Call) -> None:
+def test_members_with_malicious_names_or_sizes_are_skipped(run: Path, photos: Path, call: Call) -> None:
     pytest.importorskip("webdataset")
     picture = (photos / "1.png").read_bytes()
     names = ("../../evil", "/abs/evil", "a/../../evil", "\\abs\\evil", "./a", "b/c")
@@ -181,22 +179,22 @@ def test_members_that_lead_elsewhere_or_claim_to_be_huge_are_left_out(run: Path,
     assert list(unpacked(out / "a.tar")) == ["./a.png", "b/c.png"]
 
 
-@pytest.mark.parametrize("strange", ["sub/{}/x.tar", "sub//x.tar", "sub/./x.tar", "/{}/a.tar"])
-def test_shards_whose_names_lead_elsewhere_get_no_masks(run: Path, photos: Path, call: Call, strange: str) -> None:
+@pytest.mark.parametrize("name", ["sub/{}/x.tar", "sub//x.tar", "sub/./x.tar", "/{}/a.tar"])
+def test_malformed_shard_names_are_refused(run: Path, photos: Path, call: Call, name: str) -> None:
     pytest.importorskip("webdataset")
     folder, out, away = photos.with_name("sh"), photos.with_name("masks"), photos.with_name("escaped")
-    strange = strange.format(away)
-    for name in ("sub/a.tar", "sub/b/a.tar", strange):
-        packed(folder / name, ("a.png", (photos / "1.png").read_bytes()))
+    names = ("sub/a.tar", "sub/b/a.tar", name.format(away))
+    for shard in names:
+        packed(folder / shard, ("a.png", (photos / "1.png").read_bytes()))
     before = sorted(photos.parent.rglob("*"))
-    entries = [{"url": url, "nsamples": 1} for url in ("sub/a.tar", "sub/b/a.tar", strange)]
+    entries = [{"url": url, "nsamples": 1} for url in names]
     (folder / "index.json").write_text(json.dumps({"shardlist": entries}))
     status, _, errors = call(run, folder, "--out", out)
-    assert status == 2 and errors.count("\n") == 1 and "is no plain name below" in errors, errors
+    assert status == 2 and errors.count("\n") == 1 and "is not a plain file name below" in errors, errors
     assert sorted(photos.parent.rglob("*")) == sorted([*before, folder / "index.json"])
 
 
-def test_images_are_not_hidden_by_a_tar_file_or_an_index_of_something_else(
+def test_images_beside_a_tar_file_or_index_are_refused(
     run: Path, photos: Path, shards: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, packed = photos.with_name("masks"), photos.with_name("packed")
@@ -215,25 +213,26 @@ def test_images_are_not_hidden_by_a_tar_file_or_an_index_of_something_else(
     assert call(run, photos, "--out", out)[:2] == (0, f"{IMAGES} masks in {out}\n")
 
 
-def test_what_makes_no_sense_is_refused_in_one_line(run: Path, photos: Path, shards: Path, call: Call) -> None:
+def test_contradicting_arguments_are_refused(run: Path, photos: Path, shards: Path, call: Call) -> None:
     out = shards.with_name("masks")
     for arguments, pattern in (
-        ((photos, shards), "give shards of one place alone, others in another call"),
+        ((photos, shards), "shards must come from one source. Predict each source by itself"),
         (("http://127.0.0.1:9/photos",), "http://127.0.0.1:9/photos/index.json: cannot be read"),
         ((shards, "--devices", "0"), "--devices is 0: it must be auto or at least 1"),
     ):
-        status, told, errors = call(run, *arguments, "--out", out)
-        assert status == 2 and told == "" and pattern in errors and errors.count("\n") == 1
+        status, printed, errors = call(run, *arguments, "--out", out)
+        assert status == 2 and printed == "" and pattern in errors and errors.count("\n") == 1
         assert not out.exists()
 
 
-def test_two_processes_write_the_masks_of_one_and_tell_what_is_wrong_once(
+@pytest.mark.slow
+def test_two_ranks_write_the_masks_of_one_and_report_errors_once(
     run: Path, photos: Path, tmp_path: Path, call: Call
 ) -> None:
-    (photos / "broken.png").write_bytes(b"this is no picture")
+    (photos / "broken.png").write_bytes(b"not an image")
     one, two = tmp_path / "one", tmp_path / "two"
     assert call(run, photos, "--out", one, "--confidence")[0] == 2
-    done = apart("semiseg.cli", "predict", run, photos, "--out", two, "--confidence", "--devices", 2)
+    done = run_module("semiseg.cli", "predict", run, photos, "--out", two, "--confidence", "--devices", 2)
     assert done.returncode == 2 and done.stdout == ""
     assert content(one) == content(two) and len(content(one)) == 2 * IMAGES
     assert done.stderr.count("broken.png: the image cannot be read") == 1
@@ -241,54 +240,50 @@ def test_two_processes_write_the_masks_of_one_and_tell_what_is_wrong_once(
 
 
 FRAGILE = """
-import os, signal, sys
-from semiseg import cli
-from semiseg.inference.mask_writer import Masks
+import os, signal
 
-draw, drawn = Masks.draw, []
+if os.environ.get("RANK") == "1":
+    from semiseg.inference.mask_writer import PredictionRenderer
 
-def fragile(self, *given):
-    drawn.append(given)
-    if os.environ.get("LOCAL_RANK") == "1" and len(drawn) == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return draw(self, *given)
+    render, rendered = PredictionRenderer.render, []
 
-Masks.draw = fragile
-sys.exit(cli.main())
+    def fragile(self, *arguments):
+        rendered.append(arguments)
+        if len(rendered) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return render(self, *arguments)
+
+    PredictionRenderer.render = fragile
 """
 
 
-def test_where_one_process_is_killed_all_end_and_it_goes_on(
-    run: Path, photos: Path, tmp_path: Path, call: Call
-) -> None:
-    script, one, two = tmp_path / "fragile.py", tmp_path / "one", tmp_path / "two"
-    script.write_text(FRAGILE)
-    command = [sys.executable, script, "predict", run, photos, "--out", two, "--devices", "2", *ONE]
-    ended = subprocess.run(
-        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120
-    )
+@pytest.mark.slow
+def test_killed_rank_stops_all_and_prediction_resumes(run: Path, photos: Path, tmp_path: Path, call: Call) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    (tmp_path / "sitecustomize.py").write_text(FRAGILE)  # which every rank imports at its start
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    ended = run_module("semiseg.cli", "predict", run, photos, "--out", two, "--devices", 2, PYTHONPATH=path)
     assert (ended.returncode, ended.stdout) == (1, "")
-    told = [line for line in ended.stderr.splitlines() if line.startswith("semiseg: ")]
-    assert len(told) == 1 and "Traceback" not in ended.stderr, ended.stderr
-    assert told[0].startswith("semiseg: rank 1 of 2 was ended by SIGKILL")
-    assert told[0].endswith(": go on by the same command with --skip-existing")
+    reported = [line for line in ended.stderr.splitlines() if line.startswith("semiseg: ")]
+    assert len(reported) == 1 and "Traceback" not in ended.stderr, ended.stderr
+    assert reported[0].startswith("semiseg: rank 1 of 2 was killed by SIGKILL")
+    assert reported[0].endswith(". Resume with the same command and --skip-existing")
     assert 2 <= len(content(two)) < IMAGES
     assert call(run, photos, "--out", two, "--skip-existing")[0] == 0
     assert call(run, photos, "--out", one)[0] == 0
     assert content(one) == content(two)
 
 
-def test_under_torchrun_the_shards_are_shared_out(run: Path, shards: Path, tmp_path: Path, call: Call) -> None:
+@pytest.mark.slow
+def test_torchrun_shares_the_shards_out(run: Path, shards: Path, tmp_path: Path, call: Call) -> None:
     launch = ("torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "semiseg.cli")
-    done = apart(*launch, "predict", run, shards, "--out", tmp_path / "two")
+    done = run_module(*launch, "predict", run, shards, "--out", tmp_path / "two")
     assert done.returncode == 0 and done.stdout == f"4 shards of masks in {tmp_path / 'two'}\n", done.stderr
     assert call(run, shards, "--out", tmp_path / "one")[0] == 0
     assert content(tmp_path / "one") == content(tmp_path / "two")
 
 
-def test_the_command_line_makes_shards(
-    photos: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prepare_shards_command(photos: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("webdataset")
 
     def prepare(*argv: object) -> int:
