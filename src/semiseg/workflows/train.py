@@ -91,7 +91,8 @@ def train_on_all_ranks(path: Path, config: TrainConfig, options: Any, resume: bo
 def train_launched_rank(path: Path, values: Mapping[str, Any], resume: bool) -> None:
     """Train on one rank; ``values`` are those of the configuration, since options may not be picklable."""
     kinds = (TrainConfig, find_method(values["method"]).Options)
-    train_rank(path, *from_mapping(kinds, values, "options"), resume)
+    config, options = from_mapping(kinds, values, "options")
+    train_rank(path, config, options, resume)
 
 
 def train_rank(path: Path, config: TrainConfig, options: Any, resume: bool) -> None:
