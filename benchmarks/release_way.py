@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 from unittest import mock
@@ -23,6 +23,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from semiseg.methods import Batch, Progress, dual_teacher
 from semiseg.methods.dual_teacher import DualTeacher
+from semiseg.ops import pseudo_labels
 from semiseg.training.trainer import Loop
 
 Patch = Callable[[], Any]
@@ -122,7 +123,7 @@ def both_by_pil() -> Any:
     """Images, labels and confidences."""
     stack = ExitStack()
     stack.enter_context(patched("photometric", photometric_by_pil)())
-    stack.enter_context(patched("paste", paste_by_pil)())
+    stack.enter_context(patched("paste", paste_by_pil, pseudo_labels)())
     return stack
 
 
@@ -138,13 +139,12 @@ def ema_by_parameter(ema_update: Any) -> Callable[..., None]:
     return update
 
 
-def passes_apart(together: Any) -> Callable[..., Any]:
+def passes_apart(together: Callable[..., Any]) -> Callable[..., Any]:
     """The sub-models in a forward pass of their own."""
 
-    def apart(self: DualTeacher, x_l: Tensor, x_m: Tensor, x_c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        z_l, z_m = self.student(torch.cat([x_l, x_m])).split([len(x_l), len(x_m)])
-        _, _, z_c = together(self, x_l[:0], x_m[:0], x_c)
-        return z_l, z_m, z_c
+    def apart(network: nn.Module, images: Sequence[Tensor], rates: Sequence[float]) -> list[Tensor]:
+        complete = network(torch.cat([*images[:2]])).split([len(batch) for batch in images[:2]])
+        return [*complete, *together(network, images[2:], rates[2:])]
 
     return apart
 
@@ -163,7 +163,7 @@ def emptied_cache(step: Any) -> Callable[..., Any]:
 HABITS: dict[str, Patch | None] = {
     "each image through PIL and back": both_by_pil,
     "the teacher asked twice": patched("label", labels_twice, DualTeacher),
-    "sub-models in a pass of their own": patched("student_and_sub_models", passes_apart, DualTeacher),
+    "sub-models in a pass of their own": patched("forward_with_sub_models", passes_apart),
     "EMA by a loop over parameters": patched("ema_update", ema_by_parameter),
     "empty_cache after each step (GPU)": patched("step", emptied_cache, Loop),
     "planar memory": None,  # channels first: done to the network once

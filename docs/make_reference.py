@@ -6,6 +6,7 @@ import ast
 import inspect
 import re
 import textwrap
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -56,7 +57,7 @@ def page() -> str:
         aliases = [alias for alias, target in ALIASES.items() if target == name]
         known_as = f" (`{'`, `'.join(aliases)}`)" if aliases else ""
         parts.append(f"### `{name}`{known_as}\n\n{first_line(method)} [More](methods/{name}.md)\n")
-        parts.append(table(class_of(method.Options)))
+        parts.append(table(*(class_of(kind) for kind in reversed(method.Options.__mro__) if is_dataclass(kind))))
     parts.append("### Variants\n")
     for name, (target, options) in VARIANTS.items():
         given = " ".join(f"--{option.replace('_', '-')} {value}" for option, value in options.items())
@@ -80,28 +81,41 @@ def class_of(kind: type) -> ast.ClassDef:
     return classes(textwrap.dedent(inspect.getsource(kind)))[0]
 
 
-def table(node: ast.ClassDef) -> str:
-    """Return a Markdown table of a dataclass's fields: option, type, default, and what the line below it says."""
-    rows = ["| option | values | default | |", "|---|---|---|---|"]
-    for field, below in zip(node.body, [*node.body[1:], None], strict=True):
-        if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
-            continue
-        if field.target.id == "settings":  # all options of every run, below
-            continue
-        said = ast.literal_eval(below.value) if isinstance(below, ast.Expr) else ""
-        kind = ast.unparse(field.annotation).replace("ClassVar", "")
-        positional = "Positional" in kind
-        name = field.target.id.upper() if positional else f"--{field.target.id.replace('_', '-')}"
-        default = "" if field.value is None else ast.unparse(field.value).strip("'\"").removeprefix("None")
-        cells = [f"`{name}`", f"`{values(kind)}`", f"`{default}`" if default else "", " ".join(said.split())]
-        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(rows) + "\n"
+def table(*nodes: ast.ClassDef) -> str:
+    """Return a Markdown table of the fields of a dataclass and its bases: option, type, default and docstring.
+
+    Args:
+        nodes: The class after its bases. A field that is declared again keeps its position.
+    """
+    rows = {}
+    for node in nodes:
+        for field, below in zip(node.body, [*node.body[1:], None], strict=True):
+            # "settings" holds the options of every run, which have a table of their own.
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(field.target, ast.Name)
+                and field.target.id != "settings"
+            ):
+                rows[field.target.id] = row(field, below)
+    return "\n".join(["| option | values | default | |", "|---|---|---|---|", *rows.values()]) + "\n"
+
+
+def row(field: ast.AnnAssign, below: ast.stmt | None) -> str:
+    """Return one row of the table; ``below`` is the statement after the field, its docstring."""
+    assert isinstance(field.target, ast.Name)
+    doc = ast.literal_eval(below.value) if isinstance(below, ast.Expr) else ""
+    kind = ast.unparse(field.annotation).replace("ClassVar", "")
+    positional = "Positional" in kind
+    name = field.target.id.upper() if positional else f"--{field.target.id.replace('_', '-')}"
+    default = "" if field.value is None else ast.unparse(field.value).strip("'\"").removeprefix("None")
+    cells = [f"`{name}`", f"`{values(kind)}`", f"`{default}`" if default else "", " ".join(doc.split())]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def values(kind: str) -> str:
     """Return a type as a person reads it."""
     kind = kind.removeprefix("tyro.conf.Positional[").removesuffix("]") if "Positional" in kind else kind
-    kind = kind.removeprefix("Annotated[").split(", tyro.conf")[0].replace(" | None", "")
+    kind = re.split(r", (?:tyro\.conf|Range\(|[A-Z_]+\])", kind.removeprefix("Annotated["))[0].replace(" | None", "")
     kind = re.sub(r"Literal\[([^]]*)\]?", lambda match: match[1].replace("'", "").replace(", ", "|"), kind)
     if kind in NAMED:
         return "|".join(get_args(NAMED[kind]))

@@ -1,52 +1,50 @@
-"""Dual Teacher with parts of other methods: do they add up?
+"""Dual Teacher combined with parts of UniMatch V2 and AugSeg.
 
     semiseg train --method examples/dual_teacher_plus.py:DualTeacherPlus --data DIR ...
 
-Teachers, shifts and sub-models are Dual Teacher's (``semiseg/methods/dual_teacher.py``). The strong view is there
-twice, mixed once by each of the pool, and the two see complementary halves of the encoder's channels (UniMatch V2, Yang
-et al. 2024). On request, colors change as in AugSeg, and pieces of labeled images go into those that the teacher is
-unsure of (Zhao et al., CVPR 2023). What came of it is in docs/results.md. It is also how to make a method out of others
-without touching semiseg: a class in a file of one's own.
+Teachers, shifts and sub-models are those of Dual Teacher (``semiseg/methods/dual_teacher.py``). There are two strong
+views, mixed by different entries of the pool, which see complementary halves of the encoder's channels (UniMatch V2,
+Yang et al. 2024). Optionally, colors change as in AugSeg, and pieces of labeled images are pasted into images that the
+teacher is unsure of (Zhao et al., CVPR 2023). For results see docs/results.md. The file also shows how to combine
+methods without changing semiseg: subclass a method in your own file.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
-import torch
 from torch import Tensor
 
 from semiseg.methods.dual_teacher import DualTeacher, DualTeacherOptions
-from semiseg.methods.method import Batch, Progress, StepOutput, as_float, check_range
+from semiseg.methods.method import Batch, Progress, StepOutput, as_float
 from semiseg.ops.features import complementary_dropout, decode, encode
-from semiseg.ops.injection import Views, inject_labels
+from semiseg.ops.injection import inject_labels
 from semiseg.ops.intensity import random_intensity
-from semiseg.ops.losses import weighted_cross_entropy
-from semiseg.ops.mixing import REGIONS, partners, paste
+from semiseg.ops.losses import pseudo_label_loss
+from semiseg.ops.mixing import REGIONS, partners
 from semiseg.ops.photometric import photometric
-from semiseg.ops.pseudo_labels import certainty, confidence_weights, pseudo_label, soft_label
+from semiseg.ops.pseudo_labels import PseudoLabels, certainty
+from semiseg.ops.stochastic_depth import forward_with_sub_models
+from semiseg.option_ranges import FRACTION, NOT_NEGATIVE, Range
 
 
 @dataclass(frozen=True)
 class DualTeacherPlusOptions(DualTeacherOptions):
-    """Dual Teacher's options (without part here: filling, tags, ``consistency_on``), and those of the parts."""
+    """Dual Teacher's options without ``fill_weight``, ``tag_weight`` and ``consistency_on``, and those of the parts."""
 
-    views: int = 2
-    """Strong views of each image; 2: of complementary channels (UniMatch V2); 1: Dual Teacher's."""
-    whole_pairs: float = 0.5
+    views: Annotated[int, Range(1, 2)] = 2
+    """Strong views of each image; 2: with complementary channels (UniMatch V2); 1: as in Dual Teacher."""
+    whole_pairs: Annotated[float, FRACTION] = 0.5
     """Probability that a pair of views keeps all its channels (UniMatch V2)."""
-    intensity_changes: int = 0
-    """Most operations an image goes through (AugSeg: 3); 0: Dual Teacher's color jitter."""
+    intensity_changes: Annotated[int, NOT_NEGATIVE] = 0
+    """Largest number of color operations per image (AugSeg: 3); 0: Dual Teacher's color jitter."""
     label_injection: bool = False
-    """Paste pieces of labeled images into images of which the teacher is unsure (AugSeg)."""
+    """Paste pieces of labeled images into images that the teacher is unsure of (AugSeg)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range(self, 1, "whole_pairs")
-        check_range(self, float("inf"), "intensity_changes")
         for name in ("fill_weight", "tag_weight", "consistency_on"):
             if getattr(self, name) != getattr(DualTeacherOptions, name):
-                raise ValueError(f"{name} has no part in DualTeacherPlus: leave it out")
-        if self.views not in (1, 2):
-            raise ValueError(f"views must be 1 or 2, not {self.views}")
+                raise ValueError(f"--{name.replace('_', '-')}: has no effect on DualTeacherPlus. Leave it out")
 
 
 class DualTeacherPlus(DualTeacher):
@@ -55,54 +53,50 @@ class DualTeacherPlus(DualTeacher):
     Options = DualTeacherPlusOptions
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
-        """Return the loss of one step; the teacher on duty labels."""
+        """Return the loss of one step, with the labels of the active teacher."""
         o, ramp = self.options, self.ramp(progress)
         if ramp == 0:
             return self.supervised_step(batch)
-        x_l, x_w, valid = as_float(batch.labeled_images), as_float(batch.unlabeled_images), batch.unlabeled_valid
-        z_t = self.label(x_w, batch.unlabeled_tags, progress)
-        q, (yhat, c) = soft_label(z_t, o.label_temperature), pseudo_label(z_t)
-        rho = certainty(z_t, valid)
-        views = [self.strong_view(k, (x_w, q, c, valid), yhat, rho, batch, progress) for k in range(o.views)]
-        x_m, q_m, c_m, valid_m = (torch.cat(parts) for parts in zip(*views, strict=True))
-        w_m, trusted_fraction = confidence_weights(c_m, valid_m, o.threshold, o.threshold_mode)
+        labeled, unlabeled = as_float(batch.labeled_images), as_float(batch.unlabeled_images)
+        teacher_logits = self.label(self.active_teacher(progress), unlabeled, batch.unlabeled_tags)
+        weak = PseudoLabels.from_logits(unlabeled, teacher_logits, batch.unlabeled_valid, o.label_temperature)
+        rho = certainty(teacher_logits, weak.valid)
+        mixed = PseudoLabels.cat([self.strong_view(k, weak, rho, labeled, batch, progress) for k in range(o.views)])
 
-        if o.views == 1:
-            z_l, z_m, z_c = self.student_and_sub_models(x_l, x_m, x_w)
-        else:
-            z_l, _, z_c = self.student_and_sub_models(x_l, x_m[:0], x_w)
-            features = complementary_dropout(encode(self.student, x_m), o.whole_pairs)
-            z_m = decode(self.student, features, x_m.shape[-2:])
-        loss_sup = self.supervised_loss(z_l, batch.masks, self.class_weights)
-        loss_unsup = weighted_cross_entropy(z_m, q_m, w_m, valid_m)
-        loss_cons = self.consistency_loss(z_c, q, c, valid)
-        loss = loss_sup + ramp * (o.unsupervised_weight * loss_unsup + o.consistency_weight * loss_cons)
-        scalars = {"supervised": loss_sup, "unsupervised": loss_unsup, "consistency": loss_cons}
-        scalars = {f"loss/{name}": value.detach() for name, value in scalars.items()}
-        return StepOutput(loss, scalars | {"trusted_fraction": trusted_fraction})
+        sub_views = weak.take(slice(None if o.consistency_weight > 0 else 0))
+        plain = mixed.images if o.views == 1 else mixed.images[:0]
+        images = (labeled, plain, sub_views.images)
+        logits, mixed_logits, sub_logits = forward_with_sub_models(self.student, images, (0, 0, o.drop_path))
+        if o.views == 2:
+            features = complementary_dropout(encode(self.student, mixed.images), o.whole_pairs)
+            mixed_logits = decode(self.student, features, mixed.images.shape[-2:])
+        supervised = self.supervised_loss(logits, batch.masks, self.class_weights)
+        unsupervised, trusted_fraction = pseudo_label_loss(mixed_logits, mixed, o.threshold, o.threshold_mode)
+        consistency, _ = pseudo_label_loss(sub_logits, sub_views, o.threshold, o.threshold_mode)
+        loss = supervised + ramp * (o.unsupervised_weight * unsupervised + o.consistency_weight * consistency)
+        terms = {"supervised": supervised, "unsupervised": unsupervised, "consistency": consistency}
+        return StepOutput.of(loss, trusted_fraction, **terms)
 
     def strong_view(
-        self, number: int, weak: Views, yhat: Tensor, rho: Tensor, batch: Batch, progress: Progress
-    ) -> Views:
-        """Return the strong views ``number`` of weak ones, each mixed with another one's.
+        self, number: int, weak: PseudoLabels, rho: Tensor, labeled: Tensor, batch: Batch, progress: Progress
+    ) -> PseudoLabels:
+        """Return mixed strong views of the weak ones.
 
         Args:
-            number: 0 mixes as the shift says, 1 as the next in the pool.
-            weak: images, labels, confidence and validity of the N unlabeled images.
-            yhat: int64 ``(N, H, W)``, the teacher's decisions.
-            rho: float ``(N,)``, its certainty.
-            batch: labeled images to take pieces from.
-            progress: the shift.
+            number: 0 mixes as the shift says, 1 as the next entry of the pool.
+            weak: N unlabeled images and their pseudo-labels.
+            rho: float ``(N,)``, the teacher's certainty.
+            labeled: float ``(B, 3, H, W)``, labeled images to take pieces from.
+            batch: Their masks.
+            progress: Determines the shift.
         """
         o = self.options
-        x_w, q, c, valid = weak
-        region = REGIONS[o.pool[(self.shift(progress) + number) % len(o.pool)]](yhat)
-        partner = partners(len(x_w))
-        x_s = random_intensity(x_w, o.intensity_changes) if o.intensity_changes else photometric(x_w, o.color_strength)
-        above: Views = (x_s, q, c, valid)
-        below = above
+        region = REGIONS[o.pool[(self.shift(progress) + number) % len(o.pool)]](weak.classes)
+        if o.intensity_changes:
+            strong = weak.with_images(random_intensity(weak.images, o.intensity_changes))
+        else:
+            strong = weak.with_images(photometric(weak.images, o.color_strength))
+        sources = strong
         if o.label_injection:
-            x_l = as_float(batch.labeled_images)
-            below = inject_labels(above, x_l, batch.masks, batch.labeled_valid, rho, self.classes)
-        x_m, q_m, c_m, valid_m = (paste(region, s, t[partner]) for s, t in zip(above, below, strict=True))
-        return x_m, q_m, c_m, valid_m
+            sources = inject_labels(strong, labeled, batch.masks, batch.labeled_valid, rho, self.classes)
+        return strong.mix(region, sources.take(partners(len(weak.images))))

@@ -46,6 +46,12 @@ class Range:
         return "0 or more" if self.low == 0 else f"at least {self.low:g}"
 
 
+FRACTION = Range(0, 1)
+NOT_NEGATIVE = Range(0)
+POSITIVE = Range(0, low_open=True)
+AT_LEAST_ONE = Range(1)
+
+
 def out_of_range(options: Any) -> Iterator[tuple[str, float, str]]:
     """Yield name, value and rule of each option outside the `Range` of its type.
 

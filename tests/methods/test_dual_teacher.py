@@ -44,7 +44,7 @@ def step(method: Method, batch: Batch, progress: Progress = EARLY) -> dict[str, 
 def duties(method: DualTeacher, total_steps: int, steps_per_epoch: int, first: int = 0) -> list[int]:
     """Which teacher is on duty, counted from 1, at each step."""
     steps = (Progress(step, total_steps, steps_per_epoch) for step in range(first, total_steps))
-    return [1 + [method.on_duty(p) is teacher for teacher in method.teachers].index(True) for p in steps]
+    return [1 + [method.active_teacher(p) is teacher for teacher in method.teachers].index(True) for p in steps]
 
 
 # Shifts.

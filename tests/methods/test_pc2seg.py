@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from semiseg.methods import METHODS, Batch, Method, Progress
 from semiseg.methods import pc2seg as module
 from semiseg.methods.method import as_float
-from semiseg.methods.pc2seg import PC2SegOptions, draw
+from semiseg.methods.pc2seg import PC2SegOptions, sample_cells
 from semiseg.networks import build
 from semiseg.ops.losses import info_nce
 from toy import gradients, make, make_batch
@@ -127,7 +127,7 @@ def test_features_have_length_one_and_cells_beyond_the_grid_are_cut_off() -> Non
 def test_places_are_drawn_evenly_among_those_allowed() -> None:
     torch.manual_seed(0)
     allowed = torch.tensor([[True, False, True, True, True]]).repeat(4000, 1)
-    index, is_allowed = draw(allowed, 2)
+    index, is_allowed = sample_cells(allowed, 2)
     assert index.shape == (4000, 2) and is_allowed.all()
     assert (index[:, 0] != index[:, 1]).all()
     counts = index.flatten().bincount(minlength=5)
@@ -137,7 +137,7 @@ def test_places_are_drawn_evenly_among_those_allowed() -> None:
 
 
 def test_where_few_places_are_allowed_the_rest_is_marked() -> None:
-    index, is_allowed = draw(torch.tensor([[False, True, False], [False, False, False]]), 5)
+    index, is_allowed = sample_cells(torch.tensor([[False, True, False], [False, False, False]]), 5)
     assert index.shape == (2, 3)
     assert is_allowed.tolist() == [[True, False, False], [False] * 3] and index[0, 0] == 1
 
@@ -240,11 +240,11 @@ def test_a_step_on_real_networks(architecture: str, encoder: str, side: int, ima
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"contrast_temperature": 0.0}, "contrast-temperature is 0.0: it must be positive"),
-        ({"contrast_weight": -1.0}, r"contrast-weight is -1\.0: it must be 0 or more"),
-        ({"anchors": 0}, "anchors is 0: it must be at least 1"),
-        ({"negatives": 0}, "negatives is 0: it must be at least 1"),
-        ({"projection": 0}, "projection is 0: it must be at least 1"),
+        ({"contrast_temperature": 0.0}, "--contrast-temperature: must be positive, got 0"),
+        ({"contrast_weight": -1.0}, "--contrast-weight: must be 0 or more, got -1"),
+        ({"anchors": 0}, "--anchors: must be at least 1, got 0"),
+        ({"negatives": 0}, "--negatives: must be at least 1, got 0"),
+        ({"projection": 0}, "--projection: must be at least 1, got 0"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, object], message: str) -> None:

@@ -340,15 +340,15 @@ def test_background_and_few_or_many_classes(classes: int) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"background": 3}, "background is 3: it must be -1 or one of several classes, from 0"),
-        ({"background": -2}, "background is -2"),
-        ({"attention_side": 1}, "attention-side is 1: it must be at least 2"),
-        ({"attention_channels": 0}, "attention-channels is 0: it must be at least 1"),
-        ({"cutout": 1.5}, r"cutout is 1.5: it must be in \[0, 1\]"),
+        ({"background": 3}, "--background: must be -1 or one of several classes, from 0, got 3"),
+        ({"background": -2}, "--background: .* got -2"),
+        ({"attention_side": 1}, "--attention-side: must be at least 2, got 1"),
+        ({"attention_channels": 0}, "--attention-channels: must be at least 1, got 0"),
+        ({"cutout": 1.5}, r"--cutout: must be in \[0, 1\], got 1\.5"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make("pseudoseg", **options)
-    with pytest.raises(ValueError, match="background is 0"):
+    with pytest.raises(ValueError, match=r"--background: .* got 0"):
         make("pseudoseg", 1, background=0)

@@ -11,6 +11,7 @@ from semiseg.methods import Progress
 from semiseg.networks import build
 from semiseg.ops.features import channel_dropout, complementary_dropout, decode, encode, feature_channels
 from semiseg.ops.mixing import half_box_region, occasional_box_region
+from semiseg.ops.pseudo_labels import PseudoLabels
 from semiseg.ops.strong_view import strong_view
 from toy import Toy, gradients, make, make_batch
 
@@ -42,7 +43,7 @@ def test_a_strong_view_mixes_all_that_belongs_to_a_pixel_by_one_region() -> None
     labels = index[:, None, None].expand(n, 24, 24)
     confidence, valid = labels / 10, labels % 2 == 0
     images = (labels[:, None].expand(-1, 3, -1, -1) / 10).float()
-    x, q, c, v = strong_view(images, labels, confidence, valid, color_strength=0.0)
+    x, q, c, v = strong_view(PseudoLabels(images, labels, confidence, valid), color_strength=0.0)
     assert torch.equal(c, q / 10) and torch.equal(v, q % 2 == 0)
     torch.testing.assert_close(x, (q / 10)[:, None].expand_as(x).float(), atol=0.02, rtol=0)  # strength 0: only blur
     assert (q != labels).any()

@@ -143,8 +143,8 @@ def test_views_are_finite_and_stay_within_their_range(world: dict[str, Any]) -> 
     labels, confidence = pseudo_labels.pseudo_label(world["other"])
     views = [photometric.color_jitter(images), random_intensity(images), photometric.cutout(images, 1.0)[0]]
     if n:
-        views += [photometric.photometric(images, 1.0), strong_view(images, labels, confidence, valid, 1.0)[0]]
-        given = (images, labels, confidence, valid)
+        given = pseudo_labels.PseudoLabels(images, labels, confidence, valid)
+        views += [photometric.photometric(images, 1.0), strong_view(given, 1.0).images]
         rho = pseudo_labels.certainty(world["other"], valid)
         views.append(inject_labels(given, images, masks, valid, rho, world["classes"])[0])
     for view in views:

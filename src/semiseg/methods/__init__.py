@@ -1,4 +1,4 @@
-"""The methods, one file each. This is the only list of them."""
+"""The methods, one file each. ``METHODS`` is the only list of them."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ METHODS: dict[str, type[Method]] = {
 }
 ALIASES = {"cps": "dual-student", "gta-seg": "gentle-teaching-assistant"}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    # French, Laine, Aila, Mackiewicz, Finlayson, BMVC 2020: half the pixels confident, half the weight for all of them.
+    # French, Laine, Aila, Mackiewicz, Finlayson, BMVC 2020. If half the pixels are confident, all get half the weight.
     "cutmix-seg": (
         "mean-teacher",
         {
@@ -56,6 +56,17 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
-"""Published methods that are another one with these options; they come before a preset's, the user's before them."""
+"""Published methods that are another method with these options. They override a preset; the user's options win."""
+VARIANT_PAPERS: dict[str, tuple[str, dict[str, str]]] = {
+    "cutmix-seg": (
+        "mean-teacher with CutMix and squared error",
+        {"French et al. 2020": "https://arxiv.org/abs/1906.01916"},
+    ),
+    "classmix": (
+        "mean-teacher with ClassMix",
+        {"Olsson et al. 2021": "https://arxiv.org/abs/2007.07936"},
+    ),
+}
+"""One-line summary and papers of each variant."""
 
-__all__ = ["ALIASES", "METHODS", "VARIANTS", "Batch", "Method", "Progress", "StepOutput"]
+__all__ = ["ALIASES", "METHODS", "VARIANTS", "VARIANT_PAPERS", "Batch", "Method", "Progress", "StepOutput"]

@@ -1,55 +1,51 @@
 """Dual Student: Chen, Yuan, Zeng, Wang, "Semi-Supervised Semantic Segmentation with Cross Pseudo Supervision", CVPR
-2021 (CPS).
+2021 (CPS, https://arxiv.org/abs/2106.01226).
 
-Two networks of one architecture, equal encoders, heads of different random initialization. Each labels for the other,
-without threshold and without a moving average; with CutMix::
+Two networks of one architecture, with equal encoders and heads of different random initialization. Each labels for the
+other, without threshold and without a moving average. With CutMix::
 
     yhat_k = argmax f_k(w(x_u)), mixed by one box                       k = 1, 2, no gradient
     L = CE(f_1(x_l), y) + CE(f_2(x_l), y) + lambda (CE(f_1(x_m), yhat_2) + CE(f_2(x_m), yhat_1))
 
-Without CutMix each network is taught by the other's label of the same weak view, on labeled images too.
+Without CutMix each network learns the other's labels of the same weak views, of labeled images too.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from semiseg.methods.method import Batch, Method, Progress, StepOutput, as_float, check_range
+from semiseg.methods.method import Batch, Method, Progress, StepOutput, UnlabeledOptions, as_float
 from semiseg.ops.losses import weighted_cross_entropy
 from semiseg.ops.mixing import cutmix_region, partners, paste
 from semiseg.ops.pseudo_labels import labeling, soft_label
+from semiseg.option_ranges import FRACTION, NOT_NEGATIVE
 
 
 @dataclass(frozen=True)
-class DualStudentOptions:
+class DualStudentOptions(UnlabeledOptions):
     """Options of cross pseudo supervision; each default with its source."""
 
     cutmix: bool = True
     """Mix the unlabeled images by a box (the stronger of the two published forms)."""
-    unsupervised_weight: float = 1.0
+    unsupervised_weight: Annotated[float, NOT_NEGATIVE] = 1.0
     """lambda (CPS on VOC: 1 with CutMix, 1.5 without; Cityscapes: 5 and 6)."""
-    label_temperature: float = 0.0
-    """Pseudo-labels: 0, the decision (CPS); 1, probabilities; between, probabilities sharpened (ours)."""
-    burn_in: float = 0.0
-    """Share of the run on labels only (ours; 0: as published)."""
-    ramp_up: float = 0.0
-    """Share of the run over which lambda rises linearly after the burn-in (ours; 0: as published)."""
-
-    def __post_init__(self) -> None:
-        check_range(self, 1, "label_temperature", "burn_in", "ramp_up")
-        check_range(self, float("inf"), "unsupervised_weight")
+    label_temperature: Annotated[float, FRACTION] = 0.0
+    """Pseudo-labels: 0, the predicted class (CPS); 1, probabilities; between, sharpened ones (ours)."""
 
 
 class DualStudent(Method):
     """Two students that teach each other; see the module's docstring for the equations.
 
-    Departures: CutMix partners are other images of the batch (in the release the second loader repeats the first one's
-    images), one box an image instead of three, and padding is left out of the loss.
+    Departures: CutMix partners are other images of the batch (in the release the second loader repeats the images of
+    the first), one box per image instead of three, and padding is left out of the loss.
     """
 
     Options = DualStudentOptions
+    summary = "two students label for each other"
+    papers: ClassVar = {"Chen et al. 2021": "https://arxiv.org/abs/2106.01226"}
 
     def __init__(self, build: Callable[[], nn.Module], classes: int, options: DualStudentOptions) -> None:
         super().__init__(build, classes, options)
@@ -57,35 +53,40 @@ class DualStudent(Method):
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Return the loss of both students together: one backward pass, one optimizer."""
-        o, ce, omega, ramp = self.options, self.supervised_loss, self.class_weights, self.ramp(progress)
-        x_l, x_w, y_l = as_float(batch.labeled_images), as_float(batch.unlabeled_images), batch.masks
+        o, ramp, students = self.options, self.ramp(progress), (self.student, self.student2)
+        labeled, unlabeled = as_float(batch.labeled_images), as_float(batch.unlabeled_images)
         if ramp == 0:
-            loss = ce(self.student(x_l), y_l, omega) + ce(self.student2(x_l), y_l, omega)
+            loss = self.supervised_losses(self.student(labeled), self.student2(labeled), batch.masks)
             return StepOutput(loss, {"loss/supervised": loss.detach()})
 
         if o.cutmix:
-            (yhat_1, yhat_2), x_u, valid = self.cutmix(x_w, batch.unlabeled_valid)
-            z_1, z_2 = (student(torch.cat([x_l, x_u])) for student in (self.student, self.student2))
+            (targets1, targets2), images, valid = self.mixed_labels(unlabeled, batch.unlabeled_valid)
+            logits1, logits2 = (student(torch.cat([labeled, images])) for student in students)
         else:
-            x_u, valid = x_w, torch.cat([batch.labeled_valid, batch.unlabeled_valid])
-            z_1, z_2 = (student(torch.cat([x_l, x_u])) for student in (self.student, self.student2))
-            yhat_1, yhat_2 = soft_label(z_1, o.label_temperature), soft_label(z_2, o.label_temperature)
+            valid = torch.cat([batch.labeled_valid, batch.unlabeled_valid])
+            logits1, logits2 = (student(torch.cat([labeled, unlabeled])) for student in students)
+            targets1, targets2 = soft_label(logits1, o.label_temperature), soft_label(logits2, o.label_temperature)
 
-        u_1, u_2 = z_1[-len(yhat_1) :], z_2[-len(yhat_2) :]
-        loss_sup = ce(z_1[: len(x_l)], y_l, omega) + ce(z_2[: len(x_l)], y_l, omega)
         ones = torch.ones_like(valid, dtype=torch.float32)
-        loss_cps = weighted_cross_entropy(u_1, yhat_2, ones, valid) + weighted_cross_entropy(u_2, yhat_1, ones, valid)
-        loss = loss_sup + ramp * o.unsupervised_weight * loss_cps
-        scalars = {"loss/supervised": loss_sup.detach(), "loss/unsupervised": loss_cps.detach()}
-        return StepOutput(loss, scalars | {"trusted_fraction": loss.new_ones(())})
+        mixed1, mixed2 = logits1[-len(targets1) :], logits2[-len(targets2) :]
+        supervised = self.supervised_losses(logits1[: len(labeled)], logits2[: len(labeled)], batch.masks)
+        unsupervised1 = weighted_cross_entropy(mixed1, targets2, ones, valid)
+        unsupervised = unsupervised1 + weighted_cross_entropy(mixed2, targets1, ones, valid)
+        loss = supervised + ramp * o.unsupervised_weight * unsupervised
+        return StepOutput.of(loss, supervised=supervised, unsupervised=unsupervised)
+
+    def supervised_losses(self, logits1: Tensor, logits2: Tensor, masks: Tensor) -> Tensor:
+        """Return the sum of both students' supervised losses."""
+        loss1 = self.supervised_loss(logits1, masks, self.class_weights)
+        return loss1 + self.supervised_loss(logits2, masks, self.class_weights)
 
     @labeling()
-    def cutmix(self, x_w: Tensor, valid: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Both students' labels of the weak views, the views and their validity, all mixed by one box an image."""
-        temperature = self.options.label_temperature
-        labels = [soft_label(student(x_w), temperature) for student in (self.student, self.student2)]
-        region, partner = cutmix_region(valid), partners(len(x_w))
-        mixed = [paste(region, t, t[partner]) for t in (*labels, x_w, valid)]
+    def mixed_labels(self, unlabeled: Tensor, valid: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Return both students' labels of the weak views, the views and their validity, mixed by one box per image."""
+        students, temperature = (self.student, self.student2), self.options.label_temperature
+        targets = [soft_label(student(unlabeled), temperature) for student in students]
+        region, partner = cutmix_region(valid), partners(len(unlabeled))
+        mixed = [paste(region, tensor, tensor[partner]) for tensor in (*targets, unlabeled, valid)]
         return mixed[:2], mixed[2], mixed[3]
 
     @property

@@ -1,4 +1,4 @@
-"""What a method is: a student, its frozen companions, and one training step written as in the paper."""
+"""The interface of a method: a student, its frozen companions, and one training step written as in the paper."""
 
 from __future__ import annotations
 
@@ -6,22 +6,27 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from semiseg.batch import Batch
 from semiseg.ops.losses import SupervisedLoss, cross_entropy, filled_cross_entropy
+from semiseg.ops.pseudo_labels import ThresholdMode
 from semiseg.ops.schedules import ramp_up
 from semiseg.ops.tag_loss import tag_loss
+from semiseg.option_ranges import FRACTION, NOT_NEGATIVE, out_of_range
 
 
 @dataclass
 class Progress:
-    """Where a run stands: ``step`` of ``total_steps`` (from 0), with ``steps_per_epoch`` steps a pass.
+    """Position in a run. Not frozen, because Fabric rebuilds a step's inputs in place for lower precision.
 
-    Not frozen: it goes through Fabric's conversion of a step's inputs to lower precision, which refuses frozen ones.
+    Attributes:
+        step: Current step, from 0.
+        total_steps: Steps of the run.
+        steps_per_epoch: Steps of one pass over the unlabeled list.
     """
 
     step: int
@@ -30,36 +35,98 @@ class Progress:
 
     @property
     def epoch(self) -> int:
-        """Passes over the unlabeled list completed so far."""
+        """Completed passes over the unlabeled list."""
         return self.step // self.steps_per_epoch
 
 
 @dataclass
 class StepOutput:
-    """The loss to minimize, a scalar tensor, and detached scalars to log (named as in metrics.jsonl)."""
+    """Result of a training step.
+
+    Attributes:
+        loss: The scalar to minimize.
+        scalars: Detached scalars to log, under their names in metrics.jsonl.
+    """
 
     loss: Tensor
     scalars: dict[str, Tensor] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, loss: Tensor, trusted_fraction: Tensor | None = None, **terms: Tensor) -> StepOutput:
+        """Log each of ``terms`` as ``loss/NAME``; ``trusted_fraction`` is 1 unless given."""
+        scalars = {f"loss/{name}": term.detach() for name, term in terms.items()}
+        fraction = loss.new_ones(()) if trusted_fraction is None else trusted_fraction
+        return cls(loss, scalars | {"trusted_fraction": fraction})
+
+
+@dataclass(frozen=True)
+class Options:
+    """Base class of a method's options, which checks the ranges in their types.
+
+    Raises:
+        ValueError: An option is out of its range.
+    """
+
+    def __post_init__(self) -> None:
+        for name, value, rule in out_of_range(self):
+            raise ValueError(f"--{name.replace('_', '-')}: must be {rule}, got {value:g}")
+
+
+@dataclass(frozen=True)
+class UnlabeledOptions(Options):
+    """Options of every method that learns from unlabeled images."""
+
+    unsupervised_weight: Annotated[float, NOT_NEGATIVE] = 1.0
+    """lambda, weight of the unsupervised loss (release: 1)."""
+    burn_in: Annotated[float, FRACTION] = 0.0
+    """Share of the run on labels only (ours; 0: as published)."""
+    ramp_up: Annotated[float, FRACTION] = 0.0
+    """Share of the run over which the unsupervised weights rise linearly after the burn-in (ours; 0: as published)."""
+
+
+@dataclass(frozen=True)
+class PseudoLabelOptions(UnlabeledOptions):
+    """Options of methods that trust pseudo-labels by their confidence."""
+
+    threshold: Annotated[float, FRACTION] = 0.95
+    """Smallest confidence tau of a trusted pseudo-label (paper)."""
+    threshold_mode: ThresholdMode = "pixel"
+    """What the threshold selects: pixel (as published), image, batch or none."""
+    label_temperature: Annotated[float, FRACTION] = 0.0
+    """Pseudo-labels: 0, the predicted class (as published); 1, probabilities; between, sharpened ones (ours)."""
+
 
 class Method(nn.Module, ABC):
-    """A training method: owns ``student`` and its companions, nothing else.
+    """A training method. It owns ``student`` and its companions, and nothing else.
 
-    The trainer optimizes every parameter that requires a gradient, calls ``training_step``, takes the optimizer's
-    step, and calls ``after_step``. It also sets what holds for the labels of every method: ``supervised_loss``, called
-    with logits, masks and ``class_weights``, and these weights, float ``(C,)``, by which the loss weighs the class of
-    each pixel (1 each, or balanced); pseudo-labels are not weighted, since where a class is rare the teacher errs most.
-    And ``teacher_dtype``, in which frozen companions compute when they are asked (`ask`).
-    All that a method remembers is in its ``state_dict`` or follows from ``Progress``, so that a resumed run equals an
-    uninterrupted one.
+    The trainer optimizes every parameter that requires a gradient. In each step it calls ``training_step``, then the
+    optimizer, then ``after_step``. A method's memory is its ``state_dict`` or follows from ``Progress``, so that a
+    resumed run equals an uninterrupted one.
+
+    Attributes:
+        student: The network to train.
+        supervised_loss: Loss of labeled images, called with logits, masks and ``class_weights``; set by the trainer.
+        class_weights: float ``(C,)``, weight of each class in that loss (1, or balanced). Pseudo-labels are not
+            weighted, since the teacher is least reliable on rare classes.
+        teacher_dtype: Precision of the teachers' forward passes, None for that of the step; set by the trainer.
     """
 
     Options: ClassVar[type]
+    summary: ClassVar[str] = ""
+    """The method in one line, without a closing period."""
+    papers: ClassVar[dict[str, str]] = {}
+    """Authors and year of each paper, with its URL."""
     uses_unlabeled: ClassVar[bool] = True
     default_network: ClassVar[str] = "student"
 
     def __init__(self, build: Callable[[], nn.Module], classes: int, options: Any) -> None:
-        """Build the student; ``build`` returns a new network, logits ``(N, classes, H, W)``, at every call."""
+        """Build the student.
+
+        Args:
+            build: Returns a new network with logits ``(N, classes, H, W)`` at every call.
+            classes: Number of classes.
+            options: An instance of ``Options``.
+        """
         super().__init__()
         self.student = build()
         self.class_weights: Tensor
@@ -73,48 +140,47 @@ class Method(nn.Module, ABC):
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Compute the loss of one batch.
 
-        Draws for samples and means over pixels are those of `semiseg.ops.global_batch`, so that N processes learn what
-        one learns; torch's default generators are set anew each step too, in each process to another state.
+        Random numbers and means over pixels come from `semiseg.ops.global_batch`, so that N processes learn what one
+        process learns. The trainer also seeds torch's default generators at each step, differently in each process.
         """
 
     def forward(self, batch: Batch, progress: Progress) -> StepOutput:
-        """Run ``training_step`` (the name under which a distributed wrapper calls it)."""
+        """Run ``training_step``; a distributed wrapper needs this name."""
         return self.training_step(batch, progress)
 
     def after_step(self, progress: Progress) -> None:
-        """Update the companions, after the optimizer's step. ``progress.step`` is the step just taken."""
+        """Update the companions after the optimizer's step. ``progress.step`` is the step just taken."""
         return
 
     @property
     def predictors(self) -> dict[str, nn.Module]:
-        """The networks one may evaluate, by name."""
+        """Networks that can be evaluated, by name."""
         return {"student": self.student}
 
     def labeler(self, progress: Progress) -> str | None:
-        """The name in ``predictors`` of the network that labels unlabeled images at this step (a run draws it).
+        """Return the name of the predictor that labels unlabeled images at this step, None without unlabeled images.
 
-        None for a method without unlabeled images. By default that is the first of the teachers or, without any, the
-        default network; a method whose teachers take turns says whose turn it is.
+        By default it is the first teacher, or the default network of a method without teachers. A run shows its
+        labels as samples.
         """
         if not self.uses_unlabeled:
             return None
         return next((name for name in self.predictors if name.startswith("teacher")), self.default_network)
 
     def ramp(self, progress: Progress) -> float:
-        """Weight in [0, 1] of all unlabeled terms: 0 in the burn-in on labels, then rising linearly, then 1.
+        """Return the weight in [0, 1] of all unsupervised terms: 0 in the burn-in, then rising linearly, then 1.
 
-        The options ``burn_in`` and ``ramp_up`` are shares of the run (ours, for short runs; published methods have
-        neither).
+        The options ``burn_in`` and ``ramp_up`` are shares of the run. They are ours, for short runs.
         """
         start, length = (round(share * progress.total_steps) for share in (self.options.burn_in, self.options.ramp_up))
         return ramp_up(progress.step, start, length)
 
     @torch.no_grad()
-    def ask(self, teacher: nn.Module, images: Tensor) -> Tensor:
-        """Return a frozen companion's logits ``(N, C, H, W)`` of ``images``, in the mode that it is in.
+    def teacher_logits(self, teacher: nn.Module, images: Tensor) -> Tensor:
+        """Return the logits ``(N, C, H, W)`` of a frozen companion, in its current mode and without gradients.
 
-        Under autocast to ``teacher_dtype`` where that is set, else at the precision of the step. The weights stay
-        float32 either way: bfloat16 has 8 bits, and an average of decay 0.99 that is rounded to these stands still.
+        The forward pass runs under autocast to ``teacher_dtype`` if that is set, else at the precision of the step. The
+        weights stay float32: an average of decay 0.99 would not move in bfloat16, which has 8 bits.
         """
         dtype = self.teacher_dtype
         with nullcontext() if dtype is None else torch.autocast(images.device.type, dtype=dtype):
@@ -122,27 +188,61 @@ class Method(nn.Module, ABC):
         return logits
 
     def supervised_step(self, batch: Batch, weight: float = 1.0) -> StepOutput:
-        """Return what labels say, ``CE(f(w(x_l)), y_l)`` and, where the method has an option for them, tags.
+        """Return the loss of the labels, ``CE(f(w(x_l)), y_l)``, and of tags if the options have ``tag_weight``.
 
-        That is all there is to a step of the burn-in, and to one of supervised training. ``weight`` is that of the
-        labeled loss in the method's own steps, so that the burn-in's end changes nothing for it.
+        This is the whole step in the burn-in and in supervised training. ``weight`` is the weight of the supervised
+        loss in the method's other steps, so that it does not change at the end of the burn-in.
         """
-        z_l = self.student(as_float(batch.labeled_images))
-        loss = self.supervised_loss(z_l, batch.masks, self.class_weights)
+        logits = self.student(as_float(batch.labeled_images))
+        loss = self.supervised_loss(logits, batch.masks, self.class_weights)
         scalars = {"loss/supervised": loss.detach()}
         if hasattr(self.options, "tag_weight"):
-            loss_tags = tag_term(batch, z_l)
+            loss_tags = tag_term(batch, logits)
             loss, scalars["loss/tags"] = loss + self.options.tag_weight * loss_tags, loss_tags.detach()
         return StepOutput(weight * loss, scalars)
 
 
 def as_float(images: Tensor) -> Tensor:
-    """Turn uint8 images into float32 in [0, 1], same shape."""
+    """Convert uint8 images to float32 in [0, 1], same shape."""
     return images.float().div_(255)
 
 
+def fill_term(batch: Batch, logits: Tensor, label: Callable[[], Tensor], options: Any) -> Tensor:
+    """Return the loss of a teacher's labels on unannotated pixels of labeled images (``filled_cross_entropy``).
+
+    Args:
+        batch: Its ``fill`` marks these pixels.
+        logits: The student's, ``(B, C, S, S)``, for the labeled images.
+        label: Returns the teacher's logits for the same views; called only if there are pixels to fill.
+        options: With ``fill_weight``, ``label_temperature``, ``threshold`` and ``threshold_mode``.
+    """
+    o = options
+    if not len(batch.fill) or o.fill_weight == 0:
+        return logits.new_zeros(())
+    return filled_cross_entropy(logits, label(), batch.fill, o.label_temperature, o.threshold, o.threshold_mode)
+
+
+def tag_term(batch: Batch, logits: Tensor, mixed_logits: Tensor | None = None, region: Tensor | None = None) -> Tensor:
+    """Return the loss of image tags (``tag_loss``): of labeled images and, in mixed images, of unlabeled images.
+
+    Args:
+        batch: Its tags, and the size of the image behind each view.
+        logits: The student's, ``(B, C, S, S)``, for the labeled images.
+        mixed_logits: The student's, ``(B_u, C, S, S)``, for the mixed images; None in a step without them.
+        region: bool ``(B_u, S, S)``, True where mixed image i shows unlabeled image i and not its partner.
+    """
+    loss = tag_loss(logits, batch.labeled_tags, batch.labeled_valid, batch.labeled_area)
+    if mixed_logits is None or region is None:
+        return loss
+    shown = region & batch.unlabeled_valid
+    return loss + tag_loss(mixed_logits, batch.unlabeled_tags, shown, batch.unlabeled_area)
+
+
+# Deprecated names of version 0.1.0, kept for methods outside this package.
+
+
 def check_range(options: Any, high: float, *names: str) -> None:
-    """Raise ValueError where one of the named options is not within 0 and ``high``."""
+    """Raise ValueError if one of the named options is outside [0, ``high``]. Deprecated: see `Options`."""
     for name in names:
         value = getattr(options, name)
         if not 0 <= value <= high or value == float("inf"):
@@ -150,31 +250,4 @@ def check_range(options: Any, high: float, *names: str) -> None:
             raise ValueError(f"{name.replace('_', '-')} is {value}: it must be {rule}")
 
 
-def fill_term(batch: Batch, z_l: Tensor, label: Callable[[], Tensor], options: Any) -> Tensor:
-    """Return the loss by which a teacher fills in what nobody annotated of labeled images (``filled_cross_entropy``).
-
-    Args:
-        batch: its ``fill`` says which pixels.
-        z_l: the student's logits ``(B, C, S, S)`` of the labeled images.
-        label: gives the teacher's for the same views; asked only where there is something to fill.
-        options: with ``fill_weight``, ``label_temperature``, ``threshold`` and ``threshold_mode``.
-    """
-    o = options
-    if not len(batch.fill) or o.fill_weight == 0:
-        return z_l.new_zeros(())
-    return filled_cross_entropy(z_l, label(), batch.fill, o.label_temperature, o.threshold, o.threshold_mode)
-
-
-def tag_term(batch: Batch, z_l: Tensor, z_m: Tensor | None = None, region: Tensor | None = None) -> Tensor:
-    """Return what the tags say (``tag_loss``) of labeled images and, by mixed ones, of unlabeled images.
-
-    Args:
-        batch: its tags, and how much of each image a view shows.
-        z_l: the student's logits ``(B, C, S, S)`` of the labeled images.
-        z_m: those of the mixed images ``(B_u, C, S, S)``; None in a step without any.
-        region: bool ``(B_u, S, S)``, True where mixed image i shows unlabeled image i and not its partner.
-    """
-    loss = tag_loss(z_l, batch.labeled_tags, batch.labeled_valid, batch.labeled_area)
-    if z_m is None or region is None:
-        return loss
-    return loss + tag_loss(z_m, batch.unlabeled_tags, region & batch.unlabeled_valid, batch.unlabeled_area)
+Method.ask = Method.teacher_logits  # type: ignore[attr-defined]

@@ -1,28 +1,28 @@
-"""Supervised-only: the yardstick. The same network, schedule and steps, learning from the labeled images alone."""
+"""Supervised training: the baseline. The same network, schedule and steps, on the labeled images alone."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from semiseg.methods.method import Batch, Method, Progress, StepOutput, check_range
+from semiseg.methods.method import Batch, Method, Options, Progress, StepOutput
+from semiseg.option_ranges import NOT_NEGATIVE
 
 
 @dataclass(frozen=True)
-class SupervisedOptions:
+class SupervisedOptions(Options):
     """The only option of supervised training."""
 
-    tag_weight: float = 0.5
-    """Weight of what image tags say, where the data has them (ours)."""
-
-    def __post_init__(self) -> None:
-        check_range(self, float("inf"), "tag_weight")
+    tag_weight: Annotated[float, NOT_NEGATIVE] = 0.5
+    """Weight of the loss of image tags, if the data has them (ours)."""
 
 
 class Supervised(Method):
     """Minimize ``L = 1/|known| sum CE(f(w(x_l)), y_l)``, ``w`` the weak view (scale, crop, flip).
 
-    Where the labeled images have tags, ``lambda_tags L_tags(f(w(x_l)))`` is added (``ops.tags``).
+    If the labeled images have tags, ``lambda_t L_tags(f(w(x_l)))`` is added (`semiseg.ops.tag_loss`).
     """
 
     Options = SupervisedOptions
+    summary = "labeled images only: the baseline"
     uses_unlabeled = False
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:

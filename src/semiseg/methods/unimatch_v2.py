@@ -1,7 +1,8 @@
-"""UniMatch V2: Yang, Zhao, Zhao, "UniMatch V2: Pushing the Limit of Semi-Supervised Semantic Segmentation", 2024.
+"""UniMatch V2: Yang, Zhao, Zhao, "UniMatch V2: Pushing the Limit of Semi-Supervised Semantic Segmentation", 2024
+(https://arxiv.org/abs/2410.10777).
 
-Two strong views see complementary halves of the encoder's channels, which takes the place of UniMatch's third stream;
-an EMA teacher labels::
+Two strong views see complementary halves of the encoder's channels, which replaces UniMatch's stream of perturbed
+features. An EMA teacher labels::
 
     yhat, c = argmax, max of softmax f(w(x_u); theta_t)
     d ~ Bernoulli(1/2)^C;   z_1 = decoder(2 d encoder(x_1)),   z_2 = decoder(2 (1 - d) encoder(x_2))
@@ -10,89 +11,57 @@ an EMA teacher labels::
     theta_t <- alpha theta_t + (1 - alpha) theta_s
 """
 
-from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
-import torch
-from torch import nn
-
-from semiseg.methods.method import Batch, Method, Progress, StepOutput, as_float, check_range
-from semiseg.ops.ema import ema_decay, ema_update
+from semiseg.methods.method import Batch, Progress, PseudoLabelOptions, StepOutput, as_float
+from semiseg.methods.teachers import SingleTeacherMethod
 from semiseg.ops.features import complementary_dropout, decode, encode
-from semiseg.ops.losses import weighted_cross_entropy
-from semiseg.ops.pseudo_labels import ThresholdMode, confidence_weights, pseudo_label, soft_label
+from semiseg.ops.losses import pseudo_label_loss
+from semiseg.ops.pseudo_labels import PseudoLabels
 from semiseg.ops.strong_view import strong_view
+from semiseg.option_ranges import FRACTION
 
 
 @dataclass(frozen=True)
-class UniMatchV2Options:
+class UniMatchV2Options(PseudoLabelOptions):
     """Options of UniMatch V2; each default with its source."""
 
-    threshold: float = 0.95
-    """Confidence from which a pseudo-label is trusted (release: 0.95 everywhere)."""
-    threshold_mode: ThresholdMode = "pixel"
-    """What the threshold gates: pixel (release), image, batch or none."""
-    label_temperature: float = 0.0
-    """Pseudo-labels: 0, the decision (release); 1, probabilities; between, probabilities sharpened (ours)."""
-    unsupervised_weight: float = 1.0
-    """lambda (release: 1)."""
-    whole_pairs: float = 0.5
+    threshold: Annotated[float, FRACTION] = 0.95
+    """Smallest confidence of a trusted pseudo-label (release: 0.95 on every data set)."""
+    whole_pairs: Annotated[float, FRACTION] = 0.5
     """Probability that a pair of views keeps all its channels (release: half of each batch)."""
-    ema_decay: float = 0.996
+    ema_decay: Annotated[float, FRACTION] = 0.996
     """alpha, reached by the warm-up min(1 - 1/(i + 1), alpha) over the whole run (release)."""
-    color_strength: float = 0.5
+    color_strength: Annotated[float, FRACTION] = 0.5
     """Strength of color jitter in the strong views (release: 0.5)."""
-    burn_in: float = 0.0
-    """Share of the run on labels only (ours; 0: as published)."""
-    ramp_up: float = 0.0
-    """Share of the run over which lambda rises linearly after the burn-in (ours; 0: as published)."""
-
-    def __post_init__(self) -> None:
-        check_range(self, 1, "threshold", "label_temperature", "ema_decay", "color_strength", "burn_in", "ramp_up")
-        check_range(self, 1, "whole_pairs")
-        check_range(self, float("inf"), "unsupervised_weight")
 
 
-class UniMatchV2(Method):
+class UniMatchV2(SingleTeacherMethod):
     """One EMA teacher, two views of complementary channels; see the module's docstring for the equations.
 
-    Departure from the release: the image that is pasted in is the neighbor in the batch (there: the batch in reverse,
-    so that the one in the middle is mixed with itself). The release's networks are DINOv2 with a DPT decoder; any
-    network will do.
+    Departure from the release: the pasted image is the neighbor in the batch (there: the batch in reverse order, so
+    that the middle image is mixed with itself). The release uses DINOv2 with a DPT decoder; any network works here.
     """
 
     Options = UniMatchV2Options
-
-    def __init__(self, build: Callable[[], nn.Module], classes: int, options: UniMatchV2Options) -> None:
-        super().__init__(build, classes, options)
-        self.teacher = deepcopy(self.student).requires_grad_(False)
+    summary = "an EMA teacher, two views of complementary channels"
+    papers: ClassVar = {"Yang et al. 2024": "https://arxiv.org/abs/2410.10777"}
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Return the loss of one step."""
         o, ramp = self.options, self.ramp(progress)
         if ramp == 0:
             return self.supervised_step(batch, weight=0.5)
-        x_w, valid = as_float(batch.unlabeled_images), batch.unlabeled_valid
-        z_t = self.ask(self.teacher.eval(), x_w)
-        _, c = pseudo_label(z_t)
-        q = soft_label(z_t, o.label_temperature)
-        views = [strong_view(x_w, q, c, valid, o.color_strength) for _ in range(2)]
-        x_s, q_s, c_s, valid_s = (torch.cat(parts) for parts in zip(*views, strict=True))
-        w_s, trusted_fraction = confidence_weights(c_s, valid_s, o.threshold, o.threshold_mode)
+        unlabeled = as_float(batch.unlabeled_images)
+        teacher_logits = self.teacher_logits(self.teacher.eval(), unlabeled)
+        weak = PseudoLabels.from_logits(unlabeled, teacher_logits, batch.unlabeled_valid, o.label_temperature)
+        mixed = PseudoLabels.cat([strong_view(weak, o.color_strength) for _ in range(2)])
 
-        features = complementary_dropout(encode(self.student, x_s), o.whole_pairs)
-        loss_unsup = weighted_cross_entropy(decode(self.student, features, x_s.shape[-2:]), q_s, w_s, valid_s)
-        loss_sup = self.supervised_loss(self.student(as_float(batch.labeled_images)), batch.masks, self.class_weights)
-        loss = (loss_sup + ramp * o.unsupervised_weight * loss_unsup) / 2
-        scalars = {"loss/supervised": loss_sup.detach(), "loss/unsupervised": loss_unsup.detach()}
-        return StepOutput(loss, scalars | {"trusted_fraction": trusted_fraction})
-
-    def after_step(self, progress: Progress) -> None:
-        """Let the teacher follow the student, statistics included (release)."""
-        ema_update(self.teacher, self.student, ema_decay(progress.step, self.options.ema_decay), "ema")
-
-    @property
-    def predictors(self) -> dict[str, nn.Module]:
-        """The student and its teacher: ``student``, ``teacher1``."""
-        return {"student": self.student, "teacher1": self.teacher}
+        features = complementary_dropout(encode(self.student, mixed.images), o.whole_pairs)
+        mixed_logits = decode(self.student, features, unlabeled.shape[-2:])
+        unsupervised, trusted_fraction = pseudo_label_loss(mixed_logits, mixed, o.threshold, o.threshold_mode)
+        logits = self.student(as_float(batch.labeled_images))
+        supervised = self.supervised_loss(logits, batch.masks, self.class_weights)
+        loss = (supervised + ramp * o.unsupervised_weight * unsupervised) / 2
+        return StepOutput.of(loss, trusted_fraction, supervised=supervised, unsupervised=unsupervised)

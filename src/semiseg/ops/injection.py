@@ -1,4 +1,4 @@
-"""AugSeg's adaptive label injection: pieces of labeled images into those that a teacher is unsure of."""
+"""AugSeg's adaptive label injection: paste pieces of labeled images into images that the teacher is unsure of."""
 
 import torch
 import torch.nn.functional as F
@@ -6,33 +6,35 @@ from torch import Tensor
 
 from semiseg.ops.global_batch import uniform
 from semiseg.ops.losses import IGNORE
-from semiseg.ops.mixing import cutmix_region, paste
+from semiseg.ops.mixing import cutmix_region
+from semiseg.ops.pseudo_labels import PseudoLabels
 
 Views = tuple[Tensor, Tensor, Tensor, Tensor]
-"""What belongs to each pixel of N views: images ``(N, 3, H, W)``, pseudo-labels ``(N, H, W)`` or probabilities
-``(N, C, H, W)``, confidences and validity ``(N, H, W)``."""
+"""Images, targets, confidence and validity: `PseudoLabels` as a plain tuple (deprecated)."""
 
 
-def inject_labels(views: Views, images: Tensor, masks: Tensor, valid: Tensor, rho: Tensor, classes: int) -> Views:
-    """Return the views, those of which the teacher is unsure under a small box of a labeled image.
+def inject_labels(
+    views: PseudoLabels | Views, images: Tensor, masks: Tensor, valid: Tensor, rho: Tensor, classes: int
+) -> PseudoLabels:
+    """Paste a small box of a labeled image into each view with probability ``1 - rho``.
 
-    Zhao et al. 2023, section 3.3. Labels enter with confidence 1, unknown pixels with confidence 0.
+    Zhao et al. 2023, section 3.3. Labeled pixels have confidence 1, unknown pixels confidence 0.
 
     Args:
-        views: of the N unlabeled images.
+        views: N unlabeled images and their pseudo-labels.
         images: float ``(B, 3, H, W)``, labeled.
         masks: int64 ``(B, H, W)``, their labels.
         valid: bool ``(B, H, W)``, False on padding.
-        rho: float ``(N,)`` in [0, 1], the teacher's certainty (`certainty`); with probability ``1 - rho`` a box is
-            pasted.
-        classes: their number.
+        rho: float ``(N,)`` in [0, 1], the teacher's `certainty`.
+        classes: Number of classes.
     """
-    known, labels = masks != IGNORE, masks
-    if views[1].is_floating_point():  # probabilities: an unknown pixel has none
-        labels = F.one_hot(masks.where(known, 0), classes).permute(0, 3, 1, 2).float() * known[:, None]
-    region = cutmix_region(views[3], concentration=(8, 2))
+    views = PseudoLabels(*views)
+    known, targets = masks != IGNORE, masks
+    if views.targets.is_floating_point():  # unknown pixels have no probabilities
+        targets = F.one_hot(masks.where(known, 0), classes).permute(0, 3, 1, 2).float() * known[:, None]
+    region = cutmix_region(views.valid, concentration=(8, 2))
     region &= (uniform(len(rho)).to(rho.device) >= rho)[:, None, None]
-    donor = torch.arange(len(rho)) % len(images)  # both come in random order
-    given = (images, labels, known.float(), valid)
-    x, q, c, v = (paste(region, g[donor].to(t.dtype), t) for g, t in zip(given, views, strict=True))
-    return x, q, c, v
+    donor = torch.arange(len(rho)) % len(images)  # both lists are in random order
+    pieces = zip((images, targets, known.float(), valid), views, strict=True)
+    labeled = PseudoLabels(*(piece[donor].to(view.dtype) for piece, view in pieces))
+    return labeled.mix(region, views)

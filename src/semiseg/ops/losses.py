@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from semiseg.ops.global_batch import divisor
-from semiseg.ops.pseudo_labels import ThresholdMode, confidence_weights, pseudo_label, soft_label
+from semiseg.ops.pseudo_labels import PseudoLabels, ThresholdMode, confidence_weights, pseudo_label, soft_label
 
 IGNORE = 255
 SupervisedLoss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -80,6 +80,21 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor, vali
         valid: bool ``(N, H, W)``, False on padding.
     """
     return (per_pixel_cross_entropy(logits, labels) * weights * valid).sum() / divisor(valid.sum())
+
+
+def pseudo_label_loss(
+    logits: Tensor, labels: PseudoLabels, threshold: float, mode: ThresholdMode = "pixel"
+) -> tuple[Tensor, Tensor]:
+    """Return ``1/|valid| sum_j 1[c_j >= tau] CE(p_j, yhat_j)`` and the fraction of trusted pixels.
+
+    Args:
+        logits: ``(N, C, H, W)``, the student's for ``labels.images``.
+        labels: Pseudo-labels of N views.
+        threshold: tau, in [0, 1].
+        mode: What the threshold selects; see `confidence_weights`.
+    """
+    weights, trusted_fraction = confidence_weights(labels.confidence, labels.valid, threshold, mode)
+    return weighted_cross_entropy(logits, labels.targets, weights, labels.valid), trusted_fraction
 
 
 def per_pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

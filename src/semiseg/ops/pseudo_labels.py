@@ -1,45 +1,96 @@
-"""From a teacher's logits to labels, confidences, and the weight each pixel gets in the loss."""
+"""Pseudo-labels: targets and confidences from logits, mixed views, and the weight of each pixel in the loss."""
+
+from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from semiseg.ops.global_batch import global_sum
+from semiseg.ops.mixing import paste
 
 ThresholdMode = Literal["pixel", "image", "batch", "none"]
 
 
+class PseudoLabels(NamedTuple):
+    """N views of unlabeled images with their pseudo-labels, pixel by pixel.
+
+    Attributes:
+        images: float ``(N, 3, H, W)`` in [0, 1].
+        targets: int64 ``(N, H, W)``, class indices, or float ``(N, C, H, W)``, class probabilities.
+        confidence: float ``(N, H, W)`` in [0, 1].
+        valid: bool ``(N, H, W)``, False on padding.
+    """
+
+    images: Tensor
+    targets: Tensor
+    confidence: Tensor
+    valid: Tensor
+
+    @classmethod
+    def from_logits(cls, images: Tensor, logits: Tensor, valid: Tensor, temperature: float = 0.0) -> PseudoLabels:
+        """Label ``images`` with the logits ``(N, C, H, W)`` of a network; see `soft_label` for ``temperature``."""
+        _, confidence = pseudo_label(logits)
+        return cls(images, soft_label(logits, temperature), confidence, valid)
+
+    @classmethod
+    def cat(cls, views: Sequence[PseudoLabels]) -> PseudoLabels:
+        """Concatenate views along the batch dimension."""
+        return cls(*(torch.cat(tensors) for tensors in zip(*views, strict=True)))
+
+    @property
+    def classes(self) -> Tensor:
+        """The most probable class of each pixel: int64 ``(N, H, W)``."""
+        return self.targets.max(dim=1).indices if self.targets.is_floating_point() else self.targets
+
+    def take(self, index: Tensor | slice) -> PseudoLabels:
+        """Return the views at ``index``, int64 ``(M,)`` or a slice."""
+        return PseudoLabels(*(tensor[index] for tensor in self))
+
+    def with_images(self, images: Tensor) -> PseudoLabels:
+        """Return the same labels for other views of the same pixels, such as strongly augmented ones."""
+        return self._replace(images=images)
+
+    def mix(self, region: Tensor, partner: PseudoLabels) -> PseudoLabels:
+        """Return ``M * self + (1 - M) * partner`` for all four tensors; the region ``M`` is bool ``(N, H, W)``."""
+        return PseudoLabels(*(paste(region, own, other) for own, other in zip(self, partner, strict=True)))
+
+    def weights(self, threshold: float, mode: ThresholdMode = "pixel") -> tuple[Tensor, Tensor]:
+        """Return each pixel's weight in the loss and the fraction of trusted pixels; see `confidence_weights`."""
+        return confidence_weights(self.confidence, self.valid, threshold, mode)
+
+
 @contextmanager
 def labeling() -> Iterator[None]:
-    """Inside the block, a network that also learns in this step labels: no gradients, and no casts kept for later.
+    """Disable gradients and autocast's weight cache while a network that also learns in this step predicts labels.
 
-    Autocast keeps the casts of weights to lower precision until it ends. A cast made under ``torch.no_grad()`` knows
-    no gradient; older versions of torch kept it nevertheless and used it again in the passes that are to learn, whose
-    weights then got no gradient, without a word (pytorch#112583, fixed at the end of 2025). So nothing is kept inside
-    the block. Of no concern to a teacher, which never learns. Also a decorator: ``@labeling()``.
+    Autocast caches lower-precision copies of the weights until it ends. Older versions of PyTorch reused copies made
+    under ``torch.no_grad()`` in later passes with gradients, whose weights then silently received no gradient
+    (pytorch#112583, fixed at the end of 2025). An EMA teacher never learns and does not need this. Also a decorator:
+    ``@labeling()``.
     """
-    kept = torch.is_autocast_cache_enabled()
+    cached = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
     try:
         with torch.no_grad():
             yield
     finally:
-        torch.set_autocast_cache_enabled(kept)
+        torch.set_autocast_cache_enabled(cached)
 
 
 @torch.no_grad()
 def pseudo_label(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the teacher's decision ``yhat = argmax p`` and its confidence ``c = max p``, ``p = softmax(logits)``.
+    """Return the predicted class ``argmax p`` and its confidence ``max p``, with ``p = softmax(logits)``.
 
     Args:
         logits: ``(N, C, H, W)``.
 
     Returns:
-        labels int64 ``(N, H, W)`` and confidence float ``(N, H, W)`` in [1/C, 1].
+        Labels, int64 ``(N, H, W)``, and confidence, float ``(N, H, W)`` in [1/C, 1].
     """
     confidence, labels = logits.float().softmax(dim=1).max(dim=1)
     return labels, confidence
@@ -47,50 +98,51 @@ def pseudo_label(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def soft_label(logits: Tensor, temperature: float) -> Tensor:
-    """Return what a student is to learn from ``logits``: the decision, or how sure it is of each class.
+    """Return the target for the student: the predicted class, or class probabilities.
 
-    With temperature 0 that is ``argmax p``, as most methods have it; else ``softmax(logits / T)``, which is ``p`` with
-    T = 1 and ``p`` sharpened, ``p_k^(1/T) / sum``, below (MixMatch, Berthelot et al. 2019, eq. 7; PseudoSeg: 0.5). A
-    decision turns a pole seen with a probability of 0.4 into none; a probability leaves it what it was.
+    Temperature 0 gives ``argmax p``, as in most methods. Otherwise the target is ``softmax(logits / T)``: ``p`` itself
+    for T = 1, sharpened ``p_k^(1/T) / sum`` below (MixMatch, Berthelot et al. 2019, eq. 7; PseudoSeg: 0.5). A thin
+    object predicted with probability 0.4 is lost in ``argmax p`` and kept in ``p``.
 
     Args:
         logits: ``(N, C, H, W)``.
         temperature: T, in [0, 1].
 
     Returns:
-        int64 ``(N, H, W)`` where T is 0, else float ``(N, C, H, W)``, of sum 1 over C.
+        int64 ``(N, H, W)`` if T is 0, else float ``(N, C, H, W)`` that sums to 1 over C.
     """
     if temperature == 0:
-        return logits.max(dim=1).indices  # what argmax gives, several times as fast on a CPU
+        return logits.max(dim=1).indices  # equals argmax, but several times as fast on a CPU
     logits = logits.float()
-    return ((logits - logits.amax(dim=1, keepdim=True)) / temperature).softmax(dim=1)  # however small T is
+    # Subtracting the maximum first keeps the quotient finite for small T.
+    return ((logits - logits.amax(dim=1, keepdim=True)) / temperature).softmax(dim=1)
 
 
 @torch.no_grad()
 def certainty(logits: Tensor, valid: Tensor) -> Tensor:
-    """Return how sure ``p = softmax(logits)`` is of each image: the mean of ``max p (1 - H(p) / log C)`` over it.
+    """Return the certainty of each image: the mean over its pixels of ``max p (1 - H(p) / log C)``.
 
-    AugSeg (Zhao et al. 2023, eq. 5), by which hard images receive labels; ``H`` is the entropy.
+    ``p = softmax(logits)`` and ``H`` is the entropy. AugSeg (Zhao et al. 2023, eq. 5) selects hard images by it.
 
     Args:
-        logits: ``(N, C, H, W)``. With one class there is nothing to be unsure of.
-        valid: bool ``(N, H, W)``; padding does not count.
+        logits: ``(N, C, H, W)``. With one class every image is certain.
+        valid: bool ``(N, H, W)``, False on padding, which does not count.
 
     Returns:
-        float ``(N,)`` in [0, 1]; 0 for an image of padding alone.
+        float ``(N,)`` in [0, 1]; 0 for an image of padding only.
     """
     log_p = logits.float().log_softmax(dim=1)
     p = log_p.exp()
     entropy = -(p * log_p).sum(dim=1) / math.log(max(logits.shape[1], 2))
-    sure = p.amax(dim=1) * (1 - entropy) * valid
-    return (sure.sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp(min=1)).clamp(0, 1)
+    certain = p.amax(dim=1) * (1 - entropy) * valid
+    return (certain.sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp(min=1)).clamp(0, 1)
 
 
 @torch.no_grad()
 def confidence_weights(
     confidence: Tensor, valid: Tensor, threshold: float, mode: ThresholdMode = "pixel"
 ) -> tuple[Tensor, Tensor]:
-    """Return each pixel's weight in the unsupervised loss, and the share of trusted pixels.
+    """Return each pixel's weight in the unsupervised loss and the fraction of trusted pixels.
 
     ========  =======================================================  =====================================
     mode      weight of pixel j of image i                             source
@@ -101,14 +153,16 @@ def confidence_weights(
     none      1                                                        CPS
     ========  =======================================================  =====================================
 
+    Counts are summed over the processes (`global_sum`), so the result depends on the current shard.
+
     Args:
-        confidence: float ``(N, H, W)`` in [0, 1], already mixed with the labels it belongs to.
-        valid: bool ``(N, H, W)``; padding is neither trusted nor counted.
-        threshold: in [0, 1].
-        mode: see above.
+        confidence: float ``(N, H, W)`` in [0, 1], of views that are already mixed.
+        valid: bool ``(N, H, W)``, False on padding, which is neither trusted nor counted.
+        threshold: In [0, 1].
+        mode: See the table.
 
     Returns:
-        weights float ``(N, H, W)`` in [0, 1], and a scalar: trusted pixels / valid pixels.
+        Weights, float ``(N, H, W)`` in [0, 1], and a scalar: trusted pixels / valid pixels.
     """
     trusted = (confidence >= threshold) & valid
     trusted_fraction = global_sum(trusted.sum()) / global_sum(valid.sum()).clamp(min=1)

@@ -1,8 +1,8 @@
-"""How much of a run has passed, turned into a weight."""
+"""Schedules: functions of the step that return a weight or a factor."""
 
 
 def ramp_up(step: int, start: int, length: int) -> float:
-    """Return a weight in [0, 1]: 0 before ``start``, rising linearly over ``length`` steps, 1 from then on."""
+    """Return a weight in [0, 1]: 0 before ``start``, then rising linearly over ``length`` steps, then 1."""
     if step < start:
         return 0.0
     return min(1.0, (step - start + 1) / max(1, length))
@@ -11,7 +11,7 @@ def ramp_up(step: int, start: int, length: int) -> float:
 def poly(step: int, total: int, power: float = 0.9, warmup: int = 0) -> float:
     """Return the factor ``(1 - t/T)^power`` on the learning rate, after a linear warm-up over ``warmup`` steps.
 
-    The schedule of the field (DeepLab), per iteration.
+    The usual schedule of semantic segmentation (DeepLab), per iteration.
     """
     if step < warmup:
         return (step + 1) / warmup

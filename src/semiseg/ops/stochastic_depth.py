@@ -1,9 +1,9 @@
 """Versatile stochastic depth: sub-models of any residual network, without editing its class.
 
 Huang et al., "Deep Networks with Stochastic Depth", ECCV 2016 (https://arxiv.org/abs/1603.09382), with the linear
-decay of its section 3; used by Dual Teacher (Na et al., NeurIPS 2023) to make sub-models of the student, "applicable
-from CNNs to transformers". We scale what is kept by ``1 / keep`` while it is drawn, as timm's ``DropPath`` does, where
-Huang et al. scale at test time: both agree in expectation.
+decay of its section 3. Dual Teacher (Na et al., NeurIPS 2023) makes sub-models of the student with it, "applicable from
+CNNs to transformers". Kept branches are scaled by ``1 / keep`` during training, as in timm's ``DropPath``; Huang et al.
+scale at test time. Both have the same expectation.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from semiseg.ops.global_batch import uniform
 
-# ResNet blocks without a drop-path module: the first of these that a block has is the end of its residual branch
-# (excitation comes after the last normalization; a bottleneck has three of those; in an SK block they are in the conv).
+# In ResNet blocks without a drop-path module, the first of these that a block has ends its residual branch. (Squeeze
+# and excitation follows the last normalization; a bottleneck has three; an SK block has them inside its convolution.)
 _BRANCH_ENDS = ("se", "se_module", "bn3", "bn2", "conv3", "conv2")
 _DROP_PATHS = ("drop_path", "drop_path1", "drop_path2", "drop_path3", "stochastic_depth")
 
@@ -26,9 +26,9 @@ _DROP_PATHS = ("drop_path", "drop_path1", "drop_path2", "drop_path3", "stochasti
 def residual_sites(network: nn.Module) -> list[nn.Module]:
     """Return the modules whose outputs are the residual branches of ``network``, in order of depth.
 
-    A block is known by its attributes: drop-path modules (timm's CNNs and transformers, the MiT encoders of
+    A block is recognized by its attributes: drop-path modules (timm's CNNs and transformers, the MiT encoders of
     segmentation_models_pytorch, torchvision), else those of a ResNet block, else those of an inverted residual.
-    A module that its block applies twice, as in MiT, is one site and draws at each application.
+    A module that its block applies twice, as in MiT, is one site, sampled at each application.
     """
     sites: list[nn.Module] = []
     for block in residual_blocks(network):
@@ -37,28 +37,28 @@ def residual_sites(network: nn.Module) -> list[nn.Module]:
 
 
 def residual_blocks(network: nn.Module) -> list[nn.Module]:
-    """Return the modules that hold the sites of ``residual_sites``, in the same order."""
+    """Return the modules that contain the sites of ``residual_sites``, in the same order."""
     return [block for block in network.modules() if _branch_ends(block)]
 
 
 def _branch_ends(block: nn.Module) -> list[nn.Module]:
-    parts = {name: part for name, part in block.named_children() if part is not None}
+    children = {name: child for name, child in block.named_children() if child is not None}
     if not _has_skip(block):
         return []
-    drop_paths = [parts[name] for name in _DROP_PATHS if name in parts]
+    drop_paths = [children[name] for name in _DROP_PATHS if name in children]
     if drop_paths:
         return drop_paths
-    if hasattr(block, "downsample") and "conv1" in parts:  # ResNet and its relatives
-        return [parts[name] for name in _BRANCH_ENDS if name in parts][:1]
-    if getattr(block, "use_res_connect", False) and "conv" in parts:  # torchvision's MobileNetV2
-        return [parts["conv"]]
-    if hasattr(block, "_has_drop_connect") and "_bn2" in parts:  # EfficientNet of segmentation_models_pytorch
-        return [parts["_bn2"]]
+    if hasattr(block, "downsample") and "conv1" in children:  # ResNet and its relatives
+        return [children[name] for name in _BRANCH_ENDS if name in children][:1]
+    if getattr(block, "use_res_connect", False) and "conv" in children:  # torchvision's MobileNetV2
+        return [children["conv"]]
+    if hasattr(block, "_has_drop_connect") and "_bn2" in children:  # EfficientNet of segmentation_models_pytorch
+        return [children["_bn2"]]
     return []
 
 
 def _has_skip(block: nn.Module) -> bool:
-    """Tell whether there really is a path around the branch; without one, dropping would be destroying."""
+    """Return whether the block has a skip connection; without one, dropping its branch would destroy the features."""
     flags = ("has_skip", "use_res_connect", "_has_drop_connect")
     if any(getattr(block, flag, True) is False for flag in flags):
         return False
@@ -67,22 +67,22 @@ def _has_skip(block: nn.Module) -> bool:
 
 @contextmanager
 def stochastic_depth(network: nn.Module, rate: float | Tensor, linear: bool = True) -> Iterator[None]:
-    """Inside the block, every forward pass of ``network`` is one of a random sub-model per sample.
+    """Turn each forward pass of ``network`` in the ``with`` block into that of a random sub-model per sample.
 
-    At site ``i`` of ``n`` (from 1) a sample's residual branch is dropped with probability ``p = rate * i / n``, or
-    ``p = rate`` where not ``linear``; what is kept is divided by ``1 - p``, so the expectation is the full branch. It
-    works in training and in evaluation mode alike, and takes the place of the drop path the network has of its own.
-    Draws come from the CPU on every device (`global_batch`). Nothing is left behind after the block.
+    At site ``i`` of ``n`` (from 1), a sample's residual branch is dropped with probability ``p = rate * i / n``, or
+    ``p = rate`` if not ``linear``. Kept branches are divided by ``1 - p``, so the expectation is the full branch. It
+    works in training and evaluation mode and replaces the network's own drop path. Random numbers are generated on the
+    CPU and depend on the current shard (`global_batch`). The network is restored after the block.
 
     Args:
-        network: any network with residual sites.
-        rate: in [0, 1], for all samples; or float ``(N,)``, a rate for each sample of the batches to come. Samples
-            of rate 0 come out as if there were no block.
-        linear: let the rate grow linearly with depth (Huang et al., section 3), up to ``rate`` at the last site.
+        network: Any network with residual sites.
+        rate: In [0, 1], for all samples; or float ``(N,)``, one rate per sample of the batches to come. Samples of
+            rate 0 pass unchanged.
+        linear: Increase the rate linearly with depth (Huang et al., section 3), up to ``rate`` at the last site.
 
     Raises:
-        ValueError: a rate outside [0, 1], a network without residual sites, or (in the forward pass) a batch whose
-            size is not that of ``rate``.
+        ValueError: A rate is outside [0, 1], the network has no residual sites, or (in the forward pass) the batch size
+            differs from that of ``rate``.
 
     Example:
         >>> with stochastic_depth(network, 0.1):  # doctest: +SKIP
@@ -90,37 +90,52 @@ def stochastic_depth(network: nn.Module, rate: float | Tensor, linear: bool = Tr
     """
     rates = torch.as_tensor(rate, dtype=torch.float64).detach().cpu()
     if not bool(((rates >= 0) & (rates <= 1)).all()):
-        raise ValueError(f"rate is a probability, within [0, 1]: {rate}")
+        raise ValueError(f"rate must be in [0, 1], got {rate}")
     sites = residual_sites(network)
     if not sites:
         raise ValueError(f"{type(network).__name__} has no residual branches that stochastic depth could drop")
     depths = [index / len(sites) if linear else 1 for index in range(1, len(sites) + 1)]
     drops = [(site, _Drop((1 - rates * depth).float())) for site, depth in zip(sites, depths, strict=True)]
-    _open.append(drops)
+    _active.append(drops)
     try:
         with _hooked(drops):
             yield
     finally:
-        _open.pop()
+        _active.pop()
 
 
-def sub_model_again(block: nn.Module) -> Callable[[], AbstractContextManager[None]]:
-    """Return what makes ``block``, each time it is entered, the sub-model that it is in the pass that comes next.
+def forward_with_sub_models(network: nn.Module, images: Sequence[Tensor], rates: Sequence[float]) -> Sequence[Tensor]:
+    """Return the logits of several batches from one forward pass, each batch with its own rate of stochastic depth.
 
-    For a pass that is taken again in the backward pass, when its ``stochastic_depth`` has ended and the generator is
-    elsewhere: what has been drawn is used once more.
+    Args:
+        network: A network with residual sites, if an image has a rate above 0.
+        images: Batches, float ``(N_k, 3, H, W)``, some of them possibly empty.
+        rates: One rate per batch, in [0, 1]; 0 is the complete network.
+    """
+    sizes = [len(batch) for batch in images]
+    if not any(size and rate for size, rate in zip(sizes, rates, strict=True)):
+        return network(torch.cat(list(images))).split(sizes)
+    with stochastic_depth(network, torch.tensor(rates).repeat_interleave(torch.tensor(sizes))):
+        return network(torch.cat(list(images))).split(sizes)
+
+
+def same_sub_model(block: nn.Module) -> Callable[[], AbstractContextManager[None]]:
+    """Return a function whose context makes ``block`` the sub-model of its next forward pass again.
+
+    Activation checkpointing repeats that pass in the backward pass, when the ``stochastic_depth`` block has ended and
+    the generator has moved on. The repeated pass uses the recorded random numbers.
     """
     inside = {*block.modules()}
-    drops = [(site, drop.drawn, len(drop.drawn)) for drops in _open for site, drop in drops if site in inside]
-    return lambda: _hooked([(site, _DropAgain(drawn[before:])) for site, drawn, before in drops])
+    drops = [(site, drop.drawn, len(drop.drawn)) for drops in _active for site, drop in drops if site in inside]
+    return lambda: _hooked([(site, _Replay(drawn[before:])) for site, drawn, before in drops])
 
 
 class _Drop:
-    """Forward hook: replaces a branch ``(N, ...)`` by branch * draw / keep, ``keep`` being ``()`` or ``(N,)``."""
+    """Forward hook: replace a branch ``(N, ...)`` by branch * sample / keep; ``keep`` is ``()`` or ``(N,)``."""
 
     def __init__(self, keep: Tensor) -> None:
         self.keep = keep
-        self.drawn: list[Tensor] = []  # draw / keep of each pass
+        self.drawn: list[Tensor] = []  # sample / keep of each pass
         self.scale = torch.where(keep > 0, 1 / keep.clamp(min=torch.finfo(keep.dtype).tiny), 0.0)
 
     def __call__(self, module: nn.Module, args: Any, branch: Tensor) -> Tensor:
@@ -128,14 +143,14 @@ class _Drop:
         if self.keep.ndim and len(self.keep) != samples:
             raise ValueError(f"{len(self.keep)} rates for a batch of {samples}")
         factor = torch.where(uniform(samples) < self.keep, self.scale, 0.0)
-        # non_blocking: a few bytes a site must not make the host wait for the device.
+        # non_blocking: the host must not wait for the device to copy a few bytes per site.
         factor = factor.to(branch.device, branch.dtype, non_blocking=True)
         self.drawn.append(factor.view(-1, *[1] * (branch.ndim - 1)))
         return branch * self.drawn[-1]
 
 
-class _DropAgain:
-    """Forward hook: as ``_Drop`` in the passes in which it drew ``drawn``."""
+class _Replay:
+    """Forward hook: repeat the factors ``drawn`` by ``_Drop``, pass by pass."""
 
     def __init__(self, drawn: list[Tensor]) -> None:
         self.drawn = iter(drawn)
@@ -144,11 +159,11 @@ class _DropAgain:
         return branch * next(self.drawn)
 
 
-_open: list[list[tuple[nn.Module, _Drop]]] = []  # the sites of every `stochastic_depth` that is open, outermost first
+_active: list[list[tuple[nn.Module, _Drop]]] = []  # sites of every active `stochastic_depth`, outermost first
 
 
 @contextmanager
-def _hooked(drops: Sequence[tuple[nn.Module, _Drop | _DropAgain]]) -> Iterator[None]:
+def _hooked(drops: Sequence[tuple[nn.Module, _Drop | _Replay]]) -> Iterator[None]:
     with ExitStack() as stack:
         for site, drop in drops:
             stack.enter_context(_silenced(site))
