@@ -1,4 +1,4 @@
-"""AugSeg's pool of intensity changes: a random number of random ones for each image (Zhao et al. 2023, section 3.2)."""
+"""AugSeg's pool of color changes: a random number of random changes per image (Zhao et al. 2023, section 3.2)."""
 
 import math
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from semiseg.ops.global_batch import generators
 
-# Each takes an image uint8 (3, H, W) and a draw u from U(0, 1).
+# Each change takes an image uint8 (3, H, W) and a strength u, sampled from U(0, 1).
 Change = Callable[[Tensor, float], Tensor]
 
 
@@ -37,32 +37,31 @@ POOL: dict[str, Change] = {
     "hue": lambda image, u: TF.adjust_hue(image, u - 0.5),
 }
 """The eleven changes, with the ranges of AugSeg's release: blur of sigma 0.1 to 2 pixels, factors 0.05 to 0.95,
-4 to 7 bits, thresholds 1 to 255 of 255, a turn of the hue by up to half the circle."""
+4 to 7 bits, thresholds 1 to 255 of 255, a hue rotation by up to half the circle."""
 
 
 def random_intensity(images: Tensor, most: int = 3) -> Tensor:
-    """Apply to each image ``k ~ U{1, ..., most}`` changes of the pool, drawn with replacement, at random strength.
+    """Apply ``k ~ U{1, ..., most}`` changes of the pool to each image, sampled with replacement, at random strength.
 
-    It happens in 8 bits, as in the release; draws come from the CPU (`global_batch`).
+    Images are converted to 8 bits first, as in the release. Random numbers come from the CPU and depend on the current
+    shard (`global_batch`).
 
     Args:
         images: float ``(N, 3, H, W)`` in [0, 1].
-        most: at least 1 (AugSeg: 3).
+        most: Largest number of changes, at least 1 (AugSeg: 3).
 
     Returns:
         A new tensor of the same shape and range.
     """
-    return (
-        torch.stack([_changed(*each, most) for each in zip(images, generators(len(images)), strict=True)])
-        if len(images)
-        else images
-    )
+    if not len(images):
+        return images
+    return torch.stack([_changed(*pair, most) for pair in zip(images, generators(len(images)), strict=True)])
 
 
-def _changed(image: Tensor, draw: torch.Generator, most: int) -> Tensor:
+def _changed(image: Tensor, generator: torch.Generator, most: int) -> Tensor:
     changed = (image * 255).round().to(torch.uint8)
     changes = list(POOL.values())
-    for _ in range(int(torch.randint(1, most + 1, (), generator=draw))):
-        change = changes[int(torch.randint(len(changes), (), generator=draw))]
-        changed = change(changed, torch.rand((), generator=draw).item())
+    for _ in range(int(torch.randint(1, most + 1, (), generator=generator))):
+        change = changes[int(torch.randint(len(changes), (), generator=generator))]
+        changed = change(changed, torch.rand((), generator=generator).item())
     return changed.to(image.dtype) / 255

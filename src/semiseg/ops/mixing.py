@@ -1,4 +1,7 @@
-"""Regions (CutMix, ClassMix) and the one way to paste with them: image, label and confidence move together."""
+"""Regions of mixing (CutMix, ClassMix), mixing partners, and pasting.
+
+Random regions depend on the current shard (`global_batch`).
+"""
 
 from collections.abc import Callable
 
@@ -11,34 +14,33 @@ Region = Callable[[Tensor], Tensor]
 
 
 def cutmix_region(labels: Tensor, concentration: tuple[int, int] = (4, 4)) -> Tensor:
-    """Draw a box per image (CutMix, Yun et al. 2019; French et al. 2020).
+    """Sample a box per image (CutMix, Yun et al. 2019; French et al. 2020).
 
-    The share kept, ``lambda ~ Beta(a, b)``, is drawn once per image; the box has ``sqrt(1 - lambda)`` of either side.
-    Dual Teacher's release draws lambda once per batch and clips boxes at the border, which shrinks them; here the box
-    lies inside the image, so its area is what was drawn.
+    The share outside the box, ``lambda ~ Beta(a, b)``, is sampled per image; the box has ``sqrt(1 - lambda)`` of either
+    side. Dual Teacher's release samples lambda per batch and clips boxes at the border, which shrinks them. Here the
+    box lies inside the image, so its area is the sampled one.
 
     Args:
-        labels: ``(N, H, W)``; only its shape and device are used.
-        concentration: ``(a, b)``, whole numbers: (4, 4) in Dual Teacher and AugSeg, (8, 2) for AugSeg's injection of
-            labels, small boxes.
+        labels: ``(N, H, W)``; only shape and device are used.
+        concentration: Integers ``(a, b)``: (4, 4) in Dual Teacher and AugSeg, (8, 2) for the small boxes of AugSeg's
+            label injection.
 
     Returns:
         bool ``(N, H, W)``, True inside the box.
     """
     a, b = concentration
-    # Beta(a, b) is the a-th smallest of a + b - 1 uniform draws: needs no sampler but the uniform one.
+    # The a-th smallest of a + b - 1 uniform numbers has the distribution Beta(a, b).
     kept = uniform(len(labels), a + b - 1).sort(dim=1).values[:, a - 1]
     side = (1 - kept).sqrt()
     return _boxes(labels, side * labels.shape[1], side * labels.shape[2])
 
 
 def occasional_box_region(labels: Tensor) -> Tensor:
-    """Draw, with probability 1/2 per image, a box of 2 to 40 % of its area (ST++, UniMatch).
+    """Sample a box of 2 to 40 % of the image's area with probability 1/2 per image (ST++, UniMatch).
 
-    The ratio of its sides is drawn from U(0.3, 1/0.3). UniMatch draws again until a box fits; here a side that is too
-    long is cut to the image's.
-
-    Args and Returns: as `cutmix_region`; the region of an image without a box is empty.
+    The ratio of its sides is sampled from U(0.3, 1/0.3). UniMatch samples again until a box fits; here a side that is
+    too long is cut to the image's. Arguments and result are those of `cutmix_region`; the region of an image without a
+    box is empty.
     """
     n, height, width = labels.shape
     area = (0.02 + 0.38 * uniform(n)) * height * width
@@ -48,11 +50,10 @@ def occasional_box_region(labels: Tensor) -> Tensor:
 
 
 def half_box_region(labels: Tensor) -> Tensor:
-    """Draw, for half of all batches, a box of half of each image's area (U2PL, Gentle Teaching Assistant).
+    """Sample a box of half of each image's area in half of all batches (U2PL, Gentle Teaching Assistant).
 
-    Its width is drawn from U(W/2, W), its height follows.
-
-    Args and Returns: as `cutmix_region`; in a batch without mixing all regions are empty.
+    Its width is sampled from U(W/2, W), its height follows. Arguments and result are those of `cutmix_region`; in a
+    batch without mixing all regions are empty.
     """
     n, height, width = labels.shape
     share = 0.5 + 0.5 * uniform(n)
@@ -61,7 +62,7 @@ def half_box_region(labels: Tensor) -> Tensor:
 
 
 def _boxes(labels: Tensor, box_height: Tensor, box_width: Tensor) -> Tensor:
-    """Place a box of the given size, float ``(N,)`` in pixels, at random inside each image: bool like ``labels``."""
+    """Put a box of the given size, float ``(N,)`` in pixels, at random inside each image: bool like ``labels``."""
     n, height, width = labels.shape
     box_height, box_width = box_height.round().clamp(max=height), box_width.round().clamp(max=width)
     top = (uniform(n) * (height - box_height + 1)).floor()
@@ -73,10 +74,10 @@ def _boxes(labels: Tensor, box_height: Tensor, box_width: Tensor) -> Tensor:
 
 
 def classmix_region(labels: Tensor) -> Tensor:
-    """Draw, per image, half of the classes it shows; the region is their pixels (ClassMix, Olsson et al. 2021).
+    """Select the pixels of half of the classes in each image (ClassMix, Olsson et al. 2021).
 
-    ``floor(n / 2)`` of the ``n`` classes present are picked at random; with one class present the region is empty.
-    Works for any number of classes and without a loop over them.
+    ``floor(n / 2)`` of the ``n`` classes present are picked at random; with one class present the region is empty. Any
+    number of classes works, without a loop.
 
     Args:
         labels: int64 ``(N, H, W)``, pseudo-labels (values below 256).
@@ -88,8 +89,8 @@ def classmix_region(labels: Tensor) -> Tensor:
     present = torch.zeros(n, 256, dtype=torch.bool, device=labels.device)
     present.scatter_(1, labels.flatten(1), True)
     present[:, 255] = False
-    draws = uniform(n, 256).to(labels.device).masked_fill(~present, 2.0)
-    rank = draws.argsort(dim=1).argsort(dim=1)
+    scores = uniform(n, 256).to(labels.device).masked_fill(~present, 2.0)
+    rank = scores.argsort(dim=1).argsort(dim=1)
     picked = present & (rank < present.sum(dim=1, keepdim=True) // 2)
     return picked.gather(1, labels.flatten(1)).view_as(labels)
 
@@ -98,11 +99,11 @@ REGIONS: dict[str, Region] = {"cutmix": cutmix_region, "classmix": classmix_regi
 
 
 def partners(n: int) -> Tensor:
-    """Return a mixing partner for each of ``n`` images: int64 ``(n,)``, nobody its own partner (unless ``n`` is 1).
+    """Return the index of a mixing partner for each of ``n`` images: int64 ``(n,)``, another image unless ``n`` is 1.
 
-    Neighbors exchange, 0 and 1, 2 and 3; of an odd number the last three take turns. The images of a batch come in
-    random order, so that a neighbor is as random as any other, and stays the same where the batch is shared out among
-    processes. Dual Teacher's release permutes freely, so that an image may be pasted onto itself.
+    Neighbors exchange, 0 and 1, 2 and 3; of an odd number, the last three rotate. The images of a batch are in random
+    order, so a neighbor is as random as any other image, and it is the same however the batch is split among processes.
+    Dual Teacher's release permutes freely, so that an image may be pasted onto itself.
     """
     partner = torch.arange(n) ^ 1
     if n % 2:
@@ -114,9 +115,9 @@ def paste(region: Tensor, source: Tensor, target: Tensor) -> Tensor:
     """Return ``M * source + (1 - M) * target``, exact for any type.
 
     Args:
-        region: bool ``(N, H, W)``, the ``M`` of the equation.
-        source: ``(N, H, W)`` or ``(N, C, H, W)``, shown where the region is True.
-        target: like ``source``, shown elsewhere.
+        region: M, bool ``(N, H, W)``.
+        source: ``(N, H, W)`` or ``(N, C, H, W)``, used where the region is True.
+        target: Like ``source``, used elsewhere.
     """
     mask = region if source.dim() == region.dim() else region[:, None]
     return torch.where(mask, source, target)

@@ -1,4 +1,4 @@
-"""The strong view's colors: jitter, grayscale, blur, and pieces cut out, drawn for each image by itself."""
+"""Color changes of the strong view, sampled per image: jitter, grayscale, blur and cutout."""
 
 import torch
 from torch import Tensor
@@ -7,45 +7,45 @@ from torchvision.transforms.v2 import functional as TF
 from semiseg.ops.global_batch import generators, uniform
 
 MEAN_PIXEL = (0.485, 0.456, 0.406)
-"""Mean color of ImageNet, in [0, 1]: what a network's normalization maps to about zero."""
+"""Mean color of ImageNet, in [0, 1], which the networks normalize to about zero."""
 
 
-def _uniform(draw: torch.Generator, low: float = 0.0, high: float = 1.0) -> float:
-    return low + (high - low) * torch.rand((), generator=draw).item()
+def _uniform(generator: torch.Generator, low: float = 0.0, high: float = 1.0) -> float:
+    return low + (high - low) * torch.rand((), generator=generator).item()
 
 
 def photometric(images: Tensor, strength: float = 0.5) -> Tensor:
-    """Jitter, sometimes gray, sometimes blur each image by its own draws.
+    """Apply color jitter, grayscale and blur to each image at random.
 
-    With probability 0.8 brightness, contrast and saturation are scaled by factors from ``[1 - s, 1 + s]`` and the hue
-    is turned by up to ``s/2`` of the circle; with 0.2 the image turns gray; with 0.5 it is blurred with a sigma from
-    U(0.1, max(0.1, 4 s)) pixels. With ``s`` = 0.5 this is the set of ST++ and UniMatch, made for crops of 321 pixels
-    and more; small images want less. It happens before normalization: torchvision clamps to [0, 1], which would
-    destroy normalized values.
+    With probability 0.8, brightness, contrast and saturation are scaled by factors from ``[1 - s, 1 + s]`` and the hue
+    is rotated by up to ``s/2`` of the circle. With probability 0.2 the image becomes gray; with 0.5 it is blurred with
+    sigma from U(0.1, max(0.1, 4 s)) pixels. With ``s`` = 0.5 these are the changes of ST++ and UniMatch, made for crops
+    of 321 pixels and more; small images need less. Images must not be normalized yet, since torchvision clamps to
+    [0, 1]. Random numbers depend on the current shard (`global_batch`).
 
     Args:
         images: float ``(N, 3, H, W)`` in [0, 1].
-        strength: ``s``, in [0, 1]; 0 leaves the images as they are, without gray and blur too.
+        strength: ``s``, in [0, 1]; 0 returns the images unchanged, without grayscale and blur.
 
     Returns:
         A new tensor of the same shape and range.
     """
     if strength == 0 or not len(images):
         return images.clone()
-    return torch.stack([_strong_colors(*each, strength) for each in zip(images, generators(len(images)), strict=True)])
+    return torch.stack([_strong_colors(*pair, strength) for pair in zip(images, generators(len(images)), strict=True)])
 
 
-def _strong_colors(image: Tensor, draw: torch.Generator, strength: float) -> Tensor:
-    if _uniform(draw) < 0.8:
+def _strong_colors(image: Tensor, generator: torch.Generator, strength: float) -> Tensor:
+    if _uniform(generator) < 0.8:
         low, high = 1 - strength, 1 + strength
-        image = TF.adjust_brightness(image, _uniform(draw, low, high))
-        image = TF.adjust_contrast(image, _uniform(draw, low, high))
-        image = TF.adjust_saturation(image, _uniform(draw, low, high))
-        image = TF.adjust_hue(image, _uniform(draw, -strength / 2, strength / 2))
-    if _uniform(draw) < 0.2:
+        image = TF.adjust_brightness(image, _uniform(generator, low, high))
+        image = TF.adjust_contrast(image, _uniform(generator, low, high))
+        image = TF.adjust_saturation(image, _uniform(generator, low, high))
+        image = TF.adjust_hue(image, _uniform(generator, -strength / 2, strength / 2))
+    if _uniform(generator) < 0.2:
         image = TF.rgb_to_grayscale(image, num_output_channels=3)
-    if _uniform(draw) < 0.5:
-        sigma = _uniform(draw, 0.1, max(0.1, 4 * strength))
+    if _uniform(generator) < 0.5:
+        sigma = _uniform(generator, 0.1, max(0.1, 4 * strength))
         kernel = 2 * min(int(2 * sigma + 0.5), (min(image.shape[-2:]) - 1) // 2) + 1
         image = TF.gaussian_blur(image, [kernel, kernel], [sigma, sigma])
     return image
@@ -54,9 +54,10 @@ def _strong_colors(image: Tensor, draw: torch.Generator, strength: float) -> Ten
 def color_jitter(images: Tensor, strength: float = 0.5) -> Tensor:
     """Change brightness, contrast, saturation and hue of each image, always and in random order (PseudoSeg).
 
-    With strength ``s``, a number from ``[-s, s]`` is added to all values, contrast and saturation are scaled by factors
-    from ``[1 - s, 1 + s]``, and the hue is turned by up to ``s/2`` of the circle. The sum is cut off at 0 and 1: at the
-    release's ``s`` = 0.5 much of an image may turn black or white.
+    A number from ``[-s, s]`` is added to all values, contrast and saturation are scaled by factors from
+    ``[1 - s, 1 + s]``, and the hue is rotated by up to ``s/2`` of the circle. Sums are clamped to [0, 1]: at the
+    release's ``s`` = 0.5 much of an image may become black or white. Random numbers depend on the current shard
+    (`global_batch`).
 
     Args:
         images: float ``(N, 3, H, W)`` in [0, 1].
@@ -67,24 +68,21 @@ def color_jitter(images: Tensor, strength: float = 0.5) -> Tensor:
     """
     if not len(images):
         return images
-    return torch.stack([_jittered(*each, strength) for each in zip(images, generators(len(images)), strict=True)])
+    return torch.stack([_jittered(*pair, strength) for pair in zip(images, generators(len(images)), strict=True)])
 
 
-def _jittered(image: Tensor, draw: torch.Generator, strength: float) -> Tensor:
+def _jittered(image: Tensor, generator: torch.Generator, strength: float) -> Tensor:
     low, high = 1 - strength, 1 + strength
-    added, contrast, saturation = (
-        _uniform(draw, -strength, strength),
-        _uniform(draw, low, high),
-        _uniform(draw, low, high),
-    )
-    hue = _uniform(draw, -strength / 2, strength / 2)
+    added = _uniform(generator, -strength, strength)
+    contrast, saturation = _uniform(generator, low, high), _uniform(generator, low, high)
+    hue = _uniform(generator, -strength / 2, strength / 2)
     changes = (
         lambda image: (image + added).clamp(0, 1),
         lambda image: TF.adjust_contrast(image, contrast),
         lambda image: TF.adjust_saturation(image, saturation),
         lambda image: TF.adjust_hue(image, hue),
     )
-    for index in torch.randperm(len(changes), generator=draw).tolist():
+    for index in torch.randperm(len(changes), generator=generator).tolist():
         image = changes[index](image)
     return image
 
@@ -92,20 +90,21 @@ def _jittered(image: Tensor, draw: torch.Generator, strength: float) -> Tensor:
 def cutout(images: Tensor, share: float) -> tuple[Tensor, Tensor]:
     """Fill a rectangle of each image with the mean color (CutOut, DeVries & Taylor 2017).
 
-    Its center is any pixel of the image; what lies beyond the border is lost.
+    Its center is any pixel of the image, so that it may extend beyond the border. Random numbers depend on the current
+    shard (`global_batch`).
 
     Args:
         images: float ``(N, 3, H, W)`` in [0, 1].
-        share: sides of the rectangle, relative to the image's, in [0, 1].
+        share: Sides of the rectangle relative to those of the image, in [0, 1].
 
     Returns:
-        A new tensor like ``images``, and bool ``(N, H, W)``, True where something was cut out.
+        A new tensor like ``images``, and bool ``(N, H, W)``, True inside the rectangle.
     """
     n, _, height, width = images.shape
     inside = []
     for side in (height, width):
         center, length = (uniform(n, 1) * side).long(), round(share * side)
-        since = torch.arange(side) - (center - length // 2)
-        inside.append((since >= 0) & (since < length))
+        offset = torch.arange(side) - (center - length // 2)
+        inside.append((offset >= 0) & (offset < length))
     cut = (inside[0][:, :, None] & inside[1][:, None, :]).to(images.device)
     return torch.where(cut[:, None], images.new_tensor(MEAN_PIXEL).view(3, 1, 1), images), cut
