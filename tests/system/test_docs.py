@@ -305,6 +305,13 @@ def load_script(name: str) -> ModuleType:
     return module
 
 
+def test_method_tables_are_up_to_date() -> None:
+    script = load_script("make_tables")
+    for path, text in script.pages().items():
+        assert path.read_text(encoding="utf-8") == text, "run python docs/make_tables.py"
+        assert text.count("<!-- methods -->") == text.count("<!-- /methods -->") == 1
+
+
 def help_of(command: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "semiseg.cli", command, "--help"], capture_output=True, text=True, timeout=240
