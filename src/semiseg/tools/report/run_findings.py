@@ -59,8 +59,7 @@ def _gain(run: RunFiles) -> list[Finding]:
             ours, theirs, split = run.scores[0].val, other.scores[0].val, "val"
         if ours is not None and theirs is not None:
             gain = ours - theirs
-            text = f"Unlabeled images changed mIoU on {split} by {gain:+.1f} points"
-            text += f" (supervised run {other.name}: {theirs:.1f} %)."
+            text = f"mIoU on {split}: {gain:+.1f} points over supervised training (run {other.name}, {theirs:.1f} %)."
             advice = "Inspect the pseudo-labels below. Try a longer --burn-in, another --threshold or other --weights."
             return [Finding(gain < 0, text, advice if gain < 0 else "")]
     text = "The gain from unlabeled images is unknown: no supervised run with the same lists and settings is beside it."
