@@ -1,4 +1,4 @@
-"""Segmentation networks: ``build(architecture, encoder, classes, weights)`` is the one way to make one."""
+"""Segmentation networks, made by ``build(architecture, encoder, classes, weights)``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from semiseg.errors import UserError
 from semiseg.networks.deeplabv3plus import DeepLabV3PlusDecoder
-from semiseg.networks.depthwise import quicken_dilated_depthwise
+from semiseg.networks.depthwise import speed_up_dilated_depthwise
 from semiseg.networks.dpt import DPTDecoder, ViTEncoder
 from semiseg.networks.encoder_weights import load_encoder_weights
 from semiseg.networks.encoders import DEPTH, did_you_mean, make_encoder, mean_and_std
@@ -21,8 +21,7 @@ from semiseg.ops.stochastic_depth import residual_sites
 __all__ = ["ARCHITECTURES", "SegmentationNetwork", "build", "describe", "list_networks"]
 
 WIDTH = 256
-# What an architecture makes of (encoder name, classes): encoder, decoder, head, the stride that images are padded to,
-# and that of the decoder's map.
+# Encoder, decoder, head, the stride that images are padded to, and the stride of the decoder's map.
 Parts = tuple[nn.Module, nn.Module, nn.Module, int, float]
 
 
@@ -37,7 +36,7 @@ def _deeplabv3plus_separable(encoder_name: str, classes: int) -> Parts:
         encoder_channels=channels,
         encoder_depth=DEPTH,
         out_channels=WIDTH,
-        atrous_rates=(6, 12, 18),  # the paper's for output stride 16; smp's default, 12/24/36, is that for stride 8
+        atrous_rates=(6, 12, 18),  # the paper's rates for output stride 16; smp's default, 12/24/36, is for stride 8
         output_stride=16,
         aspp_separable=True,
         aspp_dropout=0.5,
@@ -46,7 +45,7 @@ def _deeplabv3plus_separable(encoder_name: str, classes: int) -> Parts:
 
 
 def _segformer(encoder_name: str, classes: int) -> Parts:
-    """Xie et al., "SegFormer", NeurIPS 2021 (https://arxiv.org/abs/2105.15203): each level through one MLP, fused."""
+    """SegFormer (Xie et al., NeurIPS 2021, https://arxiv.org/abs/2105.15203): one MLP per level, then fusion."""
     encoder, channels = make_encoder(encoder_name)
     decoder = smp_segformer.SegformerDecoder(channels, DEPTH, segmentation_channels=WIDTH)
     head = nn.Conv2d(WIDTH, classes, 1)
@@ -68,8 +67,8 @@ ARCHITECTURES: dict[str, Callable[[str, int], Parts]] = {
     "dpt": _dpt,
 }
 
-# Good ones, light to heavy, for `semiseg networks`; any architecture goes with any encoder that has the features
-# (dpt: with plain vision transformers).
+# Shown by `semiseg networks`, small to large. Each architecture accepts any encoder with suitable features (dpt: plain
+# vision transformers).
 SUGGESTED: tuple[tuple[str, str], ...] = (
     ("deeplabv3plus-separable", "tf_efficientnet_lite0"),
     ("segformer", "mit_b0"),
@@ -85,24 +84,26 @@ def build(architecture: str, encoder: str, classes: int, weights: str = "imagene
     """Make a segmentation network.
 
     Args:
-        architecture: a key of ``ARCHITECTURES``.
-        encoder: a name that timm knows, else one that segmentation_models_pytorch knows.
-        classes: number of classes, at least 1.
-        weights: what the encoder starts from: ``"imagenet"``, ``"none"`` (random), or the path of a state dict.
+        architecture: A key of ``ARCHITECTURES``.
+        encoder: A name of timm, or else of segmentation_models_pytorch.
+        classes: Number of classes, at least 1.
+        weights: Initial weights of the encoder: ``"imagenet"``, ``"none"`` (random), or the path of a state dict.
 
     Raises:
-        UserError: unknown architecture or encoder, an encoder without the features needed, weights that cannot be had.
+        UserError: The architecture or encoder is unknown, the encoder lacks the required features, or the weights
+            cannot be loaded.
     """
     if architecture not in ARCHITECTURES:
+        suggestion = did_you_mean(architecture, ARCHITECTURES)
         known = ", ".join(ARCHITECTURES)
-        raise UserError(f"unknown architecture {architecture!r}{did_you_mean(architecture, ARCHITECTURES)} ({known})")
+        raise UserError(f"unknown architecture {architecture!r}{suggestion}", fix=f"choose from {known}")
     body, decoder, head, stride, decoder_stride = ARCHITECTURES[architecture](encoder, classes)
     for module in body.modules():
-        if hasattr(module, "drop_prob"):  # smp's MiT drops paths by itself; here only the sub-models' passes do
+        if hasattr(module, "drop_prob"):  # smp's MiT has its own drop path; only `stochastic_depth` may drop here
             setattr(module, "drop_prob", 0.0)  # noqa: B010 (mypy takes it for a submodule)
     make_batch_norm_lenient(decoder)
     for part in (body, decoder):
-        quicken_dilated_depthwise(part)
+        speed_up_dilated_depthwise(part)
     load_encoder_weights(body, encoder, weights)
     mean, std = mean_and_std(encoder)
     return SegmentationNetwork(
@@ -120,7 +121,7 @@ def build(architecture: str, encoder: str, classes: int, weights: str = "imagene
 
 
 def describe(architecture: str, encoder: str, classes: int) -> dict[str, str | int]:
-    """Return the network's names, its number of parameters, and of residual sites for stochastic depth."""
+    """Return the names of a network and its numbers of parameters and residual sites (`stochastic_depth`)."""
     network = build(architecture, encoder, classes, weights="none")
     encoder_parameters = sum(parameter.numel() for parameter in network.encoder_parameters())
     return {
@@ -133,5 +134,5 @@ def describe(architecture: str, encoder: str, classes: int) -> dict[str, str | i
 
 
 def list_networks(classes: int = 21) -> list[dict[str, str | int]]:
-    """Describe the suggested networks; the first is the default."""
+    """Describe the suggested networks, the default first."""
     return [describe(architecture, encoder, classes) for architecture, encoder in SUGGESTED]

@@ -1,8 +1,8 @@
-"""The decoder of the field's tables: DeepLabv3+ with full convolutions, as in UniMatch and AugSeg.
+"""The decoder of most published tables: DeepLabv3+ with full convolutions, as in UniMatch and AugSeg.
 
 Chen et al., "Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation", ECCV 2018
-(https://arxiv.org/abs/1802.02611), in the form that the semi-supervised literature compares on: full 3x3 convolutions
-instead of separable ones. With ResNet-50 and 21 classes the network has 40.4 M parameters.
+(https://arxiv.org/abs/1802.02611), as used in the semi-supervised literature: full 3x3 convolutions instead of
+separable ones. With ResNet-50 and 21 classes the network has 40.4 M parameters.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 
 def conv_bn_relu(inputs: int, outputs: int, kernel_size: int, dilation: int = 1) -> nn.Sequential:
-    """Return convolution (size kept), BatchNorm and ReLU."""
+    """Return a convolution that keeps the size, BatchNorm and ReLU."""
     padding = dilation * (kernel_size // 2)
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel_size, padding=padding, dilation=dilation, bias=False),
@@ -25,7 +25,7 @@ def conv_bn_relu(inputs: int, outputs: int, kernel_size: int, dilation: int = 1)
 
 
 class ASPP(nn.Module):
-    """Atrous spatial pyramid pooling: context at several distances, and of the whole image.
+    """Atrous spatial pyramid pooling: context at several distances and of the whole image.
 
     Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation", 2017, section 3.3; rates for output
     stride 16. Input ``(N, C, h, w)``, output ``(N, channels, h, w)``.
@@ -45,12 +45,12 @@ class ASPP(nn.Module):
 
 
 class DeepLabV3PlusDecoder(nn.Module):
-    """ASPP on the deepest features, joined with the stride-4 features for sharp borders.
+    """ASPP on the deepest features, combined with the stride-4 features for sharp borders.
 
     Args:
-        encoder_channels: channels of the encoder's features, finest first (strides 1, 2, 4, ...).
-        channels: width of the decoder, and of its output.
-        skip_channels: width to which the stride-4 features are reduced ("48" in the paper, table 1).
+        encoder_channels: Channels of the encoder's features, finest first (strides 1, 2, 4, ...).
+        channels: Width of the decoder and its output.
+        skip_channels: Width to which the stride-4 features are reduced (paper, table 1: 48).
     """
 
     def __init__(self, encoder_channels: Sequence[int], channels: int = 256, skip_channels: int = 48) -> None:

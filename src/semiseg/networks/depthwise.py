@@ -1,6 +1,7 @@
-"""Dilated depthwise convolutions whose backward pass is quick on a CPU.
+"""Dilated depthwise convolutions with a fast backward pass on CPUs.
 
-On those of the default encoder's last stage PyTorch's takes several times as long (``benchmarks/depthwise.py``).
+PyTorch's backward pass takes several times as long on the last stage of the default encoder
+(``benchmarks/depthwise.py``).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 
 class _DilatedDepthwise(torch.autograd.Function):
-    """Stride 1. Forward as in PyTorch; backward as a convolution with the turned kernel, and one sum a tap."""
+    """Stride 1. Forward as in PyTorch; backward as a convolution with the flipped kernel and one sum per kernel tap."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, padding: tuple[int, int], dilation: tuple[int, int]) -> Tensor:
@@ -25,40 +26,40 @@ class _DilatedDepthwise(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         (gradient,), (x, weight) = gradients, ctx.saved_tensors
         padding, dilation, kernel = ctx.padding, ctx.dilation, weight.shape[-2:]
-        of_x = of_weight = None
+        grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
-            turned = tuple(d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True))
-            of_x = F.conv2d(gradient, weight.flip(2, 3), padding=turned, dilation=dilation, groups=len(weight))
+            pad = tuple(d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True))
+            grad_x = F.conv2d(gradient, weight.flip(2, 3), padding=pad, dilation=dilation, groups=len(weight))
         if ctx.needs_input_grad[1]:
-            of_weight = torch.zeros_like(weight)
+            grad_weight = torch.zeros_like(weight)
             for i in range(kernel[0]):
                 down, rows = _overlap(i * dilation[0] - padding[0], x.shape[2], gradient.shape[2])
                 for j in range(kernel[1]):
                     across, columns = _overlap(j * dilation[1] - padding[1], x.shape[3], gradient.shape[3])
-                    of_weight[:, 0, i, j] = (gradient[:, :, rows, columns] * x[:, :, down, across]).sum((0, 2, 3))
-        return of_x, of_weight, None, None
+                    grad_weight[:, 0, i, j] = (gradient[:, :, rows, columns] * x[:, :, down, across]).sum((0, 2, 3))
+        return grad_x, grad_weight, None, None
 
 
 def _overlap(offset: int, inputs: int, outputs: int) -> tuple[slice, slice]:
-    """Where a tap at ``offset`` meets the input: positions of the input, and those of the output."""
+    """Return the input and output positions where a kernel tap at ``offset`` meets the input."""
     start = max(0, -offset)
     stop = max(start, min(outputs, inputs - offset))
     return slice(start + offset, stop + offset), slice(start, stop)
 
 
 class DilatedDepthwiseConv2d(nn.Conv2d):
-    """``nn.Conv2d`` for stride 1, one channel a group; the same state dict. Input and output ``(N, C, H, W)``."""
+    """``nn.Conv2d`` with stride 1 and one channel per group; same state dict. Input and output ``(N, C, H, W)``."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Convolve ``input``; elsewhere than in fp32 on a CPU, as PyTorch does."""
+        """Convolve ``input``; use PyTorch's convolution unless in fp32 on a CPU."""
         if input.device.type != "cpu" or input.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
             return super().forward(input)
         output: Tensor = _DilatedDepthwise.apply(input, self.weight, self.padding, self.dilation)
         return output if self.bias is None else output + self.bias[:, None, None]
 
 
-def quicken_dilated_depthwise(module: nn.Module) -> None:
-    """Make every dilated depthwise convolution inside ``module`` a ``DilatedDepthwiseConv2d``, weights kept."""
+def speed_up_dilated_depthwise(module: nn.Module) -> None:
+    """Turn every dilated depthwise convolution in ``module`` into a ``DilatedDepthwiseConv2d`` with its weights."""
     for child in module.modules():
         if (
             type(child) is nn.Conv2d

