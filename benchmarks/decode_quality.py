@@ -1,10 +1,10 @@
-"""What does `--decode reduced` change? Images resized from a part of their size, against the same resized from whole.
+"""Effect of `--decode reduced`: images resized after reduced decoding, compared with images resized at full size.
 
     python benchmarks/decode_quality.py DIR [--json FILE]
 
-For each factor and each size of the result, relative to the decoded part (1: as large as it, the largest that a view
-can be): the mean difference in values of 0 to 255, and the peak signal-to-noise ratio in dB, means over some images of
-the folder. The last line is a yardstick: the same image resized to half by another usual filter (Hamming).
+For each factor and each size of the result, print the mean absolute difference of values from 0 to 255 and the peak
+signal-to-noise ratio in dB, averaged over some images. Sizes are relative to the decoded image: 1 is the largest that a
+view can have. The last line compares two common filters (bilinear, Hamming) at half size.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ SIZES = (1.0, 0.75, 0.5, 0.25)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", help="a folder of images")
+    parser.add_argument("data", help="directory of images")
     parser.add_argument("--images", type=int, default=12)
-    parser.add_argument("--json", type=Path, help="file to write the figures to")
+    parser.add_argument("--json", type=Path, help="file for the results")
     args = parser.parse_args()
     dataset = open_dataset(args.data)
     paths = [path for id in evenly_spaced(dataset.ids, args.images) if (path := dataset.image_path(id)) is not None]
@@ -49,7 +49,7 @@ def main() -> None:
 def compare(
     paths: list[Path], factor: int, scale: float, filter: Image.Resampling = Image.Resampling.BILINEAR
 ) -> tuple[float, float]:
-    """Return mean absolute difference and dB between both ways to an image at ``scale``, means over the images."""
+    """Return mean absolute difference and PSNR in dB of both ways to resize to ``scale``, averaged over images."""
     found = []
     for path in paths:
         whole, part = decode(path, str(path)), decode(path, str(path), factor)

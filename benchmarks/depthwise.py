@@ -1,8 +1,8 @@
-"""Times the backward pass of dilated depthwise convolutions: PyTorch's, and that of networks/depthwise.py.
+"""Time of the backward pass of dilated depthwise convolutions: PyTorch and networks/depthwise.py.
 
     python benchmarks/depthwise.py [--json FILE]
 
-One thread, fp32, channels last; the smallest of ten times each, in milliseconds, and the ratio.
+One thread, fp32, channels last. Prints the minimum of ten runs in milliseconds, and the ratio.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CASES = ((1152, 5, 2, 8), (1152, 3, 2, 8), (320, 3, 6, 8), (320, 3, 12, 8))
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="file to write the figures to")
+    parser.add_argument("--json", type=Path, help="file for the results")
     args = parser.parse_args()
     torch.set_num_threads(1)
     print("| channels | kernel | dilation | size | PyTorch ms | here ms | ratio |\n|---|---|---|---|---|---|---|")
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def backward_ms(convolution: nn.Module, x: torch.Tensor, change: Callable[[nn.Module], object]) -> float:
-    """Return the least of ten times of the backward pass, after the ``change``."""
+    """Return the minimum time of ten backward passes after ``change`` was applied to the convolution."""
     change(convolution)
     times = []
     for _ in range(10):

@@ -1,10 +1,9 @@
-"""How close is an evaluation to its forward passes? Whole images and sliding windows, one table.
+"""Time of an evaluation over the time of its forward passes, for whole images and sliding windows.
 
     python benchmarks/evaluation_time.py [--size 480 --images 20] [--json FILE]
 
-Bare: the same network on the same images, which lie ready on the device as it wants them; for the window, on the same
-crops, four at once. Evaluation: read images (JPEG) and masks (PNG), generated before, predict, resize, count. Both take
-turns; the ratio is the median over the turns.
+Forward passes: the network on prepared images on the device; for sliding windows, on the same crops, four per batch.
+Evaluation: read generated JPEGs and masks (PNG), predict, resize, count. Both alternate; the ratio is the median.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ def main() -> None:
 
 
 def generate(root: Path, images: int, size: int) -> Path:
-    """Make an own folder with a val list of so many images."""
+    """Create a data directory with a val list of ``images`` images."""
     shapes = open_dataset(f"shapes:images=1,val={images},test=1,size={size}")
     for folder in ("images", "masks", "splits"):
         (root / folder).mkdir()
@@ -58,7 +57,7 @@ def generate(root: Path, images: int, size: int) -> Path:
 
 
 def compare(mode: str, network: nn.Module, dataset: SegmentationDataset, args: argparse.Namespace) -> dict[str, object]:
-    """Time both ways of one mode, print the row and return it."""
+    """Time evaluation and forward passes of one mode, print the row and return it."""
     device = next(network.parameters()).device
     ids = dataset.split("val") or ()
     predictor = Predictor(network, mode, args.crop_size)
@@ -66,29 +65,29 @@ def compare(mode: str, network: nn.Module, dataset: SegmentationDataset, args: a
     passes = [batch for image in images for batch in batches(image, args.crop_size if mode == "slide" else args.size)]
 
     @torch.inference_mode()
-    def bare() -> None:
+    def forward_passes() -> None:
         for batch in passes:
             network(batch)
 
     def evaluate() -> None:
         evaluate_networks({"student": network}, dataset, ids, device=device, mode=mode, crop_size=args.crop_size)
 
-    bare()
-    pairs = [(seconds(bare, device), seconds(evaluate, device)) for _ in range(args.rounds)]
+    forward_passes()
+    pairs = [(seconds(forward_passes, device), seconds(evaluate, device)) for _ in range(args.rounds)]
     ratio = statistics.median(whole / least for least, whole in pairs)
     print(f"{mode:<8}{ratio:>7.3f}", flush=True)
     return {"mode": mode, "ratio": ratio, "bare_s": statistics.median(least for least, _ in pairs)}
 
 
 def batches(image: Tensor, window: int) -> list[Tensor]:
-    """Return the windows of an image, a few at once, as the predictor takes them."""
+    """Return the windows of an image in batches, as in the predictor."""
     starts = [(y, x) for y in window_starts(image.shape[-2], window) for x in window_starts(image.shape[-1], window)]
     crops = [image[..., y : y + window, x : x + window] for y, x in starts]
     return [torch.cat(crops[first : first + WINDOWS_AT_ONCE]) for first in range(0, len(crops), WINDOWS_AT_ONCE)]
 
 
 def seconds(work: Callable[[], None], device: torch.device) -> float:
-    """Return how long ``work`` takes, until the device has done it."""
+    """Return the seconds that ``work`` takes, including the device."""
 
     def now() -> float:
         if device.type == "cuda":

@@ -1,13 +1,17 @@
-"""How many images a second does the stream give, alone? By how they are read, and by workers.
+"""Images per second of data loading alone, by way of reading and number of workers.
 
     python benchmarks/loader.py [--size 4000x3000 --image-scale 0.25] [--data DIR] [--json FILE]
 
-Batches of B labeled and B unlabeled images as `semiseg train` makes them: read, weak view, stacked. *files*: decoded
-whole, as by default. *reduced*: `--decode reduced`, where the scale of the views allows it. *first*: `--cache`, while
-it is being filled. *cache*: once it is. The ways take turns, round by round; each figure is the best of its rounds,
-since whatever else a machine does can only slow one down. Images per second, and in brackets how many times those of
-files without workers; *CPU*: milliseconds of a processor for an image, without workers. JPEGs and masks are generated,
-as many as are read, each once a round, unless `--data` names a folder.
+Loads batches of B labeled and B unlabeled images like `semiseg train`: read, weak view, stack. The ways of reading:
+
+- *files*: full decoding, the default
+- *reduced*: `--decode reduced`, if the scale of the views allows it
+- *first*: `--cache` while it is filled
+- *cache*: `--cache` when it is full
+
+The ways alternate, and each figure is the best of its rounds, because other load can only slow down. Prints images per
+second, in brackets the ratio to files without workers, and CPU milliseconds per image without workers. If
+`--data` is absent, JPEGs and masks are generated; each is read once per round.
 """
 
 from __future__ import annotations
@@ -40,15 +44,15 @@ DIFFERENT = 8  # generated images; the others are copies
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="960x720", help="width and height of the generated images")
-    parser.add_argument("--data", help="a folder of one's own, instead")
-    parser.add_argument("--labeled", default="1/2", help="of the folder of one's own")
+    parser.add_argument("--data", help="directory to use instead")
+    parser.add_argument("--labeled", default="1/2", help="labels of the directory")
     parser.add_argument("--image-scale", type=float, default=1.0)
     parser.add_argument("--crop-size", type=int, default=256)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=12, help="batches that are timed")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each is timed, in turns")
-    parser.add_argument("--json", type=Path, help="file to write the figures to")
+    parser.add_argument("--steps", type=int, default=12, help="timed batches")
+    parser.add_argument("--rounds", type=int, default=3, help="number of measurements")
+    parser.add_argument("--json", type=Path, help="file for the results")
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
@@ -121,7 +125,7 @@ def reduced(config: TrainConfig) -> TrainConfig:
 
 
 def folder_for(way: str, scratch: Path) -> str | None:
-    """Return the cache's folder, None without one: *first* finds it empty, and *cache* after it filled."""
+    """Return the cache directory, or None: *first* empties it, *cache* finds it full."""
     if not way.endswith(("first", "cache")):
         return None
     folder = scratch / ("reduced" if "reduced" in way else "whole")
@@ -131,7 +135,7 @@ def folder_for(way: str, scratch: Path) -> str | None:
 
 
 def seconds(stream: TrainStream, args: argparse.Namespace, workers: int) -> tuple[float, float]:
-    """Return what an image takes, from the start of the workers to the last batch: time, and this process's share."""
+    """Return seconds and CPU seconds of this process per image, from the start of the workers to the last batch."""
     start, cpu, images = time.perf_counter(), time.process_time(), 2 * args.batch_size * args.steps
     for _ in make_loader(stream, 0, args.steps, workers):
         pass

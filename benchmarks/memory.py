@@ -1,16 +1,16 @@
-"""What a training step keeps in memory, without a GPU to measure it on: a method for paper, and its figures.
+"""Memory of a training step, counted without a GPU.
 
     python benchmarks/memory.py [--architecture deeplabv3plus --encoder resnet50 --crop-size 321 --batch-size 8]
 
-For each method, in fp32: what stays (weights of all networks, gradients and AdamW's two moments of what learns), and
-what the passes that learn keep for the backward pass (every tensor that autograd saves, counted once by its storage),
-on PyTorch's meta device, where tensors have a size and no content. Not counted: workspaces of convolutions, what the
-allocator sets aside, and what a loss keeps: some (images x classes x crop x crop) x 4 bytes each. In bf16 the second
-figure is about half.
+For each method in fp32, on PyTorch's meta device, where tensors have a size but no content:
 
-The last columns are the sum with --accumulate 2, with --activation-checkpointing (a block that is computed again adds
-less than what has been given back by then) and with --freeze-encoder. --teacher-precision bf16 changes none of them:
-what a teacher computes is gone before the student's pass begins.
+- *stays*: weights of all networks, gradients and AdamW's two moments of trainable parameters
+- *passes*: tensors that autograd saves for the backward pass, each storage counted once; about half in bf16
+
+Not counted: workspaces of convolutions, reserved memory of the allocator, and tensors of the losses, about (images x
+classes x crop x crop) x 4 bytes each. The last columns are the sum with --accumulate 2, with --activation-checkpointing
+and with --freeze-encoder. --teacher-precision bf16 does not change the peak, because teacher activations are freed
+before the student's pass.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from step_time import TOTAL, add_settings, made_loop, record_passes
+from step_time import TOTAL, add_settings, make_trainer, record_passes
 from torch import Tensor, nn
 
 from semiseg.methods import METHODS, Progress
@@ -33,14 +33,14 @@ CLASSES = 21
 
 @dataclass(frozen=True)
 class Costs:
-    """What one network costs: its parameters, those that learn, and bytes kept of each image."""
+    """Costs of one network: parameters, trainable parameters, and saved bytes per image."""
 
     parameters: int
     learning: int
     per_image: int
 
     def stays(self, networks: int, learning: int) -> int:
-        """Bytes of the weights of all networks, and of gradient and two moments of what learns in ``learning``."""
+        """Return the bytes of the weights of all networks, and of gradients and moments of the ``learning`` ones."""
         return 4 * (self.parameters * networks + 3 * self.learning * learning)
 
 
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def costs_of(kind: str, args: argparse.Namespace) -> Costs:
-    """Return the costs of the network, plain, with activations ``recomputed``, or with the encoder ``frozen``."""
+    """Return the costs of the network: ``plain``, with activations ``recomputed``, or with a ``frozen`` encoder."""
     network = build(args.architecture, args.encoder, CLASSES, "none").to("meta")
     if kind == "recomputed":
         recompute_activations(network.encoder)
@@ -75,9 +75,9 @@ def costs_of(kind: str, args: argparse.Namespace) -> Costs:
 
 
 def saved_bytes(network: nn.Module, images: int, side: int) -> int:
-    """Return the bytes that autograd saves in one forward pass over ``images`` images, weights left out."""
+    """Return the bytes, without weights, that autograd saves in a forward pass over ``images`` images."""
     weights = {tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers())}
-    seen: dict[int, tuple[Any, int]] = {}  # the storage is held, so that no other one gets its number
+    seen: dict[int, tuple[Any, int]] = {}  # holding the storage prevents the reuse of its id
 
     def save(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -91,15 +91,17 @@ def saved_bytes(network: nn.Module, images: int, side: int) -> int:
 
 
 def row(name: str, costs: dict[str, Costs], args: argparse.Namespace) -> dict[str, Any]:
-    """Print and return the figures of a method, in MB: its networks and passes are those of a small one."""
+    """Print and return the figures of a method in MB; a small network is enough to count networks and passes."""
     small: dict[str, Any] = {"architecture": "deeplabv3plus-separable", "encoder": "test_resnet", "crop_size": 32}
     small |= {"accelerator": "cpu", "precision": "fp32", "workers": 0}
-    with made_loop(name, argparse.Namespace(**vars(args) | small)) as loop:
+    with make_trainer(name, argparse.Namespace(**vars(args) | small)) as trainer:
         step = TOTAL // 2
-        batch = loop.stream[step]
-        loop.method.train()
-        passes = record_passes(loop, lambda: loop.step(batch, Progress(step, TOTAL, loop.stream.steps_per_epoch)))
-        networks = [module for module in loop.method.modules() if isinstance(module, SegmentationNetwork)]
+        batch = trainer.stream[step]
+        trainer.method.train()
+        passes = record_passes(
+            trainer, lambda: trainer.step(batch, Progress(step, TOTAL, trainer.stream.steps_per_epoch))
+        )
+        networks = [module for module in trainer.method.modules() if isinstance(module, SegmentationNetwork)]
         learning = sum(any(p.requires_grad for p in network.parameters()) for network in networks)
     learns = sum(counts["learns"][0] for counts in passes.values())
     stays = {kind: cost.stays(len(networks), learning) / 1e6 for kind, cost in costs.items()}

@@ -1,8 +1,8 @@
-"""What the means to save memory cost, or save, in time: a step with each of them over a step without.
+"""Time of a step with each memory-saving option over the time of a step without it.
 
     python benchmarks/memory_time.py [--method dual-teacher --architecture deeplabv3plus --encoder resnet50]
 
-The same step on the same batch, the kinds in turns in one process; the ratio is the median over the rounds.
+All variants take the same step on the same batch, alternating in one process; the ratio is the median.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import statistics
 from contextlib import ExitStack
 from typing import Any
 
-from step_time import TOTAL, add_settings, device_name, made_loop, seconds, write_json
+from step_time import TOTAL, add_settings, device_name, make_trainer, seconds, write_json
 
 from semiseg.methods import METHODS, Progress
 
@@ -32,13 +32,13 @@ def main() -> None:
     args = parser.parse_args()
     spent: dict[str, list[float]] = {kind: [] for kind in KINDS}
     with ExitStack() as stack:
-        loops = {kind: stack.enter_context(made_loop(args.method, args, **more)) for kind, more in KINDS.items()}
-        for turn in range(args.rounds + 2):  # the first two set up kernels and memory
-            for kind, loop in loops.items():
-                loop.method.train()
-                batch = loop.stream[TOTAL // 2].to(loop.fabric.device)
-                progress = Progress(TOTAL // 2, TOTAL, loop.stream.steps_per_epoch)
-                took = seconds(lambda loop=loop, batch=batch, at=progress: loop.step(batch, at), loop)  # type: ignore[misc]
+        trainers = {kind: stack.enter_context(make_trainer(args.method, args, **more)) for kind, more in KINDS.items()}
+        for turn in range(args.rounds + 2):  # the first two rounds are warm-up
+            for kind, trainer in trainers.items():
+                trainer.method.train()
+                batch = trainer.stream[TOTAL // 2].to(trainer.fabric.device)
+                progress = Progress(TOTAL // 2, TOTAL, trainer.stream.steps_per_epoch)
+                took = seconds(lambda trainer=trainer, batch=batch, at=progress: trainer.step(batch, at), trainer)  # type: ignore[misc]
                 if turn >= 2:
                     spent[kind].append(took)
     ratios = {

@@ -1,12 +1,14 @@
-"""What a large pool costs: from the folder to the first batches, with a hundred unlabeled files and with a million.
+"""Costs of a large unlabeled pool: start of a run with a hundred and with a million unlabeled files.
 
     python benchmarks/pool.py [--files 1000000] [--json FILE]
 
-Generates both folders (hard links to a few photographs). *Data*: a process of its own opens the data, makes and checks
-the lists, writes them, reads them back as a resumed run does, and takes ten batches with two workers. *Train*: the
-whole of `semiseg train` for two steps of a small network, with validation and report. Time is what passes and what the
-processor works (on a busy machine the second says more); memory is what belongs to the process and its workers at the
-end (PSS: what they share counts once), for *train* the most that its main process held. From /proc: Linux only.
+Generates both directories with hard links to a few photographs and measures in separate processes:
+
+- *data*: open the data, create, write and read the lists like a resumed run, load ten batches with two workers
+- *train*: `semiseg train` for two steps of a small network, with validation and report
+
+Prints wall time, CPU time (more reliable on a busy machine) and memory: for *data* the PSS of the process and its
+workers at the end, for *train* the peak of the main process. Linux only.
 """
 
 import io
@@ -18,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from apart import make_parser, measured, write_linked
+from separate_process import make_parser, measured, write_linked
 
 LABELED = 12
 WORKERS = 2
@@ -48,7 +50,7 @@ def main() -> None:
 
 
 def generate(root: Path, files: int) -> Path:
-    """Make an own folder with ``files`` unlabeled images and a few labeled ones."""
+    """Create a data directory with ``files`` unlabeled images and a few labeled ones."""
     from PIL import Image
 
     for name in ("images", "masks"):
@@ -64,7 +66,7 @@ def generate(root: Path, files: int) -> Path:
 
 
 def measure(data: Path) -> dict[str, float]:
-    """Go from the folder to ten batches."""
+    """Open the directory and load ten batches."""
     from semiseg.data import open_dataset
     from semiseg.data.splits.dataset_split import read_split, resolve_split, write_split
     from semiseg.data.stream.loader import StreamConfig, TrainStream, make_loader
@@ -88,7 +90,7 @@ def train(data: Path) -> dict[str, float]:
     for option in ("steps=2", "encoder=test_resnet", "weights=none", "crop-size=48", "batch-size=2"):
         command.append(f"--{option}")
     start, silent = time.perf_counter(), subprocess.DEVNULL
-    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # small tensors: more threads only wait for one another
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # more threads do not help with small tensors
     process = subprocess.Popen(command, stdout=silent, stderr=silent, env=one_thread)
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -98,7 +100,7 @@ def train(data: Path) -> dict[str, float]:
 
 
 def memory() -> float:
-    """Return the megabytes of this process and its children."""
+    """Return the PSS of this process and its children in MB."""
     this = os.getpid()
     children = Path(f"/proc/{this}/task/{this}/children").read_text().split()
     lines = [line for pid in (this, *children) for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()]

@@ -1,9 +1,9 @@
-"""Where does the time of Dual Teacher's step go? torch.profiler's figures as a picture, of two ways to take the step.
+"""Bar charts of the self time of operators in Dual Teacher's step, by torch.profiler.
 
     python benchmarks/profiles.py [--out docs/images] [--steps 5] [--json FILE]
 
-Writes profile-release-way.png (with the habits of research code, `release_way.py`) and profile-step.png (as it is):
-milliseconds a step in each operator itself, the largest first. A profiler slows what it watches, small operators most.
+Writes profile-release-way.png (with the habits of research code, see `research_code.py`) and profile-step.png (our
+step) with milliseconds per step, largest first. Profiling slows down small operators most.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from release_way import Stepper
-from step_time import add_settings, made_loop, write_json
+from research_code import Stepper
+from step_time import add_settings, make_trainer, write_json
 from torch.profiler import ProfilerActivity, profile
 
-SHOWN = 14  # operators, all others together are one more
+SHOWN = 14  # operators; all others are one more bar
 WAYS = {"profile-release-way": "all of these", "profile-step": ""}
 
 
@@ -30,18 +30,18 @@ def main() -> None:
     options = {"label_temperature": 0.0, "ema_reset": "shift"}
     times = {}
     for name, habit in WAYS.items():
-        with made_loop("dual-teacher", args, **options) as loop:
-            times[name] = profiled(Stepper(loop, habit), args.steps)
+        with make_trainer("dual-teacher", args, **options) as trainer:
+            times[name] = profiled(Stepper(trainer, habit), args.steps)
     longest = max(max(each.values()) for each in times.values())
     for name, each in times.items():
-        print(f"{name}: {sum(each.values()):.0f} ms a step")
-        draw(each, longest).savefig(args.out / f"{name}.png", dpi=100)
+        print(f"{name}: {sum(each.values()):.0f} ms per step")
+        plot(each, longest).savefig(args.out / f"{name}.png", dpi=100)
     write_json(args, [{"way": name, "ms": each} for name, each in times.items()])
 
 
 def profiled(stepper: Stepper, steps: int) -> dict[str, float]:
-    """Return the milliseconds a step in each operator itself."""
-    on_gpu = stepper.loop.fabric.device.type == "cuda"
+    """Return the self time of each operator in milliseconds per step."""
+    on_gpu = stepper.trainer.fabric.device.type == "cuda"
     for _ in range(2):
         stepper()
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
@@ -55,8 +55,8 @@ def profiled(stepper: Stepper, steps: int) -> dict[str, float]:
     return dict(sorted(times.items(), key=lambda item: -item[1]))
 
 
-def draw(times: dict[str, float], longest: float) -> Figure:
-    """Draw the longest ones as bars, on an axis that both pictures share."""
+def plot(times: dict[str, float], longest: float) -> Figure:
+    """Plot the longest times as bars; both charts share the range of the axis."""
     names = list(times)[:SHOWN]
     rest = sum(times.values()) - sum(times[name] for name in names)
     shown = [*((name.removeprefix("aten::"), times[name]) for name in names), ("all others", rest)]
@@ -64,9 +64,7 @@ def draw(times: dict[str, float], longest: float) -> Figure:
     axes = figure.subplots()
     axes.barh([name for name, _ in shown][::-1], [value for _, value in shown][::-1], color="#3b6ea5")
     axes.set_xlim(0, 1.05 * max(longest, rest))
-    axes.set_xlabel(
-        f"ms a step in the operator itself; {sum(times.values()):.0f} ms in all ({torch.get_num_threads()} threads)"
-    )
+    axes.set_xlabel(f"self time in ms per step; total {sum(times.values()):.0f} ms ({torch.get_num_threads()} threads)")
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 

@@ -1,4 +1,4 @@
-"""What many GPUs and many images ask for, on paper: the tables of docs/scale.md.
+"""Estimates for many GPUs and many images: the tables of docs/scale.md.
 
 python benchmarks/scale.py [--architecture deeplabv3plus --encoder resnet50 --batch-size 8] [--json FILE]
 """
@@ -9,11 +9,11 @@ from pathlib import Path
 
 from semiseg.networks import build
 
-WITHIN, BETWEEN = 300e9, 25e9  # bytes a second each way and GPU: NVLink within a machine; 200 Gbit/s between machines
+WITHIN, BETWEEN = 300e9, 25e9  # bytes/s per GPU and direction: NVLink in a machine, 200 Gbit/s between machines
 PER_MACHINE = 8
-LETTERS = 20  # of an image's name
-NAME_BYTES = LETTERS + 8  # packed: the letters, and where they end
-STRING_BYTES = LETTERS + 49 + 8  # a Python string, and a place in a tuple
+LETTERS = 20  # length of an image's name
+NAME_BYTES = LETTERS + 8  # characters and their end in a string array
+STRING_BYTES = LETTERS + 49 + 8  # a Python string and its pointer in a tuple
 LABELED = 1464
 COLUMNS = ("strings_gb", "packed_gb", "order_gb", "list_gb")
 
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--architecture", default="deeplabv3plus")
     parser.add_argument("--encoder", default="resnet50")
     parser.add_argument("--batch-size", type=int, default=8, help="labeled images of a GPU, and as many unlabeled")
-    parser.add_argument("--json", type=Path, help="file to write the figures to")
+    parser.add_argument("--json", type=Path, help="file for the results")
     args = parser.parse_args()
     steps_of, pools = [], []
     network = build(args.architecture, args.encoder, 21, "none")

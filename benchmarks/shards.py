@@ -1,11 +1,11 @@
-"""What unlabeled images in shards cost: an epoch's order by the size of the pool, and reading beside a folder of files.
+"""Costs of unlabeled images in shards: sampling by the size of the pool, and reading compared with files.
 
     python benchmarks/shards.py [--images 2000] [--most 1000000] [--json FILE]
 
-First table: an index of so many shards of a thousand tiny images (hard links to a few tar files) is opened, and a
-hundred batches of eight are drawn and read; time, and what the process grew by (peak of its resident memory), each in a
-process of its own. Second table: one epoch of batches through the loader with two workers, from a folder, from shards
-on the disk, and from an HTTP server on this machine whose shards are got during that epoch.
+First table: open an index of shards of a thousand tiny images (hard links to a few tar files), and sample and read a
+hundred batches of eight, in a separate process; time and growth of the peak memory. Second table: one epoch through the
+loader with two workers, from a directory, from shards on the disk, and from a local HTTP server that is downloaded
+during the epoch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from apart import make_parser, measured, write_linked
+from separate_process import make_parser, measured, write_linked
 
 PER_SHARD = 1000
 BATCH = 8
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def pool_of(scratch: Path, shards: int) -> dict[str, float]:
-    """Generate a pool, and measure it in a process of its own."""
+    """Generate a pool and measure it in a separate process."""
     folder = scratch / str(shards)
     folder.mkdir()
     content, names = tiny_shard(), [f"shard-{number:07d}.tar" for number in range(shards)]
@@ -79,7 +79,7 @@ def tiny_shard() -> bytes:
 
 
 def measure(folder: Path) -> dict[str, float]:
-    """Open a pool, and draw and read a hundred batches of it."""
+    """Open a pool, and sample and read a hundred batches."""
     from semiseg.data.stream.shards import open_shards
     from semiseg.data.stream.unlabeled_pool import ShardPool
 
@@ -95,12 +95,12 @@ def measure(folder: Path) -> dict[str, float]:
 
 
 def peak() -> float:
-    """Return the most resident memory of this process so far, in MB."""
+    """Return the peak resident memory of this process in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform == "linux" else 1024) / 1000
 
 
 def reading(folder: Path, images: int) -> list[dict[str, Any]]:
-    """Take an epoch of batches from a folder, from shards, and from a server."""
+    """Load an epoch from a directory, from shards and from a server."""
     from semiseg.data import FolderDataset, StreamConfig, TrainStream, make_loader, resolve_split, write_folder
     from semiseg.data.generated_shapes import Shapes
     from semiseg.data.stream.image_reader import ImageReader

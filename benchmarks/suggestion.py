@@ -1,10 +1,11 @@
-"""Do suggestions pay? Annotate 12 images, then 12 and 24 more, by suggestion and at random; the real masks annotate.
+"""Value of suggestions: annotate 12 images, then 12 and 24 more, by suggestion and at random.
 
     python benchmarks/suggestion.py --data CAMVID --out OUT --seeds 0 1 2
 
-Each seed begins with 12 images drawn at random and a run on them. Each ranking then chooses 12 more by that run, and 24
-more by its own run on the 24. Every run starts anew. Calls with other seeds or rankings may use one OUT side by side;
-what is there is not done again. Prints a table of test mIoU of all that is in OUT and writes it to OUT/suggestion.json.
+Each seed starts with a run on 12 random images. Each ranking then selects 12 more by that run, and 24 more by its own
+run on 24. Every run trains from scratch; the existing masks serve as annotations. Calls with other seeds or rankings
+can share OUT, and finished runs are not repeated. Prints a table of the test mIoU of all runs in OUT and writes it to
+OUT/suggestion.json.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def main() -> None:
 
 
 def cell(args: argparse.Namespace, name: str, labeled: list[str], seed: int) -> Path:
-    """Train with the labels, or go on, and evaluate on test; return the run."""
+    """Train with the labels, or resume, and evaluate on test; return the run."""
     run: Path = args.out / "runs" / name
     listed = args.out / "labeled" / f"{name}.txt"
     listed.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +71,7 @@ def cell(args: argparse.Namespace, name: str, labeled: list[str], seed: int) -> 
 
 
 def table(out: Path) -> list[dict[str, Any]]:
-    """Return mIoU on test, at the step that val chose, of every ranking and number of labels, over the seeds."""
+    """Return the test mIoU of the best checkpoints, for every ranking and number of labels, over the seeds."""
     found: dict[tuple[str, int], dict[int, float]] = {}
     for path in sorted((out / "runs").glob("*/evaluations.jsonl")):
         ranking, count, seed = path.parent.name.split("-")

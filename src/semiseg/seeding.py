@@ -1,4 +1,4 @@
-"""Randomness as a function: every draw comes from a seed derived from what it is for, never from what came before."""
+"""Seeds derived from what they are used for, so that randomness does not depend on earlier samples."""
 
 import hashlib
 
@@ -6,10 +6,10 @@ import torch
 
 
 def derive_seed(*parts: int | str) -> int:
-    """Derive a 63-bit seed from the given parts, the same on every machine and in every process.
+    """Derive a 63-bit seed from ``parts``; it is the same on every machine and in every process.
 
     Args:
-        parts: what the draw is for, e.g. ``(seed, "unlabeled", epoch, image_id)``. Order matters.
+        parts: the purpose of the seed, e.g. ``(seed, "unlabeled", epoch, image_id)``. Order matters.
 
     Example:
         >>> derive_seed(0, "labeled", 3) == derive_seed(0, "labeled", 3)
@@ -20,5 +20,5 @@ def derive_seed(*parts: int | str) -> int:
 
 
 def generator(*parts: int | str) -> torch.Generator:
-    """Return a CPU generator set to ``derive_seed(*parts)``."""
+    """Return a CPU generator seeded with ``derive_seed(*parts)``."""
     return torch.Generator().manual_seed(derive_seed(*parts))

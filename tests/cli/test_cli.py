@@ -180,7 +180,7 @@ def test_zero_unlabeled_images(call: Call, tiny_folder: Path, tmp_path: Path) ->
     for method in ("dual-teacher", "mean-teacher", "cps"):
         result = call("train", *arguments, "--method", method)
         assert_refused(
-            result, "no unlabeled images left for .*: add images without masks, .* or take --method supervised"
+            result, "no unlabeled images left for .*[.] Add images without masks, .* or use --method supervised"
         )
     assert not (tmp_path / "run").exists()
     assert call("train", *arguments, "--method", "supervised", "--val-every", "never").status == 0
@@ -272,7 +272,7 @@ def test_missing_configuration_file(call: Call, tmp_path: Path) -> None:
 
 
 def test_missing_data_option(call: Call) -> None:
-    assert_refused(call("train"), "--data is missing: give a directory with images/ and masks/, or shapes")
+    assert_refused(call("train"), "--data: missing. Give a directory with images/ and masks/, or shapes")
 
 
 def test_what_is_wrong_is_told_on_a_terminal_without_utf8_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,7 +298,7 @@ def test_an_accelerator_that_is_not_there(call: Call, tmp_path: Path) -> None:
 def test_a_run_directory_that_exists_is_left_alone(call: Call, copy_of_run: Path, _tiny_source: Path) -> None:
     before = content(copy_of_run)
     result = call("train", "--data", _tiny_source, "--out", copy_of_run, *TRAIN)
-    assert_refused(result, "copy exists: choose another --out, or go on with it by --resume .*copy")
+    assert_refused(result, "copy: exists. Choose another --out, or resume the run with --resume .*copy")
     assert content(copy_of_run) == before
 
 
@@ -307,7 +307,7 @@ def test_a_directory_with_anything_in_it_and_a_file_are_left_alone(call: Call, t
     (tmp_path / "thesis" / "chapter1.tex").write_text("...")
     for out in ("thesis", "thesis/chapter1.tex"):
         assert_refused(
-            call("train", "--data", "shapes", "--out", tmp_path / out, *TRAIN), "exists: choose another --out"
+            call("train", "--data", "shapes", "--out", tmp_path / out, *TRAIN), "exists. Choose another --out"
         )
     result = call(
         "train", "--data", "shapes:images=6,val=1,test=1,size=48", "--out", tmp_path / "thesis/chapter1.tex/a", *TRAIN
@@ -318,22 +318,20 @@ def test_a_directory_with_anything_in_it_and_a_file_are_left_alone(call: Call, t
 
 def test_a_run_needs_a_directory_of_its_own(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # empty, so that nothing would be overwritten
-    assert_refused(
-        call("train", "--data", "shapes", "--out", ".", *TRAIN), "directory of its own: choose another --out"
-    )
+    assert_refused(call("train", "--data", "shapes", "--out", ".", *TRAIN), "its own directory. Choose another --out")
     assert content(tmp_path) == {}
 
 
 @pytest.mark.parametrize("command", [("train", "--resume"), ("report",)])
 def test_no_run_there(call: Call, tmp_path: Path, command: tuple[str, ...]) -> None:
     assert_refused(
-        call(*command, tmp_path / "nowhere"), "nowhere: not a run .*: give a directory made by semiseg train"
+        call(*command, tmp_path / "nowhere"), "nowhere: not a run .*. Give a directory created by semiseg train"
     )
 
 
 @pytest.mark.parametrize("command", [("evaluate",), ("predict", "--out", "masks", "image.png")])
 def test_no_checkpoint_there(call: Call, tmp_path: Path, command: tuple[str, ...]) -> None:
-    assert_refused(call(command[0], tmp_path / "nowhere.pt", *command[1:]), "nowhere.pt: no such checkpoint: check the")
+    assert_refused(call(command[0], tmp_path / "nowhere.pt", *command[1:]), "nowhere.pt: no such checkpoint. Check the")
 
 
 def of_another_network(run: Path) -> None:
@@ -367,9 +365,9 @@ def something_else(run: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "resuming", "evaluating"),
     [
-        (of_another_network, "last.pt: a checkpoint of another network", "best.pt: its weights do not fit the network"),
+        (of_another_network, "last.pt: contains another network", "best.pt: its weights do not fit the network"),
         (garbage, "last.pt: cannot be read as a checkpoint", "best.pt: cannot be read as a checkpoint"),
-        (of_another_run, "last.pt: of another run .seed is 5 there, 0 here.: put the run's own", None),
+        (of_another_run, "last.pt: belongs to another run .seed is 5 there, 0 here.. Restore the run's own", None),
         (cut_short, "last.pt: cannot be read as a checkpoint", "best.pt: cannot be read as a checkpoint"),
         (something_else, "last.pt: not a checkpoint of semiseg", "best.pt: not a checkpoint of semiseg"),
     ],
@@ -391,7 +389,7 @@ def test_checkpoints_at_fault(
 
 def test_resuming_from_weights_without_optimizer(call: Call, copy_of_run: Path) -> None:
     shutil.copy(copy_of_run / "checkpoints" / "best.pt", copy_of_run / "checkpoints" / "last.pt")
-    assert_refused(call("train", "--resume", copy_of_run), "last.pt: it holds no optimizer")
+    assert_refused(call("train", "--resume", copy_of_run), "last.pt: has no optimizer state")
 
 
 # What works, with a warning.
@@ -405,7 +403,7 @@ def test_a_class_without_labels_and_few_labels_are_warned_about(call: Call, tiny
     result = call("train", "--data", tiny_folder, "--out", out, *arguments)
     assert result.status == 0
     for text in (result.err, (out / "log.txt").read_text()):
-        assert re.search("warning: no labeled pixel of .*ring: the model cannot learn what no label shows", text)
+        assert re.search("warning: no labeled pixel of .*ring: the model cannot learn these classes", text)
         assert "warning: 3 labeled images for batches of 4: images repeat in a batch" in text
 
 

@@ -217,7 +217,7 @@ def test_a_run_says_how_much_is_annotated(
     assert "warning: 25.0% of the pixels of labeled images are annotated: this looks like partial" in log("3", "full")
     text = log("4", "partial")
     assert "partial annotation: 25.0% of the pixels of labeled images are annotated\n" in text and "looks" not in text
-    assert "dual-student has no teacher that fills in" in log("5", "partial", "dual-student")
+    assert "dual-student has no teacher that fills in unannotated pixels" in log("5", "partial", "dual-student")
 
 
 def test_an_unknown_kind_is_refused() -> None:

@@ -29,7 +29,7 @@ from semiseg.data.stream.shards import Shards, count_images, names_shards, open_
 from semiseg.data.stream.unlabeled_pool import WINDOW, ShardPool, disk_space_note
 from semiseg.errors import UserError
 from semiseg.methods import Batch
-from semiseg.training.trainer import Loop
+from semiseg.training.trainer import Trainer
 
 pytest.importorskip("webdataset")
 
@@ -254,15 +254,15 @@ def test_a_run_from_a_server_that_is_killed_and_resumed_is_the_uninterrupted_one
     spoil(shards, broken)
     options = OPTIONS | {"labeled": "4", "unlabeled": url}
     whole = semiseg.train(DATA, "mean-teacher", tmp_path / "whole", **options)
-    step = Loop.step
+    step = Trainer.step
 
-    def killed(self: Loop, batch: Batch, progress: Any) -> Any:
+    def killed(self: Trainer, batch: Batch, progress: Any) -> Any:
         if progress.step == 3:
             raise MemoryError
         return step(self, batch, progress)
 
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
-        patch.setattr(Loop, "step", killed)
+        patch.setattr(Trainer, "step", killed)
         semiseg.train(DATA, "mean-teacher", tmp_path / "run", **options)
     semiseg.train(resume=tmp_path / "run")
     for name in ("last.pt", "best.pt"):

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from expected import EXPECTED
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy as plain_cross_entropy
 
-from expected import EXPECTED
 from semiseg.data import Shapes, StreamConfig, TrainStream
 from semiseg.inference.metrics import ConfusionMatrix
 from semiseg.methods import ALIASES, METHODS, VARIANTS, Batch, Method, Progress

@@ -143,7 +143,7 @@ def test_a_second_backward_pass_through_the_same_graph_is_the_same() -> None:
 def test_what_learns_is_wrapped_and_no_teacher() -> None:
     config = replace(QUICK, activation_checkpointing=True)
     method = make_method(config, METHODS["dual-teacher"].Options(), DATA)
-    assert networks(method, learning=True) == [method.student]
+    assert networks(method, trainable=True) == [method.student]
     wrapped = [module for module in method.modules() if "forward" in vars(module)]
     assert wrapped == recomputable_blocks(method.student.encoder) != []
     assert method.state_dict().keys() == make_method(QUICK, METHODS["dual-teacher"].Options(), DATA).state_dict().keys()

@@ -21,8 +21,8 @@ from semiseg.config import TrainConfig
 from semiseg.data import FolderDataset, open_dataset, resolve_split
 from semiseg.errors import UserError
 from semiseg.training.logging.metrics_log import read_metrics
-from semiseg.training.prepare_run import look_through
-from semiseg.training.trainer import Loop
+from semiseg.training.prepare_run import open_validated_data
+from semiseg.training.trainer import Trainer
 from trees import refused, write_lines
 
 Pixels = NDArray[np.uint8]
@@ -238,7 +238,7 @@ def data(tmp_path: Path) -> Path:
 
 def looked_through(root: Path) -> FolderDataset:
     """Do with a folder what training does before its first step."""
-    dataset = look_through(TrainConfig(data=str(root), method="supervised"))[0]
+    dataset = open_validated_data(TrainConfig(data=str(root), method="supervised"))[0]
     assert isinstance(dataset, FolderDataset)
     return dataset
 
@@ -460,7 +460,7 @@ def test_the_command_refuses_an_image_that_it_needs_before_the_first_step(
     path.write_bytes(encoded("PNG")[:60])
     options = [f"--{key.replace('_', '-')}={value}" for key, value in (OPTIONS | {"labeled": "2"}).items()]
     steps: list[object] = []
-    monkeypatch.setattr(Loop, "step", lambda *arguments: steps.append(arguments))
+    monkeypatch.setattr(Trainer, "step", lambda *arguments: steps.append(arguments))
     argv = ("train", "--method=supervised", "--data", data, "--out", tmp_path / "run", *options)
     assert call(monkeypatch, *argv) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -486,9 +486,9 @@ def test_unlabeled_images_that_cannot_be_read_end_no_run_are_told_once_and_resum
     page = (whole / "report.html").read_text()
     assert "3 of 8 unlabeled images could not be read" in page and all(path.stem in page for path in bad)
 
-    step = Loop.step
+    step = Trainer.step
     with monkeypatch.context() as patch:  # the power fails in the fourth step
-        patch.setattr(Loop, "step", lambda self, batch, at: step(self, batch, at) if at.step < 3 else 1 / 0)
+        patch.setattr(Trainer, "step", lambda self, batch, at: step(self, batch, at) if at.step < 3 else 1 / 0)
         with pytest.raises(ZeroDivisionError):
             semiseg.train(tiny_folder, "mean-teacher", tmp_path / "resumed", **OPTIONS)
     resumed = semiseg.train(resume=tmp_path / "resumed")
@@ -513,15 +513,15 @@ def test_files_that_go_or_break_while_training(
 ) -> None:
     split = resolve_split(open_dataset(tiny_folder), "4", 0)
     paths = [tiny_folder / "images" / f"{id}.png" for id in (split.labeled if labeled else split.unlabeled)]
-    step = Loop.step
+    step = Trainer.step
 
-    def spoiling(self: Loop, batch: Any, progress: Any) -> Any:
+    def spoiling(self: Trainer, batch: Any, progress: Any) -> Any:
         if progress.step == 1:
             paths[0].unlink()
             paths[1].write_bytes(paths[1].read_bytes()[:200])
         return step(self, batch, progress)
 
-    monkeypatch.setattr(Loop, "step", spoiling)
+    monkeypatch.setattr(Trainer, "step", spoiling)
     options = [f"--{key.replace('_', '-')}={value}" for key, value in OPTIONS.items()]
     options += ["--steps=8", "--val-every=8"]  # two passes
     status = call(monkeypatch, "train", "--data", tiny_folder, "--out", tmp_path / "run", *options)

@@ -160,7 +160,7 @@ def test_code_that_a_run_names_runs_only_if_it_is_trusted(
     spoil(run, lambda state: state["config"].update(method=f"{code}:Mine"))
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(config.replace("method: supervised", f"method: {code}:Mine"))
-    with refused(f"it names code, {code}", f"if you trust it, set {TRUSTED}={code}"):
+    with refused(f"names code, {code}", f"If you trust the code, set {TRUSTED}={code}"):
         COMMANDS[command](run)
     assert not marker.exists()
 
@@ -172,7 +172,7 @@ def test_trust_is_by_file_and_inherited_by_child_processes(tmp_path: Path, monke
         (tmp_path / f"{name}.py").write_text(CODE.format(marker=str(tmp_path / f"{name}-ran")))
     trust("mine.py:Mine")
     assert find_method(f"{tmp_path}/mine.py:Mine", named_in=tmp_path / "x.pt").__name__ == "Mine"
-    with refused("x.pt: it names code, other.py"):
+    with refused("x.pt: names code, other.py"):
         find_method("other.py:Mine", named_in=tmp_path / "x.pt")
     assert not (tmp_path / "other-ran").exists()
 
@@ -186,8 +186,8 @@ def infinite(state: dict[str, Any]) -> None:
 
 
 SPOILED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "NaN": (not_a_number, "holds values that are no finite numbers"),
-    "infinity": (infinite, "holds values that are no finite numbers"),
+    "NaN": (not_a_number, "contains NaN or infinity"),
+    "infinity": (infinite, "contains NaN or infinity"),
     "tensors missing": (lambda state: state["method"].clear(), "do not fit the network"),
     "weights are a list": (lambda state: state.update(method=[1]), "not a checkpoint"),
     "configuration is a number": (lambda state: state.update(config=3), "not a checkpoint"),
@@ -218,7 +218,7 @@ def test_an_optimizer_that_does_not_fit_is_refused(run: Path) -> None:
     state = load_checkpoint(path)
     next(iter(state["optimizer"]["state"].values()))["exp_avg"] = torch.zeros(1, 2, 3)
     save_checkpoint(path, state)
-    with refused("last.pt: its optimizer does not fit the network"):
+    with refused("last.pt: the optimizer state does not fit the network"):
         semiseg.train(resume=run)
 
 

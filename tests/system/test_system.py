@@ -164,7 +164,9 @@ def test_figures_that_cannot_be_kept_are_shown(
 
 def test_names_that_are_no_utf8_are_refused_before_there_is_a_run(call: Call, tmp_path: Path) -> None:
     assert_one_line(call(*QUICK, "--data", BYTES, "--out", "run"), r"d\udcff", "--data", "UTF-8")
-    assert_one_line(call(*QUICK, *SHAPES, "--out", BYTES), r"d\udcff: a run cannot have this name", "another --out")
+    assert_one_line(
+        call(*QUICK, *SHAPES, "--out", BYTES), r"d\udcff: the name of a run must be", "UTF-8", "another --out"
+    )
     assert not list(tmp_path.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""Configuration: strict keys, to YAML and back, and an error that says which file and what to write."""
+"""Configuration: strict keys, YAML round trips, merging, and errors that name file and option."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from semiseg.training.resolve_config import resolve
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_there_and_back_through_yaml(method: str) -> None:
+def test_configuration_survives_a_round_trip_through_yaml(method: str) -> None:
     kinds = TrainConfig, METHODS[method].Options
     given = TrainConfig(data="d", method=method, labeled="1/16", lr=1e-5, val_every="never"), METHODS[method].Options()
     text = yaml.safe_dump(to_mapping(*given))
@@ -26,13 +26,13 @@ def test_there_and_back_through_yaml(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_options_of_a_method_and_of_the_run_have_different_names(method: str) -> None:
+def test_options_of_method_and_run_have_different_names(method: str) -> None:
     own = {field.name for field in fields(METHODS[method].Options)}
     assert not own & {field.name for field in fields(TrainConfig)}
 
 
 @pytest.mark.parametrize("kind", [TrainConfig, *(method.Options for method in METHODS.values())])
-def test_every_option_is_documented_where_it_stands(kind: type) -> None:
+def test_every_option_has_a_docstring(kind: type) -> None:
     import inspect
 
     source = inspect.getsource(kind)
@@ -47,7 +47,7 @@ def test_every_option_is_documented_where_it_stands(kind: type) -> None:
         ({"labeled": 23}, "23"),
         ({"labeled": "1/16"}, "1/16"),
         ({"labeled": None}, None),
-        ({"lr": "1e-3"}, 0.001),  # text, to YAML 1.1
+        ({"lr": "1e-3"}, 0.001),  # a string in YAML 1.1
         ({"lr": 1}, 1),
         ({"crop-size": 64}, 64),
         ({"val_every": "never"}, "never"),
@@ -56,7 +56,7 @@ def test_every_option_is_documented_where_it_stands(kind: type) -> None:
         ({"pool": ["classmix"]}, ("classmix",)),
     ],
 )
-def test_values_are_taken_as_meant(values: dict[str, Any], expected: Any) -> None:
+def test_yaml_values_are_converted(values: dict[str, Any], expected: Any) -> None:
     config, options = from_mapping((TrainConfig, METHODS["dual-teacher"].Options), values, "c.yaml")
     key = next(iter(values)).replace("-", "_")
     assert getattr(config if hasattr(config, key) else options, key) == expected
@@ -82,7 +82,7 @@ def test_values_are_taken_as_meant(values: dict[str, Any], expected: Any) -> Non
         ({"threshold": 2}, "c.yaml: threshold is 2: it must be in [0, 1]"),
     ],
 )
-def test_wrong_values_are_named(values: dict[str, Any], message: str) -> None:
+def test_wrong_values_are_reported(values: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as error:
         from_mapping((TrainConfig, METHODS["dual-teacher"].Options), values, "c.yaml")
     assert str(error.value) == message
@@ -123,7 +123,7 @@ def test_types_in_words() -> None:
 
 def test_reading_yaml(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
-    path.write_text("# nothing yet\n")
+    path.write_text("# empty\n")
     assert read_yaml(path) == {}
     path.write_text("steps: 5\n")
     assert read_yaml(path) == {"steps": 5}
@@ -145,7 +145,7 @@ def test_reading_yaml(tmp_path: Path) -> None:
 # Merging.
 
 
-def test_defaults_preset_file_and_arguments_in_this_order(tmp_path: Path) -> None:
+def test_arguments_override_file_preset_and_defaults(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("preset: small\nsteps: 7\nburn_in: 0.5\nmethod: dual-teacher\n")
     config, options = resolve({"steps": 8}, file=str(file))
@@ -155,7 +155,7 @@ def test_defaults_preset_file_and_arguments_in_this_order(tmp_path: Path) -> Non
     assert config.method == "dual-student" and config.batchnorm == "frozen-encoder"
 
 
-def test_a_key_in_a_file_is_blamed_on_the_file(tmp_path: Path) -> None:
+def test_unknown_key_names_its_file(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("crop_siz: 32\n")
     with pytest.raises(UserError, match=r"c\.yaml: unknown key 'crop_siz'"):
@@ -178,14 +178,14 @@ SHIPPED = [path for path in CONFIGS if path not in COMPARISONS]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_every_shipped_configuration_is_understood(path: Path) -> None:
-    assert path.read_text().startswith("#")  # what it is for, and the command
+def test_every_shipped_configuration_loads(path: Path) -> None:
+    assert path.read_text().startswith("#")  # a header with purpose and command
     config, _ = resolve({}, file=str(path))
     assert config.method in METHODS
 
 
 @pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
-def test_a_comparison_trains_each_method_as_its_own_configuration_does(path: Path, tmp_path: Path) -> None:
+def test_comparison_has_the_same_options_as_the_configuration_of_each_method(path: Path, tmp_path: Path) -> None:
     assert path.read_text().startswith("#")
     plan = plan_comparison(tmp_path / "new", None, None, None, None, str(path), {"data": "shapes"})
     own = {name: path.with_name(f"{name}.yaml") for name in plan.entries if path.with_name(f"{name}.yaml").is_file()}
@@ -197,10 +197,10 @@ def test_a_comparison_trains_each_method_as_its_own_configuration_does(path: Pat
         assert (shared, entry.options) == (config, options)
 
 
-# Names the user may have meant.
+# Suggestions.
 
 
-def test_names_that_are_close() -> None:
+def test_close_names_are_suggested() -> None:
     assert did_you_mean("studnt", ["student", "teacher"]) == "did you mean student?"
     assert did_you_mean("zzz", ["student", "teacher"]) == "choose from student, teacher"
     assert lookup("network", "a", {"a": 1}) == 1
@@ -208,7 +208,7 @@ def test_names_that_are_close() -> None:
         lookup("network", "b", {"a": 1})
 
 
-def test_a_given_length_wins_over_the_files_length(tmp_path: Path) -> None:
+def test_given_steps_or_epochs_override_those_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("epochs: 80\n")
     config, _ = resolve({"steps": 5}, file=str(tmp_path / "c.yaml"))
     assert (config.steps, config.epochs) == (5, None)

@@ -18,14 +18,13 @@ from semiseg.config import TrainConfig
 from semiseg.data import open_dataset
 from semiseg.data.splits.dataset_split import resolve_split
 from semiseg.methods import METHODS, Batch, Progress
-from semiseg.training.build import make_method, make_stream
+from semiseg.training.build import make_method, make_optimizer, make_stream
 from semiseg.training.distributed.fabric_setup import launched
 from semiseg.training.gradient_step import mean_over_processes
 from semiseg.training.logging.console import Console
-from semiseg.training.optimizer import make_optimizer
 from semiseg.training.resolve_config import resolve
 from semiseg.training.signals import SignalHandler
-from semiseg.training.trainer import Loop
+from semiseg.training.trainer import Trainer
 
 SETTINGS = {
     **{"data": "shapes:images=24,val=2,test=2,size=48", "labeled": "10", "batch_size": 8, "crop_size": 48},
@@ -60,13 +59,24 @@ def learned(values: dict[str, Any], fabric: Any, **more: Any) -> tuple[list[floa
     wrapped, optimizer = fabric.setup(method, make_optimizer(method, config))
     stream = make_stream(config, dataset, split, fabric)
     none: Any = None
-    tools = (stream, none, none, Console(Path(), enabled=False), SignalHandler(Path()))
-    loop = Loop(fabric, config, none, method, wrapped, optimizer, *tools, 1000)
+    trainer = Trainer(
+        fabric=fabric,
+        config=config,
+        run=none,
+        method=method,
+        wrapped=wrapped,
+        optimizer=optimizer,
+        stream=stream,
+        samples=none,
+        console=Console(Path(), enabled=False),
+        signals=SignalHandler(Path()),
+        total_steps=1000,
+    )
     method.eval()  # batch normalization by its running statistics, no dropout
     losses = []
     for step in STEPS:
         batch = stream[step] if config.annotation == "full" else partly_known(stream[step])
-        scalars, finite = loop.step(batch, Progress(step, 1000, stream.steps_per_epoch))
+        scalars, finite = trainer.step(batch, Progress(step, 1000, stream.steps_per_epoch))
         assert finite
         losses.append(mean_over_processes(fabric, scalars))
         assert scalars["trusted_fraction"] > 0 or values["method"] == "supervised"

@@ -257,7 +257,7 @@ def test_torchrun_restarts_a_run_from_its_last_checkpoint(method: str, two: Path
     launcher = torchrun("--nproc-per-node", "2", "--max-restarts", "1")
     done = train(arguments(method, run), environment(method, KILL=f"1 {KILLED_AFTER_STEP_4}"), *launcher)
     assert done.returncode == 0, done.stderr
-    assert "resumed at step 2 of 6 on 2 processes" in (run / "log.txt").read_text()
+    assert "Resuming from step 2 of 6 on 2 processes" in (run / "log.txt").read_text()
     assert "finishing the step" not in done.stderr, "a single rank cannot finish a step"
     assert checkpoints(run) == checkpoints(two)
 
@@ -339,7 +339,7 @@ def test_resume_on_another_number_of_ranks(method: str, tmp_path: Path, monkeypa
     monkeypatch.delenv("KILL")
     semiseg.train(resume=run, devices=1)
     log = (run / "log.txt").read_text()
-    assert "resumed at step 2 of 6 on 2 processes\n" in log and "resumed at step 4 of 6\n" in log
+    assert "Resuming from step 2 of 6 on 2 processes\n" in log and "Resuming from step 4 of 6\n" in log
     one, many = (load_checkpoint(path / "checkpoints" / "last.pt")["method"] for path in (tmp_path / "one", run))
     assert one.keys() == many.keys()
     for name, value in one.items():
@@ -377,13 +377,15 @@ def test_only_the_same_torchrun_and_command_continue_a_run(tmp_path: Path, monke
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "first")
     dataset = Shapes(images=4, val=1, test=1, size=48)
     run = RunDirectory.create(tmp_path / "run", config, options, dataset, resolve_split(dataset, None, 0))
-    assert run.is_of_this_launch(config, options)
-    assert run.is_of_this_launch(TrainConfig(**(vars(config) | {"devices": 3})), options)  # fewer machines are left
-    assert not run.is_of_this_launch(TrainConfig(**(vars(config) | {"seed": 1})), options)
+    assert run.belongs_to_this_launch(config, options)
+    assert run.belongs_to_this_launch(
+        TrainConfig(**(vars(config) | {"devices": 3})), options
+    )  # fewer machines are left
+    assert not run.belongs_to_this_launch(TrainConfig(**(vars(config) | {"seed": 1})), options)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "second")
-    assert not run.is_of_this_launch(config, options)
+    assert not run.belongs_to_this_launch(config, options)
     monkeypatch.delenv("TORCHELASTIC_RUN_ID")
-    assert launch_id() is None and not run.is_of_this_launch(config, options)
+    assert launch_id() is None and not run.belongs_to_this_launch(config, options)
 
 
 def failure(exitcode: int, timestamp: int = 0) -> Any:

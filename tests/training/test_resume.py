@@ -280,10 +280,10 @@ def test_lock_admits_one_process_at_a_time(tmp_path: Path) -> None:
     other = [sys.executable, "-c", code, str(tmp_path)]
     with subprocess.Popen(other, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match="another process is training this run"), run.held():
+        with pytest.raises(UserError, match="another process is training this run"), run.lock():
             pass
         process.kill()
-    with run.held() as note:  # the kernel has released the lock
+    with run.lock() as note:  # the kernel has released the lock
         assert note == ""
         assert subprocess.run(other, capture_output=True, timeout=30).returncode == 1
 
@@ -293,8 +293,8 @@ def test_missing_locks_are_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
     monkeypatch.setattr(fcntl, "lockf", unsupported)
-    with RunDirectory(tmp_path).held() as note:
-        assert note.startswith("warning: this file system has no such locks") and "\n" not in note
+    with RunDirectory(tmp_path).lock() as note:
+        assert note.startswith("warning: this file system does not support locks") and "\n" not in note
 
 
 # What resume refuses, leaving the run unchanged.
@@ -356,9 +356,9 @@ def test_resume_fails_with_an_empty_list(run: Path, name: str) -> None:
 def test_resume_fails_without_the_last_checkpoint(run: Path) -> None:
     last = run / "checkpoints" / "last.pt"
     last.rename(run / "moved.pt")
-    assert_refuses(run, r"last\.pt: there is none, though the run has got to step 4: put it back, or remove metrics")
+    assert_refuses(run, r"last\.pt: is missing, but the run has reached step 4. Restore it, or remove metrics")
     last.symlink_to(run / "elsewhere.pt")
-    assert_refuses(run, r"last\.pt: a link that leads nowhere")
+    assert_refuses(run, r"last\.pt: is a broken link")
     last.unlink()
     last.symlink_to(run / "moved.pt")  # for example on another disk
     semiseg.train(resume=run)
@@ -377,7 +377,7 @@ def test_resume_starts_again_if_nothing_was_saved(run: Path) -> None:
     best = torch.load(run / "checkpoints" / "best.pt", weights_only=True)
     save_checkpoint(run / "checkpoints" / "best.pt", best | {"step": 2})
     semiseg.train(resume=run)
-    assert "the run ended before it was first saved: it starts again" in (run / "log.txt").read_text()
+    assert "The run stopped before its first checkpoint. Starting again from step 0." in (run / "log.txt").read_text()
     assert metrics(run) == whole and (run / "checkpoints" / "last.pt").is_file()
 
 

@@ -1,12 +1,10 @@
-"""The loop and what it leaves behind: files, figures, checkpoints, and a run that stops before it spoils anything."""
+"""The training loop: files of a run, metrics, checkpoints, exact resume, and non-finite losses."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,15 +23,12 @@ from semiseg.methods import METHODS, Batch, Progress, StepOutput
 from semiseg.methods.dual_teacher import DualTeacher
 from semiseg.networks import build
 from semiseg.ops.schedules import poly
-from semiseg.training.build import make_method
-from semiseg.training.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from semiseg.training.build import make_method, make_optimizer, set_learning_rate
+from semiseg.training.checkpoint import load_checkpoint, save_checkpoint
 from semiseg.training.distributed.fabric_setup import make_fabric
-from semiseg.training.logging.console import duration, show
-from semiseg.training.logging.metrics_log import MetricsLog, read_metrics
-from semiseg.training.logging.resource_log import write_resources
-from semiseg.training.optimizer import make_optimizer, set_learning_rate
+from semiseg.training.logging.metrics_log import read_metrics
 from semiseg.training.run_directory import RunDirectory
-from semiseg.training.trainer import Loop, TrainingStopped
+from semiseg.training.trainer import Trainer, TrainingStopped
 
 QUICK: dict[str, Any] = {
     **{"encoder": "test_resnet", "weights": "none", "crop_size": 32, "batch_size": 2, "workers": 0},
@@ -43,9 +38,10 @@ TIMES = ("time_s", "images_per_s", "data_wait_fraction")
 
 
 @pytest.fixture
-def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is looked at here is there before the report."""
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skip report and pictures, which have their own tests and take most of the time of a short run."""
     monkeypatch.setattr("semiseg.workflows.train.report", lambda runs: None)
+    monkeypatch.setattr("semiseg.training.logging.sample_pictures.Samples.write", lambda *_: [])
 
 
 def train(data: Path, out: Path, method: str = "dual-teacher", **options: Any) -> Path:
@@ -66,7 +62,7 @@ def checkpoint(run: Path, name: str = "last") -> dict[str, Any]:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two nested states are equal to the bit."""
+    """Return whether two nested states are bit-identical."""
     if isinstance(a, Tensor):
         return isinstance(b, Tensor) and torch.equal(a, b)
     if isinstance(a, dict):
@@ -76,19 +72,19 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-# What a run leaves behind.
+# Files of a run.
 
 
 @pytest.fixture(scope="module")
 def finished(_tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole run of Dual Teacher with the default network: six steps, three validations."""
+    """Train Dual Teacher with the default network: six steps, three validations."""
     options = QUICK | {"encoder": "tf_efficientnet_lite0", "steps": 6, "burn_in": 0.2, "threshold_mode": "none"}
     out = tmp_path_factory.mktemp("runs") / "run"
     assert semiseg.train(_tiny_source, "dual-teacher", out, **options) == out
     return out
 
 
-def test_a_run_directory_explains_itself(finished: Path) -> None:
+def test_run_directory_has_all_files(finished: Path) -> None:
     files = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
     expected = {"config.yaml", "environment.json", "metrics.jsonl", "log.txt", "report.html", "confusion.json"}
     expected |= {"resources.json", ".lock"}
@@ -99,10 +95,10 @@ def test_a_run_directory_explains_itself(finished: Path) -> None:
     samples = sorted(path.name for path in (finished / "samples").glob("*.png"))
     assert samples == [f"000000{step}_val0000{index}.png" for step in (2, 4, 6) for index in range(3)]
     assert all(path.suffix == ".png" for path in (finished / "plots").iterdir())
-    assert not list(finished.parent.glob(".*"))  # no draft
+    assert not list(finished.parent.glob(".*"))  # no temporary directory
 
 
-def test_what_a_run_costs_is_kept(finished: Path) -> None:
+def test_resources_are_saved(finished: Path) -> None:
     content = json.loads((finished / "resources.json").read_text())
     config, options = RunDirectory(finished).read_config()
     method = make_method(config, options, open_dataset(config.data))
@@ -111,35 +107,14 @@ def test_what_a_run_costs_is_kept(finished: Path) -> None:
     assert content["device"] == "cpu" and 50 < content["peak_memory_mb"] < 1e5
 
 
-def test_of_the_peaks_of_several_sittings_the_highest_is_kept(tmp_path: Path) -> None:
-    path, network = tmp_path / "resources.json", nn.Linear(3, 2).requires_grad_(False)
-    for before, kept in ((None, False), (1e9, True)):
-        if before:
-            path.write_text(json.dumps({"peak_memory_mb": before}))
-        write_resources(path, network, torch.device("cpu"), 12.3456)
-        content = json.loads(path.read_text())
-        assert (content["peak_memory_mb"] == before) == kept
-        assert (content["trainable_parameters"], content["training_s"]) == (0, 12.346)
-
-
-def test_the_peak_is_that_of_the_process_not_of_the_one_that_started_it() -> None:
-    """A launcher that has loaded much must not make its runs look greedy."""
-    names = "import torch; from semiseg.training.logging.resource_log import _peak_memory_mb"
-    code = f"{names}; print(_peak_memory_mb(torch.device('cpu')))"
-    ballast = torch.ones(2**28)  # 1 GiB
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    del ballast
-    assert 50 < float(out) < 1000
-
-
-def test_the_environment_is_kept(finished: Path) -> None:
+def test_environment_is_saved(finished: Path) -> None:
     content = json.loads((finished / "environment.json").read_text())
     assert content["packages"]["torch"] == torch.__version__.split("+")[0] or content["packages"]["torch"]
     assert content["packages"]["semiseg"] == semiseg.__version__
     assert {"command", "python", "platform", "cpus"} <= content.keys()
 
 
-def test_a_line_of_metrics_is_what_the_contract_says(finished: Path) -> None:
+def test_metrics_lines_have_the_documented_keys(finished: Path) -> None:
     lines = metrics(finished, timed=True)
     training = [line for line in lines if "split" not in line]
     validation = [line for line in lines if "split" in line]
@@ -167,7 +142,7 @@ def test_a_line_of_metrics_is_what_the_contract_says(finished: Path) -> None:
     assert all(0 <= line["data_wait_fraction"] <= 1 and line["images_per_s"] > 0 for line in training)
 
 
-def test_best_is_the_best_validation_of_the_default_network(finished: Path) -> None:
+def test_best_checkpoint_is_the_best_validation_of_the_default_network(finished: Path) -> None:
     students = {line["step"]: line["miou"] for line in metrics(finished) if line.get("network") == "student"}
     last, best = checkpoint(finished), checkpoint(finished, "best")
     assert last["step"] == 6
@@ -177,16 +152,11 @@ def test_best_is_the_best_validation_of_the_default_network(finished: Path) -> N
     confusion = json.loads((finished / "confusion.json").read_text())
     counts = torch.tensor(confusion["counts"])
     assert counts.sum() == 3 * 48 * 48
-    assert 100 * counts.diagonal().sum() / counts.sum() == pytest.approx(
-        next(
-            line["pixel_accuracy"]
-            for line in metrics(finished)
-            if line["step"] == best["step"] and line.get("network") == "student"
-        )
-    )
+    lines = [line for line in metrics(finished) if line["step"] == best["step"] and line.get("network") == "student"]
+    assert 100 * counts.diagonal().sum() / counts.sum() == pytest.approx(lines[0]["pixel_accuracy"])
 
 
-def test_a_checkpoint_is_plain_and_knows_nothing_of_the_clock(finished: Path) -> None:
+def test_checkpoint_has_plain_types_only(finished: Path) -> None:
     def kinds(value: Any) -> set[type]:
         if isinstance(value, dict):
             return {type(key) for key in value}.union(*map(kinds, value.values()))
@@ -200,7 +170,7 @@ def test_a_checkpoint_is_plain_and_knows_nothing_of_the_clock(finished: Path) ->
     assert len(state["classes"]) == len(state["palette"]) == 7
 
 
-def test_a_finished_run_is_loaded_and_evaluated(finished: Path, _tiny_source: Path) -> None:
+def test_finished_run_can_be_loaded_and_evaluated(finished: Path, _tiny_source: Path) -> None:
     model = semiseg.load(finished, checkpoint="last", network="teachers-average")
     image = open_dataset(_tiny_source).read_image("test00000")
     prediction = model(image)
@@ -211,58 +181,52 @@ def test_a_finished_run_is_loaded_and_evaluated(finished: Path, _tiny_source: Pa
         assert figures["miou"] == pytest.approx(logged[name]["miou"], abs=1e-6)
 
 
-# The same again.
+# Reproducibility and resume.
 
 
-def test_two_runs_are_equal_to_the_bit(no_report: None, _tiny_source: Path, tmp_path: Path) -> None:
-    runs = []
-    for name in ("a", "b"):
-        torch.manual_seed(ord(name))  # whatever happened before must not matter
-        runs.append(train(_tiny_source, tmp_path / name))
-    for file in ("last.pt", "best.pt"):
-        assert (runs[0] / "checkpoints" / file).read_bytes() == (runs[1] / "checkpoints" / file).read_bytes()
-    assert metrics(runs[0]) == metrics(runs[1])
-
-
-def test_the_seed_matters(no_report: None, _tiny_source: Path, tmp_path: Path) -> None:
-    runs = [train(_tiny_source, tmp_path / str(seed), steps=1, val_every=1, seed=seed) for seed in (0, 1)]
+def test_seed_changes_the_run(quick: None, _tiny_source: Path, tmp_path: Path) -> None:
+    runs = [train(_tiny_source, tmp_path / str(seed), "supervised", steps=1, val_every=1, seed=seed) for seed in (0, 1)]
     assert metrics(runs[0])[0]["loss"] != metrics(runs[1])[0]["loss"]
 
 
-def as_bytes(run: Path, *but: str) -> bytes:
-    """The run's last checkpoint as it would be written without some options in its configuration."""
-    state = checkpoint(run)
-    state["config"] = {key: value for key, value in state["config"].items() if key not in but}
+def as_bytes(run: Path, *without: str, name: str = "last") -> bytes:
+    """Return the bytes of a checkpoint without some options of its configuration."""
+    state = checkpoint(run, name)
+    state["config"] = {key: value for key, value in state["config"].items() if key not in without}
     save_checkpoint(run / "compared.pt", state)
     return (run / "compared.pt").read_bytes()
 
 
-def test_any_number_of_workers_gives_the_same_run(no_report: None, _tiny_source: Path, tmp_path: Path) -> None:
-    runs = [train(_tiny_source, tmp_path / str(n), workers=n) for n in (0, 1, 4)]
-    assert len({as_bytes(run, "workers") for run in runs}) == 1
+def test_runs_are_bit_identical_for_any_number_of_workers(quick: None, _tiny_source: Path, tmp_path: Path) -> None:
+    runs = []
+    for workers in (0, 1, 4):
+        torch.manual_seed(workers)  # the global random state must not matter
+        runs.append(train(_tiny_source, tmp_path / str(workers), workers=workers))
+    for name in ("last", "best"):
+        assert len({as_bytes(run, "workers", name=name) for run in runs}) == 1
     assert metrics(runs[0]) == metrics(runs[1]) == metrics(runs[2])
 
 
-def test_deterministic_changes_nothing_on_a_cpu_and_ends_with_the_run(
-    no_report: None, _tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_deterministic_changes_nothing_on_cpu(
+    quick: None, _tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    steps, step = [], Loop.step
+    steps, step = [], Trainer.step
 
-    def watched(self: Loop, *arguments: Any) -> Any:
+    def record(self: Trainer, *arguments: Any) -> Any:
         steps.append((torch.are_deterministic_algorithms_enabled(), os.environ.get("CUBLAS_WORKSPACE_CONFIG")))
         return step(self, *arguments)
 
-    monkeypatch.setattr(Loop, "step", watched)
-    runs = [train(_tiny_source, tmp_path / str(asked), deterministic=asked) for asked in (False, True)]
-    assert steps == [(False, None)] * 4 + [(True, ":4096:8")] * 4
+    monkeypatch.setattr(Trainer, "step", record)
+    runs = [train(_tiny_source, tmp_path / str(on), "supervised", steps=2, deterministic=on) for on in (False, True)]
+    assert steps == [(False, None)] * 2 + [(True, ":4096:8")] * 2
     assert not torch.are_deterministic_algorithms_enabled()
     assert as_bytes(runs[0], "deterministic") == as_bytes(runs[1], "deterministic")
     assert metrics(runs[0]) == metrics(runs[1])
 
 
-def test_resuming_a_finished_run_changes_nothing(no_report: None, _tiny_source: Path, tmp_path: Path) -> None:
-    run = train(_tiny_source, tmp_path / "run")
+def test_resuming_a_finished_run_changes_nothing(quick: None, _tiny_source: Path, tmp_path: Path) -> None:
+    run = train(_tiny_source, tmp_path / "run", "mean-teacher")
     files = ("metrics.jsonl", "config.yaml", "confusion.json", "checkpoints/last.pt", "checkpoints/best.pt")
     before = {name: (run / name).read_bytes() for name in files}
     assert semiseg.train(resume=run) == run
@@ -270,14 +234,14 @@ def test_resuming_a_finished_run_changes_nothing(no_report: None, _tiny_source: 
 
 
 class Stop(Exception):
-    """Somebody pulled the plug."""
+    """Simulated crash."""
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_resume_is_exact_for_every_method(
-    no_report: None, _tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+    quick: None, _tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    """Interrupted one step after the first checkpoint; Dual Teacher before it, too."""
+    """Interrupt one step after the first checkpoint; Dual Teacher also before it."""
     options = {"workers": 0} if method == "supervised" else {"burn_in": 0.25}
     whole = train(_tiny_source, tmp_path / "whole", method, **options)
     kind = METHODS[method]
@@ -300,72 +264,73 @@ def test_resume_is_exact_for_every_method(
     assert metrics(whole) == metrics(cut)
 
 
-def test_a_mask_that_has_gone_is_named_before_a_resumed_run_goes_on(
-    no_report: None, tiny_folder: Path, tmp_path: Path
-) -> None:
+def test_resume_fails_if_a_mask_is_missing(quick: None, tiny_folder: Path, tmp_path: Path) -> None:
     run = train(tiny_folder, tmp_path / "run", "supervised", steps=2)
     for name in ("labeled", "val"):
         id = (run / "splits" / f"{name}.txt").read_text().split()[0]
         mask = next((tiny_folder / "masks").glob(f"{id}.*"))
         aside = mask.rename(tmp_path / mask.name)
-        with pytest.raises(UserError, match=f"'{id}' of the run's lists has no mask any more: put it back"):
+        with pytest.raises(UserError, match=f"'{id}' is in the lists of the run but has no mask. Restore it"):
             semiseg.train(resume=run)
         aside.rename(mask)
 
 
-# A run that goes wrong.
+# Non-finite losses.
 
 
 @pytest.mark.parametrize(("kind", "clip"), [("loss", 5.0), ("gradient", 5.0), ("gradient", 0.0), ("infinite", 5.0)])
-def test_what_is_not_finite_stops_the_run_and_the_last_good_checkpoint_is_kept(
-    no_report: None, _tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, clip: float
+def test_training_stops_at_non_finite_loss_or_gradient(
+    quick: None, _tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, clip: float
 ) -> None:
     training_step, kept = DualTeacher.training_step, []
 
-    def spoiled(self: DualTeacher, batch: Batch, progress: Progress) -> StepOutput:
+    def diverging(self: DualTeacher, batch: Batch, progress: Progress) -> StepOutput:
         output = training_step(self, batch, progress)
         if progress.step == 2:
             kept.append((tmp_path / "run" / "checkpoints" / "last.pt").read_bytes())
             factor = {"loss": float("nan"), "infinite": float("inf"), "gradient": 1.0}[kind]
             output.loss = output.loss * factor
-            if kind == "gradient":  # sqrt has a finite value and an infinite slope at 0
+            if kind == "gradient":  # sqrt is finite and its derivative infinite at 0
                 parameter = next(self.student.parameters())
                 output.loss = output.loss + (0 * parameter).square().sum().sqrt()
         return output
 
-    monkeypatch.setattr(DualTeacher, "training_step", spoiled)
-    with pytest.raises(TrainingStopped, match=r"not finite at step 3; .*last\.pt: start over with a smaller --lr"):
+    monkeypatch.setattr(DualTeacher, "training_step", diverging)
+    with pytest.raises(TrainingStopped, match=r"not finite at step 3. The last checkpoint is .*last\.pt"):
         train(_tiny_source, tmp_path / "run", clip_norm=clip)
     run = tmp_path / "run"
     assert (run / "checkpoints" / "last.pt").read_bytes() == kept[0]
     state = checkpoint(run)
     assert state["step"] == 2 and all(value.isfinite().all() for value in state["method"].values())
     assert [line["step"] for line in training_lines(run)] == [1, 2]
-    monkeypatch.setattr(DualTeacher, "training_step", training_step)
-    assert checkpoint(semiseg.train(resume=run))["step"] == 4
+    if kind == "loss":
+        monkeypatch.setattr(DualTeacher, "training_step", training_step)
+        assert checkpoint(semiseg.train(resume=run))["step"] == 4
 
 
-def test_the_command_line_says_so_in_one_line(
+def test_non_finite_loss_is_one_line_on_the_command_line(
     _tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def spoiled(self: DualTeacher, batch: Batch, progress: Progress) -> StepOutput:
+    def diverging(self: DualTeacher, batch: Batch, progress: Progress) -> StepOutput:
         loss = self.student(batch.labeled_images.float()).sum() * float("nan")
         return StepOutput(loss, {"loss/supervised": loss.detach()})
 
-    monkeypatch.setattr(DualTeacher, "training_step", spoiled)
+    monkeypatch.setattr(DualTeacher, "training_step", diverging)
     options = [item for key, value in QUICK.items() for item in (f"--{key.replace('_', '-')}", str(value))]
     arguments = ["semiseg", "train", "--data", str(_tiny_source), "--out", str(tmp_path / "run"), *options]
     monkeypatch.setattr("sys.argv", arguments)
     assert cli.main() == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last == "semiseg: loss or gradient is not finite at step 1; none was saved: start over with a smaller --lr"
+    assert last == (
+        "semiseg: loss or gradient is not finite at step 1. No checkpoint was saved. Start over with a smaller --lr."
+    )
     assert not (tmp_path / "run" / "checkpoints" / "last.pt").exists()
 
 
-# Schedules and optimizers.
+# Schedules, optimizers and losses.
 
 
-def test_learning_rates_follow_the_schedule(no_report: None, _tiny_source: Path, tmp_path: Path) -> None:
+def test_learning_rates_follow_the_schedule(quick: None, _tiny_source: Path, tmp_path: Path) -> None:
     run = train(_tiny_source, tmp_path / "run", "supervised", steps=12, val_every="never", lr=0.01, warmup_steps=50)
     rates = [line["lr"] for line in training_lines(run)]
     assert rates == pytest.approx([0.01 * poly(step, 12, 0.9, warmup=1) for step in range(12)])
@@ -374,7 +339,7 @@ def test_learning_rates_follow_the_schedule(no_report: None, _tiny_source: Path,
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_the_optimizer_has_every_learning_parameter_once(optimizer: str) -> None:
+def test_optimizer_has_every_trainable_parameter_once(optimizer: str) -> None:
     config = TrainConfig(optimizer=optimizer, lr=0.01, encoder_lr_factor=0.1, weight_decay=0.02)
 
     def make() -> nn.Module:
@@ -410,8 +375,10 @@ def test_every_method_starts_from_the_same_student(_tiny_source: Path) -> None:
 
 
 @pytest.mark.parametrize("batchnorm", ["train", "frozen-encoder"])
-def test_frozen_means_frozen(no_report: None, _tiny_source: Path, tmp_path: Path, batchnorm: str) -> None:
-    """Running statistics of every encoder stay as they were; scale and shift, and the decoder's statistics, learn."""
+def test_frozen_encoder_batchnorm_keeps_running_statistics(
+    quick: None, _tiny_source: Path, tmp_path: Path, batchnorm: str
+) -> None:
+    """Scale and shift, and the statistics of the decoder, still change."""
     run = train(_tiny_source, tmp_path / "run", batchnorm=batchnorm)
     state = checkpoint(run)["method"]
     networks = ("student.", "teachers.0.", "teachers.1.")
@@ -424,38 +391,38 @@ def test_frozen_means_frozen(no_report: None, _tiny_source: Path, tmp_path: Path
     assert biases and all(value.any() for value in biases)
 
 
-def test_class_balance_reaches_the_loss(no_report: None, _tiny_source: Path, tmp_path: Path) -> None:
+def test_class_balance_changes_the_loss(quick: None, _tiny_source: Path, tmp_path: Path) -> None:
     losses = {}
     for balance in (0.0, 1.0):
-        run = train(_tiny_source, tmp_path / str(balance), class_balance=balance, steps=1, val_every=1)
+        run = train(_tiny_source, tmp_path / str(balance), "supervised", class_balance=balance, steps=1, val_every=1)
         losses[balance] = metrics(run)[0]["loss/supervised"]
         weights = checkpoint(run)["method"]["class_weights"]
         assert (weights.unique().numel() > 1) == (balance > 0)
-        assert weights.argmin() == 0 or balance == 0  # there is most background
+        assert weights.argmin() == 0 or balance == 0  # background is the most frequent class
     assert losses[0.0] != losses[1.0]
 
 
-def test_hard_pixels_reach_the_loss(no_report: None, _tiny_source: Path, tmp_path: Path) -> None:
+def test_ohem_changes_the_loss(quick: None, _tiny_source: Path, tmp_path: Path) -> None:
     losses = []
-    wishes: dict[str, dict[str, Any]] = {"ce": {}, "all": {"ohem_threshold": 1.0}, "one": {"ohem_threshold": 0.0}}
-    for name, options in wishes.items():
+    variants: dict[str, dict[str, Any]] = {"ce": {}, "all": {"ohem_threshold": 1.0}, "one": {"ohem_threshold": 0.0}}
+    for name, options in variants.items():
         kind = "ce" if name == "ce" else "ohem"
         options |= {"ohem_min_kept": 1, "steps": 1, "val_every": 1}
-        run = train(_tiny_source, tmp_path / name, supervised_loss=kind, **options)
+        run = train(_tiny_source, tmp_path / name, "supervised", supervised_loss=kind, **options)
         losses.append(metrics(run)[0]["loss/supervised"])
     assert losses[0] == pytest.approx(losses[1]) and losses[2] > 1.2 * losses[0]
 
 
-# When to log, validate and save.
+# Logging, validation and checkpoints.
 
 
-def loop(total_steps: int, val_every: Any = "auto") -> Any:
+def trainer(total_steps: int, val_every: Any = "auto") -> Any:
     return SimpleNamespace(total_steps=total_steps, config=SimpleNamespace(val_every=val_every))
 
 
-def test_lines_of_training() -> None:
-    assert [step for step in range(1, 200) if Loop.log_due(loop(199), step)] == list(range(1, 200))
-    assert [step for step in range(1, 206) if Loop.log_due(loop(205), step)] == [*range(10, 201, 10), 205]
+def test_steps_that_are_logged() -> None:
+    assert [step for step in range(1, 200) if Trainer.should_log(trainer(199), step)] == list(range(1, 200))
+    assert [step for step in range(1, 206) if Trainer.should_log(trainer(205), step)] == [*range(10, 201, 10), 205]
 
 
 @pytest.mark.parametrize(
@@ -465,20 +432,20 @@ def test_lines_of_training() -> None:
         (25, "auto", [*range(2, 25, 2), 25]),
         (3, "auto", [1, 2, 3]),
         (10, 4, [4, 8, 10]),
-        (20, "never", list(range(2, 21, 2))),  # nothing is evaluated, but a checkpoint is written where auto would
+        (20, "never", list(range(2, 21, 2))),  # no evaluation, but the checkpoints of auto
     ],
 )
-def test_validations(total: int, every: Any, expected: list[int]) -> None:
-    assert [step for step in range(1, total + 1) if Loop.validation_due(loop(total, every), step)] == expected
+def test_steps_that_are_validated(total: int, every: Any, expected: list[int]) -> None:
+    assert [step for step in range(1, total + 1) if Trainer.should_validate(trainer(total, every), step)] == expected
 
 
-def test_without_validation_best_is_last(no_report: None, _tiny_source: Path, tmp_path: Path) -> None:
+def test_best_is_last_without_validation(quick: None, _tiny_source: Path, tmp_path: Path) -> None:
     run = train(_tiny_source, tmp_path / "run", "supervised", val_every="never", steps=2)
     assert len(metrics(run)) == len(training_lines(run)) == 2
     assert same(checkpoint(run)["method"], checkpoint(run, "best")["method"])
 
 
-def test_keep_the_last_checkpoints(no_report: None, _tiny_source: Path, tmp_path: Path) -> None:
+def test_keep_option_keeps_checkpoints(quick: None, _tiny_source: Path, tmp_path: Path) -> None:
     run = train(_tiny_source, tmp_path / "run", "supervised", val_every=1, keep=2)
     names = sorted(path.name for path in (run / "checkpoints").iterdir())
     assert names == ["best.pt", "last.pt", "step-0000003.pt", "step-0000004.pt"]
@@ -486,90 +453,45 @@ def test_keep_the_last_checkpoints(no_report: None, _tiny_source: Path, tmp_path
     assert semiseg.load(run / "checkpoints" / "step-0000003.pt").step == 3
 
 
-def test_epochs_are_passes_over_the_unlabeled_list(no_report: None, _tiny_source: Path, tmp_path: Path) -> None:
+def test_epochs_are_passes_over_the_unlabeled_list(quick: None, _tiny_source: Path, tmp_path: Path) -> None:
     run = train(_tiny_source, tmp_path / "a", "mean-teacher", steps=None, epochs=2, val_every="never")
     assert [line["epoch"] for line in metrics(run)] == [0] * 4 + [1] * 4  # 8 unlabeled, 2 a step
     run = train(_tiny_source, tmp_path / "b", "supervised", steps=None, epochs=2, val_every="never")
     assert [line["epoch"] for line in metrics(run)] == [0] * 2 + [1] * 2  # 4 labeled, 2 a step
 
 
-def test_val_limit(no_report: None, _tiny_source: Path, tmp_path: Path) -> None:
+def test_val_limit_limits_validation_images(quick: None, _tiny_source: Path, tmp_path: Path) -> None:
     run = train(_tiny_source, tmp_path / "run", "supervised", val_limit=1, steps=1)
     assert sum(map(sum, json.loads((run / "confusion.json").read_text())["counts"])) == 48 * 48
 
 
-def test_an_unreadable_unlabeled_image_is_named(no_report: None, tiny_folder: Path, tmp_path: Path) -> None:
+def test_unreadable_images_stop_the_run_if_none_can_be_read(quick: None, tiny_folder: Path, tmp_path: Path) -> None:
     for path in (tiny_folder / "images").glob("train*.png"):
         if path.stem not in ("train00000", "train00001"):
-            path.write_bytes(b"this is no picture")
+            path.write_bytes(b"not an image")
     (tmp_path / "labels.txt").write_text("train00000\ntrain00001\n")
     for workers in (0, 1):
         with pytest.raises(UserError, match=r"train000\d\d\.png: the image cannot be read"):
             train(tiny_folder, tmp_path / f"run{workers}", labeled=str(tmp_path / "labels.txt"), workers=workers)
 
 
-# Parts.
+# Precision.
 
 
-def test_precision_follows_the_device() -> None:
+def test_precision_depends_on_the_device() -> None:
     assert make_fabric(TrainConfig(accelerator="cpu"))._precision.precision == "32-true"
     assert make_fabric(TrainConfig(accelerator="cpu", precision="bf16"))._precision.precision == "bf16-mixed"
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_training_in_bf16(no_report: None, _tiny_source: Path, tmp_path: Path, temperature: float) -> None:
+def test_training_in_bf16(quick: None, _tiny_source: Path, tmp_path: Path, temperature: float) -> None:
     options = {"threshold_mode": "none", "label_temperature": temperature}
     run = train(_tiny_source, tmp_path / "run", precision="bf16", steps=2, val_every="never", **options)
     assert all(line["loss"] > 0 and line["loss/consistency"] > 0 for line in metrics(run))
     assert all(value.dtype != torch.bfloat16 for value in checkpoint(run)["method"].values())
 
 
-def test_equal_states_give_equal_files(tmp_path: Path) -> None:
-    name = "".join(["stu", "dent"])  # equal to the literal, another object
-    states = [{"student": torch.ones(3), "again": "student"}, {name: torch.ones(3), "again": "student"}]
-    for index, state in enumerate(states):
-        save_checkpoint(tmp_path / f"{index}.pt", state)
-    assert (tmp_path / "0.pt").read_bytes() == (tmp_path / "1.pt").read_bytes()
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "last.pt"
-    write_atomically(path, b"old")
-
-    def fail(descriptor: int) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-
-
-def test_metrics_are_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    log = MetricsLog(path, 0)
-    for step in (1, 2, 3):
-        log.write(step, 0, {"loss": float("nan") if step == 2 else float(step)})
-    log.close()
-    assert [line["loss"] for line in read_metrics(path)] == [1, None, 3]  # JSON has no NaN
-    path.write_text(path.read_text() + '{"step": 4, "lo')  # cut short by a crash
-    log = MetricsLog(path, 2)
-    log.write(3, 0, {"loss": 33.0})
-    log.close()
-    lines = read_metrics(path)
-    assert [(line["step"], line["loss"]) for line in lines] == [(1, 1), (2, None), (3, 33)]
-    assert lines[2]["time_s"] >= lines[1]["time_s"]
-    assert read_metrics(tmp_path / "none.jsonl") == []
-
-
-def test_times_and_figures_in_words() -> None:
-    assert [duration(s) for s in (20, 29, 200, 3600, 3900)] == ["20 s", "29 s", "3 min", "1 h 00 min", "1 h 05 min"]
-    assert [show(value) for value in (None, 41.26)] == ["-", "41.3"]
-
-
-def test_a_run_belongs_to_its_directory_not_to_where_it_was_made(
-    no_report: None, _tiny_source: Path, tmp_path: Path
-) -> None:
+def test_run_directory_can_be_moved(quick: None, _tiny_source: Path, tmp_path: Path) -> None:
     run = train(_tiny_source, tmp_path / "a", "supervised", steps=1)
     moved = Path(shutil.move(run, tmp_path / "b"))
     assert semiseg.evaluate(moved, split="val")["step"] == 1

@@ -1,1 +1,1 @@
-"""The loop and what it writes: shared by all methods, and boring."""
+"""Training: prepare a run directory, run the loop, log, save and resume. Shared by all methods."""

@@ -18,10 +18,9 @@ from semiseg.data.splits.dataset_split import resolve_split
 from semiseg.data.stream.loader import TrainStream
 from semiseg.errors import UserError
 from semiseg.methods import Batch, Method, Progress
-from semiseg.training.build import make_method, make_stream
+from semiseg.training.build import make_method, make_optimizer, make_stream
 from semiseg.training.decode_plan import make_reader
 from semiseg.training.distributed.process_group import ProcessGroup
-from semiseg.training.optimizer import make_optimizer
 
 SHARE = 0.9  # of a GPU that a trial may take: a long run fragments its memory, and validation wants some too
 LAST = Progress(step=999, total_steps=1000, steps_per_epoch=1000)  # at the end of a run every term of a loss is on

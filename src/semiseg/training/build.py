@@ -1,4 +1,4 @@
-"""What a run is made of, as its configuration asks for it: the method on its networks, and the stream of batches."""
+"""Build the objects that a run needs from its configuration: method, optimizer and batches."""
 
 from __future__ import annotations
 
@@ -20,23 +20,30 @@ from semiseg.methods import Method
 from semiseg.networks import SegmentationNetwork, build
 from semiseg.ops.activation_checkpointing import recompute_activations
 from semiseg.ops.losses import ohem_cross_entropy
+from semiseg.ops.schedules import poly
 from semiseg.seeding import derive_seed
 from semiseg.training.distributed.external_launcher import batch_problem
 from semiseg.training.find_method import find_method
 
 
 def make_method(config: TrainConfig, options: Any, dataset: SegmentationDataset, weights: str | None = None) -> Method:
-    """Build the method on networks whose start depends on the seed alone: the same student for every method.
+    """Build the method and its networks.
 
-    ``weights`` takes the place of the configured ones; ``none`` where a checkpoint is about to fill the networks.
+    The initial weights depend only on the seed, so every method starts from the same student.
+
+    Args:
+        config: the run's configuration.
+        options: the method's options.
+        dataset: provides the number of classes.
+        weights: replaces ``config.weights``; ``none`` if a checkpoint fills the networks afterwards.
 
     Raises:
-        ValueError: the method cannot use the network, or makes no use of an option; one line says which.
+        ValueError: the method cannot use the network or an option; the message is one line.
     """
     torch.manual_seed(derive_seed(config.seed, "start"))
     classes = len(dataset.classes)
 
-    def make() -> SegmentationNetwork:
+    def make_network() -> SegmentationNetwork:
         network = build(config.architecture, config.encoder, classes, weights or config.weights)
         if config.batchnorm == "frozen-encoder":
             network.freeze_encoder_batchnorm()
@@ -44,41 +51,73 @@ def make_method(config: TrainConfig, options: Any, dataset: SegmentationDataset,
             network.freeze_encoder()
         return network
 
-    method = find_method(config.method)(make, classes, options)
+    method = find_method(config.method)(make_network, classes, options)
     if config.supervised_loss == "ohem":
         method.supervised_loss = partial(
             ohem_cross_entropy, threshold=config.ohem_threshold, min_kept=config.ohem_min_kept
         )
     if config.activation_checkpointing:
-        for network in networks(method, learning=True):
+        for network in networks(method, trainable=True):
             recompute_activations(network.encoder)
     if config.teacher_precision == "bf16":
-        if not networks(method, learning=False):
-            raise ValueError("no network of it is a teacher alone: leave --teacher-precision out")
+        if not networks(method, trainable=False):
+            raise ValueError("the method has no teacher; leave --teacher-precision out")
         method.teacher_dtype = torch.bfloat16
     return method.to(memory_format=torch.channels_last)
 
 
 def synchronize_batchnorm(method: Method) -> Method:
-    """Have every BatchNorm of a method's networks take its statistics over all processes (``--batchnorm sync``).
+    """Compute the statistics of every BatchNorm over all processes (``--batchnorm sync``).
 
-    timm's conversion knows those of its encoders, which hold their activation too. Parameters and buffers stay the same
-    objects under the same names: a checkpoint of one fits the other.
+    timm's conversion also handles the layers of its encoders that combine BatchNorm and activation. Parameters and
+    buffers keep their names, so checkpoints remain interchangeable.
     """
     converted: Method = convert_sync_batchnorm(method)
     return converted
 
 
-def networks(method: nn.Module, learning: bool) -> list[SegmentationNetwork]:
-    """Return the method's networks that learn, or those that only follow or label."""
+def networks(method: nn.Module, trainable: bool) -> list[SegmentationNetwork]:
+    """Return the method's trainable networks, or those without trainable parameters (teachers)."""
     found = [module for module in method.modules() if isinstance(module, SegmentationNetwork)]
-    return [network for network in found if learning == any(p.requires_grad for p in network.parameters())]
+    return [network for network in found if trainable == any(p.requires_grad for p in network.parameters())]
+
+
+def make_optimizer(method: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Return the optimizer of all trainable parameters of ``method``.
+
+    Encoders use the learning rate ``lr * encoder_lr_factor``, all other parameters ``lr``. Biases and normalization
+    layers have no weight decay.
+    """
+    encoder = {id(p) for m in method.modules() if isinstance(m, SegmentationNetwork) for p in m.encoder_parameters()}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter in method.parameters():
+        if parameter.requires_grad:
+            lr = config.lr * (config.encoder_lr_factor if id(parameter) in encoder else 1.0)
+            decay = config.weight_decay if parameter.dim() > 1 else 0.0
+            groups.setdefault((lr, decay), []).append(parameter)
+    params = [{"params": p, "lr": lr, "base_lr": lr, "weight_decay": wd} for (lr, wd), p in groups.items()]
+    # A fused optimizer launches one kernel instead of several per parameter.
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(params, lr=config.lr, momentum=0.9, fused=True)
+    return torch.optim.AdamW(params, lr=config.lr, fused=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int, total_steps: int) -> float:
+    """Set the learning rate of every group for ``step``; return the decoder's."""
+    factor = poly(step, total_steps, config.poly_power, min(config.warmup_steps, total_steps // 10))
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+    return config.lr * factor
 
 
 def make_stream(
     config: TrainConfig, dataset: SegmentationDataset, split: Split, fabric: Fabric, reader: ImageReader | None = None
 ) -> TrainStream:
-    """Return the stream of batches of this process; ``reader``: what reads its images, if not simply the data set."""
+    """Return the batches of this rank; ``reader`` reads their images (default: ``ImageReader(dataset)``).
+
+    Raises:
+        UserError: the batch size is not a multiple of the number of processes.
+    """
     stream_config = StreamConfig(
         batch_size=config.batch,
         unlabeled_batch_size=config.batch if find_method(config.method).uses_unlabeled else 0,
@@ -90,8 +129,8 @@ def make_stream(
         fill=config.annotation != "full",
         strict=config.strict,
     )
-    rank, world = fabric.global_rank, fabric.world_size
-    if error := batch_problem(config, world):
+    rank, world_size = fabric.global_rank, fabric.world_size
+    if error := batch_problem(config, world_size):
         raise error
-    pool = make_pool(reader or ImageReader(dataset), split, config.seed, rank_batch_size=config.batch // world)
-    return TrainStream(dataset, split.labeled, pool, stream_config, rank, world, reader)
+    pool = make_pool(reader or ImageReader(dataset), split, config.seed, rank_batch_size=config.batch // world_size)
+    return TrainStream(dataset, split.labeled, pool, stream_config, rank, world_size, reader)

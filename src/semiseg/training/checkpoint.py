@@ -1,4 +1,4 @@
-"""Checkpoints: plain nested dicts of tensors and numbers, safe to read from a stranger, never half written."""
+"""Checkpoints: nested dicts of tensors and numbers, safe to load from untrusted sources and written atomically."""
 
 from __future__ import annotations
 
@@ -16,39 +16,40 @@ import torch
 from semiseg.config import TrainConfig, to_mapping
 from semiseg.errors import UserError, short_repr
 from semiseg.methods import Method
-from semiseg.training.disk_space import naming
+from semiseg.training.disk_space import add_file_name
 
 FORMAT = 1
-START_OVER = "remove metrics.jsonl and what is in checkpoints/ to start over"
-KEYS = {"step", "best", "config", "classes", "palette", "method"}
+START_OVER = "remove metrics.jsonl and the files in checkpoints/ to start over"
+RESTORE_LAST = f"restore the run's own last.pt, or {START_OVER}"
+REQUIRED_KEYS = {"step", "best", "config", "classes", "palette", "method"}
 TABLES = ("best", "config", "method")
-# What one may change between two sittings of a run: where it runs, where its data lie, what it tells and keeps.
-MOVABLE = (
+# Options that may differ when a run is resumed: they do not change what it learns.
+MAY_CHANGE = (
     *("data", "workers", "accelerator", "devices", "nodes", "precision", "deterministic"),
     *("tensorboard", "tracker", "keep", "strict"),
 )
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path`` so that after a crash the old or the new file is there, whole."""
+    """Write ``data`` to ``path`` atomically: after a crash, ``path`` is either the old or the new file."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with naming(path), open(temporary, "wb") as file:
+        with add_file_name(path), open(temporary, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         with suppress(OSError):
-            temporary.unlink()  # on a full disk, half a file is in the way of whatever is written next
+            temporary.unlink()  # free the space on a full disk
         raise
 
 
 def _canonical(value: Any) -> Any:
-    """Rebuild nested containers with interned strings.
+    """Rebuild nested containers with interned strings, so that equal content gives equal bytes.
 
-    Pickle writes an object met twice as a reference. Which equal strings are one object depends on whether the process
-    was resumed; rebuilt this way, equal content gives equal bytes.
+    Pickle writes a repeated object as a reference. Which equal strings are the same object depends on whether the
+    process was resumed.
     """
     if isinstance(value, dict):
         return {_canonical(key): _canonical(item) for key, item in value.items()}
@@ -62,44 +63,52 @@ def _canonical(value: Any) -> Any:
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state``, nested dicts and lists of tensors, numbers, strings and None, to ``path``; equal states give
-    equal files."""
+    """Write ``state`` to ``path``; equal states give equal files.
+
+    Args:
+        path: the file.
+        state: nested dicts and lists of tensors, numbers, strings and None.
+    """
     buffer = io.BytesIO()
     torch.save(_canonical(state), buffer)
     write_atomically(path, buffer.getvalue())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU, executing nothing in it (``weights_only=True``).
+    """Load a checkpoint onto the CPU without executing code (``weights_only=True``).
 
     Raises:
-        UserError: no such file, or not a checkpoint of semiseg.
+        UserError: the file does not exist or is not a checkpoint of semiseg.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint: check the path, or train first")
+        raise UserError("no such checkpoint", path=path, fix="check the path, or train first")
     try:
-        if _inflates(path):
-            raise ValueError("it would take more memory than its size says")
+        if _is_compressed(path):
+            raise ValueError("compressed archive")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the bytes make of the reader: the file is damaged, or something else
+    except Exception as error:  # damaged files raise many types of errors
         reason = type(error).__name__
-        raise UserError(f"{path}: cannot be read as a checkpoint ({reason}): use one written by semiseg") from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT or not _is_sound(state):
-        raise UserError(f"{path}: not a checkpoint of semiseg: use checkpoints/best.pt or last.pt of a run")
+        raise UserError(
+            f"cannot be read as a checkpoint ({reason})", path=path, fix="use one written by semiseg"
+        ) from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT or not _is_valid(state):
+        raise UserError(
+            "not a checkpoint of semiseg", path=path, fix="use checkpoints/best.pt or checkpoints/last.pt of a run"
+        )
     return state
 
 
-def _inflates(path: Path) -> bool:
-    """Tell whether a file unpacks to more bytes than it has: PyTorch's do not, and a small one could fill memory."""
+def _is_compressed(path: Path) -> bool:
+    """Return whether an archive unpacks to more bytes than it has. PyTorch's do not, and a bomb would fill memory."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
         return sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size
 
 
-def _is_sound(state: dict[str, Any]) -> bool:
-    """Tell whether all is there, and of the kind that its readers rely on."""
-    if not state.keys() >= KEYS:
+def _is_valid(state: dict[str, Any]) -> bool:
+    """Return whether all required keys have values of the expected types."""
+    if not state.keys() >= REQUIRED_KEYS:
         return False
     classes, palette, best = state["classes"], state["palette"], state["best"]
     return (
@@ -118,45 +127,49 @@ def _is_sound(state: dict[str, Any]) -> bool:
 
 
 def check_finite(path: Path, weights: Mapping[str, Any]) -> None:
-    """Raise UserError, naming the file ``path``, where a tensor of it holds NaN or infinity."""
+    """Raise UserError if a tensor of the checkpoint ``path`` contains NaN or infinity."""
     for name, value in weights.items():
         if isinstance(value, torch.Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
-            raise UserError(f"{path}: {name} holds values that are no finite numbers: use an undamaged checkpoint")
+            raise UserError(f"{name} contains NaN or infinity", path=path, fix="use an undamaged checkpoint")
 
 
 def load_optimizer(path: Path, optimizer: Any, state: Any) -> None:
-    """Fill an optimizer with its part of the checkpoint ``path``.
+    """Load the optimizer state of the checkpoint ``path``.
 
     Raises:
-        UserError: it does not fit the parameters, or holds NaN or infinity.
+        UserError: the state does not fit the parameters, or contains NaN or infinity.
     """
     try:
         optimizer.load_state_dict(state)
         for parameter, values in optimizer.state.items():
             tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
             if any(value.dim() and value.shape != parameter.shape for value in tensors.values()):
-                raise ValueError("of another shape")
-            check_finite(path, {f"the optimizer's {name}": value for name, value in tensors.items()})
+                raise ValueError("shapes differ")
+            check_finite(path, {f"optimizer state {name}": value for name, value in tensors.items()})
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, IndexError) as error:
         raise UserError(
-            f"{path}: its optimizer does not fit the network ({type(error).__name__}): put the run's own last.pt back, "
-            f"or {START_OVER}"
+            f"the optimizer state does not fit the network ({type(error).__name__})", path=path, fix=RESTORE_LAST
         ) from None
 
 
 def restore(method: Method, state: dict[str, Any], config: TrainConfig, source: Path) -> None:
-    """Load the networks of a checkpoint; raises UserError where it is not one that this run can go on from."""
-    remedy = f"put the run's own last.pt back, or {START_OVER}"
+    """Load the networks of the checkpoint ``source`` into ``method``.
+
+    Raises:
+        UserError: the checkpoint is not a last.pt, belongs to another run, or does not fit the networks.
+    """
     if "optimizer" not in state:
-        raise UserError(f"{source}: it holds no optimizer, so it is no last.pt: {remedy}")
+        raise UserError("has no optimizer state, so it is not a last.pt", path=source, fix=RESTORE_LAST)
     ours = to_mapping(config, method.options)
     for key, theirs in state["config"].items():
-        if key not in MOVABLE and ours.get(key) != theirs:
+        if key not in MAY_CHANGE and ours.get(key) != theirs:
             there, here = short_repr(theirs), short_repr(ours.get(key))
-            raise UserError(f"{source}: of another run ({key} is {there} there, {here} here): {remedy}")
+            raise UserError(
+                f"belongs to another run ({key} is {there} there, {here} here)", path=source, fix=RESTORE_LAST
+            )
     try:
         method.load_state_dict(state["method"])
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()[:120]
-        raise UserError(f"{source}: a checkpoint of another network ({reason}): {remedy}") from None
+        raise UserError(f"contains another network ({reason})", path=source, fix=RESTORE_LAST) from None
     check_finite(source, method.state_dict())

@@ -1,4 +1,4 @@
-"""Room on the disk: what a run will take, and one line where something cannot be written."""
+"""Disk space: estimate the size of a run's checkpoints, and report write errors as one line."""
 
 from __future__ import annotations
 
@@ -9,32 +9,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rich.filesize import decimal
 from torch import nn
 
 from semiseg.config import TrainConfig
-from semiseg.errors import DISK_FULL as FULL
-from semiseg.errors import UserError
-
-REMEDIES = dict.fromkeys(FULL, "make room") | {
-    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "make it writable"),
-    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "put the run's directory back"),
-    errno.EIO: "see to the disk",
-}
+from semiseg.errors import DISK_FULL, OS_FIXES, UserError, os_error
 
 
 def checkpoint_bytes(method: nn.Module, config: TrainConfig) -> int:
-    """Return what the checkpoints of a run take at their most: while a new last.pt is written beside the old one.
+    """Return the peak size of a run's checkpoints, reached while a new last.pt is written beside the old one.
 
-    Pictures, log and report come on top: some megabytes as a rule.
+    Pictures, log and report add a few megabytes.
     """
     weights = sum(value.numel() * value.element_size() for value in method.state_dict().values())
-    learning = sum(p.numel() * p.element_size() for p in method.parameters() if p.requires_grad)
-    last = weights + learning * (1 if config.optimizer == "sgd" else 2)
+    trainable = sum(p.numel() * p.element_size() for p in method.parameters() if p.requires_grad)
+    last = weights + trainable * (1 if config.optimizer == "sgd" else 2)
     return 2 * last + weights * (1 + (config.keep + 1 if config.keep else 0))
 
 
 def free_bytes(path: Path) -> int | None:
-    """Return what is free where ``path`` is or will be; None where nobody knows, or it has gone."""
+    """Return the free space of the disk that holds or will hold ``path``; None if it is unknown."""
     try:
         folder = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
         return shutil.disk_usage(folder).free
@@ -42,20 +36,25 @@ def free_bytes(path: Path) -> int | None:
         return None
 
 
-def require_room(path: Path, needed: int) -> str:
-    """Return a line that says what a new run at ``path`` needs and has; raises UserError where that is too little."""
+def require_disk_space(path: Path, needed: int) -> str:
+    """Return a note with the needed and the free disk space of a new run at ``path``.
+
+    Raises:
+        UserError: the free space is too small.
+    """
     free = free_bytes(path)
     if free is not None and free < needed:
         raise UserError(
-            f"{path}: its checkpoints will take up to {size(needed)}, and {size(free)} are free there: make room, or "
-            "choose another --out"
+            f"checkpoints take up to {decimal(needed)}, but only {decimal(free)} are free",
+            path=path,
+            fix="free disk space or choose another --out",
         )
-    return f"disk: up to {size(needed)} for checkpoints" + (f", {size(free)} free" if free is not None else "")
+    return f"disk: up to {decimal(needed)} for checkpoints" + (f", {decimal(free)} free" if free is not None else "")
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Give errors of the system the name of the file that was meant: a write that fails does not know it."""
+def add_file_name(path: Path) -> Iterator[None]:
+    """Add the name of the file to errors of the operating system; a failed write does not know it."""
     try:
         yield
     except OSError as error:
@@ -65,29 +64,25 @@ def naming(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def told_in_one_line(run: Path, needed: int = 0) -> Iterator[None]:
-    """Turn what keeps a run from being written into a UserError that says how to go on.
+def report_write_errors(run: Path, needed: int = 0) -> Iterator[None]:
+    """Turn an OSError inside the block into a UserError that says how to resume.
 
     Args:
-        run: its directory.
-        needed: bytes that its checkpoints take at their most, if known.
+        run: the run directory.
+        needed: peak size of the checkpoints in bytes, if known.
     """
     try:
         yield
     except OSError as error:
-        if error.errno not in REMEDIES:
+        if error.errno not in OS_FIXES:
             raise
-        free, room = free_bytes(run), ""
-        if error.errno in FULL and needed:
-            room = f"; checkpoints take up to {size(needed)}" + (f", {size(free)} are free" if free is not None else "")
-        raise UserError(
-            f"{error.filename or run}: cannot be written ({error.strerror}){room}: {REMEDIES[error.errno]}, then "
-            f"semiseg train --resume {shlex.quote(str(run))}"
-        ) from None
-
-
-def size(count: int) -> str:
-    """Bytes as ``3.2 GB``, ``75 MB`` or ``0.4 MB``."""
-    if count >= 10**9:
-        return f"{count / 10**9:.1f} GB"
-    return f"{count / 10**6:.0f} MB" if count >= 10**7 else f"{count / 10**6:.1f} MB"
+        fix, free = OS_FIXES[error.errno], free_bytes(run)
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            fix = "restore the run directory"
+        elif error.errno in DISK_FULL and needed:
+            sizes = f"checkpoints take up to {decimal(needed)}" + (
+                "" if free is None else f", {decimal(free)} are free"
+            )
+            fix = f"{fix} ({sizes})"
+        fix += f", then run semiseg train --resume {shlex.quote(str(run))}"
+        raise os_error(error, "cannot be written", error.filename or run, fix) from None

@@ -1,4 +1,4 @@
-"""Methods by name: those of this package, and a stranger's own, by file and class."""
+"""Find methods by name: built-in ones, and user-defined ones as ``path/to/file.py:ClassName``."""
 
 from __future__ import annotations
 
@@ -15,40 +15,55 @@ from semiseg.errors import UserError, did_you_mean
 from semiseg.methods import ALIASES, METHODS, VARIANTS, Method
 
 TRUSTED = "SEMISEG_OWN_METHODS"
-"""The variable of the environment, which child processes inherit, with the files that runs and checkpoints may name."""
+"""Environment variable with the files that runs and checkpoints may name. Child processes inherit it."""
 
 
 def find_method(name: str, named_in: Path | None = None) -> type[Method]:
-    """Return the method that is meant: a key of ``METHODS``, or ``path/to/file.py:ClassName``.
+    """Return the method ``name``: a key of ``METHODS``, or ``path/to/file.py:ClassName``.
 
-    The file is run, once a process. Where it is not the user who names it but the file ``named_in`` (of a run, perhaps
-    a stranger's), it has to be a trusted one.
+    The file is executed once per process.
+
+    Args:
+        name: the name of the method.
+        named_in: the file of a run that names the method, instead of the user. Such a file may be untrusted, so the
+            code it names must be trusted (see ``TRUSTED``).
 
     Raises:
-        UserError: there is no such method, file or class, it is no method, or its file is not trusted.
+        UserError: the method, file or class does not exist, is not a method, or is not trusted.
     """
     if name in METHODS:
         return METHODS[name]
-    if not is_own(name):
+    if not is_method_file(name):
         known = {**METHODS, **ALIASES, **VARIANTS}
-        raise UserError(f"unknown method {name!r}: {did_you_mean(name, known)}; your own: path/to/file.py:ClassName")
-    path, _, class_name = name.rpartition(":")
-    if named_in is not None and Path(path).resolve() not in _trusted():
         raise UserError(
-            f"{named_in}: it names code, {path}, and code that a file names is not run unasked; if you trust it, set "
-            f"{TRUSTED}={path}"
+            f"unknown method {name!r}: {did_you_mean(name, known)}", fix="give your own as path/to/file.py:ClassName"
         )
-    found = getattr(_load(Path(path)), class_name, None)
+    file, _, class_name = name.rpartition(":")
+    if named_in is not None and Path(file).resolve() not in _trusted():
+        raise UserError(
+            f"names code, {file}, which is not executed without permission",
+            path=named_in,
+            fix=f"if you trust the code, set {TRUSTED}={file}",
+        )
+    found = getattr(_load(Path(file)), class_name, None)
     if not (inspect.isclass(found) and issubclass(found, Method)) or inspect.isabstract(found):
-        raise UserError(f"{path}: {class_name} is no class there that is a semiseg Method with a training_step")
+        raise UserError(
+            f"{class_name} is not a subclass of semiseg.methods.Method with a training_step",
+            path=file,
+            fix="correct the file or the name",
+        )
     options = getattr(found, "Options", None)
     if not is_dataclass(options) or any(f.default is MISSING and f.default_factory is MISSING for f in fields(options)):
-        raise UserError(f"{path}: {class_name}.Options must be a dataclass, with a default for each option there is")
+        raise UserError(
+            f"{class_name}.Options must be a dataclass with a default for every option",
+            path=file,
+            fix="correct the file",
+        )
     return found
 
 
 def trust(name: str) -> None:
-    """Let runs and checkpoints name this method, whose file and class the user has given."""
+    """Allow runs and checkpoints to name this user-defined method."""
     path = Path(name.rpartition(":")[0]).resolve()
     os.environ[TRUSTED] = os.pathsep.join(dict.fromkeys([*map(str, _trusted()), str(path)]))
 
@@ -57,29 +72,31 @@ def _trusted() -> list[Path]:
     return [Path(path).resolve() for path in os.environ.get(TRUSTED, "").split(os.pathsep) if path]
 
 
-def is_own(name: str) -> bool:
-    """Tell whether a method's name is a file and a class."""
+def is_method_file(name: str) -> bool:
+    """Return whether a method is given as ``path/to/file.py:ClassName``."""
     return name.rpartition(":")[0].endswith(".py")
 
 
 def short_name(name: str) -> str:
-    """Return a method's name, of a file and a class the class: what one can call a folder."""
+    """Return the name of a method without its file, suitable for a directory name."""
     return name.rpartition(":")[2]
 
 
 def _load(path: Path) -> ModuleType:
     if not path.is_file():
-        raise UserError(f"{path}: no such file: give the method as path/to/file.py:ClassName")
+        raise UserError("no such file", path=path, fix="give the method as path/to/file.py:ClassName")
     module_name = f"semiseg_own_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}"
     if module_name in sys.modules:
         return sys.modules[module_name]
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # dataclasses look their module up
+    sys.modules[module_name] = module  # dataclasses look up their module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever a stranger's file may raise
+    except Exception as error:  # user code may raise anything
         del sys.modules[module_name]
-        raise UserError(f"{path}: cannot be imported ({type(error).__name__}: {error}): correct the file") from error
+        raise UserError(
+            f"cannot be imported ({type(error).__name__}: {error})", path=path, fix="correct the file"
+        ) from error
     return module

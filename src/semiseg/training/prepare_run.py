@@ -1,8 +1,9 @@
-"""What is checked before a run's first step, and how its directory comes about."""
+"""Prepare a run: validate its input, create its directory, or load what it resumes from."""
 
 from __future__ import annotations
 
 import sys
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -16,82 +17,48 @@ from semiseg.data.mask_validation import check_masks, count_pixels
 from semiseg.data.splits.annotation_kind import check_annotation
 from semiseg.data.splits.dataset_split import Split, resolve_split
 from semiseg.data.stream.unlabeled_pool import disk_space_note
-from semiseg.errors import UserError
+from semiseg.errors import UserError, short_repr
 from semiseg.methods import Method
+from semiseg.training.build import make_method
+from semiseg.training.checkpoint import START_OVER, load_checkpoint
 from semiseg.training.decode_plan import make_reader
-from semiseg.training.disk_space import checkpoint_bytes, require_room
+from semiseg.training.disk_space import checkpoint_bytes, require_disk_space
+from semiseg.training.distributed.external_launcher import launch_id
 from semiseg.training.find_method import find_method
+from semiseg.training.logging.metrics_log import read_metrics
 from semiseg.training.logging.trackers import require_trackers
 from semiseg.training.run_directory import RunDirectory
 
 
-def check_before_trying(path: Path, config: TrainConfig, options: Any, device: Any) -> None:
-    """See that ``--batch-size auto`` can be found out, for a run that can be made.
+def create_run(path: Path, config: TrainConfig, options: Any, note: str = "") -> RunDirectory:
+    """Validate the input of a new run, print notes and warnings, and create the run directory.
+
+    If torchrun restarts the processes of a run that this launch created, return the existing directory.
+
+    Args:
+        path: the run directory.
+        config: the run's configuration.
+        options: the method's options.
+        note: an additional line to print and to write to log.txt.
 
     Raises:
-        UserError: there is no GPU, or anything else that the user should correct first.
+        UserError: the input is at fault.
     """
-    from semiseg.training.auto_batch_size import require_gpu
-    from semiseg.training.distributed.external_launcher import launch_id
-
-    require_gpu(device)
-    if launch_id() is None:  # else it may be a run that goes on
-        RunDirectory.refuse_existing(path)
-    check_network(config, options, open_data(config)[0])
-
-
-def open_data(config: TrainConfig) -> tuple[SegmentationDataset, Split]:
-    """Return the data and the lists of images of a run.
-
-    Raises:
-        UserError: there are none, or none that the method needs.
-    """
-    if not config.data:
-        raise UserError("--data is missing: give a directory with images/ and masks/, or shapes")
-    dataset = open_dataset(config.data)
-    split = resolve_split(dataset, config.labeled, config.seed, config.unlabeled, config.existing_only)
-    check_unlabeled(config, split)
-    return dataset, split
-
-
-def look_through(config: TrainConfig) -> tuple[SegmentationDataset, Split, NDArray[np.int64]]:
-    """Return data and lists as ``open_data`` does, every labeled, val and test image read, with its mask.
-
-    Also the pixels of each value in the masks of the labeled images, ``(images, 256)``.
-
-    Raises:
-        UserError: as ``open_data``, or an image or mask cannot be used; the message names the file.
-    """
-    dataset, split = open_data(config)
-    check_masks(dataset, (*split.val, *split.test))
-    return dataset, split, count_pixels(dataset, split.labeled)
-
-
-def prepare(path: Path, config: TrainConfig, options: Any, note: str = "") -> RunDirectory:
-    """Check everything a run needs before its first step, print what is noteworthy, and make its directory.
-
-    ``note``: what is to be told beside. A run that this torchrun has begun before is there already.
-
-    Raises:
-        UserError: anything the user should correct first.
-    """
-    if (run := RunDirectory(path)).is_of_this_launch(config, options):
-        print(f"{path}: torchrun has started the run again: it goes on", file=sys.stderr)
+    if (run := RunDirectory(path)).belongs_to_this_launch(config, options):
+        print(f"{path}: restarted by torchrun. Resuming the run.", file=sys.stderr)
         return run
     RunDirectory.refuse_existing(path)
-    dataset, split, pixels = look_through(config)
+    dataset, split, pixels = open_validated_data(config)
     require_trackers(config)
-    notes = [
-        *([note] if note else []),
-        *split.notes,
-        *check_annotation(dataset, split.labeled, pixels, config.annotation),
-    ]
-    if split.shards is not None and (room := disk_space_note(split.shards, config.batch // config.nodes)):
-        notes.append(room)
-    notes += noteworthy(config, options, dataset, split, pixels.sum(axis=0).tolist())
+    notes = [note] if note else []
+    notes += split.notes
+    notes += check_annotation(dataset, split.labeled, pixels, config.annotation)
+    if split.shards is not None and (disk_note := disk_space_note(split.shards, config.batch // config.nodes)):
+        notes.append(disk_note)
+    notes += configuration_warnings(config, options, dataset, split, pixels.sum(axis=0).tolist())
     notes += make_reader(config, dataset, split)[1]
-    needed = checkpoint_bytes(check_network(config, options, dataset), config)
-    notes.append(require_room(path, needed))
+    method = check_network(config, options, dataset)
+    notes.append(require_disk_space(path, checkpoint_bytes(method, config)))
     run = RunDirectory.create(path, config, options, dataset, split)
     head = (
         f"{config.method} on {config.data}: {len(split.labeled)} labeled, {split.unlabeled_count} unlabeled, "
@@ -103,23 +70,90 @@ def prepare(path: Path, config: TrainConfig, options: Any, note: str = "") -> Ru
     return run
 
 
-def noteworthy(
+# Validation of the input.
+
+
+def check_auto_batch_size(path: Path, config: TrainConfig, options: Any, device: Any) -> None:
+    """Validate the input of a run with ``--batch-size auto`` before trial steps are taken.
+
+    Raises:
+        UserError: there is no GPU, or other input is at fault.
+    """
+    from semiseg.training.auto_batch_size import require_gpu
+
+    require_gpu(device)
+    if launch_id() is None:  # under torchrun, the directory may belong to a restarted run
+        RunDirectory.refuse_existing(path)
+    check_network(config, options, open_data(config)[0])
+
+
+def open_data(config: TrainConfig) -> tuple[SegmentationDataset, Split]:
+    """Open the data set and its split.
+
+    Raises:
+        UserError: there is no data set, or it has no images that the method needs.
+    """
+    if not config.data:
+        raise UserError("missing", option="data", fix="give a directory with images/ and masks/, or shapes")
+    dataset = open_dataset(config.data)
+    split = resolve_split(dataset, config.labeled, config.seed, config.unlabeled, config.existing_only)
+    check_unlabeled(config, split)
+    return dataset, split
+
+
+def open_validated_data(config: TrainConfig) -> tuple[SegmentationDataset, Split, NDArray[np.int64]]:
+    """Open the data set and its split, and read every labeled, val and test image with its mask.
+
+    Returns:
+        The data set, the split, and the pixels of each mask value in every labeled image, ``(images, 256)``.
+
+    Raises:
+        UserError: as ``open_data``, or an image or mask cannot be used; the message names the file.
+    """
+    dataset, split = open_data(config)
+    check_masks(dataset, (*split.val, *split.test))
+    return dataset, split, count_pixels(dataset, split.labeled)
+
+
+def check_unlabeled(config: TrainConfig, split: Split) -> None:
+    """Raise UserError if the method needs unlabeled images and the split has none."""
+    if find_method(config.method).uses_unlabeled and not split.unlabeled_count:
+        raise UserError(
+            f"no unlabeled images left for {config.method}",
+            path=config.data,
+            fix="add images without masks, lower --labeled, or use --method supervised",
+        )
+
+
+def check_network(config: TrainConfig, options: Any, dataset: SegmentationDataset) -> Method:
+    """Build the method and return it.
+
+    Raises:
+        UserError: the network does not exist, or the method cannot use it.
+    """
+    try:
+        return make_method(config, options, dataset)
+    except ValueError as error:
+        raise UserError(f"{config.method} over {config.encoder}: {error}") from None
+
+
+def configuration_warnings(
     config: TrainConfig, options: Any, dataset: SegmentationDataset, split: Split, pixels: list[int]
 ) -> list[str]:
-    """Say in a line each how data and configuration do not go together, where that is no reason to refuse.
+    """Return notes and warnings about data and configuration that do not fit together well.
 
-    ``pixels`` counts those of each mask value over the labeled images.
+    ``pixels`` counts the pixels of each mask value over all labeled images.
     """
-    notes, tagged = [], dataset.any_tags(split.labeled, split.unlabeled)
-    fills = hasattr(options, "fill_weight") or not find_method(config.method).uses_unlabeled
-    if config.annotation != "full" and not fills:
-        notes.append(f"{config.method} has no teacher that fills in what nobody annotated: those pixels are left out")
-    if tagged and not hasattr(options, "tag_weight"):
-        notes.append(f"warning: {config.method} makes no use of image tags")
+    notes, has_tags = [], dataset.any_tags(split.labeled, split.unlabeled)
+    can_fill = hasattr(options, "fill_weight") or not find_method(config.method).uses_unlabeled
+    if config.annotation != "full" and not can_fill:
+        notes.append(f"{config.method} has no teacher that fills in unannotated pixels; they are ignored")
+    if has_tags and not hasattr(options, "tag_weight"):
+        notes.append(f"warning: {config.method} does not use image tags")
     if missing := [name for value, name in enumerate(dataset.classes) if not pixels[value]]:
-        notes.append(f"warning: no labeled pixel of {', '.join(missing)}: the model cannot learn what no label shows")
+        notes.append(f"warning: no labeled pixel of {', '.join(missing)}: the model cannot learn these classes")
     if config.freeze_encoder and config.weights == "none":
-        notes.append("warning: the frozen encoder's weights are random: --weights says where others come from")
+        notes.append("warning: the frozen encoder has random weights. Choose other weights with --weights.")
     if len(split.labeled) < config.batch:
         notes.append(
             f"warning: {len(split.labeled)} labeled images for batches of {config.batch_size}: images repeat in a batch"
@@ -127,24 +161,73 @@ def noteworthy(
     return notes
 
 
-def check_unlabeled(config: TrainConfig, split: Split) -> None:
-    """Raise UserError where the method needs unlabeled images and the split has none."""
-    if find_method(config.method).uses_unlabeled and not split.unlabeled_count:
-        raise UserError(
-            f"{config.data}: no unlabeled images left for {config.method}: "
-            "add images without masks, use fewer labels by --labeled, or take --method supervised"
-        )
+# Resuming.
 
 
-def check_network(config: TrainConfig, options: Any, dataset: SegmentationDataset) -> Method:
-    """Build the method once and return it.
+def steps_between_validations(config: TrainConfig, total_steps: int) -> int:
+    """Return the number of steps between two validations, each of which saves a checkpoint."""
+    every = config.val_every
+    return max(1, total_steps // 10) if every in ("auto", "never") else int(every)
+
+
+def load_resume_state(run: RunDirectory, dataset: SegmentationDataset, split: Split) -> dict[str, Any] | None:
+    """Load the last checkpoint of a run, or return None if there is none.
 
     Raises:
-        UserError: there is no such network, or the method cannot use it.
+        UserError: the checkpoint cannot be read, the data set has other classes or colors than before, a list is empty,
+            or a mask is missing.
     """
-    from semiseg.training.build import make_method
+    for name, ids in (("labeled", split.labeled), ("val", split.val)):
+        if not ids:
+            path = run.path / "splits" / f"{name}.txt"
+            raise UserError("the list is empty", path=path, fix="restore the file")
+    for id in chain(split.labeled, split.val, split.test):
+        if not dataset.has_mask(id):
+            raise UserError(f"{id!r} is in the lists of the run but has no mask", path=dataset.name, fix="restore it")
+    if run.last.is_symlink() and not run.last.exists():
+        raise UserError("is a broken link", path=run.last, fix=f"restore its target, or {START_OVER}")
+    if not run.last.exists():
+        return None
+    state = load_checkpoint(run.last)
+    check_classes(run, dataset, state)
+    return state
 
-    try:
-        return make_method(config, options, dataset)
-    except ValueError as error:
-        raise UserError(f"{config.method} over {config.encoder}: {error}") from None
+
+def check_classes(run: RunDirectory, dataset: SegmentationDataset, state: dict[str, Any]) -> None:
+    """Raise UserError if names or colors of the data set's classes differ from those in the checkpoint ``state``."""
+    colors = [list(color) for color in dataset.palette]
+    for what, before, now in (("name", state["classes"], [*dataset.classes]), ("color", state["palette"], colors)):
+        for index, (old, new) in enumerate(zip_longest(before, now)):
+            if old != new:
+                raise UserError(
+                    f"the classes differ from those of {run.path}: the {what} of class {index} is {short_repr(new)} "
+                    f"and was {short_repr(old)}",
+                    path=dataset.name,
+                    fix="restore the classes, or start a new run with another --out",
+                )
+
+
+def check_first_start(run: RunDirectory, first_saved: int) -> bool:
+    """Check that a run without last.pt never had one; return whether it took steps before.
+
+    A run writes metrics, then best.pt, then last.pt. A crash during the first validation therefore leaves metrics and
+    best.pt of that step without last.pt. Anything beyond that step shows that last.pt existed and is lost.
+
+    Args:
+        run: the run directory.
+        first_saved: the step after which the run saves its first checkpoint.
+
+    Raises:
+        UserError: the run had a checkpoint, and starting again would overwrite its results.
+    """
+    reached = max((line["step"] for line in read_metrics(run.metrics)), default=0)
+    best = load_checkpoint(run.best)["step"] if run.best.exists() else 0
+    kept = next(run.last.parent.glob("step-*.pt"), None)
+    finished = (run.path / "report.html").is_file() and reached == best == first_saved
+    if kept or finished or reached > first_saved or best > min(first_saved, reached):
+        raise UserError(
+            f"is missing, but the run has reached step {max(reached, best)}",
+            path=run.last,
+            fix=f"restore it, or {START_OVER}",
+        )
+    return reached > 0

@@ -9,11 +9,19 @@ from semiseg.config import TrainConfig, check_mapping, from_mapping, read_yaml
 from semiseg.errors import UserError, lookup
 from semiseg.methods import ALIASES, VARIANTS
 from semiseg.presets import PRESETS
-from semiseg.training.find_method import find_method, is_own, short_name, trust
+from semiseg.training.find_method import find_method, is_method_file, short_name, trust
 
 
 def resolve(values: dict[str, Any], preset: str | None = None, file: str | None = None) -> tuple[TrainConfig, Any]:
-    """Merge defaults, preset, variant, file and ``values``, later ones first in rank, into one configuration.
+    """Merge defaults, preset, method variant, file and ``values`` into one configuration; later ones take precedence.
+
+    Args:
+        values: options given on the command line or in Python.
+        preset: name of a preset; the file's if absent.
+        file: path of a YAML file of options.
+
+    Returns:
+        The run's configuration, and the method's options.
 
     Raises:
         UserError: an unknown method, preset or key, or a value of the wrong type or range.
@@ -22,21 +30,21 @@ def resolve(values: dict[str, Any], preset: str | None = None, file: str | None 
     preset_in_file = from_file.pop("preset", None)
     preset = preset_in_file if preset is None else preset
     if preset is not None and not isinstance(preset, str):
-        raise UserError(f"{file}: preset is {preset!r}: expected one of {', '.join(PRESETS)}")
+        raise UserError(f"preset is {preset!r}", path=file, fix=f"choose from {', '.join(PRESETS)}")
     name = str(values.get("method") or from_file.get("method") or TrainConfig.method)
     name, of_variant = VARIANTS.get(name, (ALIASES.get(name, name), {}))
     method = find_method(name)
-    if is_own(name):
+    if is_method_file(name):
         trust(name)
-        name = f"{Path(name.rpartition(':')[0]).resolve()}:{short_name(name)}"  # the run may be opened from elsewhere
+        name = f"{Path(name.rpartition(':')[0]).resolve()}:{short_name(name)}"  # valid from any working directory
     presets = lookup("preset", preset, PRESETS) if preset else {}
-    from_preset = presets.get(name, presets.get("supervised", {}))  # a method of one's own: what all share
-    kinds = (TrainConfig, method.Options)
+    from_preset = presets.get(name, presets.get("supervised", {}))  # user-defined methods use the shared part
+    classes = (TrainConfig, method.Options)
     if file:
-        from_file = check_mapping(kinds, from_file, file)
+        from_file = check_mapping(classes, from_file, file)
     below = from_preset | of_variant | from_file
-    for one, other in (("steps", "epochs"), ("epochs", "steps")):
-        if one in values:
-            below.pop(other, None)
-    config, options = from_mapping(kinds, below | values | {"method": name}, "options")
+    for given, replaced in (("steps", "epochs"), ("epochs", "steps")):
+        if given in values:
+            below.pop(replaced, None)
+    config, options = from_mapping(classes, below | values | {"method": name}, "options")
     return config, options

@@ -1,4 +1,4 @@
-"""The run directory: made in one piece, explains itself, never overwritten."""
+"""The run directory: created atomically, self-contained, never overwritten."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.files.atomic_folder import is_free, new_folder
 from semiseg.data.splits.dataset_split import Split, read_split, write_split
 from semiseg.errors import UserError, is_utf8, require_regular_file
-from semiseg.training.checkpoint import MOVABLE
+from semiseg.training.checkpoint import MAY_CHANGE
 from semiseg.training.distributed.external_launcher import launch_id
 from semiseg.training.find_method import find_method
 
@@ -33,11 +33,11 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
-UNLOCKED = "warning: {}: see to it that only one process at a time trains this run"
+UNLOCKED = "warning: {}. Make sure that only one process at a time trains this run."
 
 
 class RunDirectory:
-    """Paths of a run, and its configuration and split as they were when it began."""
+    """The paths of a run, and its saved configuration and split."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -53,9 +53,10 @@ class RunDirectory:
     def create(
         cls, path: Path | str, config: TrainConfig, options: Any, dataset: SegmentationDataset, split: Split
     ) -> RunDirectory:
-        """Write configuration, environment and split to a new directory.
+        """Create the directory with configuration, environment and split.
 
-        It is filled beside its place and renamed into it: after a crash there is no run, or one that can be resumed.
+        The directory is written under a temporary name and renamed. After a crash it either does not exist or can be
+        resumed.
 
         Raises:
             UserError: the directory exists and is not empty, or cannot be written.
@@ -68,99 +69,103 @@ class RunDirectory:
             (draft / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
             write_split(split, draft / "splits")
         run = cls(path)
-        run.dataset, run.split = dataset, split  # opened once: a million files take seconds to list
+        run.dataset, run.split = dataset, split  # do not open them again: listing a million files takes seconds
         return run
 
     @staticmethod
     def refuse_existing(path: Path | str) -> None:
-        """Raise UserError where ``path`` holds anything, or no run can have its name."""
+        """Raise UserError if ``path`` exists and is not empty, or is not a valid name for a run."""
         path = Path(path)
         if not path.name:
-            raise UserError(f"{path}: a run needs a directory of its own: choose another --out, e.g. runs/first")
+            raise UserError("a run needs its own directory", path=path, fix="choose another --out, e.g. runs/first")
         if not is_utf8(str(path)):
-            raise UserError(f"{path}: a run cannot have this name, its bytes are no UTF-8: choose another --out")
+            raise UserError("the name of a run must be valid UTF-8", path=path, fix="choose another --out")
         if not is_free(path):
-            raise UserError(f"{path} exists: choose another --out, or go on with it by --resume {path}")
+            raise UserError("exists", path=path, fix=f"choose another --out, or resume the run with --resume {path}")
 
     @classmethod
     def open(cls, path: Path | str) -> RunDirectory:
         """Open an existing run.
 
         Raises:
-            UserError: there is none at ``path``.
+            UserError: ``path`` is not a run directory.
         """
         run = cls(path)
         if not (run.path / "config.yaml").is_file():
-            raise UserError(f"{path}: not a run (it has no config.yaml): give a directory made by semiseg train")
+            raise UserError(
+                "not a run directory (no config.yaml)", path=path, fix="give a directory created by semiseg train"
+            )
         return run
 
     @contextmanager
-    def held(self) -> Iterator[str]:
-        """Hold the run for one process at a time, and give a line to show where that is not to be had, or "".
+    def lock(self) -> Iterator[str]:
+        """Lock the run against other processes; yield a warning if locks are not supported, otherwise "".
 
-        The lock is the process's own (POSIX), not that of an open file: its loader processes do not inherit it, and
-        the kernel lets go of it when the process ends, however it ends.
+        POSIX locks belong to the process: data loading workers do not inherit the lock, and the kernel releases it
+        when the process ends.
 
         Raises:
-            UserError: another process is at work in the run.
+            UserError: another process is training the run.
         """
         if fcntl is None:
-            yield UNLOCKED.format("this system has no such locks")
+            yield UNLOCKED.format("this system does not support file locks")
             return
         lock = self.path / LOCK
         try:
             require_regular_file(lock)
         except OSError as error:
-            raise UserError(f"{lock}: {error}: remove it") from None
+            raise UserError(str(error), path=lock, fix="remove it") from None
         with open(lock, "a", encoding="utf-8") as file:
             note = ""
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 if error.errno in (errno.EAGAIN, errno.EACCES):
-                    raise UserError(f"{self.path}: another process is training this run: wait for it") from None
-                note = UNLOCKED.format(f"this file system has no such locks ({error.strerror})")
+                    raise UserError(
+                        "another process is training this run", path=self.path, fix="wait for it to finish"
+                    ) from None
+                note = UNLOCKED.format(f"this file system does not support locks ({error.strerror})")
             yield note
 
     def read_config(self) -> tuple[TrainConfig, Any]:
-        """Return the run's configuration and its method's options."""
+        """Return the run's configuration and the options of its method."""
         source = self.path / "config.yaml"
         values = read_yaml(source)
         method = find_method(str(values.get("method")), named_in=source)
         config, options = from_mapping((TrainConfig, method.Options), values, str(source))
         return config, options
 
-    def is_of_this_launch(self, config: TrainConfig, options: Any) -> bool:
-        """Whether the same torchrun made the run by the same command, before it started its processes anew.
+    def belongs_to_this_launch(self, config: TrainConfig, options: Any) -> bool:
+        """Return whether this torchrun launch created the run by the same command, before restarting its processes.
 
-        Its count of restarts does not tell: on each machine it counts what has ended there.
+        torchrun's restart count is not enough: every machine counts only its own failures.
         """
         if launch_id() is None or not (self.path / "config.yaml").is_file():
             return False
         try:
-            begun = json.loads((self.path / "environment.json").read_text(encoding="utf-8")).get("launch")
+            launch = json.loads((self.path / "environment.json").read_text(encoding="utf-8")).get("launch")
         except (OSError, ValueError, AttributeError):
             return False
         theirs, ours = to_mapping(*self.read_config()), to_mapping(config, options)
-        return begun == launch_id() and all(theirs.get(key) == ours[key] for key in ours if key not in MOVABLE)
+        return launch == launch_id() and all(theirs.get(key) == ours[key] for key in ours if key not in MAY_CHANGE)
 
     @cached_property
     def dataset(self) -> SegmentationDataset:
-        """The run's data, opened once."""
+        """The run's data set, opened on first use."""
         return open_dataset(self.read_config()[0].data)
 
     @cached_property
     def split(self) -> Split:
-        """The run's lists of images, read once; raises UserError where one of them is no longer in the data."""
+        """The run's lists of images, read on first use; raises UserError if an image is no longer in the data set."""
         return self.read_split(self.dataset)
 
     def read_split(self, dataset: SegmentationDataset) -> Split:
-        """Return the run's lists of images; raises UserError where one of them is no longer in the data."""
+        """Return the run's lists of images; raises UserError if an image is no longer in the data set."""
         return read_split(self.path / "splits", dataset)
 
 
 def environment() -> dict[str, Any]:
-    """What the run runs on: command, Python, packages, machine."""
+    """Return the command, the versions of Python and packages, and the machine."""
     packages = ("torch", "torchvision", "lightning-fabric", "segmentation-models-pytorch", "timm", "numpy")
     return {
         "command": " ".join(["semiseg", *sys.argv[1:]]),

@@ -1,9 +1,10 @@
-"""The loop. It knows no method by name: build, restore, step, log, validate, save."""
+"""The training loop, shared by all methods: step, log, validate, save."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,23 +18,28 @@ from semiseg.data.stream.loader import StepLoader, TrainStream, make_loader
 from semiseg.errors import TrainingStopped
 from semiseg.methods import Batch, Method, Progress
 from semiseg.ops.losses import balancing_weights
-from semiseg.training.build import make_method, make_stream, synchronize_batchnorm
+from semiseg.training.build import (
+    make_method,
+    make_optimizer,
+    make_stream,
+    set_learning_rate,
+    synchronize_batchnorm,
+)
 from semiseg.training.checkpoint import FORMAT, load_optimizer, restore, save_checkpoint
 from semiseg.training.decode_plan import make_reader
-from semiseg.training.disk_space import checkpoint_bytes, told_in_one_line
+from semiseg.training.disk_space import checkpoint_bytes, report_write_errors
 from semiseg.training.gradient_step import forward_backward, mean_over_processes
 from semiseg.training.logging.console import Console
 from semiseg.training.logging.metrics_log import MetricsLog
 from semiseg.training.logging.resource_log import write_resources
 from semiseg.training.logging.sample_pictures import Samples
-from semiseg.training.logging.skipped_images import Skipped
-from semiseg.training.logging.step_timer import Clock
+from semiseg.training.logging.skipped_images import SkippedImages
+from semiseg.training.logging.step_timer import StepTimer
 from semiseg.training.logging.trackers import open_trackers
-from semiseg.training.optimizer import make_optimizer, set_learning_rate
-from semiseg.training.resume_checks import check_nothing_lost, read_state, steps_between
+from semiseg.training.prepare_run import check_first_start, load_resume_state, steps_between_validations
 from semiseg.training.run_directory import RunDirectory
 from semiseg.training.signals import SignalHandler
-from semiseg.training.validator import Validator
+from semiseg.training.validation import evaluate_on_val, write_confusion
 
 DEFAULT_STEPS = 2000
 LOSS_TERMS = ("supervised", "unsupervised", "consistency", "auxiliary", "filled", "tags")
@@ -41,79 +47,82 @@ LOSS_TERMS = ("supervised", "unsupervised", "consistency", "auxiliary", "filled"
 
 @dataclass
 class Best:
-    """The validation kept as best: the default network's mIoU in percent, and the step it was reached at."""
+    """The best validation so far: mIoU of the default network in percent, and its step."""
 
     miou: float = -1.0
     step: int = 0
 
 
-@dataclass
-class Loop:
-    """Everything one training run holds while it runs."""
+@dataclass(kw_only=True)
+class Trainer:
+    """A training run in progress.
+
+    Attributes:
+        fabric: Lightning Fabric, launched.
+        config: the run's configuration.
+        run: the run directory.
+        method: the method with its networks.
+        wrapped: ``method`` wrapped by Fabric for mixed precision and gradient averaging.
+        optimizer: the optimizer, wrapped by Fabric.
+        stream: the batches of this rank, by global step.
+        samples: writes pictures at every validation.
+        console: shows progress and writes log.txt.
+        signals: keeps the signal that this process received.
+        total_steps: number of optimizer steps of the run.
+        best: the best validation so far.
+    """
 
     fabric: Fabric
     config: TrainConfig
     run: RunDirectory
     method: Method
-    wrapped: Any  # the method behind Fabric's precision and gradient averaging
+    wrapped: Any
     optimizer: Any
     stream: TrainStream
-    validator: Validator
     samples: Samples
     console: Console
-    interruption: SignalHandler
+    signals: SignalHandler
     total_steps: int
     best: Best = field(default_factory=Best)
 
     def fit(self, first_step: int) -> None:
-        """Train from ``first_step`` (steps already taken) to the end."""
-        main = self.fabric.is_global_zero
-        trackers = open_trackers(self.config, self.method.options, self.run.path, first_step) if main else []
-        log = MetricsLog(self.run.metrics, first_step, main, trackers)
-        pin = self.fabric.device.type == "cuda"
-        loader = make_loader(self.stream, first_step, self.total_steps, self.config.workers, pin)
-        skipped = Skipped(loader.skipped, self.fabric, log, self.console, self.run.metrics)
-        try:
-            self.take_steps(log, skipped, loader, first_step)
-        finally:
-            log.close()
-
-    def take_steps(self, log: MetricsLog, skipped: Skipped, loader: StepLoader, first_step: int) -> None:
-        """Take each step, log it, and validate when it is time."""
-        finite = torch.ones((), dtype=torch.bool, device=self.fabric.device)
-        clock = Clock(self.config.batch * (2 if self.method.uses_unlabeled else 1))
-        self.method.train()
-        for step, batch in enumerate(clock.waiting(self.on_device(loader)), first_step):
-            progress = Progress(step, self.total_steps, self.stream.steps_per_epoch)
-            scalars, finite_now = self.step(batch, progress)
-            finite &= finite_now
-            done = step + 1
-            self.console.pace(done, self.total_steps)
-            logged, validated = self.log_due(done), self.validation_due(done)
-            asked = self.interruption.received is not None
-            if logged or validated or self.fabric.device.type == "cpu" or (asked and self.fabric.world_size == 1):
-                asked = self.agree(finite, asked, done)
-            else:  # the processes meet at the next line
-                asked = False
-            if logged or validated:
-                skipped.tell(done, progress.epoch)
-            if logged:
-                values = mean_over_processes(self.fabric, scalars) | clock.read(done - first_step)
-                log.write(done, progress.epoch, values)
-                self.console.step(done, self.total_steps, values, self.best.miou)
-            if validated:
-                self.validate(log, progress)
-                clock.restart(done - first_step)
-            if asked and done < self.total_steps:
-                self.leave(log, done, saved=validated)
+        """Train from ``first_step``, the number of steps already taken, to ``total_steps``."""
+        rank_zero = self.fabric.is_global_zero
+        trackers = open_trackers(self.config, self.method.options, self.run.path, first_step) if rank_zero else []
+        with closing(MetricsLog(self.run.metrics, first_step, rank_zero, trackers)) as log:
+            pin_memory = self.fabric.device.type == "cuda"
+            loader = make_loader(self.stream, first_step, self.total_steps, self.config.workers, pin_memory)
+            skipped = SkippedImages(loader.skipped, self.fabric, log, self.console, self.run.metrics)
+            timer = StepTimer(self.config.batch * (2 if self.method.uses_unlabeled else 1))
+            finite = torch.ones((), dtype=torch.bool, device=self.fabric.device)
+            self.method.train()
+            for step, batch in enumerate(timer.timed(self.on_device(loader)), first_step):
+                progress = Progress(step, self.total_steps, self.stream.steps_per_epoch)
+                scalars, step_is_finite = self.step(batch, progress)
+                finite &= step_is_finite
+                done = step + 1
+                self.console.estimate(done, self.total_steps)
+                log_now, validate_now = self.should_log(done), self.should_validate(done)
+                stop = self.should_stop(done, finite, log_now or validate_now)
+                if log_now or validate_now:
+                    skipped.report(done, progress.epoch)
+                if log_now:
+                    values = mean_over_processes(self.fabric, scalars) | timer.read(done - first_step)
+                    log.write(done, progress.epoch, values)
+                    self.console.step(done, self.total_steps, values, self.best.miou)
+                if validate_now:
+                    self.validate(log, progress)
+                    timer.restart(done - first_step)
+                if stop and done < self.total_steps:
+                    self.save_and_stop(log, done, saved=validate_now)
 
     def on_device(self, loader: StepLoader) -> Iterator[Batch]:
-        """The batches of the remaining steps, on the device."""
+        """Yield the batches of ``loader`` on the device."""
         for batch in loader:
             yield batch.to(self.fabric.device)
 
     def step(self, batch: Batch, progress: Progress) -> tuple[dict[str, Any], Tensor]:
-        """Take one optimizer step; return what to log, and whether loss and gradient are finite."""
+        """Take one optimizer step; return the scalars to log, and whether loss and gradient are finite."""
         lr = set_learning_rate(self.optimizer, self.config, progress.step, self.total_steps)
         output = forward_backward(self.fabric, self.wrapped, self.config, batch, progress)
         parameters = [p for p in self.method.parameters() if p.grad is not None]
@@ -122,75 +131,76 @@ class Loop:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.method.after_step(progress)
-        off = dict.fromkeys((f"loss/{term}" for term in LOSS_TERMS), 0.0)
-        return {"loss": output.loss} | off | {"lr": lr, "trusted_fraction": 0.0} | output.scalars, finite
+        unused = dict.fromkeys((f"loss/{term}" for term in LOSS_TERMS), 0.0)
+        return {"loss": output.loss} | unused | {"lr": lr, "trusted_fraction": 0.0} | output.scalars, finite
 
-    def log_due(self, done: int) -> bool:
-        """Whether the step just taken gets a line: every one in a short run, else every tenth, and the last."""
+    def should_log(self, done: int) -> bool:
+        """Return whether to log after ``done`` steps: every step of a short run, otherwise every tenth and the last."""
         return self.total_steps < 200 or done % 10 == 0 or done == self.total_steps
 
-    def validation_due(self, done: int) -> bool:
-        """Whether to validate and save after ``done`` steps; the end of the run always is."""
-        return done % steps_between(self.config, self.total_steps) == 0 or done == self.total_steps
+    def should_validate(self, done: int) -> bool:
+        """Return whether to validate and save after ``done`` steps; the end of the run always validates."""
+        return done % steps_between_validations(self.config, self.total_steps) == 0 or done == self.total_steps
 
-    def agree(self, finite: Tensor, asked: bool, step: int) -> bool:
-        """Return whether any process was asked to stop; raise TrainingStopped once loss or gradient was not finite."""
-        told = torch.stack([finite.float(), torch.full_like(finite, asked).float()])
-        all_finite, any_asked = self.fabric.all_reduce(told, reduce_op="mean").tolist()
+    def should_stop(self, done: int, finite: Tensor, ranks_synchronize: bool) -> bool:
+        """Return whether a rank received a signal.
+
+        On a GPU the check waits for the device. Several ranks therefore check only if ``ranks_synchronize``, in steps
+        that are logged or validated.
+
+        Raises:
+            TrainingStopped: a loss or gradient was not finite.
+        """
+        received = self.signals.received is not None
+        alone = received and self.fabric.world_size == 1
+        if not (ranks_synchronize or alone or self.fabric.device.type == "cpu"):
+            return False
+        flags = torch.stack([finite.float(), torch.full_like(finite, received).float()])
+        all_finite, any_received = self.fabric.all_reduce(flags, reduce_op="mean").tolist()
         if all_finite != 1:
-            kept = f"the checkpoint before is kept, {self.run.last}" if self.run.last.exists() else "none was saved"
-            remedy = "start over with a smaller --lr"
-            raise TrainingStopped(f"loss or gradient is not finite at step {step}; {kept}: {remedy}")
-        return any_asked > 0
+            kept = f"The last checkpoint is {self.run.last}" if self.run.last.exists() else "No checkpoint was saved"
+            raise TrainingStopped(
+                f"loss or gradient is not finite at step {done}. {kept}. Start over with a smaller --lr."
+            )
+        return any_received > 0
 
-    def leave(self, log: MetricsLog, done: int, saved: bool) -> None:
-        """Save after ``done`` steps, unless a validation has ``saved`` just now, and end the run as it was asked."""
+    def save_and_stop(self, log: MetricsLog, done: int, saved: bool) -> None:
+        """Save after ``done`` steps, unless a validation has just ``saved``, and raise the interruption."""
         if self.fabric.is_global_zero and not saved:
             write_resources(self.run.resources, self.method, self.fabric.device, log.time_s())
             log.sync()
             save_checkpoint(self.run.last, self.state(done))
-        self.fabric.barrier()  # a process that is gone while the first one saves would seem to be lost
-        self.console.note(f"stopped after step {done} of {self.total_steps}, saved")
-        raise self.interruption.interruption(f", saved at step {done}")
+        self.fabric.barrier()  # keep all ranks alive until rank 0 has saved
+        self.console.note(f"Stopped after step {done} of {self.total_steps}, checkpoint saved")
+        raise self.signals.interruption(f", saved at step {done}")
 
     def validate(self, log: MetricsLog, progress: Progress) -> None:
-        """Evaluate every network after the step ``progress``, keep the best, save."""
+        """Evaluate every network after the step ``progress``, write samples and save."""
         done, improved, evaluation = progress.step + 1, False, None
-        if self.fabric.world_size > 1:  # what is evaluated is what is saved: the first process's running statistics
+        if self.fabric.world_size > 1:  # evaluate the buffers of rank 0, which are the ones that are saved
             for buffer in self.method.buffers():
                 buffer.copy_(self.fabric.broadcast(buffer))
         if self.config.val_every != "never":
-            lines, evaluation = self.validator(self.method)
+            lines, evaluation = evaluate_on_val(self.method, self.run, self.config, self.fabric)
             for line in lines:
                 log.write(done, progress.epoch, line)
-            miou = next(line["miou"] for line in lines if line["network"] == self.method.default_network)
-            improved = (miou if miou is not None else 0.0) > self.best.miou
+            network = self.method.default_network
+            miou = next(line["miou"] for line in lines if line["network"] == network) or 0.0
+            improved = miou > self.best.miou
             if improved:
-                self.best = Best(miou if miou is not None else 0.0, done)
-                self.validator.write_confusion(self.run.confusion, evaluation, self.method.default_network)
+                self.best = Best(miou, done)
+                if self.fabric.is_global_zero:
+                    write_confusion(self.run.confusion, self.run.dataset, evaluation, network)
             self.console.validation(done, lines, improved)
         if self.fabric.is_global_zero:
             log.show(done, self.samples.write(self.method, progress, evaluation if improved else None))
             write_resources(self.run.resources, self.method, self.fabric.device, log.time_s())
             log.sync()
-            self.save(done, improved)  # last, so that a run that was saved at its end lacks nothing
+            self.save(done, improved)  # last, so that all other files of a saved step exist
         self.method.train()
 
-    def state(self, done: int) -> dict[str, Any]:
-        """What a run that has taken ``done`` steps goes on from."""
-        return {
-            "format": FORMAT,
-            "step": done,
-            "best": {"miou": self.best.miou, "step": self.best.step},
-            "config": to_mapping(self.config, self.method.options),
-            "classes": list(self.validator.dataset.classes),
-            "palette": [list(color) for color in self.validator.dataset.palette],
-            "method": self.method.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-
     def save(self, done: int, improved: bool) -> None:
-        """Write last.pt, and best.pt where the validation was the best so far (or there is none to choose by)."""
+        """Write last.pt, best.pt if the validation is the best so far (or there is none), and ``--keep`` copies."""
         state = self.state(done)
         weights_only = {key: value for key, value in state.items() if key != "optimizer"}
         if improved or self.config.val_every == "never":
@@ -201,12 +211,26 @@ class Loop:
             for old in sorted(self.run.last.parent.glob("step-*.pt"))[: -self.config.keep]:
                 old.unlink()
 
+    def state(self, done: int) -> dict[str, Any]:
+        """Return everything needed to resume after ``done`` steps."""
+        return {
+            "format": FORMAT,
+            "step": done,
+            "best": {"miou": self.best.miou, "step": self.best.step},
+            "config": to_mapping(self.config, self.method.options),
+            "classes": list(self.run.dataset.classes),
+            "palette": [list(color) for color in self.run.dataset.palette],
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
 
-def train_run(run: RunDirectory, fabric: Fabric, interruption: SignalHandler) -> Loop:
-    """Train the run from its last checkpoint, or from the start, to its end, unless ``interruption`` comes first."""
+
+def train_run(run: RunDirectory, fabric: Fabric, signals: SignalHandler) -> Trainer:
+    """Train the run from its last checkpoint, or from the start, to its last step or the first signal."""
     config, options = run.read_config()
     dataset, split = run.dataset, run.split
-    state = read_state(run, dataset, split)
+    state = load_resume_state(run, dataset, split)
+
     method = make_method(config, options, dataset, weights="none" if state else None)
     if config.class_balance > 0:
         pixels = torch.tensor(check_masks(dataset, split.labeled))
@@ -217,29 +241,41 @@ def train_run(run: RunDirectory, fabric: Fabric, interruption: SignalHandler) ->
     reader, notes = make_reader(config, dataset, split)
     stream = make_stream(config, dataset, split, fabric, reader)
     total_steps = config.steps or (config.epochs * stream.steps_per_epoch if config.epochs else DEFAULT_STEPS)
+
     console = Console(run.log, enabled=fabric.is_global_zero)
     if state:
-        for note in notes:  # a new run has told them
+        for note in notes:  # a new run has printed them already
             console.note(note)
         restore(method, state, config, run.last)
-    elif check_nothing_lost(run, min(steps_between(config, total_steps), total_steps)):
-        console.note("the run ended before it was first saved: it starts again")
+    elif check_first_start(run, min(steps_between_validations(config, total_steps), total_steps)):
+        console.note("The run stopped before its first checkpoint. Starting again from step 0.")
     wrapped, wrapped_optimizer = fabric.setup(method, optimizer)
     best = Best()
     if state:
         load_optimizer(run.last, optimizer, state["optimizer"])
         best = Best(state["best"]["miou"], state["best"]["step"])
         on = f" on {fabric.world_size} processes" if fabric.world_size > 1 else ""
-        console.note(f"resumed at step {state['step']} of {total_steps}{on}")
-    validator = Validator(dataset, split, config, fabric)
-    samples = Samples(run.samples, dataset, split, config, fabric.device)
-    parts = (fabric, config, run, method, wrapped, wrapped_optimizer, stream, validator, samples, console, interruption)
-    loop = Loop(*parts, total_steps, best)
+        console.note(f"Resuming from step {state['step']} of {total_steps}{on}")
+
+    trainer = Trainer(
+        fabric=fabric,
+        config=config,
+        run=run,
+        method=method,
+        wrapped=wrapped,
+        optimizer=wrapped_optimizer,
+        stream=stream,
+        samples=Samples(run.samples, dataset, split, config, fabric.device),
+        console=console,
+        signals=signals,
+        total_steps=total_steps,
+        best=best,
+    )
     try:
-        interruption.deferred = True
-        with told_in_one_line(run.path, checkpoint_bytes(method, config)):
-            loop.fit(state["step"] if state else 0)
+        signals.deferred = True
+        with report_write_errors(run.path, checkpoint_bytes(method, config)):
+            trainer.fit(state["step"] if state else 0)
     finally:
-        interruption.deferred = False
+        signals.deferred = False
         console.close()
-    return loop
+    return trainer

@@ -63,7 +63,7 @@ def save_picture(picture: Picture, path: Path, texts: Mapping[str, str] | None =
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{abs(hash(path.name))}.tmp")  # short: the name may have maximal length
     try:
-        picture.save(temporary, format="PNG", optimize=True, pnginfo=info)
+        picture.save(temporary, format="PNG", pnginfo=info)  # optimize=True takes 7 times as long and saves 5 %
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

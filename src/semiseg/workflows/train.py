@@ -11,10 +11,10 @@ from typing import Any
 
 from semiseg.config import TrainConfig, from_mapping, to_mapping
 from semiseg.errors import UserError
-from semiseg.training.disk_space import told_in_one_line
+from semiseg.training.disk_space import report_write_errors
 from semiseg.training.distributed.external_launcher import check_world_size, find_launcher, world_size
 from semiseg.training.find_method import find_method, short_name
-from semiseg.training.prepare_run import check_before_trying, prepare
+from semiseg.training.prepare_run import check_auto_batch_size, create_run
 from semiseg.training.resolve_config import resolve
 from semiseg.training.run_directory import RunDirectory
 from semiseg.training.signals import SignalHandler, handle_signals, resume_hint
@@ -111,12 +111,12 @@ def train_rank(path: Path, config: TrainConfig, options: Any, resume: bool) -> N
         created, note = None, ""
         if not resume:
             if config.batch_size == "auto":
-                group.on_rank_zero(lambda: check_before_trying(path, config, options, fabric.device))
+                group.on_rank_zero(lambda: check_auto_batch_size(path, config, options, fabric.device))
                 config, note = find_batch_size(config, options, fabric, group)
-            created = group.on_rank_zero(lambda: prepare(path, config, options, note))
+            created = group.on_rank_zero(lambda: create_run(path, config, options, note))
         run = created or RunDirectory(path)
-        stack.enter_context(told_in_one_line(path))
-        if warning := group.on_rank_zero(lambda: stack.enter_context(run.held())):
+        stack.enter_context(report_write_errors(path))
+        if warning := group.on_rank_zero(lambda: stack.enter_context(run.lock())):
             print(warning, file=sys.stderr)
         missing = UserError("is not visible on every machine", path=path, fix="choose an --out on a shared disk")
         group.require((path / "config.yaml").is_file(), missing)

@@ -17,7 +17,7 @@ from rich.text import Text
 from semiseg.tools.comparison.cells import Cell
 from semiseg.tools.comparison.evaluate_cell import best_on_val
 from semiseg.training.find_method import find_method
-from semiseg.training.logging.console import duration, show
+from semiseg.training.logging.console import format_duration, format_miou
 from semiseg.training.logging.metrics_log import read_metrics
 
 WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
@@ -105,14 +105,14 @@ class Display:
         for one in progress:
             before = DONE if one.state == DONE else WAITING  # Cells of an earlier call need no line.
             if self.printed.get(one.cell.run, before) != one.state:
-                texts = {DONE: f"done, best mIoU on val {show(one.miou)}", FAILED: f"failed: {one.reason}"}
+                texts = {DONE: f"done, best mIoU on val {format_miou(one.miou)}", FAILED: f"failed: {one.reason}"}
                 self._print(f"{one.cell.title}: {texts.get(one.state, one.state)}")
             self.printed[one.cell.run] = one.state
         if self.last_summary is None or time.monotonic() - self.last_summary > PLAIN_EVERY_S:
             self.last_summary = time.monotonic()
             for one in progress:
                 if one.state == RUNNING:
-                    self._print(f"{one.cell.title}: {one.text}, best mIoU on val {show(one.miou)}")
+                    self._print(f"{one.cell.title}: {one.text}, best mIoU on val {format_miou(one.miou)}")
             self._print(summary(progress, self.jobs))
 
     def _print(self, text: str) -> None:
@@ -145,7 +145,7 @@ def summary(progress: Sequence[CellProgress], jobs: int) -> str:
     counts = Counter(one.state for one in progress)
     text = ", ".join(f"{counts[state]} {state}" for state in (DONE, RUNNING, WAITING, FAILED) if counts[state])
     left = seconds_left(progress, jobs) if counts[RUNNING] + counts[WAITING] else None
-    return f"{len(progress)} cells: {text}{f'; about {duration(left)} left' if left else ''}"
+    return f"{len(progress)} cells: {text}{f'; about {format_duration(left)} left' if left else ''}"
 
 
 def progress_table(progress: Sequence[CellProgress], jobs: int, rows: int) -> Table:
@@ -155,7 +155,7 @@ def progress_table(progress: Sequence[CellProgress], jobs: int, rows: int) -> Ta
         table.add_column(head, justify="right" if head in ("mIoU, val", "left") else "left", no_wrap=True)
     for one in sorted(progress, key=lambda one: ORDER.index(one.state))[: max(1, rows)]:
         left = seconds_left([one], 1) if one.state == RUNNING else None
-        time_left = duration(left) if left else ""
+        time_left = format_duration(left) if left else ""
         state = Text(one.text, STYLES[one.state])
-        table.add_row(Text(one.cell.title), state, show(one.miou), time_left, Text(one.reason))
+        table.add_row(Text(one.cell.title), state, format_miou(one.miou), time_left, Text(one.reason))
     return table

@@ -9,7 +9,7 @@ from typing import Any
 
 from semiseg.tools.comparison.comparison_table import CHECKPOINTS, Row
 from semiseg.tools.comparison.seed_statistics import CONFIDENCE
-from semiseg.training.logging.console import duration
+from semiseg.training.logging.console import format_duration
 
 
 def columns(table: Row) -> dict[str, list[str]]:
@@ -24,7 +24,7 @@ def columns(table: Row) -> dict[str, list[str]]:
         f"difference to {table['reference']}": [difference(row["best"]) for row in rows],
         "val mIoU": [mean_and_std(row["val"]) for row in rows],
         "parameters": [_number(row["trainable_parameters"], 1e6, " M") for row in rows],
-        "time per run": ["" if row["training_s"] is None else duration(row["training_s"]) for row in rows],
+        "time per run": ["" if row["training_s"] is None else format_duration(row["training_s"]) for row in rows],
         "peak memory": [_number(row["peak_memory_mb"], 1024, " GB") for row in rows],
         "published": [f"{row['published']['miou']:.2f}" if row.get("published") else "" for row in rows],
     }

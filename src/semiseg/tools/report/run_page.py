@@ -12,7 +12,7 @@ from semiseg.tools.report.confusion_table import confusion_figure, heat_table, l
 from semiseg.tools.report.html_page import Cell, Page, Section, Table, number, plot
 from semiseg.tools.report.run_files import Line, RunFiles, Score, series
 from semiseg.tools.report.run_findings import findings
-from semiseg.training.logging.console import duration
+from semiseg.training.logging.console import format_duration
 
 
 def run_page(run: RunFiles) -> Page:
@@ -135,7 +135,7 @@ def _tiles(run: RunFiles) -> list[tuple[str, str, str]]:
         rates = series(run.training, "images_per_s")[1]
         rate = f", {sorted(rates)[len(rates) // 2]:.1f} images/s" if rates else ""
         time_s = max(series([*run.training, *run.validations], "time_s")[1], default=0.0)
-        tiles.append(("time", duration(time_s), f"{run.training[-1]['step']} steps{rate}"))
+        tiles.append(("time", format_duration(time_s), f"{run.training[-1]['step']} steps{rate}"))
     return tiles
 
 

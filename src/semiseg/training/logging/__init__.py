@@ -1,1 +1,1 @@
-"""What a run records: metrics, console, trackers, sample pictures, resources."""
+"""Logging of a run: metrics, console, trackers, sample pictures, resources."""

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a progress bar with ETA on a terminal, plain lines elsewhere, and log.txt."""
+"""Progress of a run on stderr: a bar with remaining time on a terminal, plain lines elsewhere. Also writes log.txt."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ from typing import Any
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from semiseg.training.disk_space import naming
+from semiseg.training.disk_space import add_file_name
 
 PLAIN_EVERY_S = 10.0
-LONG_S = 1200.0  # from which one is told how to have it shorter
+LONG_S = 1200.0  # runs longer than this print a hint on shortening them
 
 
 class Console:
-    """Shows progress on stderr (stdout belongs to results) and keeps the plain lines in log.txt."""
+    """Writes progress to stderr and log.txt; stdout is reserved for results.
+
+    Args:
+        log: log.txt.
+        enabled: False on all ranks but 0.
+    """
 
     def __init__(self, log: Path, enabled: bool = True) -> None:
         self.enabled = enabled
@@ -31,33 +36,33 @@ class Console:
         self.started = time.perf_counter()
         self.first_step: int | None = None
         self.last_plain = 0.0
-        self.ends: list[float] = []  # of the first steps
+        self.step_ends: list[float] = []  # of the first three steps
 
     def note(self, text: str) -> None:
         """Print one line."""
         if self.enabled:
-            with naming(self.log):
+            with add_file_name(self.log):
                 self.file.write(text + "\n")
                 self.file.flush()
             self.rich.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def pace(self, done: int, total: int) -> None:
-        """Say how long it will take, once, after the third step: the first line with figures may be minutes away."""
-        if not self.enabled or len(self.ends) == 3:
+    def estimate(self, done: int, total: int) -> None:
+        """Print the remaining time of a long run once, after its third step; the first log line may take minutes."""
+        if not self.enabled or len(self.step_ends) == 3:
             return
-        self.ends.append(time.perf_counter())
-        if len(self.ends) < 3:
+        self.step_ends.append(time.perf_counter())
+        if len(self.step_ends) < 3:
             return
-        seconds = (self.ends[2] - self.ends[0]) / 2
+        seconds = (self.step_ends[2] - self.step_ends[0]) / 2
         left = seconds * (total - done)
         if left >= LONG_S:
             self.note(
-                f"{seconds:.1f} s a step, about {duration(left)} to go; less with --preset small and fewer --steps, a "
-                "smaller --crop-size, or --image-scale 0.5"
+                f"{seconds:.1f} s per step, about {format_duration(left)} left. To shorten the run, use --preset "
+                "small, fewer --steps, a smaller --crop-size, or --image-scale 0.5."
             )
 
     def step(self, done: int, total: int, values: dict[str, Any], best: float) -> None:
-        """Show a training line: loss, trusted share, speed, best mIoU so far, time left."""
+        """Show loss, share of trusted pseudo-labels, speed, best mIoU so far and remaining time."""
         if not self.enabled:
             return
         text = f"loss {values['loss']:.3f}  trusted {values['trusted_fraction']:.0%}"
@@ -76,31 +81,31 @@ class Console:
             self.first_step, self.started = done, now
         if done == total or now - self.last_plain > PLAIN_EVERY_S:
             rate = (now - self.started) / max(1, done - self.first_step)
-            left = f"  {duration(rate * (total - done))} left" if done > self.first_step else ""
+            left = f"  {format_duration(rate * (total - done))} left" if done > self.first_step else ""
             self.note(f"step {done}/{total}  {text}{left}")
             self.last_plain = now
 
     def validation(self, done: int, lines: list[dict[str, Any]], improved: bool) -> None:
-        """Show a validation: mIoU of every network."""
-        figures = "  ".join(f"{line['network']} {show(line['miou'])}" for line in lines)
+        """Show the mIoU of every network."""
+        figures = "  ".join(f"{line['network']} {format_miou(line['miou'])}" for line in lines)
         self.note(f"step {done}  val mIoU: {figures}{'  (best so far, saved)' if improved else ''}")
 
     def close(self) -> None:
-        """Leave the terminal as it was, and close log.txt."""
+        """Remove the progress bar and close log.txt."""
         if self.enabled:
             if self.progress is not None:
                 self.progress.stop()
-            with suppress(OSError):  # what could not be written has been told by note
+            with suppress(OSError):  # note has already raised the error
                 self.file.close()
 
 
-def show(miou: float | None) -> str:
-    """An mIoU in percent as text; a dash where it is undefined."""
+def format_miou(miou: float | None) -> str:
+    """Format an mIoU in percent; a dash if it is undefined."""
     return "-" if miou is None else f"{miou:.1f}"
 
 
-def duration(seconds: float) -> str:
-    """Seconds as ``1 h 05 min``, ``3 min`` or ``20 s``."""
+def format_duration(seconds: float) -> str:
+    """Format seconds as ``1 h 05 min``, ``3 min`` or ``20 s``."""
     minutes = round(seconds / 60)
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a line, flushed line by line, and cut back to a checkpoint on resume."""
+"""metrics.jsonl: one JSON object per line, flushed after every line, truncated to the checkpoint on resume."""
 
 from __future__ import annotations
 
@@ -13,12 +13,19 @@ from typing import Any
 
 from semiseg.errors import UserError
 from semiseg.training.checkpoint import write_atomically
-from semiseg.training.disk_space import naming
+from semiseg.training.disk_space import add_file_name
 from semiseg.training.logging.trackers import Tracker
 
 
 class MetricsLog:
-    """Appends to ``path``; ``resume_at`` drops every line of a later step, and a line cut short by a crash."""
+    """Appends lines to metrics.jsonl and passes them to trackers.
+
+    Args:
+        path: metrics.jsonl.
+        resume_at: step of the checkpoint; later lines, and a line truncated by a crash, are dropped.
+        enabled: False on all ranks but 0.
+        trackers: opened trackers.
+    """
 
     def __init__(self, path: Path, resume_at: int, enabled: bool = True, trackers: Sequence[Tracker] = ()) -> None:
         self.path, self.enabled, self.trackers = path, enabled, trackers
@@ -31,43 +38,43 @@ class MetricsLog:
         self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
 
     def time_s(self) -> float:
-        """Seconds of training so far, over all sittings."""
+        """Return the seconds of training so far, including those before a resume."""
         return self.elapsed + time.perf_counter() - self.started
 
     def write(self, step: int, epoch: int, values: dict[str, Any]) -> None:
-        """Append one line; ``time_s`` counts training time over all sittings. NaN and infinity become null."""
+        """Append one line with ``step``, ``epoch``, ``time_s`` and ``values``. NaN and infinity become null."""
         if not self.enabled:
             return
         line = {"step": step, "epoch": epoch, "time_s": round(self.time_s(), 3)} | values
         line = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
-        with naming(self.path):
+        with add_file_name(self.path):
             self.file.write(json.dumps(line) + "\n")
             self.file.flush()
         for tracker in self.trackers:
             tracker.write(step, line)
 
     def show(self, step: int, pictures: Sequence[Path]) -> None:
-        """Hand sample pictures on to the trackers."""
+        """Pass sample pictures to the trackers."""
         for tracker in self.trackers:
             tracker.show(step, pictures)
 
     def sync(self) -> None:
-        """Have the lines on the disk before a checkpoint says that they are there."""
+        """Flush the lines to disk; call this before saving a checkpoint of their step."""
         if self.enabled:
-            with naming(self.path):
+            with add_file_name(self.path):
                 os.fsync(self.file.fileno())
 
     def close(self) -> None:
         """Close the file and the trackers."""
         if self.enabled:
-            with suppress(OSError):  # what could not be written has been told by write
+            with suppress(OSError):  # write has already raised the error
                 self.file.close()
         for tracker in self.trackers:
             tracker.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read the whole lines of a metrics file; a missing file is empty, a line cut short is left out."""
+    """Read the valid lines of a metrics file; a missing file has none."""
     return [line for line in _lines(path).values() if line]
 
 
@@ -75,25 +82,25 @@ def lines_until(path: Path, step: int) -> list[dict[str, Any]]:
     """Return the lines up to a step.
 
     Raises:
-        UserError: one before the last of them is damaged. All were on the disk before the checkpoint was, so no crash
-            does that, and a run that goes on would lose what it said.
+        UserError: a line before the last of them is damaged. They were synced before the checkpoint, so a crash cannot
+            cause this, and resuming would lose them.
     """
     lines = _lines(path)
     kept = [number for number, line in lines.items() if line and line["step"] <= step]
-    end = max(kept or lines, default=0)  # what comes after is cut, and the last line of all may be cut short
+    end = max(kept or lines, default=0)  # later lines are dropped anyway; the last may be truncated by a crash
     if damaged := [number for number, line in lines.items() if not line and number < end]:
-        raise UserError(f"{path}: line {damaged[0]} is damaged: correct it, or take it out, then resume")
+        raise UserError(f"line {damaged[0]} is damaged", path=path, fix="correct or remove the line, then resume")
     return [lines[number] for number in kept]
 
 
 def _lines(path: Path) -> dict[int, dict[str, Any]]:
-    """Read the lines of a file that are not blank, by number; empty is one that no run has written, or not whole."""
+    """Read the lines of a file that are not blank, by number; damaged lines become empty dicts."""
     lines: dict[int, dict[str, Any]] = {}
     for number, text in enumerate(path.read_bytes().split(b"\n") if path.is_file() else [], 1):
         if text.strip():
             line: Any = None
-            with suppress(ValueError, RecursionError):  # no JSON, no UTF-8
+            with suppress(ValueError, RecursionError):  # not JSON, or not UTF-8
                 line = json.loads(text)
-            sound = isinstance(line, dict) and isinstance(line.get("step"), int)
-            lines[number] = line if sound and isinstance(line.get("time_s"), int | float) else {}
+            valid = isinstance(line, dict) and isinstance(line.get("step"), int)
+            lines[number] = line if valid and isinstance(line.get("time_s"), int | float) else {}
     return lines

@@ -1,4 +1,4 @@
-"""What a run costs: parameters that learn, time, memory; kept in the run's resources.json."""
+"""resources.json: trainable parameters, time and peak memory of a run."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from semiseg.training.checkpoint import write_atomically
 
 
 def write_resources(path: Path, method: nn.Module, device: torch.device, time_s: float) -> None:
-    """Write what the run has cost so far; of the peaks of several sittings the highest is kept.
+    """Write the resources used so far; a resumed run keeps the highest peak.
+
+    The file has ``trainable_parameters`` (of all networks), ``training_s``, ``device`` and ``peak_memory_mb`` in MiB:
+    on CUDA the memory allocated by PyTorch, otherwise the resident memory of this process without data loading workers
+    and other ranks, or None if the system does not report it.
 
     Args:
-        path: ``resources.json``: ``trainable_parameters``, of all networks that learn; ``training_s``; ``device``;
-            and ``peak_memory_mb``, in MiB: on CUDA what PyTorch allocated there, elsewhere the process's memory (its
-            workers, and other processes of the run, aside), None where the system does not tell.
-        method: the method, whose parameters that require a gradient count.
-        device: where it trains.
-        time_s: seconds of training and validation, over all sittings.
+        path: ``resources.json``.
+        method: the method with its networks.
+        device: the device it trains on.
+        time_s: seconds of training and validation, including those before a resume.
     """
     peaks = [peak for peak in (_previous(path).get("peak_memory_mb"), _peak_memory_mb(device)) if peak is not None]
     content = {
@@ -42,7 +44,7 @@ def _previous(path: Path) -> dict[str, Any]:
 def _peak_memory_mb(device: torch.device) -> float | None:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    status = Path("/proc/self/status")  # Linux: ru_maxrss begins there with the peak of the process that started us
+    status = Path("/proc/self/status")  # on Linux, ru_maxrss includes the peak of the parent process
     if status.is_file() and (found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="utf-8"))):
         return int(found[1]) / 2**10
     try:

@@ -1,8 +1,10 @@
-"""Pictures that a run keeps of its networks while it trains, of the same images each time; the report shows them.
+"""Sample pictures that a run saves at every validation, always of the same images; the report shows them.
 
-``samples/STEP_NAME.png``: val images as every network sees them. ``samples/val/GROUP-N/``: the best, the worst and
-random predictions of the checkpoint kept as best. ``samples/pseudo-labels/N_NAME/STEP_NETWORK.png``: what the labels
-of a few unlabeled images were at each validation. Nothing here is random or remembered: a resumed run draws the same.
+- ``samples/STEP_NAME.png``: predictions of every network for a few val images.
+- ``samples/val/GROUP-N/``: the best, worst and random predictions of the best checkpoint.
+- ``samples/pseudo-labels/N_NAME/STEP_NETWORK.png``: pseudo-labels of a few unlabeled images at each validation.
+
+The choice of images depends only on the seed and the lists, so a resumed run writes the same pictures.
 """
 
 from __future__ import annotations
@@ -39,26 +41,31 @@ from semiseg.visualization.mask_pictures import (
     to_picture,
 )
 
-SAMPLES = 4  # val images shown as every network sees them
-UNLABELED = 3  # images whose pseudo-labels are followed
-LETTERS = 100  # of an image's name: file systems take 255 bytes
-WIDTH = 320  # pixels of one picture
-SMALL = 200  # of one pseudo-label: a run has many
+SAMPLES = 4  # val images with predictions of every network
+UNLABELED = 3  # images with pseudo-labels
+NAME_LENGTH = 100  # characters of an image's name; file systems allow 255 bytes
+WIDTH = 320  # of a picture, in pixels
+SMALL = 200  # width of pseudo-labels, of which a run has many
 GROUPS = ("best", "worst", "random")
 
 
 class Samples:
-    """Writes pictures of what a method's networks say into ``folder``."""
+    """Writes pictures of the predictions of a method's networks to ``folder``."""
 
     def __init__(
         self, folder: Path, dataset: SegmentationDataset, split: Split, config: TrainConfig, device: torch.device
     ) -> None:
         self.folder, self.dataset, self.split, self.config, self.device = folder, dataset, split, config, device
         self.pool = make_pool(ImageReader(dataset), split, config.seed)
-        self.followed: Sequence[str] = ()
+        self.previewed: Sequence[str] = ()
 
     def write(self, method: Method, progress: Progress, best: Evaluation | None) -> list[Path]:
-        """Write the pictures of one validation, after the step ``progress``; ``best``: it is the best one so far.
+        """Write the pictures of one validation.
+
+        Args:
+            method: the method with its networks.
+            progress: the step before the validation.
+            best: the evaluation, if it is the best so far.
 
         Returns:
             The files ``STEP_NAME.png``.
@@ -73,20 +80,20 @@ class Samples:
         return files
 
     def write_networks(self, method: Method, step: int) -> list[Path]:
-        """Write image | every network | ground truth of a few val images, and return the files."""
+        """Write image, predictions of all networks and ground truth of a few val images; return the files."""
         files = []
         for id in evenly_spaced(self.split.val, SAMPLES):
             image = self.dataset.read_image(id)
             masks = {name: self._predictor(network)(image).mask for name, network in method.predictors.items()}
             picture = sample_picture(image, masks | {"ground truth": self.dataset.read_mask(id)}, self.dataset.palette)
-            files.append(self.folder / f"{step:07d}_{Path(id).name[:LETTERS]}.png")
+            files.append(self.folder / f"{step:07d}_{Path(id).name[:NAME_LENGTH]}.png")
             picture.save(files[-1])
         return files
 
     def write_predictions(self, method: Method, miou: Mapping[str, float]) -> None:
-        """Write the default network's predictions for the val images of the highest and lowest mIoU, and others."""
+        """Write the default network's predictions for the best, the worst and a few random val images."""
         predictor = self._predictor(method.predictors[method.default_network])
-        for group, ids in chosen(miou, self.config.seed).items():
+        for group, ids in select_images(miou, self.config.seed).items():
             for number, id in enumerate(ids, 1):
                 sample = read_sample(self.dataset, id)
                 image, truth = sample.image, sample.mask
@@ -106,21 +113,21 @@ class Samples:
                     save_picture(resize_to_width(picture, WIDTH), folder / f"{name}.png", about)
 
     def write_pseudo_labels(self, method: Method, progress: Progress) -> None:
-        """Write the labels that a few unlabeled images get now, by the network that labels; faded if not trusted."""
+        """Write the current pseudo-labels of a few unlabeled images; pixels below the threshold are faded."""
         name = method.labeler(progress)
         if name is None:
             return
         predictor = self._predictor(method.predictors[name])
         with suppress(UserError):
-            self.followed = self.followed or self.pool.preview(UNLABELED)
-        for number, id in enumerate(self.followed, 1):
+            self.previewed = self.previewed or self.pool.preview(UNLABELED)
+        for number, id in enumerate(self.previewed, 1):
             try:
                 image = self.pool.read(id).pixels
-            except UserError:  # training says so when it is this image's turn; a picture is no reason to end it
+            except UserError:  # training reports the image when it samples it
                 continue
             confidence, mask = self._without_absent(predictor.probabilities(image), method, id).max(dim=0)
             trusted = confidence >= threshold(method.options)
-            folder = self.folder / "pseudo-labels" / f"{number}_{Path(id).name[:LETTERS]}"
+            folder = self.folder / "pseudo-labels" / f"{number}_{Path(id).name[:NAME_LENGTH]}"
             save_picture(resize_to_width(to_picture(image), SMALL, smooth=True), folder / "image.png", {"id": id})
             picture = resize_to_width(marks.trusted_labels(mask, trusted, self.dataset.palette), SMALL)
             share = f"{100 * float(trusted.float().mean()):.1f}"
@@ -130,7 +137,7 @@ class Samples:
         return Predictor(network, image_scale=self.config.image_scale, device=self.device)
 
     def _without_absent(self, probabilities: Tensor, method: Method, id: str) -> Tensor:
-        """Return the probabilities, ``(C, H, W)``, without classes that the image's tags exclude."""
+        """Return the probabilities, ``(C, H, W)``, without the classes that the image's tags exclude."""
         tags = self.dataset.tags(id)
         if tags is None or not hasattr(method.options, "tag_weight"):
             return probabilities
@@ -139,18 +146,19 @@ class Samples:
 
 
 def threshold(options: Any) -> float:
-    """Return the confidence from which the method trusts a pseudo-label, 0 where it trusts them all."""
+    """Return the lowest confidence of trusted pseudo-labels; 0 if the method has no threshold."""
     return 0.0 if getattr(options, "threshold_mode", "pixel") == "none" else getattr(options, "threshold", 0.0)
 
 
-def chosen(miou: Mapping[str, float], seed: int) -> dict[str, list[str]]:
-    """Return the ids of the best, the worst and a few random images; NaN, where nothing is known, is neither.
+def select_images(miou: Mapping[str, float], seed: int) -> dict[str, list[str]]:
+    """Return the ids of the best, the worst and a few random images.
 
-    The random ones are the same each time. Neighbors in the list, as a rule frames of one video, are not shown twice.
+    Images with an undefined mIoU (NaN) are left out. Each group has no neighbors in the list, which are often frames
+    of the same video.
 
     Args:
-        miou: in percent, by image, in the order of the list.
-        seed: the run's.
+        miou: mIoU in percent by image, in the order of the list.
+        seed: the run's seed, which determines the random images.
     """
     ids = list(miou)
     ranked = sorted((id for id in ids if not math.isnan(miou[id])), key=lambda id: -miou[id])

@@ -1,4 +1,4 @@
-"""The unlabeled images that could not be read: each is told once, and kept in metrics.jsonl."""
+"""Unlabeled images that could not be read: report each once, and record it in metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from semiseg.training.logging.console import Console
 from semiseg.training.logging.metrics_log import MetricsLog, read_metrics
 
 
-class Skipped:
-    """Tells what the loaders of all processes could not read.
+class SkippedImages:
+    """Reports images that the data loaders of all ranks could not read.
 
-    Lines of metrics.jsonl remember it: they are cut back to the checkpoint on resume, like all of them, so that a
-    resumed run tells what an uninterrupted one tells.
+    Lines of metrics.jsonl record reported images. On resume they are truncated to the checkpoint like all lines, so a
+    resumed run reports the same images as an uninterrupted one.
 
     Args:
-        found: by id, why an image could not be read; the loader fills it.
-        fabric: of the run.
-        log: where each gets a line, ``skipped`` (the id) and ``reason``.
-        console: where each is told.
-        metrics: the log's file.
+        found: reason by image id; the loader adds entries.
+        fabric: the run's Fabric.
+        log: gets a line per image with ``skipped`` (the id) and ``reason``.
+        console: prints a warning per image.
+        metrics: path of metrics.jsonl.
     """
 
     def __init__(self, found: dict[str, str], fabric: Fabric, log: MetricsLog, console: Console, metrics: Path) -> None:
         self.found, self.fabric, self.log, self.console = found, fabric, log, console
-        self.told = {line["skipped"] for line in read_metrics(metrics) if "skipped" in line}
+        self.reported = {line["skipped"] for line in read_metrics(metrics) if "skipped" in line}
 
-    def tell(self, done: int, epoch: int) -> None:
-        """Tell what is new after ``done`` steps; all processes call it together."""
-        fresh = {id: why for id, why in sorted(self._gathered().items()) if id not in self.told}
-        for id, why in fresh.items():
-            self.log.write(done, epoch, {"skipped": id, "reason": why})
-            self.console.note(f"warning: {printable(why)}; another unlabeled image stands in for it")
-        self.told |= fresh.keys()
+    def report(self, done: int, epoch: int) -> None:
+        """Report images found since the last call, after ``done`` steps; all ranks must call it."""
+        new = {id: reason for id, reason in sorted(self._gather().items()) if id not in self.reported}
+        for id, reason in new.items():
+            self.log.write(done, epoch, {"skipped": id, "reason": reason})
+            self.console.note(f"warning: {printable(reason).rstrip('.')}. Using another unlabeled image instead.")
+        self.reported |= new.keys()
         self.found.clear()
 
-    def _gathered(self) -> dict[str, str]:
+    def _gather(self) -> dict[str, str]:
         if self.fabric.world_size == 1:
             return self.found
-        parts: list[Any] = [None] * self.fabric.world_size
-        torch.distributed.all_gather_object(parts, self.found)
-        return {id: why for part in parts for id, why in part.items()}
+        per_rank: list[Any] = [None] * self.fabric.world_size
+        torch.distributed.all_gather_object(per_rank, self.found)
+        return {id: reason for found in per_rank for id, reason in found.items()}

@@ -1,4 +1,4 @@
-"""How quick a run is, and how long it waits for data."""
+"""Speed of training and share of time spent waiting for data."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Iterator
 from semiseg.methods import Batch
 
 
-class Clock:
-    """Measures images per second and the share of time spent waiting for data, since it was last read."""
+class StepTimer:
+    """Measures images per second, and the share of time spent waiting for data, since the last reading."""
 
     def __init__(self, images_per_step: int) -> None:
         self.images_per_step = images_per_step
         self.restart(0)
 
     def restart(self, steps: int) -> None:
-        """Forget the time that has passed up to step ``steps`` of this sitting (a validation is no training)."""
+        """Restart after ``steps`` steps of this process, e.g. to exclude the time of a validation."""
         self.steps_read, self.waited, self.since = steps, 0.0, time.perf_counter()
 
-    def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Hand the batches on, counting the time each took to come."""
+    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield ``batches`` and measure the time that each takes to arrive."""
         while True:
             start = time.perf_counter()
             batch = next(batches, None)
@@ -30,7 +30,7 @@ class Clock:
             yield batch
 
     def read(self, steps: int) -> dict[str, float]:
-        """Return the rates since the last reading, after ``steps`` steps of this sitting."""
+        """Return the rates since the last reading and restart, after ``steps`` steps of this process."""
         seconds = max(time.perf_counter() - self.since, 1e-9)
         rates = {
             "images_per_s": round((steps - self.steps_read) * self.images_per_step / seconds, 3),

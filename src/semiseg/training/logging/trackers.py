@@ -1,4 +1,4 @@
-"""Trackers beside metrics.jsonl, each an extra: TensorBoard, Weights & Biases, Trackio."""
+"""Optional experiment trackers: TensorBoard, Weights & Biases, Trackio."""
 
 from __future__ import annotations
 
@@ -21,39 +21,39 @@ PROJECT = "semiseg"
 
 
 class Tracker(Protocol):
-    """What the training loop tells, on the first process only."""
+    """Receives the metrics and pictures of a run, on rank 0 only."""
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """Take one line of metrics.jsonl."""
+        """Log one line of metrics.jsonl."""
 
     def show(self, step: int, pictures: Sequence[Path]) -> None:
-        """Take the sample pictures of a validation."""
+        """Log the sample pictures of a validation."""
 
     def close(self) -> None:
-        """Send or write what is left."""
+        """Flush and close."""
 
 
 def tracker_names(config: TrainConfig) -> list[str]:
-    """Return the trackers that a run asks for; ``--tensorboard`` is one of them, beside ``--tracker``."""
-    asked = [config.tracker, *(["tensorboard"] if config.tensorboard else [])]
-    return [name for name in dict.fromkeys(asked) if name != "none"]
+    """Return the trackers of a run; the deprecated ``--tensorboard`` adds TensorBoard to ``--tracker``."""
+    names = [config.tracker, *(["tensorboard"] if config.tensorboard else [])]
+    return [name for name in dict.fromkeys(names) if name != "none"]
 
 
 def require_trackers(config: TrainConfig) -> None:
-    """Raise UserError where the extra of a tracker that is asked for is not installed."""
+    """Raise UserError if the package of a tracker is not installed."""
     for name in tracker_names(config):
         try:
             importlib.import_module(MODULES[name])
         except ImportError:
-            hint = f"pip install 'semiseg[{name}]'"
-            raise UserError(f"--tracker {name} needs an extra: {hint}, or leave the option out") from None
+            fix = f"run pip install 'semiseg[{name}]', or leave the option out"
+            raise UserError(f"{name} is not installed", option="tracker", fix=fix) from None
 
 
 def open_trackers(config: TrainConfig, options: Any, folder: Path, resume_at: int) -> list[Tracker]:
-    """Open what a run asks for, in its directory ``folder``; ``resume_at`` steps have been taken.
+    """Open the trackers of the run in ``folder``, which has taken ``resume_at`` steps.
 
     Raises:
-        UserError: an extra that is not installed, or a service that does not let us in.
+        UserError: a package is not installed, or a tracker cannot start, e.g. because the login failed.
     """
     require_trackers(config)
     settings = to_mapping(config, options)
@@ -64,23 +64,23 @@ def open_trackers(config: TrainConfig, options: Any, folder: Path, resume_at: in
 
 
 def numbers(values: dict[str, Any]) -> dict[str, float]:
-    """Return every number of a metrics line under its own name; validation figures under ``val/NETWORK/``."""
+    """Return all numbers of a metrics line by name; those of a validation have the prefix ``val/NETWORK/``."""
     prefix = f"{values['split']}/{values['network']}/" if "split" in values else ""
     flat = values | {f"iou/{name}": iou for name, iou in values.get("iou", {}).items()}
     return {prefix + name: value for name, value in flat.items() if isinstance(value, (int, float))}
 
 
 class TensorBoard:
-    """Files in the run's ``tensorboard/``."""
+    """Writes TensorBoard files to ``tensorboard/`` in the run directory."""
 
     def __init__(self, folder: Path, resume_at: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        # What was written after the checkpoint that the run resumes from will be written again.
+        # Steps after the checkpoint are trained and written again.
         self.writer = SummaryWriter(str(folder), purge_step=resume_at + 1)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """Write one line's numbers."""
+        """Write the numbers of one line."""
         for name, value in numbers(values).items():
             self.writer.add_scalar(name, value, step)
 
@@ -91,15 +91,15 @@ class TensorBoard:
                 self.writer.add_image(name, np.array(picture.convert("RGB")), step, dataformats="HWC")
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush and close."""
         self.writer.close()
 
 
 class Experiment:
-    """Weights & Biases or Trackio: both have ``init``, ``log``, ``Image`` and ``finish``, and take the same of them.
+    """Logs to Weights & Biases or Trackio, whose ``init``, ``log``, ``Image`` and ``finish`` are compatible.
 
-    A resumed run goes on with the same experiment, which it finds by the id in its directory. Steps after the
-    checkpoint that were told before are computed again, to the same values; Weights & Biases keeps the first.
+    A resumed run continues the same experiment, identified by the id in the run directory. Steps after the checkpoint
+    are computed and logged again with the same values; Weights & Biases keeps the first ones.
     """
 
     def __init__(self, kind: str, folder: Path, settings: dict[str, Any]) -> None:
@@ -107,19 +107,19 @@ class Experiment:
         id = experiment_id(folder)
         own = {"id": id, "dir": str(folder), "reinit": "finish_previous"} if kind == "wandb" else {"embed": False}
         project = os.environ.get(f"{kind.upper()}_PROJECT", PROJECT)
-        name = f"{folder.resolve().name}-{id}"  # Trackio knows a run by its name alone
+        name = f"{folder.resolve().name}-{id}"  # Trackio identifies runs by name
         try:
             self.module.init(project=project, name=name, config=settings, resume="allow", **own)
-        except Exception as error:  # a library's own kinds: no account, no network, no space
+        except Exception as error:  # each library raises its own types
             reason = " ".join(str(error).split())[:120] or type(error).__name__
-            remedy = "log in by `wandb login`, or set WANDB_MODE=offline" if kind == "wandb" else "see its settings"
-            raise UserError(f"--tracker {kind}: it cannot begin ({reason}): {remedy}") from error
+            fix = "run `wandb login`, or set WANDB_MODE=offline" if kind == "wandb" else f"check the settings of {kind}"
+            raise UserError(f"{kind} cannot start ({reason})", option="tracker", fix=fix) from error
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """Log one line's numbers."""
-        told = {name: value for name, value in numbers(values).items() if not name.endswith(("/step", "/time_s"))}
-        told.pop("step", None)  # given apart
-        self.module.log(told, step=step)
+        """Log the numbers of one line."""
+        logged = {name: value for name, value in numbers(values).items() if not name.endswith(("/step", "/time_s"))}
+        logged.pop("step", None)  # an argument of its own
+        self.module.log(logged, step=step)
 
     def show(self, step: int, pictures: Sequence[Path]) -> None:
         """Log the pictures."""
@@ -127,17 +127,17 @@ class Experiment:
             self.module.log({name: self.module.Image(str(file)) for name, file in named(pictures)}, step=step)
 
     def close(self) -> None:
-        """End the experiment; what it has not sent, it sends now."""
+        """Send remaining data and finish the experiment."""
         self.module.finish()
 
 
 def named(pictures: Iterable[Path]) -> list[tuple[str, Path]]:
-    """Return ``samples/IMAGE`` and the file, for files named ``STEP_IMAGE.png``."""
+    """Return ``samples/IMAGE`` and the path of each file ``STEP_IMAGE.png``."""
     return [(f"samples/{file.stem.partition('_')[2]}", file) for file in pictures]
 
 
 def experiment_id(folder: Path) -> str:
-    """Return the run's id for trackers, made up on first use and kept in ``tracker-id.txt``."""
+    """Return the run's random id for trackers, created on first use and kept in ``tracker-id.txt``."""
     file = folder / "tracker-id.txt"
     if not file.is_file():
         write_atomically(file, secrets.token_hex(4).encode())

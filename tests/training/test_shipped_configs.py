@@ -1,4 +1,4 @@
-"""Every shipped configuration: it says what it is, loads, builds its network and starts."""
+"""Every file in configs/ is documented, loads, builds its network and starts."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ DATA: dict[str, tuple[Callable[[Path], Path], int]] = {
     "cityscapes": (make_cityscapes, 19),
     "ade20k": (make_ade20k, 150),
 }
-# What makes any configuration small enough for a test.
+# Options that shrink any configuration for a test.
 SMALL = {"crop_size": 32, "batch_size": 2, "steps": 1, "workers": 0, "accelerator": "cpu", "weights": "none"}
 
 
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports have tests of their own."""
+    """Skip the report, which has its own tests."""
     monkeypatch.setattr(training, "report", lambda runs: None)
 
 
@@ -56,7 +56,7 @@ def comments(path: Path) -> str:
     return "\n".join(line for line in (ROOT / path).read_text().splitlines() if line.startswith("#"))
 
 
-def test_there_are_configurations_of_every_published_data_set() -> None:
+def test_every_published_data_set_has_configurations() -> None:
     assert {path.parent.name for path in PUBLISHED} == DATA.keys()
     for encoder in ("resnet50", "resnet101"):
         for method in ("supervised", "mean-teacher", "dual-student", "dual-teacher"):
@@ -65,7 +65,7 @@ def test_there_are_configurations_of_every_published_data_set() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
-def test_it_loads_and_says_what_it_is(path: Path) -> None:
+def test_configuration_loads_and_has_a_header(path: Path) -> None:
     config, first = load(path), (ROOT / path).read_text().splitlines()[0]
     assert first.startswith(f"# semiseg train --config {path.as_posix()} --data ")
     assert path.stem.startswith(config.method) and config.data == path.parent.name
@@ -73,7 +73,7 @@ def test_it_loads_and_says_what_it_is(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=str)
-def test_a_figure_has_a_source_and_a_missing_one_is_said_to_be_missing(path: Path) -> None:
+def test_published_miou_has_a_source_or_is_declared_missing(path: Path) -> None:
     text = comments(path).replace("\n# ", " ")
     figure = text[text.index("mIoU") : text.index(" Hours")]
     assert load(path).encoder == path.stem.removeprefix(f"{load(path).method}-")
@@ -87,16 +87,16 @@ SHAPES = sorted({(load(path).architecture, load(path).encoder, DATA[path.parent.
 
 
 @pytest.mark.parametrize(("architecture", "encoder", "classes"), SHAPES)
-def test_its_network_is_built_from_scratch(architecture: str, encoder: str, classes: int) -> None:
+def test_network_is_built_from_scratch(architecture: str, encoder: str, classes: int) -> None:
     network = build(architecture, encoder, classes, "none")
     assert network.classes == classes
-    if (encoder, classes) == ("resnet50", 21):  # the network of the published tables, which say 43.6 M and 40.4 M
+    if (encoder, classes) == ("resnet50", 21):  # published tables give 43.6 M and 40.4 M
         assert 39e6 < sum(parameter.numel() for parameter in network.parameters()) < 44e6
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
-def test_it_starts(path: Path, tiny_folder: Path, tmp_path: Path) -> None:
-    """One step with all of its options, on small data of its format, with a small encoder."""
+def test_configuration_starts(path: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    """Take one step with all options, on small data of the same format, with a small encoder."""
     make = DATA[path.parent.name][0] if path in PUBLISHED else None
     data, labeled = (make(tmp_path / "data"), "2") if make else (tiny_folder, "4")
     options: dict[str, Any] = SMALL | {"encoder": small_encoder(path), "labeled": labeled, "val_every": "never"}
@@ -107,8 +107,8 @@ def test_it_starts(path: Path, tiny_folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.parent.name == "voc2012"], ids=lambda path: path.stem)
-def test_it_starts_on_the_photographs_of_voc(path: Path, voc_dir: Path, tmp_path: Path) -> None:
-    """Of the lists, only some of the photographs have to be there."""
+def test_configuration_starts_on_voc_photographs(path: Path, voc_dir: Path, tmp_path: Path) -> None:
+    """The data may have only some of the photographs."""
     options = SMALL | {"encoder": small_encoder(path), "labeled": "732", "val_limit": 1, "existing_only": True}
     run = semiseg.train(voc_dir, out=tmp_path / "run", config=str(ROOT / path), image_scale=0.1, **options)
     lines = read_metrics(run / "metrics.jsonl")
@@ -116,7 +116,7 @@ def test_it_starts_on_the_photographs_of_voc(path: Path, voc_dir: Path, tmp_path
 
 
 @pytest.mark.parametrize("method", ["supervised", "dual-teacher"])
-def test_resnet50_starts_on_the_photographs_from_the_command_line(
+def test_resnet50_starts_on_voc_photographs_from_the_command_line(
     method: str, voc_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--labeled", "732", "--existing-only", "--weights", "none", "--crop-size", "33", "--batch-size", "2"]
@@ -125,15 +125,15 @@ def test_resnet50_starts_on_the_photographs_from_the_command_line(
     arguments = ["train", "--config", str(config), "--data", str(voc_dir), "--out", str(tmp_path / "run"), *options]
     monkeypatch.setattr(sys, "argv", ["semiseg", *arguments])
     assert cli.main() == 0
-    told = capsys.readouterr().err
+    output = capsys.readouterr().err
     if len(open_dataset(voc_dir)) < 10582:
-        assert re.search(r"labeled\.txt: \d+ of 732 images are not there and are left out", told)
+        assert re.search(r"labeled\.txt: \d+ of 732 images are not there and are left out", output)
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")[0]["loss/supervised"] > 0
 
 
 @pytest.mark.parametrize("encoder", ["resnet50", "mit_b1"])
-def test_its_encoder_starts_from_a_local_file(encoder: str, tmp_path: Path) -> None:
-    """As a file from timm, or of smp's encoder, holds it; without a network."""
+def test_encoder_loads_weights_from_a_local_file(encoder: str, tmp_path: Path) -> None:
+    """Load state dicts of timm and segmentation-models-pytorch without downloads."""
     torch.manual_seed(3)
     made = timm.create_model(encoder) if timm.is_model(encoder) else smp.encoders.get_encoder(encoder, weights=None)
     torch.save(made.state_dict(), tmp_path / "weights.pth")

@@ -1,4 +1,4 @@
-"""Pictures that a run keeps while it trains: which images, what they show, and that a picture ends nothing."""
+"""Sample pictures of a run: choice of images, content, and unreadable images."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from semiseg.errors import UserError
 from semiseg.inference.evaluation import image_miou
 from semiseg.methods import METHODS, Progress
 from semiseg.training.build import make_method
-from semiseg.training.logging.sample_pictures import Samples, chosen
-from semiseg.training.trainer import Loop
+from semiseg.training.logging.sample_pictures import Samples, select_images
+from semiseg.training.trainer import Trainer
 from semiseg.visualization import prediction_panels as marks
 from toy import Toy
 
 DATA = "shapes:images=10,val=3,test=2,size=48"
 OPTIONS = {"labeled": "4", "steps": 6, "val_every": 2, "batch_size": 2, "crop_size": 32, "weights": "none"}
+OPTIONS |= {"encoder": "test_resnet"}
 PALETTE = ((0, 0, 0), (200, 30, 30))
 
 
@@ -48,23 +49,23 @@ def supervised(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return semiseg.train(DATA, "supervised", tmp_path_factory.mktemp("runs") / "supervised", **options)
 
 
-def test_the_teacher_on_duty_labels_a_few_fixed_unlabeled_images_at_every_validation(dual: Path) -> None:
+def test_active_teacher_labels_fixed_unlabeled_images_at_every_validation(dual: Path) -> None:
     folders = sorted((dual / "samples" / "pseudo-labels").iterdir())
     unlabeled = (dual / "splits" / "unlabeled.txt").read_text().split()
     assert [folder.name[0] for folder in folders] == ["1", "2", "3"]
     assert {folder.name[2:] for folder in folders} <= set(unlabeled)
-    duty = ["0000002_teacher1.png", "0000004_teacher2.png", "0000006_teacher1.png", "image.png"]
-    assert all(sorted(path.name for path in folder.iterdir()) == duty for folder in folders)
-    with PIL.Image.open(folders[0] / duty[0]) as picture:
+    names = ["0000002_teacher1.png", "0000004_teacher2.png", "0000006_teacher1.png", "image.png"]
+    assert all(sorted(path.name for path in folder.iterdir()) == names for folder in folders)
+    with PIL.Image.open(folders[0] / names[0]) as picture:
         assert 0 <= float(picture.info["trusted"]) <= 100
 
 
-def test_a_method_without_unlabeled_images_has_no_pseudo_labels(supervised: Path) -> None:
+def test_supervised_run_has_no_pseudo_labels(supervised: Path) -> None:
     assert not (supervised / "samples" / "pseudo-labels").exists()
     assert (supervised / "samples" / "val" / "best-1" / "wrong.png").exists()
 
 
-def test_predictions_tell_which_image_they_are_of_and_how_good(dual: Path) -> None:
+def test_prediction_files_have_id_and_miou(dual: Path) -> None:
     val = (dual / "splits" / "val.txt").read_text().split()
     figures = {}
     for group in ("best", "worst"):
@@ -78,17 +79,17 @@ def test_predictions_tell_which_image_they_are_of_and_how_good(dual: Path) -> No
     assert len(content["classes"]) == len(content["palette"])
 
 
-def test_a_resumed_run_has_the_same_pictures(dual: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save = Loop.save
+def test_resumed_run_writes_the_same_pictures(dual: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = Trainer.save
 
-    def crash(loop: Loop, done: int, improved: bool) -> None:
-        if done == 6:  # after its pictures, before its checkpoint
+    def crash(trainer: Trainer, done: int, improved: bool) -> None:
+        if done == 6:  # after the pictures, before the checkpoint
             raise KeyboardInterrupt
-        save(loop, done, improved)
+        save(trainer, done, improved)
 
     options = OPTIONS | {"shift_steps": 2, "workers": 0, "accelerator": "cpu"}
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Loop, "save", crash)
+        patch.setattr(Trainer, "save", crash)
         semiseg.train(DATA, "dual-teacher", tmp_path / "run", **options)
     assert pictures(tmp_path / "run")
     for path in (tmp_path / "run" / "samples").rglob("0000006_*.png"):
@@ -97,8 +98,7 @@ def test_a_resumed_run_has_the_same_pictures(dual: Path, tmp_path: Path, monkeyp
     assert pictures(tmp_path / "run") == pictures(dual)
 
 
-def test_an_unlabeled_image_that_cannot_be_read_costs_its_picture_alone(tmp_path: Path) -> None:
-
+def test_unreadable_unlabeled_image_only_loses_its_picture(tmp_path: Path) -> None:
     dataset = open_dataset(DATA)
     read = dataset.read_image
     broken = "train00001"
@@ -114,48 +114,48 @@ def test_an_unlabeled_image_that_cannot_be_read_costs_its_picture_alone(tmp_path
     split = Split(labeled=("train00000",), unlabeled=(broken, "train00002", "train00003"), val=(), test=())
     state = torch.random.get_rng_state()
     Samples(tmp_path, dataset, split, config, torch.device("cpu")).write_pseudo_labels(method, Progress(0, 4, 2))
-    assert torch.equal(torch.random.get_rng_state(), state)  # training draws what it would have drawn
+    assert torch.equal(torch.random.get_rng_state(), state)  # the random state of training is unchanged
     assert sorted(path.name for path in (tmp_path / "pseudo-labels").iterdir()) == ["2_train00002", "3_train00003"]
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_method_names_the_network_that_labels_for_it(name: str) -> None:
+def test_labeler_is_a_predictor_of_the_method(name: str) -> None:
     method = METHODS[name](Toy, 3, METHODS[name].Options())
     labeler = method.labeler(Progress(0, 80, 10))
     assert (labeler in method.predictors) if method.uses_unlabeled else (labeler is None)
     assert name not in ("mean-teacher", "dual-teacher", "augseg") or labeler == "teacher1"
 
 
-def test_in_dual_teacher_s_burn_in_the_first_teacher_is_named() -> None:
+def test_labeler_of_dual_teacher_during_burn_in_is_teacher1() -> None:
     kind = METHODS["dual-teacher"]
     method = kind(Toy, 3, kind.Options(burn_in=0.25, shift_steps=10))
     names = [method.labeler(Progress(step, 80, 10)) for step in (0, 12, 19, 20, 29, 30, 40)]
     assert names == ["teacher1"] * 5 + ["teacher2", "teacher1"]
 
 
-def test_image_miou_is_of_the_classes_its_truth_shows() -> None:
+def test_image_miou_averages_classes_of_the_ground_truth() -> None:
     counts = torch.tensor([[6, 2, 0], [0, 4, 4], [0, 0, 0]])
     assert float(image_miou(counts)) == pytest.approx(100 * (6 / 8 + 4 / 10) / 2)
     assert math.isnan(float(image_miou(torch.zeros(3, 3, dtype=torch.int64))))
 
 
-def test_best_and_worst_are_no_neighbors_and_the_unknown_is_neither() -> None:
+def test_selected_images_are_not_neighbors_and_have_a_miou() -> None:
     miou = {f"frame{i:02d}": float(i) for i in range(60)} | {"unknown": math.nan}
-    groups = chosen(miou, seed=0)
+    groups = select_images(miou, seed=0)
     assert groups["best"] == ["frame59", "frame55", "frame51"]
     assert groups["worst"] == ["frame00", "frame04", "frame08"]
     assert "unknown" not in groups["random"] and len(groups["random"]) == 3
-    assert chosen(miou, seed=0) == groups and chosen(miou, seed=1)["random"] != groups["random"]
-    assert chosen({}, seed=0) == {"best": [], "worst": [], "random": []}
+    assert select_images(miou, seed=0) == groups and select_images(miou, seed=1)["random"] != groups["random"]
+    assert select_images({}, seed=0) == {"best": [], "worst": [], "random": []}
     assert select_distinct(["a", "b"], ["a", "b"]) == ["a", "b"]
 
 
-def test_what_is_not_trusted_fades_and_what_is_wrong_is_red() -> None:
+def test_untrusted_pixels_are_faded_and_mistakes_red() -> None:
     mask = torch.tensor([[1, 1, 0]])
     colors = np.asarray(marks.trusted_labels(mask, torch.tensor([[True, False, False]]), PALETTE))
     assert tuple(colors[0, 0]) == PALETTE[1]
     assert all(colors[0, 1] > colors[0, 0])
-    assert 150 < colors[0, 2, 0] < 255  # black too
+    assert 150 < colors[0, 2, 0] < 255  # black fades, too
     truth = torch.tensor([[1, 0, IGNORE]])
     wrong = np.asarray(marks.error_picture(torch.zeros(3, 1, 3, dtype=torch.uint8), mask, truth))
     assert tuple(wrong[0, 1]) == marks.WRONG_COLOR and tuple(wrong[0, 0]) != marks.WRONG_COLOR

@@ -1,4 +1,4 @@
-"""What the benchmarks of large pools share: a million files from a few, and measuring in a process of its own."""
+"""Helpers of the benchmarks of large pools: hard links instead of files, and measuring in a separate process."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-LINKS = 30_000  # of one file: file systems allow some 65,000
+LINKS = 30_000  # per file; file systems allow about 65,000
 
 
 def make_parser(doc: str | None) -> argparse.ArgumentParser:
-    """Return a parser with ``--json``, and with what ``measured`` calls a script by."""
+    """Return a parser with ``--json``, and the hidden option by which ``measured`` calls a script."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="file to write the figures to")
+    parser.add_argument("--json", type=Path, help="file for the results")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     return parser
 
@@ -30,7 +30,7 @@ def measured(script: str, data: Path) -> dict[str, Any]:
 
 
 def write_linked(paths: Iterable[Path], content: bytes) -> None:
-    """Write one content to many files, as hard links to a few."""
+    """Write the same content to many files, as hard links to a few."""
     source = Path()
     for number, path in enumerate(paths):
         if number % LINKS:
