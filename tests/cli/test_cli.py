@@ -331,7 +331,7 @@ def test_no_run_there(call: Call, tmp_path: Path, command: tuple[str, ...]) -> N
 
 @pytest.mark.parametrize("command", [("evaluate",), ("predict", "--out", "masks", "image.png")])
 def test_no_checkpoint_there(call: Call, tmp_path: Path, command: tuple[str, ...]) -> None:
-    assert_refused(call(command[0], tmp_path / "nowhere.pt", *command[1:]), "nowhere.pt: no such checkpoint. Check the")
+    assert_refused(call(command[0], tmp_path / "nowhere.pt", *command[1:]), "nowhere.pt: no such checkpoint")
 
 
 def of_another_network(run: Path) -> None:

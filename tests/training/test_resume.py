@@ -340,9 +340,9 @@ def test_resume_fails_with_other_classes_or_colors(run: Path) -> None:
     content = json.loads(path.read_text())
     first, last = content["classes"][0], content["classes"][-1]
     path.write_text(json.dumps(content | {"classes": content["classes"][::-1]}))
-    assert_refuses(run, f"the name of class 0 is '{last}' now and was '{first}'.*another --out")
+    assert_refuses(run, f"the name of class 0 is '{last}' and was '{first}'.*another --out")
     path.write_text(json.dumps(content | {"palette": content["palette"][::-1]}))
-    assert_refuses(run, "the color of class 0 is .* now and was ")
+    assert_refuses(run, "the color of class 0 is .* and was ")
     path.write_text(json.dumps(content))
     semiseg.train(resume=run)
 
@@ -364,7 +364,7 @@ def test_resume_fails_without_the_last_checkpoint(run: Path) -> None:
     semiseg.train(resume=run)
     last.unlink()
     (run / "metrics.jsonl").unlink()
-    assert_refuses(run, r"last\.pt: there is none, though the run has got to step")  # best.pt shows it
+    assert_refuses(run, r"last\.pt: is missing, but the run has reached step")  # best.pt shows it
 
 
 def test_resume_starts_again_if_nothing_was_saved(run: Path) -> None:
@@ -392,7 +392,7 @@ def test_resume_fails_with_a_damaged_metrics_line(run: Path, damage: bytes) -> N
     path = run / "metrics.jsonl"
     whole = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([whole[0], damage + b"\n", *whole[2:]]))
-    assert_refuses(run, r"metrics\.jsonl: line 2 is damaged: correct it, or take it out")
+    assert_refuses(run, r"metrics\.jsonl: line 2 is damaged. Correct or remove the line")
     path.write_bytes(b"".join([*whole, damage]))  # a crash may cut the last line short
     semiseg.train(resume=run)
     assert path.read_bytes() == b"".join(whole)
