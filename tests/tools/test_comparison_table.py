@@ -19,7 +19,7 @@ from semiseg.tools.comparison.comparison_page import shown_cells, write_page, wr
 from semiseg.tools.comparison.comparison_plan import Plan
 from semiseg.tools.comparison.comparison_table import read_results
 from semiseg.tools.comparison.published_figures import TABLES, published
-from semiseg.tools.comparison.seed_statistics import SeedValues, paired
+from semiseg.tools.comparison.seed_statistics import paired, summarize
 from semiseg.tools.comparison.table_text import columns, to_csv, to_markdown
 
 
@@ -41,18 +41,20 @@ def plan(tmp_path: Path) -> Plan:
 
 @pytest.mark.parametrize(("seeds", "quantile"), [(2, 12.706), (3, 4.303), (5, 2.776), (10, 2.262), (31, 2.042)])
 def test_interval_uses_printed_quantiles_of_student_t(seeds: int, quantile: float) -> None:
-    values = SeedValues({seed: float(seed) for seed in range(seeds)})
-    low, high = values.interval() or (0, 0)
-    half = quantile * (values.std or 0) / math.sqrt(seeds)
-    assert (high - values.mean, values.mean - low) == pytest.approx((half, half), rel=2e-4)
+    summary = summarize({seed: float(seed) for seed in range(seeds)}, with_interval=True) or {}
+    half = quantile * summary["std"] / math.sqrt(seeds)
+    distances = summary["high"] - summary["mean"], summary["mean"] - summary["low"]
+    assert distances == pytest.approx((half, half), rel=2e-4)
 
 
 def test_mean_std_and_interval_match_hand_computation() -> None:
-    values = SeedValues({0: 1.0, 1: 2.0, 2: 6.0})
-    assert values.mean == 3.0 and values.std == pytest.approx(math.sqrt(7))  # (4 + 1 + 9) / 2
-    low, high = values.interval() or (0, 0)
-    assert (low, high) == pytest.approx((3 - 4.30265 * math.sqrt(7 / 3), 3 + 4.30265 * math.sqrt(7 / 3)), abs=1e-4)
-    assert SeedValues({0: 5.0}).std is None and SeedValues({0: 5.0}).interval() is None
+    summary = summarize({0: 1.0, 1: 2.0, 2: 6.0}, with_interval=True) or {}
+    assert summary["mean"] == 3.0 and summary["std"] == pytest.approx(math.sqrt(7))  # (4 + 1 + 9) / 2
+    half = 4.30265 * math.sqrt(7 / 3)
+    assert (summary["low"], summary["high"]) == pytest.approx((3 - half, 3 + half), abs=1e-4)
+    one = summarize({0: 5.0}, with_interval=True) or {}
+    assert (one["std"], one["low"], one["high"], one["n"]) == (None, None, None, 1)
+    assert summarize({}) is None
 
 
 def test_paired_differences_use_common_seeds() -> None:

@@ -23,8 +23,8 @@ from semiseg.tools.comparison.comparison_table import make_table
 from semiseg.tools.comparison.gallery import disagreement
 from semiseg.tools.comparison.live_progress import RUNNING, WAITING, CellProgress, seconds_left, summary
 from semiseg.tools.comparison.method_entries import MethodEntry
-from semiseg.tools.comparison.seed_statistics import SeedValues, paired
-from semiseg.tools.report import confusion_table as confusion
+from semiseg.tools.comparison.seed_statistics import paired, summarize
+from semiseg.tools.report.confusion_table import heat_table, largest_confusions
 from semiseg.tools.report.html_page import render
 from semiseg.tools.report.multi_run_page import multi_run_page
 from semiseg.tools.report.run_files import RunFiles
@@ -77,7 +77,7 @@ def runs(draw: st.DrawFn) -> RunFiles:
 def test_findings_of_nearly_empty_run_are_finite(run: RunFiles) -> None:
     for finding in findings(run):
         assert finding.text and "nan" not in finding.text and "inf " not in finding.text
-    for table in (confusion.heat_table(run.confusion or {}), confusion.largest_confusions(run.confusion or {})):
+    for table in (heat_table(run.confusion or {}), largest_confusions(run.confusion or {})):
         assert table is None or table.rows
 
 
@@ -147,9 +147,9 @@ def test_page_of_nearly_empty_comparison_is_written(
 @many_examples
 @given(each=st.dictionaries(st.integers(0, 9), st.floats(0, 100), min_size=1), others=st.sets(st.integers(0, 9)))
 def test_statistics_of_one_seed_or_equal_values_are_finite(each: dict[int, float], others: set[int]) -> None:
-    values = SeedValues(each)
-    assert math.isfinite(values.mean) and (values.std is None) == (len(each) == 1)
-    assert values.interval() is None or all(map(math.isfinite, values.interval() or ()))
+    summary = summarize(each, with_interval=True) or {}
+    assert math.isfinite(summary["mean"]) and (summary["std"] is None) == (len(each) == 1)
+    assert all(math.isfinite(summary[key]) for key in ("low", "high") if summary["std"] is not None)
     assert paired(each, dict.fromkeys(others, 0.0)).keys() == each.keys() & others
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
 from semiseg.errors import UserError
 from semiseg.tools.comparison.cells import Cell
 from semiseg.tools.comparison.comparison_plan import Plan
 from semiseg.tools.comparison.comparison_table import Results, Row
 from semiseg.tools.comparison.gallery import gallery
-from semiseg.tools.comparison.seed_statistics import SeedValues
 from semiseg.tools.comparison.table_text import (
     columns,
     explanation,
@@ -146,8 +146,8 @@ def _classes(plan: Plan, shown: Mapping[str, Cell], results: Results) -> Section
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    known = {index: value for index, value in enumerate(values) if value is not None}
-    return SeedValues(known).mean if known else None
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def _curves(plan: Plan, shown: Mapping[str, Cell]) -> Section:

@@ -10,7 +10,7 @@ from typing import Any
 from semiseg.tools.comparison.cells import Cell
 from semiseg.tools.comparison.comparison_plan import Plan
 from semiseg.tools.comparison.published_figures import published
-from semiseg.tools.comparison.seed_statistics import CONFIDENCE, SeedValues, paired
+from semiseg.tools.comparison.seed_statistics import CONFIDENCE, paired, summarize
 
 REFERENCE = "supervised"
 CHECKPOINTS = ("best", "last")
@@ -83,11 +83,11 @@ def _row(plan: Plan, results: Results, name: str, labeled: str, reference: str |
     }
     for checkpoint in CHECKPOINTS:
         values = _miou(results, name, labeled, checkpoint)
-        row[checkpoint] = _statistics(values)
+        row[checkpoint] = summarize(values)
         if values and reference not in (None, name):
             difference = paired(values, _miou(results, str(reference), labeled, checkpoint))
-            row[checkpoint]["difference"] = _with_interval(difference)
-    row["val"] = _statistics({seed: result["val"] for seed, result in own.items() if result["val"] is not None})
+            row[checkpoint]["difference"] = summarize(difference, with_interval=True)
+    row["val"] = summarize({seed: result["val"] for seed, result in own.items() if result["val"] is not None})
     row["networks"] = _networks(own)
     row |= _costs([result for result in own.values() if "training_s" in result])
     if with_published:
@@ -117,26 +117,12 @@ def _miou(results: Results, name: str, labeled: str, checkpoint: str) -> dict[in
     }
 
 
-def _statistics(values: Mapping[int, float]) -> dict[str, Any] | None:
-    """Return the mean, the standard deviation and the values; None if there are no values."""
-    seeds = SeedValues(values)
-    return {"mean": seeds.mean, "std": seeds.std, "each": dict(values)} if values else None
-
-
-def _with_interval(values: Mapping[int, float]) -> dict[str, Any] | None:
-    content = _statistics(values)
-    if content is not None:
-        content["low"], content["high"] = SeedValues(values).interval() or (None, None)
-        content["n"] = len(values)
-    return content
-
-
 def _networks(results: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     """Return the mIoU of each network at the best checkpoint."""
     networks = {seed: result["best"]["networks"] for seed, result in results.items()}
     names = dict.fromkeys(name for summary in networks.values() for name in summary)
     return {
-        name: _statistics(
+        name: summarize(
             {seed: miou for seed, summary in networks.items() if (miou := summary[name]["miou"]) is not None}
         )
         for name in names

@@ -5,36 +5,35 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Any
 
 CONFIDENCE = 0.95
 
 
-@dataclass(frozen=True)
-class SeedValues:
-    """One value per seed, and their statistics."""
+def summarize(values: Mapping[int, float], with_interval: bool = False) -> dict[str, Any] | None:
+    """Return statistics of one value per seed; None if there are no values.
 
-    values: Mapping[int, float]
+    Args:
+        values: Values by seed.
+        with_interval: Add the confidence interval of the mean by Student's t.
 
-    @property
-    def mean(self) -> float:
-        """The mean over the seeds."""
-        return statistics.fmean(self.values.values())
+    Returns:
+        ``mean``, ``std`` of the sample (n - 1; None for one seed) and ``each``, the values by seed. With the interval
+        also ``low`` and ``high`` (None for one seed) and the number of seeds ``n``.
+    """
+    if not values:
+        return None
+    n, mean = len(values), statistics.fmean(values.values())
+    std = statistics.stdev(values.values()) if n > 1 else None
+    summary: dict[str, Any] = {"mean": mean, "std": std, "each": dict(values)}
+    if with_interval:
+        summary |= {"low": None, "high": None, "n": n}
+        if std is not None:
+            from scipy.special import stdtrit  # quantile of Student's t; scipy is slow to import
 
-    @property
-    def std(self) -> float | None:
-        """The standard deviation of the sample (n - 1); None for one seed."""
-        return statistics.stdev(self.values.values()) if len(self.values) > 1 else None
-
-    def interval(self) -> tuple[float, float] | None:
-        """Return the 95 % confidence interval of the mean (Student's t over the seeds); None for one seed."""
-        if self.std is None:
-            return None
-        from scipy.special import stdtrit  # quantile of Student's t; scipy is slow to import
-
-        n = len(self.values)
-        half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * self.std / math.sqrt(n)
-        return self.mean - half, self.mean + half
+            half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * std / math.sqrt(n)
+            summary |= {"low": mean - half, "high": mean + half}
+    return summary
 
 
 def paired(values: Mapping[int, float], reference: Mapping[int, float]) -> dict[int, float]:

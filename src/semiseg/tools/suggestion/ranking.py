@@ -72,34 +72,12 @@ Ranking = Callable[[Measures, int], Array]
 """Maps measures and a seed to scores ``(N,)``."""
 
 
-def _combined(m: Measures, seed: int) -> Array:
-    both: Array = (percentile(m.uncertainty) + percentile(m.disagreement)) / np.float32(2)
-    return both
-
-
-def _uncertainty(m: Measures, seed: int) -> Array:
-    return m.uncertainty
-
-
-def _disagreement(m: Measures, seed: int) -> Array:
-    return m.disagreement
-
-
-def _diversity(m: Measures, seed: int) -> Array:
-    return np.ones(len(m.ids), dtype=np.float32)
-
-
-def _random(m: Measures, seed: int) -> Array:
-    draws = np.random.default_rng(derive_seed(seed, "suggest")).random(len(m.ids), dtype=np.float32)
-    return draws
-
-
 RANKINGS: dict[str, Ranking] = {
-    "combined": _combined,
-    "uncertainty": _uncertainty,
-    "disagreement": _disagreement,
-    "diversity": _diversity,
-    "random": _random,
+    "combined": lambda m, _: (percentile(m.uncertainty) + percentile(m.disagreement)) / np.float32(2),
+    "uncertainty": lambda m, _: m.uncertainty,
+    "disagreement": lambda m, _: m.disagreement,
+    "diversity": lambda m, _: np.ones(len(m.ids), dtype=np.float32),
+    "random": lambda m, seed: np.random.default_rng(derive_seed(seed, "suggest")).random(len(m.ids), dtype=np.float32),
 }
 """Rankings by name."""
 DIVERSE = ("combined", "diversity")
