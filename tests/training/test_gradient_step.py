@@ -1,4 +1,4 @@
-"""However a batch is shared out, among processes or in parts one after the other, the same is learned of it."""
+"""Splitting a batch among ranks or into micro-batches changes neither the losses nor the weights."""
 
 from __future__ import annotations
 
@@ -31,31 +31,31 @@ SETTINGS = {
     **{"weights": "none", "encoder": "test_resnet", "accelerator": "cpu", "precision": "fp32", "optimizer": "sgd"},
     "lr": 0.004,
 }
-# Labels of which a network without training trusts some, and what looks at all images at once left out.
+# Pseudo-labels that an untrained network trusts in part, without the terms that depend on all images of a rank.
 EASY = {"threshold": 0.7, "threshold_mode": "batch", "contrast_weight": 0.0, "drop_percent": 0.0, "drop_path": 0.5}
 CASES: dict[str, dict[str, Any]] = {name: {"method": name} for name in METHODS}
-CASES["pseudoseg"]["threshold"] = 0.3  # the mean of both branches is less sure
+CASES["pseudoseg"]["threshold"] = 0.3  # the mean of both branches is less confident
 CASES["classmix"] = {"method": "dual-teacher", "pool": ("classmix",), "consistency_on": "all"}
 CASES["partial"] = {"method": "dual-teacher", "annotation": "partial"}
-SURER = 100  # factor on the last layer of a network that would give all classes the same probability
+LOGIT_SCALE = 100  # factor on the last layer, because an untrained network gives all classes the same probability
 STEPS = range(500, 502)
 
 
 def configured(values: dict[str, Any], **more: Any) -> tuple[TrainConfig, Any]:
     known = {field.name for field in fields(METHODS[values["method"]].Options)}
-    easy = {key: value for key, value in EASY.items() if key in known}
-    return resolve({**SETTINGS, **easy, **values, **more})
+    defaults = {key: value for key, value in EASY.items() if key in known}
+    return resolve({**SETTINGS, **defaults, **values, **more})
 
 
-def learned(values: dict[str, Any], fabric: Any, **more: Any) -> tuple[list[float], dict[str, Tensor]]:
-    """The loss of each step, and what the method consists of after them."""
+def train_steps(values: dict[str, Any], fabric: Any, **more: Any) -> tuple[list[float], dict[str, Tensor]]:
+    """Return the loss of each step and the state of the method after them."""
     config, options = configured(values, **more)
     dataset = open_dataset(config.data)
     split = resolve_split(dataset, config.labeled, config.seed)
     method = make_method(config, options, dataset)
     with torch.no_grad():
         for name, weight in method.named_parameters():
-            weight.mul_(SURER if "head" in name else 1)
+            weight.mul_(LOGIT_SCALE if "head" in name else 1)
     wrapped, optimizer = fabric.setup(method, make_optimizer(method, config))
     stream = make_stream(config, dataset, split, fabric)
     none: Any = None
@@ -75,7 +75,7 @@ def learned(values: dict[str, Any], fabric: Any, **more: Any) -> tuple[list[floa
     method.eval()  # batch normalization by its running statistics, no dropout
     losses = []
     for step in STEPS:
-        batch = stream[step] if config.annotation == "full" else partly_known(stream[step])
+        batch = stream[step] if config.annotation == "full" else partly_annotated(stream[step])
         scalars, finite = trainer.step(batch, Progress(step, 1000, stream.steps_per_epoch))
         assert finite
         losses.append(mean_over_processes(fabric, scalars))
@@ -83,8 +83,8 @@ def learned(values: dict[str, Any], fabric: Any, **more: Any) -> tuple[list[floa
     return [line["loss"] for line in losses], method.state_dict()
 
 
-def partly_known(batch: Batch) -> Batch:
-    """The batch without the labels of every other row, and with tags that follow from each image."""
+def partly_annotated(batch: Batch) -> Batch:
+    """Return the batch without the labels of every other row, and with tags that depend on each image."""
     masks = batch.masks.clone()
     masks[:, ::2] = 255
     tags = [
@@ -97,25 +97,25 @@ def partly_known(batch: Batch) -> Batch:
     )
 
 
-def on_processes(world: int) -> tuple[str, ...]:
-    """The cases to try on so many processes: all of them on two."""
+def cases_on(world: int) -> tuple[str, ...]:
+    """Return the cases to test on ``world`` ranks: all of them on two."""
     return tuple(CASES) if world == 2 else ("supervised", "dual-teacher", "classmix", "augseg")
 
 
-BOTH = [(world, case) for world in (2, 4) for case in on_processes(world)]
+BOTH = [(world, case) for world in (2, 4) for case in cases_on(world)]
 
 
-def several(out: Path) -> None:
-    """What each of the processes does."""
+def train_rank(out: Path) -> None:
+    """Train every case on this rank and save the results."""
     with launched(configured(CASES["supervised"], devices=int(os.environ["WORLD_SIZE"]))[0]) as fabric:
-        results = {name: learned(CASES[name], fabric) for name in on_processes(fabric.world_size)}
+        results = {name: train_steps(CASES[name], fabric) for name in cases_on(fabric.world_size)}
     torch.save(results, out / f"{fabric.world_size}-{fabric.global_rank}.pt")
 
 
 @pytest.fixture(scope="module")
 def one() -> dict[str, Any]:
     with launched(configured(CASES["supervised"])[0]) as fabric:
-        return {name: learned(values, fabric) for name, values in CASES.items()}
+        return {name: train_steps(values, fabric) for name, values in CASES.items()}
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, A
 
 
 def launch(world: int, out: Path) -> list[dict[str, Any]]:
-    """What each of so many processes has learned."""
+    """Train on ``world`` ranks and return the results of each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -138,13 +138,13 @@ def launch(world: int, out: Path) -> list[dict[str, Any]]:
         )
         for rank in range(world)
     ]
-    told = [process.communicate(timeout=240)[1] for process in processes]
-    assert not any(process.returncode for process in processes), told
+    errors = [process.communicate(timeout=240)[1] for process in processes]
+    assert not any(process.returncode for process in processes), errors
     return [torch.load(out / f"{world}-{rank}.pt") for rank in range(world)]
 
 
 @pytest.mark.parametrize(("world", "case"), BOTH)
-def test_processes_learn_what_one_does(
+def test_ranks_learn_what_one_rank_learns(
     one: dict[str, Any], many: dict[int, list[dict[str, Any]]], world: int, case: str
 ) -> None:
     losses, state = one[case]
@@ -155,20 +155,20 @@ def test_processes_learn_what_one_does(
 
 
 @pytest.mark.parametrize(("world", "case"), BOTH)
-def test_all_processes_have_the_same_networks(many: dict[int, list[dict[str, Any]]], world: int, case: str) -> None:
+def test_all_ranks_have_the_same_networks(many: dict[int, list[dict[str, Any]]], world: int, case: str) -> None:
     for result in many[world][1:]:
         for name, value in many[world][0][case][1].items():
             assert torch.equal(result[case][1][name], value), f"{case}: {name}"
 
 
 @pytest.mark.parametrize("case", ["supervised", "dual-teacher", "unimatch", "augseg"])
-def test_parts_one_after_the_other_learn_what_the_whole_does(case: str) -> None:
-    """Where no pixel is padding or unknown, since the parts count alike."""
+def test_micro_batches_learn_what_the_batch_teaches(case: str) -> None:
+    """Without padding or unlabeled pixels, because every micro-batch has the same weight."""
     whole = {"data": "shapes:images=24,val=2,test=2,size=96", "scale_min": 1.0, "threshold_mode": "none"}
     whole = {key: value for key, value in whole.items() if case != "supervised" or key != "threshold_mode"}
     with launched(configured(CASES[case])[0]) as fabric:
         (losses, state), (in_parts, parts_state) = (
-            learned(CASES[case] | whole, fabric, accumulate=times) for times in (1, 4)
+            train_steps(CASES[case] | whole, fabric, accumulate=times) for times in (1, 4)
         )
     assert in_parts == pytest.approx(losses, abs=1e-5)
     for name, value in state.items():
@@ -176,4 +176,4 @@ def test_parts_one_after_the_other_learn_what_the_whole_does(case: str) -> None:
 
 
 if __name__ == "__main__":
-    several(Path(sys.argv[1]))
+    train_rank(Path(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""``--batch-size auto``: the largest power of two of images a process whose step fits into the device's memory."""
+"""``--batch-size auto``: the largest power of two of images per rank with which a step fits into GPU memory."""
 
 from __future__ import annotations
 
@@ -22,16 +22,14 @@ from semiseg.training.build import make_method, make_optimizer, make_stream
 from semiseg.training.decode_plan import make_reader
 from semiseg.training.distributed.process_group import ProcessGroup
 
-SHARE = 0.9  # of a GPU that a trial may take: a long run fragments its memory, and validation wants some too
-LAST = Progress(step=999, total_steps=1000, steps_per_epoch=1000)  # at the end of a run every term of a loss is on
+MEMORY_FRACTION = 0.9  # of a GPU for a trial step: a long run fragments memory, and validation needs some
+LAST = Progress(step=999, total_steps=1000, steps_per_epoch=1000)  # every loss term is active at the end of a run
 
 
 def require_gpu(device: torch.device) -> None:
-    """Raise UserError where running out of memory is no error that can be caught, but swapping or a killed process."""
+    """Raise UserError unless ``device`` is a GPU. Elsewhere, running out of memory swaps or kills the process."""
     if device.type != "cuda":
-        raise UserError(
-            f"--batch-size auto asks a GPU how much fits; on {device.type} memory ends by swapping: give a number"
-        )
+        raise UserError(f"auto needs a GPU, not {device.type}", option="--batch-size", fix="give a number")
 
 
 def find_batch_size(config: TrainConfig, options: Any, fabric: Fabric, group: ProcessGroup) -> tuple[TrainConfig, str]:
@@ -48,12 +46,12 @@ def find_batch_size(config: TrainConfig, options: Any, fabric: Fabric, group: Pr
 
 
 def largest_batch(config: TrainConfig, options: Any, fabric: Fabric) -> int:
-    """Return the largest batch, over all processes together, whose step fits on each of them; 0 where none does.
+    """Return the largest global batch size with which a step fits on every rank; 0 if none does.
 
-    A process tries 1, 2, 4, ... labeled (and as many unlabeled) images, copies of real ones, in two steps each, since
-    the optimizer's moments are there from the second one on; no more than there are labeled images in all. With
-    ``config.accumulate`` that is a part of its batch. Every process must call it; all get the same. No communication is
-    part of a trial, so that none waits for one that failed.
+    Each rank tries 1, 2, 4, ... labeled and as many unlabeled images, copies of real ones, up to the number of labeled
+    images. It takes two steps each time, because the optimizer allocates its moments in the first one. With
+    ``config.accumulate``, it tries micro-batches. All ranks must call this and get the same result. A trial step does
+    not communicate, so that no rank waits for one that ran out of memory.
     """
     dataset, world, parts = open_dataset(config.data), fabric.world_size, config.accumulate
     split = resolve_split(dataset, config.labeled, config.seed, config.unlabeled, config.existing_only)
@@ -67,11 +65,11 @@ def largest_batch(config: TrainConfig, options: Any, fabric: Fabric) -> int:
 
 @contextmanager
 def memory_capped(device: torch.device) -> Iterator[None]:
-    """Inside the block, PyTorch runs out of memory at `SHARE` of a GPU's."""
+    """Limit PyTorch to `MEMORY_FRACTION` of the memory of a GPU inside the block."""
     if device.type != "cuda":
         yield
         return
-    torch.cuda.set_per_process_memory_fraction(SHARE, device)
+    torch.cuda.set_per_process_memory_fraction(MEMORY_FRACTION, device)
     try:
         yield
     finally:
@@ -79,7 +77,7 @@ def memory_capped(device: torch.device) -> Iterator[None]:
 
 
 def largest(fits: Callable[[int], bool], limit: int) -> int:
-    """Return the last of 1, 2, 4, ... up to ``limit`` before the first that does not fit; 0 where 1 does not."""
+    """Return the last of 1, 2, 4, ... up to ``limit`` before the first that does not fit; 0 if 1 does not fit."""
     best, size = 0, 1
     while size <= limit and fits(size):
         best, size = size, 2 * size
@@ -87,7 +85,7 @@ def largest(fits: Callable[[int], bool], limit: int) -> int:
 
 
 class Trial:
-    """Steps of a method on batches of any size, to see whether they fit."""
+    """Trial steps of a method, which show whether a batch size fits into memory."""
 
     def __init__(
         self, fabric: Fabric, method: Method, optimizer: torch.optim.Optimizer, stream: TrainStream, passes: int
@@ -96,15 +94,15 @@ class Trial:
         self.one = stream[0].to(fabric.device)
 
     def fits(self, images: int) -> bool:
-        """Whether two steps on ``images`` labeled and as many unlabeled ones fit on every process."""
-        fitted = self._tried(images)
-        self.method.zero_grad(set_to_none=True)  # not before the error, whose frames hold the tensors, is gone
+        """Return whether two steps with ``images`` labeled and as many unlabeled images fit on every rank."""
+        fitted = self._try_steps(images)
+        self.method.zero_grad(set_to_none=True)  # only here: the frames of the error keep its tensors alive
         gc.collect()
         if self.fabric.device.type == "cuda":
             torch.cuda.empty_cache()
         return bool(self.fabric.all_reduce(torch.tensor(float(fitted), device=self.fabric.device)) == 1)
 
-    def _tried(self, images: int) -> bool:
+    def _try_steps(self, images: int) -> bool:
         try:
             for _ in range(2):
                 self.take_step(repeated(self.one, images))
@@ -115,10 +113,10 @@ class Trial:
         return True
 
     def take_step(self, batch: Batch) -> None:
-        """Take a step as a run does, but for what it costs no memory to leave out."""
-        several = self.fabric.world_size > 1  # gradients are then averaged in buckets, as large as they are
+        """Take a step like a training step, without what needs no memory."""
+        several = self.fabric.world_size > 1  # DDP's buckets need as much memory as the gradients
         buckets = [torch.empty_like(p) for p in self.method.parameters() if p.requires_grad and several]
-        for _ in range(self.passes):  # from the second part of a batch on, gradients lie beside what passes keep
+        for _ in range(self.passes):  # the second pass holds the gradients of the first
             with self.fabric.autocast():
                 output = self.method(batch, LAST)
             output.loss.backward()
@@ -130,11 +128,11 @@ class Trial:
 
 
 def repeated(batch: Batch, images: int) -> Batch:
-    """Return a batch of one image of each kind with ``images`` copies of it."""
+    """Return a batch with ``images`` copies of each image of ``batch``."""
     return Batch(**{name: tensor.repeat_interleave(images, dim=0) for name, tensor in vars(batch).items()})
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell PyTorch's own error from others; the libraries below it say it in their words."""
-    said = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)
+    """Return whether a CUDA device ran out of memory. cuBLAS and cuDNN report it in their own words."""
+    messages = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(message in str(error) for message in messages)

@@ -1,4 +1,4 @@
-"""The gradient of one step: the same however the batch is shared out."""
+"""The gradient of one step, which does not depend on how the batch is split among ranks and micro-batches."""
 
 from __future__ import annotations
 
@@ -16,27 +16,37 @@ from semiseg.seeding import derive_seed, generator
 
 
 def forward_backward(fabric: Fabric, wrapped: Any, config: TrainConfig, batch: Batch, progress: Progress) -> StepOutput:
-    """Add the gradient of this process's part of a global batch; return loss and scalars, detached.
+    """Add the gradient of this rank's part of the global batch.
 
-    The part is taken in ``config.accumulate`` parts, one after the other; loss and scalars are their means. Gradients
-    are averaged over the processes once, in the last backward pass. Draws for samples come from the step and their
-    place in the global batch; what a network draws by itself (dropout), from the step and the part.
+    The batch is processed in ``config.accumulate`` micro-batches. DDP averages the gradients over the ranks once, in
+    the last backward pass. Random numbers for a sample follow from the step and the sample's index in the global batch.
+    Those that a network draws (dropout) follow from the step and the micro-batch.
+
+    Args:
+        fabric: Lightning Fabric, launched.
+        wrapped: the method, set up by Fabric.
+        config: seed and ``accumulate``.
+        batch: the part of the global batch that this rank processes.
+        progress: the current step.
+
+    Returns:
+        Loss, detached, and scalars; with several micro-batches, their means.
     """
-    times = config.accumulate
+    count = config.accumulate
     outputs = []
-    for turn, part in enumerate(batch.split(times) if times > 1 else [batch]):
-        number = fabric.global_rank * times + turn
+    for index, micro_batch in enumerate(batch.split(count) if count > 1 else [batch]):
+        number = fabric.global_rank * count + index
         torch.manual_seed(derive_seed(config.seed, "step", progress.step, number))
-        draws = generator(config.seed, "samples of step", progress.step)
-        size = len(part.labeled_images)
+        random = generator(config.seed, "samples of step", progress.step)
+        size = len(micro_batch.labeled_images)
         with (
-            fabric.no_backward_sync(wrapped, enabled=turn < times - 1),
-            use_shard(Shard(number, fabric.world_size * times, size, fabric.world_size, draws)),
+            fabric.no_backward_sync(wrapped, enabled=index < count - 1),
+            use_shard(Shard(number, fabric.world_size * count, size, fabric.world_size, random)),
         ):
-            output = wrapped(part, progress)
-            fabric.backward(output.loss / times)
+            output = wrapped(micro_batch, progress)
+            fabric.backward(output.loss / count)
         outputs.append(StepOutput(output.loss.detach(), output.scalars))
-    return outputs[0] if times == 1 else _mean(outputs)
+    return outputs[0] if count == 1 else _mean(outputs)
 
 
 def _mean(outputs: list[StepOutput]) -> StepOutput:
@@ -46,7 +56,7 @@ def _mean(outputs: list[StepOutput]) -> StepOutput:
 
 
 def mean_over_processes(fabric: Fabric, scalars: Mapping[str, float | Tensor]) -> dict[str, float]:
-    """Return the scalars of a step as numbers, tensors averaged over the processes; every process has to ask."""
+    """Return the scalars of a step as numbers, with tensors averaged over the ranks. All ranks must call it."""
     names = [name for name, value in scalars.items() if isinstance(value, Tensor)]
     means: Any = fabric.all_reduce(torch.stack([scalars[name].float() for name in names]), reduce_op="mean")  # type: ignore[union-attr]
     return {name: float(value) for name, value in scalars.items()} | dict(zip(names, means.tolist(), strict=True))
