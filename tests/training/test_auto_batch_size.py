@@ -101,7 +101,7 @@ def limited(trial, batch, take_step=auto_batch_size.Trial.take_step):
 
 auto_batch_size.require_gpu = lambda device: None
 auto_batch_size.Trial.take_step = limited
-semiseg.train(out=sys.argv[1], devices=2, **OPTIONS)
+semiseg.train(out=sys.argv[1], **OPTIONS)
 """
 
 
@@ -109,7 +109,8 @@ semiseg.train(out=sys.argv[1], devices=2, **OPTIONS)
 def test_all_processes_use_the_smallest_batch_size(tmp_path: Path) -> None:
     options = OPTIONS | {"batch_size": "auto", "steps": 1, "val_every": "never"}
     (tmp_path / "two.py").write_text(TWO.replace("OPTIONS", repr(options)))
-    command = [sys.executable, str(tmp_path / "two.py"), str(tmp_path / "run")]
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command = [sys.executable, *torchrun, str(tmp_path / "two.py"), str(tmp_path / "run")]
     done = subprocess.run(
         command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240
     )
@@ -142,7 +143,7 @@ def test_other_errors_of_a_trial_pass_through(tmp_path: Path, monkeypatch: pytes
 
 
 def test_cpu_requires_a_number(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--batch-size auto asks a GPU how much fits; on cpu .* give a number"):
+    with pytest.raises(UserError, match=r"--batch-size: auto needs a GPU, not cpu\. Give a number"):
         semiseg.train(out=tmp_path / "run", **OPTIONS | {"batch_size": "auto"})
     assert not (tmp_path / "run").exists()
 
