@@ -402,7 +402,7 @@ def test_resume_fails_with_a_damaged_metrics_line(run: Path) -> None:
     for damage in damages:
         path.write_bytes(b"".join([whole[0], damage + b"\n", *whole[2:]]))
         assert_refuses(run, r"metrics\.jsonl: line 2 is damaged\. Correct or remove the line")
-    for damage in damages[:3]:
+    for damage in damages:
         path.write_bytes(b"".join([*whole, damage]))  # a crash may cut the last line short
         semiseg.train(resume=run)
         assert path.read_bytes() == b"".join(whole)
