@@ -1,6 +1,6 @@
 """Semi-supervised semantic segmentation: few masks and many images in, a trained model out.
 
-The verbs of the command line are loaded on first use, so that importing costs nothing.
+The functions are loaded on first use, so that importing the package is fast.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,8 @@ __all__ = [
     "load",
     "predict",
     "report",
+    "serve",
+    "split",
     "suggest",
     "train",
 ]
@@ -23,24 +25,28 @@ __all__ = [
 if TYPE_CHECKING:
     from semiseg.errors import UserError
     from semiseg.tools.checking import check
-    from semiseg.tools.models.evaluate_model import evaluate
     from semiseg.tools.models.trained_model import load
     from semiseg.workflows.compare import compare
+    from semiseg.workflows.evaluate import evaluate
     from semiseg.workflows.export import export
     from semiseg.workflows.predict import predict
     from semiseg.workflows.report import report
+    from semiseg.workflows.serve import serve
+    from semiseg.workflows.split import split
     from semiseg.workflows.suggest import suggest
     from semiseg.workflows.train import train
 
-_HOMES = {
+_MODULES = {
     "UserError": "semiseg.errors",
     "check": "semiseg.tools.checking",
     "compare": "semiseg.workflows.compare",
-    "evaluate": "semiseg.tools.models.evaluate_model",
+    "evaluate": "semiseg.workflows.evaluate",
     "export": "semiseg.workflows.export",
     "load": "semiseg.tools.models.trained_model",
     "predict": "semiseg.workflows.predict",
     "report": "semiseg.workflows.report",
+    "serve": "semiseg.workflows.serve",
+    "split": "semiseg.workflows.split",
     "suggest": "semiseg.workflows.suggest",
     "train": "semiseg.workflows.train",
 }
@@ -49,6 +55,6 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     import importlib
 
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'semiseg' has no attribute {name!r}")

@@ -1,175 +1,171 @@
-"""What defines a run, as one frozen dataclass, to and from YAML; strict about its keys."""
+"""The configuration of a run as one frozen dataclass, read from and written to YAML."""
 
 from __future__ import annotations
 
-import math
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from semiseg.errors import UserError, did_you_mean, is_utf8, require_regular_file, short_repr
+from semiseg.errors import UserError, did_you_mean, is_utf8, os_error, require_regular_file, short_repr
+from semiseg.option_ranges import Range, out_of_range
 
-MOST_ALIASES = 20  # of YAML's *name: each may stand for many others, so that a page of them would fill memory
-MOST = {"seed": 2**63 - 1, "crop_size": 2**14, "workers": 2**10, "devices": 2**12}  # beyond is a slip of the keys
-MOST_OF_ANY = 10**9
+MAX_YAML_ALIASES = 20  # each may stand for many others, so that a short file could fill the memory
+MAX_INT = 10**9  # a larger number is a typing mistake
 Device = Literal["auto", "cpu", "cuda", "mps"]
+
+
+class DeprecatedOption(FutureWarning):
+    """An option has been renamed; the command line prints the message as one line."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training run, but for the method's own options."""
+    """The options of every training run; each method adds its own.
+
+    Raises:
+        UserError: A value is out of its range, or two options exclude each other.
+    """
 
     data: str = ""
     """Data set: a directory (`semiseg datasets`), hf:FOLDER|NAME, or shapes[:images=N,size=S,...], generated."""
     method: str = "dual-teacher"
     """Training method; `semiseg methods` lists them."""
     labeled: str | None = None
-    """Labels to use: a share (1/16), a number (23), a list in a file, or split_0.pkl:N; all masks where absent."""
+    """Labels to use: a fraction (1/16), a number (23), a list file, or split_0.pkl:N; all masks if absent."""
     unlabeled: str | None = None
-    """Unlabeled images: a list in a file, or shards (a folder, a URL); else the published list, or the rest."""
+    """Unlabeled images: a list file, or shards (a directory or URL); if absent, the published list or the rest."""
     existing_only: bool = False
-    """Leave images that are not there out of the lists, and say how many; they are an error otherwise."""
+    """Skip listed images that do not exist and report how many; otherwise they are an error."""
     strict: bool = False
-    """End the run at an unlabeled image that cannot be read; otherwise another one stands in, and the run says so."""
+    """Stop at an unlabeled image that cannot be read; otherwise another image replaces it, with a warning."""
     annotation: Literal["full", "partial", "single-positive"] = "full"
-    """What 255 in a labeled mask means: nothing to learn (full), or that nobody annotated it (partial: any pixels are;
-    single-positive: those of one class an image), so that a teacher may label it."""
+    """What 255 in a labeled mask means: pixels to ignore (full), or pixels not annotated, which a teacher may label
+    (partial: any pixels are annotated; single-positive: those of one class per image)."""
 
     architecture: str = "deeplabv3plus-separable"
     """Decoder; `semiseg networks` lists them."""
     encoder: str = "tf_efficientnet_lite0"
     """Encoder, by its name in timm or segmentation-models-pytorch."""
     weights: str = "imagenet"
-    """Encoder's start: imagenet, none, or a file."""
+    """Initial weights of the encoder: imagenet, none, or a file."""
     batchnorm: Literal["train", "frozen-encoder", "sync"] = "train"
-    """frozen-encoder keeps the encoder's running statistics as pretrained: better at small batches; sync: as train, but
-    on several GPUs statistics are those of all processes' images together."""
+    """frozen-encoder keeps the pretrained running statistics of the encoder, which is better for small batches; sync
+    computes statistics over the images of all GPUs."""
     freeze_encoder: bool = False
-    """Keep the whole encoder as pretrained: only the decoder learns; much less memory."""
+    """Keep the pretrained encoder fixed and train the decoder only; needs much less memory."""
 
-    steps: int | None = None
-    """Optimizer steps (2000 where neither steps nor epochs is given)."""
-    epochs: int | None = None
+    steps: Annotated[int | None, Range(1)] = None
+    """Optimizer steps (2000 if neither steps nor epochs is given)."""
+    epochs: Annotated[int | None, Range(1)] = None
     """Passes over the unlabeled images, instead of steps."""
-    batch_size: int | Literal["auto"] = 8
-    """B labeled and B unlabeled images a step, over all processes together; auto, on a GPU: the largest power of two a
-    process that fits."""
-    accumulate: int = 1
-    """Parts in which a step takes its batch, one after the other: 1/K of the memory for the passes, a little slower."""
-    crop_size: int = 256
+    batch_size: Annotated[int | Literal["auto"], Range(1)] = 8
+    """B labeled and B unlabeled images per step, over all processes; auto: the largest power of two per process that
+    fits on the GPU."""
+    accumulate: Annotated[int, Range(1)] = 1
+    """Split each batch into this many micro-batches: less memory, slightly slower."""
+    crop_size: Annotated[int, Range(16, 2**14)] = 256
     """Side of the training crop, in pixels of the scaled image."""
-    image_scale: float = 1.0
-    """Factor on the size at which the network sees images (0.5: half the width and height); masks keep their size."""
-    scale_min: float = 0.5
-    """Smallest random resizing in the weak view."""
-    scale_max: float = 2.0
-    """Largest random resizing in the weak view."""
+    image_scale: Annotated[float, Range(0, 4, low_open=True)] = 1.0
+    """Factor by which images are resized for the network (0.5: half the width and height); masks keep their size."""
+    scale_min: Annotated[float, Range(0, low_open=True)] = 0.5
+    """Smallest random scale of the weak view."""
+    scale_max: Annotated[float, Range(0, low_open=True)] = 2.0
+    """Largest random scale of the weak view."""
 
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """adamw, or sgd with momentum 0.9."""
-    lr: float = 1e-3
+    lr: Annotated[float, Range(0, low_open=True)] = 1e-3
     """Learning rate of the decoder."""
-    encoder_lr_factor: float = 0.3
+    encoder_lr_factor: Annotated[float, Range(0)] = 0.3
     """Learning rate of the encoder, relative to lr."""
-    weight_decay: float = 0.01
-    """Weight decay, on weights of two and more dimensions."""
-    warmup_steps: int = 20
+    weight_decay: Annotated[float, Range(0)] = 0.01
+    """Weight decay, applied to parameters with two or more dimensions."""
+    warmup_steps: Annotated[int, Range(0)] = 20
     """Steps over which the learning rate rises linearly."""
-    poly_power: float = 0.9
+    poly_power: Annotated[float, Range(0)] = 0.9
     """Power of the polynomial decay of the learning rate."""
-    clip_norm: float = 5.0
+    clip_norm: Annotated[float, Range(0)] = 5.0
     """Largest norm of the gradient; 0: no clipping."""
-    class_balance: float = 0.0
-    """Exponent by which rare classes weigh more in the labeled loss: share^-x of pixels; 0: all alike."""
+    class_balance: Annotated[float, Range(0, 1)] = 0.0
+    """Weight each class in the labeled loss by (share of pixels)^-x; 0: all classes weigh the same."""
     supervised_loss: Literal["ce", "ohem"] = "ce"
-    """Loss of the labels: cross-entropy, or ohem, that of the hard pixels only (Cityscapes in most papers)."""
-    ohem_threshold: float = 0.7
+    """Loss on labeled images: cross-entropy, or ohem, cross-entropy of the hard pixels (Cityscapes in most papers)."""
+    ohem_threshold: Annotated[float, Range(0, 1)] = 0.7
     """ohem: a pixel is hard if its class has at most this probability (CPS, U2PL, AugSeg, UniMatch)."""
-    ohem_min_kept: int = 100_000
-    """ohem: at least so many pixels of a process's batch count as hard (U2PL, AugSeg; UniMatch 200,000)."""
-    seed: int = 0
-    """Seed of everything random."""
+    ohem_min_kept: Annotated[int, Range(1)] = 100_000
+    """ohem: treat at least this many pixels per process as hard (U2PL, AugSeg; UniMatch 200,000)."""
+    seed: Annotated[int, Range(1 - 2**63, 2**63 - 1)] = 0
+    """Random seed."""
 
-    val_every: int | Literal["auto", "never"] = "auto"
-    """Steps between validations; auto: ten in a run; never: none, but the checkpoints of auto."""
-    val_limit: int | None = None
-    """Validate on N images of the val list only, spread evenly over it."""
-    keep: int = 0
-    """Keep the checkpoints of the last N validations, beside last and best."""
-    workers: int = 2
-    """Processes that load images; 0: none."""
+    val_every: Annotated[int | Literal["auto", "never"], Range(1)] = "auto"
+    """Steps between validations; auto: ten per run; never: none, but checkpoints as often as with auto."""
+    val_limit: Annotated[int | None, Range(1)] = None
+    """Validate on only N images, spread evenly over the val list."""
+    keep: Annotated[int, Range(0)] = 0
+    """Keep the checkpoints of the last N validations, besides last and best."""
+    workers: Annotated[int, Range(0, 2**10)] = 2
+    """Processes that load images; 0: load in the main process."""
     decode: Literal["full", "reduced"] = "full"
-    """reduced: decode images at 1/2, 1/4 or 1/8 of their size where no view needs more; quicker, slightly sharper."""
+    """reduced: decode images at 1/2, 1/4 or 1/8 of their size if no view needs more; faster, slightly sharper."""
     cache: str | None = None
-    """Folder to keep decoded images in, for later readings, runs and processes; auto: the user's cache folder."""
+    """Directory that keeps decoded images for later epochs, runs and processes; auto: the user's cache directory."""
     accelerator: Device = "auto"
     """cpu, cuda, mps, or auto."""
-    devices: int | Literal["auto"] = "auto"
+    devices: Annotated[int | Literal["auto"], Range(1, 2**12)] = "auto"
     """Number of devices (processes); auto: one."""
-    nodes: int = 1
+    nodes: Annotated[int, Range(1)] = 1
     """Number of machines."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 on a GPU that has it natively, else fp32."""
+    """auto: bf16 on a GPU that supports it natively, else fp32."""
     teacher_precision: Literal["same", "bf16"] = "same"
-    """Precision in which teachers label: that of the step, or bf16 while the student learns in fp32. Their weights stay
-    fp32."""
+    """Precision of the teachers' forward passes: that of the student, or bf16. Their weights stay in fp32."""
     activation_checkpointing: bool = False
-    """Keep the inputs of the encoder's blocks alone, and compute the rest again in the backward pass (also known as
-    gradient checkpointing): less memory, more time, the same result."""
+    """Keep only the inputs of the encoder's blocks and recompute the rest in the backward pass (gradient
+    checkpointing): less memory, more time, the same result."""
     deterministic: bool = False
-    """On a GPU too, the same run twice is the same to the bit, for a price in time; on a CPU it always is."""
+    """Make runs on a GPU bit-identical, at the cost of speed; runs on a CPU always are."""
     tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
-    """Tell this tracker too what metrics.jsonl says (extra of its name)."""
+    """Also log the content of metrics.jsonl to this tracker (install the extra of the same name)."""
     tensorboard: bool = False
-    """Write TensorBoard files too, whatever the tracker (extra: tensorboard)."""
+    """Deprecated: pass --tracker tensorboard."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            self._check(not isinstance(value, float) or math.isfinite(value), name, "a finite number")
-            most = MOST.get(name, MOST_OF_ANY)
-            self._check(not isinstance(value, int) or abs(value) <= most, name, f"at most {most}")
-            self._check(not isinstance(value, str) or is_utf8(value), name, "UTF-8: rename what it stands for")
-        self._check(self.batch_size == "auto" or self.batch_size >= 1, "batch-size", "auto or at least 1")
-        self._check(self.accumulate >= 1, "accumulate", "at least 1")
-        self._check(self.crop_size >= 16, "crop-size", "at least 16")
-        self._check(0 < self.image_scale <= 4, "image-scale", "in (0, 4]")
-        self._check(0 < self.scale_min <= self.scale_max, "scale-min", "positive and at most scale-max")
-        self._check(self.steps is None or self.steps >= 1, "steps", "at least 1")
-        self._check(self.epochs is None or self.epochs >= 1, "epochs", "at least 1")
-        self._check(self.steps is None or self.epochs is None, "steps", "absent where epochs is given")
-        self._check(self.lr > 0, "lr", "positive")
-        self._check(0 <= self.class_balance <= 1, "class-balance", "in [0, 1]")
-        self._check(0 <= self.ohem_threshold <= 1, "ohem-threshold", "in [0, 1]")
-        self._check(self.ohem_min_kept >= 1, "ohem-min-kept", "at least 1")
-        for option in ("weight-decay", "encoder-lr-factor", "clip-norm", "poly-power", "keep", "warmup-steps"):
-            self._check(getattr(self, option.replace("-", "_")) >= 0, option, "0 or more")
-        self._check(self.workers >= 0, "workers", "0 or more")
-        self._check(self.devices == "auto" or self.devices >= 1, "devices", "auto or at least 1")
-        self._check(self.nodes >= 1, "nodes", "at least 1")
-        both = self.activation_checkpointing and self.freeze_encoder
-        self._check(not both, "activation-checkpointing", "absent with --freeze-encoder, which keeps nothing anyway")
-        self._check(self.val_every in ("auto", "never") or int(self.val_every) >= 1, "val-every", "at least 1")
-        self._check(self.val_limit is None or self.val_limit >= 1, "val-limit", "at least 1")
+            if isinstance(value, str) and not is_utf8(value):
+                raise UserError("must be valid UTF-8", option=name, fix="rename the file or directory")
+            if isinstance(value, int) and name != "seed" and abs(value) > MAX_INT:
+                raise UserError(f"must be at most {MAX_INT}, got {value}", option=name)
+        for name, value, rule in out_of_range(self):
+            raise UserError(f"must be {rule}, got {value}", option=name)
+        if self.scale_min > self.scale_max:
+            raise UserError(f"must be at most --scale-max ({self.scale_max}), got {self.scale_min}", option="scale_min")
+        if self.steps is not None and self.epochs is not None:
+            raise UserError("cannot be combined with --epochs", option="steps", fix="pass one of them")
+        if self.activation_checkpointing and self.freeze_encoder:
+            raise UserError(
+                "has no effect with --freeze-encoder", option="activation_checkpointing", fix="pass one of them"
+            )
+        if self.tensorboard:
+            warnings.warn("--tensorboard is deprecated. Pass --tracker tensorboard.", DeprecatedOption, stacklevel=3)
+            if self.tracker == "none":
+                object.__setattr__(self, "tracker", "tensorboard")
+                object.__setattr__(self, "tensorboard", False)
 
     @property
     def batch(self) -> int:
-        """B, where ``auto`` has become a number, as in every run (`training.batch_size`)."""
+        """The batch size as a number; ``auto`` has been replaced by one when a run starts."""
         assert self.batch_size != "auto"
         return self.batch_size
 
-    def _check(self, ok: bool, option: str, rule: str) -> None:
-        if not ok:
-            value = getattr(self, option.replace("-", "_"))
-            raise UserError(f"--{option.replace('_', '-')} is {value}: it must be {rule}")
-
 
 def _accepts(value: Any, hint: Any) -> bool:
-    """Whether ``value`` is of the annotated type (an int passes for a float, a list for a tuple)."""
+    """Return whether ``value`` has the annotated type; an int passes for a float, a list for a tuple."""
     origin = get_origin(hint)
     if origin in (Union, UnionType):
         return any(_accepts(value, arm) for arm in get_args(hint))
@@ -184,8 +180,8 @@ def _accepts(value: Any, hint: Any) -> bool:
     return value is None if hint is type(None) else isinstance(value, hint)
 
 
-def _as_meant(value: Any, hint: Any) -> Any:
-    """Undo what YAML makes of ``labeled: 23`` (a number, where text is expected) and ``lr: 1e-3`` (text)."""
+def _undo_yaml_type(value: Any, hint: Any) -> Any:
+    """Convert a number that YAML read for text (``labeled: 23``) and text that it read for a number (``lr: 1e-3``)."""
     arms = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     if isinstance(value, int) and not isinstance(value, bool) and str in arms and int not in arms:
         return str(value)
@@ -195,20 +191,27 @@ def _as_meant(value: Any, hint: Any) -> Any:
 
 
 def check_mapping(classes: tuple[type, ...], values: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Return ``values`` with ``_`` for ``-`` in its keys, each value as the type that its key asks for.
+    """Return ``values`` with ``_`` for ``-`` in its keys and each value converted to the type of its field.
+
+    Args:
+        classes: The dataclasses that the keys may belong to.
+        values: The options by name.
+        source: The file that the values come from, or ``options``; begins every message.
 
     Raises:
-        UserError: a key that belongs to none of the classes, or a value of the wrong type; names ``source``.
+        UserError: A key belongs to none of the classes, or a value has the wrong type.
     """
-    known = {f.name: get_type_hints(cls)[f.name] for cls in classes for f in fields(cls)}
+    hints = [(cls, get_type_hints(cls)) for cls in classes]
+    known = {field.name: types[field.name] for cls, types in hints for field in fields(cls)}
     checked = {}
     for key, value in values.items():
         name = key.replace("-", "_")
         if name not in known:
-            raise UserError(f"{source}: unknown key {short_repr(key)}: {did_you_mean(name, known)}")
-        checked[name] = _as_meant(value, known[name])
+            raise UserError(f"unknown key {short_repr(key)}: {did_you_mean(name, known)}", path=source)
+        checked[name] = _undo_yaml_type(value, known[name])
         if not _accepts(checked[name], known[name]):
-            raise UserError(f"{source}: {key} is {short_repr(value)}: expected {describe(known[name])}")
+            problem = f"must be {describe(known[name])}, got {short_repr(value)}"
+            raise UserError(problem, path=source, option=name)
     return checked
 
 
@@ -216,7 +219,7 @@ def from_mapping(classes: tuple[type, ...], values: Mapping[str, Any], source: s
     """Build one instance of each dataclass from flat ``values``; keys may be written with ``-`` or ``_``.
 
     Raises:
-        UserError: as ``check_mapping``, or a value out of its range; names ``source``.
+        UserError: As `check_mapping`, or a value is out of its range.
     """
     values = check_mapping(classes, values, source)
     instances = []
@@ -225,21 +228,23 @@ def from_mapping(classes: tuple[type, ...], values: Mapping[str, Any], source: s
         own = {k: tuple(v) if isinstance(v, list) else v for k, v in own.items()}
         try:
             instances.append(cls(**own))
+        except UserError as error:
+            raise UserError(error.problem, path=source, option=error.option, fix=error.fix) from None
         except ValueError as error:
-            raise UserError(f"{source}: {error}") from None
+            raise UserError(str(error), path=source) from None
     return tuple(instances)
 
 
 def describe(hint: Any) -> str:
-    """Return a type annotation in words a user knows."""
+    """Return a type annotation in words for users."""
     origin = get_origin(hint)
     if origin in (Union, UnionType):
         return " or ".join(describe(arm) for arm in get_args(hint))
     if origin is Literal:
-        return ", ".join(map(str, get_args(hint)))
+        return " or ".join(map(str, get_args(hint)))
     if origin is tuple:
-        return f"a list of {describe(get_args(hint)[0])}"
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "nothing"}
+        return f"a list ({describe(get_args(hint)[0])})"
+    names = {int: "an integer", float: "a number", str: "text", bool: "true or false", type(None): "null"}
     return names.get(hint, str(hint))
 
 
@@ -253,24 +258,24 @@ def to_mapping(*parts: Any) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping, without running anything of it (``safe_load``).
+    """Read a YAML mapping with ``safe_load``, which runs no code.
 
     Raises:
-        UserError: a missing file, broken YAML, YAML that is not a mapping, or one of more than ``MOST_ALIASES``.
+        UserError: The file is missing, is not valid YAML or not a mapping, or has more than ``MAX_YAML_ALIASES``.
     """
     try:
         text = require_regular_file(path).read_text(encoding="utf-8")
-        if text.count("[") + text.count("{") > 1000:  # for lists within lists, YAML's reader takes the square of time
+        if text.count("[") + text.count("{") > 1000:  # nested lists take quadratic time to parse
             raise ValueError("more than 1000 lists")
-        if sum(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)) > MOST_ALIASES:
-            raise ValueError(f"it has more than {MOST_ALIASES} aliases")
+        if sum(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)) > MAX_YAML_ALIASES:
+            raise ValueError(f"more than {MAX_YAML_ALIASES} aliases")
         values = yaml.safe_load(text)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}): check the path") from None
+        raise os_error(error, "cannot be read", path, "check the path") from None
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())}): correct the file") from None
+        raise UserError(f"not valid YAML ({' '.join(str(error).split())})", path=path, fix="correct the file") from None
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise UserError(f"{path}: expected lines of 'option: value'")
+        raise UserError("must consist of lines 'option: value'", path=path)
     return values

@@ -1,4 +1,4 @@
-"""The command line: what the user got wrong comes back as one line and status 2, and nothing is overwritten."""
+"""The command line: invalid input is reported in one line with status 2, and nothing is overwritten."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from semiseg import cli
+from semiseg.config import DeprecatedOption
 from semiseg.errors import Interrupted
 
 QUICK = (
@@ -67,17 +68,18 @@ def copy_of_run(trained: Path, tmp_path: Path) -> Path:
 
 
 def assert_refused(result: Result, pattern: str) -> None:
+    """Expect status 2 and one line on stderr that contains the pattern, in any case of letters."""
     assert result.status == 2, result
     assert result.out == ""
     assert result.err.startswith("semiseg: ") and result.err.count("\n") == 1 and result.err.endswith("\n"), result.err
-    assert re.search(pattern, result.err), result.err
+    assert re.search(pattern, result.err, re.IGNORECASE), result.err
 
 
 def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-# Data at fault.
+# Invalid data
 
 
 def change_mask(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -100,11 +102,11 @@ def another_size(data: Path) -> None:
     change_mask(data / "masks" / "train00003.png", lambda mask: mask[:40])
 
 
-def strange_value(data: Path) -> None:
+def unknown_value(data: Path) -> None:
     change_mask(data / "masks" / "train00003.png", paint)
 
 
-def strange_value_in_val(data: Path) -> None:
+def unknown_value_in_val(data: Path) -> None:
     change_mask(data / "masks" / "val00001.png", paint)
 
 
@@ -113,7 +115,7 @@ def another_size_in_test(data: Path) -> None:
 
 
 def broken_image(data: Path) -> None:
-    (data / "images" / "train00003.png").write_bytes(b"this is no picture")
+    (data / "images" / "train00003.png").write_bytes(b"not a picture")
 
 
 def cut_image(data: Path) -> None:
@@ -122,7 +124,7 @@ def cut_image(data: Path) -> None:
 
 
 def broken_mask(data: Path) -> None:
-    (data / "masks" / "train00003.png").write_bytes(b"this is no picture")
+    (data / "masks" / "train00003.png").write_bytes(b"not a picture")
 
 
 def no_images(data: Path) -> None:
@@ -136,19 +138,19 @@ def broken_classes(data: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "pattern"),
     [
-        (no_masks, r"tiny.masks: none of 12 training images has a mask; annotate a few"),
-        (another_size, r"train00003\.png: the mask is 48x40, its image .*train00003\.png is 48x48; save the mask at"),
-        (strange_value, r"train00003\.png: value 77 is none of the 7 classes .*; correct the mask"),
-        (strange_value_in_val, r"val00001\.png: value 77 is none of the 7 classes"),
-        (another_size_in_test, r"test00001\.png: the mask is 30x48"),
-        (broken_image, r"images.train00003\.png: the image cannot be read .*; replace or remove it"),
-        (cut_image, r"images.train00003\.png: the image cannot be read .*; replace or remove it"),
-        (broken_mask, r"masks.train00003\.png: the mask cannot be read .*; replace or remove it"),
-        (no_images, r"images: no images there; put yours in"),
+        (no_masks, r"masks: none of 12 training images has a mask.*annotate"),
+        (another_size, r"train00003\.png: .*48x40.*train00003\.png.*48x48"),
+        (unknown_value, r"train00003\.png: .*value 77.* 7 classes"),
+        (unknown_value_in_val, r"val00001\.png: .*value 77.* 7 classes"),
+        (another_size_in_test, r"test00001\.png: .*30x48"),
+        (broken_image, r"images.train00003\.png: .*cannot be read .*replace or remove it"),
+        (cut_image, r"images.train00003\.png: .*cannot be read .*replace or remove it"),
+        (broken_mask, r"masks.train00003\.png: .*cannot be read .*replace or remove it"),
+        (no_images, r"images: no images"),
         (broken_classes, r"classes\.json: cannot be used"),
     ],
 )
-def test_data_at_fault(
+def test_train_rejects_invalid_data(
     call: Call, tiny_folder: Path, tmp_path: Path, spoil: Callable[[Path], None], pattern: str
 ) -> None:
     (tmp_path / "labels.txt").write_text("train00001\ntrain00003\ntrain00004\ntrain00005\n")
@@ -157,83 +159,77 @@ def test_data_at_fault(
     labeled = ("--labeled", tmp_path / "labels.txt")
     assert_refused(call("train", "--data", tiny_folder, "--out", out, *TRAIN, *labeled), pattern)
     assert not out.exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["labels.txt", "tiny"]  # no draft is left behind
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["labels.txt", "tiny"]  # no temporary files
     assert content(tiny_folder) == before
 
 
-def test_a_broken_unlabeled_mask_is_nobodys_business(call: Call, tiny_folder: Path, tmp_path: Path) -> None:
-    """It is never opened, not even to check it."""
+def test_masks_of_unlabeled_images_are_never_opened(call: Call, tiny_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("train00001\ntrain00002\n")
     broken_mask(tiny_folder)
     arguments = (*TRAIN, "--labeled", tmp_path / "labels.txt", "--steps", "1", "--val-every", "never")
     assert call("train", "--data", tiny_folder, "--out", tmp_path / "run", *arguments).status == 0
 
 
-def test_missing_folder(call: Call, tmp_path: Path) -> None:
+def test_train_rejects_a_missing_directory(call: Call, tmp_path: Path) -> None:
     result = call("train", "--data", tmp_path / "nowhere", "--out", tmp_path / "run", *TRAIN)
-    assert_refused(result, "nowhere: there is no such folder; give one that holds images/ and masks/")
+    assert_refused(result, "nowhere: .*images/ and masks/")
     assert not (tmp_path / "run").exists()
 
 
-def test_zero_unlabeled_images(call: Call, tiny_folder: Path, tmp_path: Path) -> None:
+def test_train_rejects_data_without_unlabeled_images(call: Call, tiny_folder: Path, tmp_path: Path) -> None:
     arguments = ("--data", tiny_folder, "--out", tmp_path / "run", *QUICK, "--accelerator", "cpu")
     for method in ("dual-teacher", "mean-teacher", "cps"):
         result = call("train", *arguments, "--method", method)
-        assert_refused(
-            result, "no unlabeled images left for .*[.] Add images without masks, .* or use --method supervised"
-        )
+        assert_refused(result, "no unlabeled images .*add images without masks.*--method supervised")
     assert not (tmp_path / "run").exists()
     assert call("train", *arguments, "--method", "supervised", "--val-every", "never").status == 0
 
 
-def test_the_end_of_a_training_says_how_well_and_what_next(call: Call, trained: Path) -> None:
-    result = call("train", "--resume", trained)  # at its end already
+def test_train_prints_the_result_and_next_steps(call: Call, trained: Path) -> None:
+    result = call("train", "--resume", trained)  # already complete
     assert result.status == 0 and result.out == f"{trained}\n"
     assert re.search(r"student: mIoU \d+\.\d on val at step [12], \d+\.\d at the end\n", result.err)
     assert f"report: {trained / 'report.html'}\nnext: semiseg evaluate {trained}, or" in result.err
 
 
-def test_one_labeled_image_and_no_val_list(call: Call, tiny_folder: Path, tmp_path: Path) -> None:
+def test_train_rejects_one_labeled_image_without_val_list(call: Call, tiny_folder: Path, tmp_path: Path) -> None:
     shutil.rmtree(tiny_folder / "splits")
     result = call("train", "--data", tiny_folder, "--out", tmp_path / "run", *TRAIN, "--labeled", "1")
-    assert_refused(result, "one labeled image cannot serve for training and validation; annotate a second")
+    assert_refused(result, "one labeled image .*training and validation.*annotate a second")
 
 
-# Options at fault.
+# Invalid options
 
 
 @pytest.mark.parametrize(
     ("arguments", "pattern"),
     [
         (("--method", "dual-teachr"), "unknown method 'dual-teachr': did you mean dual-teacher"),
-        (("--method",), "--method needs a value"),
+        (("--method",), "--method: needs a value"),
         (("--thresold", "0.9"), "unknown option --thresold: did you mean --threshold"),
-        (("--method", "supervised", "--drop-path", "0.9"), "unknown option --drop-path: .* --help tells the options"),
-        (("--encoder", "resnet5"), "unknown encoder 'resnet5'; did you mean"),
-        (("--encoder", "vgg11"), "encoder 'vgg11' cannot be used|no residual branches to drop"),
-        (("--architecture", "deeplabv3"), "unknown architecture 'deeplabv3'; did you mean deeplabv3plus"),
+        (("--method", "supervised", "--drop-path", "0.9"), "unknown option --drop-path: semiseg train --help"),
+        (("--encoder", "resnet5"), "unknown encoder 'resnet5'.*did you mean"),
+        (("--encoder", "vgg11"), "encoder 'vgg11' cannot be used|no residual b"),
+        (("--architecture", "deeplabv3"), "unknown architecture 'deeplabv3'.*did you mean deeplabv3plus"),
         (("--preset", "smal"), "unknown preset 'smal': did you mean small"),
-        (
-            ("--labeled", "99"),
-            "--labeled 99: 99 labeled images asked for, 12 training images have a mask; ask for 1 to 12",
-        ),
+        (("--labeled", "99"), "--labeled.* 99 .* 12 training images"),
         (("--labeled", "no-such-list.txt"), "no-such-list.txt: no such file"),
-        (("--weights", "no-such-file.pt"), "no-such-file.pt: no such file; --weights is imagenet, none, or a"),
+        (("--weights", "no-such-file.pt"), "no-such-file.pt: no such file.*imagenet, none, or a"),
         (("--steps", "many"), "--steps.*many"),
-        (("--steps", "5", "--epochs", "2"), "--steps is 5: it must be absent where epochs is given"),
-        (("--crop-size", "3"), "--crop-size is 3: it must be at least 16"),
-        (("--devices", "0"), "--devices is 0: it must be auto or at least 1"),
+        (("--steps", "5", "--epochs", "2"), "--steps: cannot be combined with --epochs"),
+        (("--crop-size", "3"), r"--crop-size: must be in \[16, 16384\], got 3"),
+        (("--devices", "0"), r"--devices: must be in \[1, 4096\], got 0"),
         (("--optimizer", "adam"), "invalid choice 'adam' for argument '--optimizer'.*'adamw', 'sgd'"),
-        (("--threshold-mode", "pixels"), "invalid choice 'pixels'"),
-        (("--pool", "cutmix", "cutmax"), "pool: unknown mixing 'cutmax': choose from cutmix, classmix"),
-        (("--method", "mean-teacher", "--mixing", "cutmax"), "mixing: unknown 'cutmax': choose from cutmix, classmix"),
-        (("--teachers", "0"), "teachers must be at least 1, not 0"),
-        (("--drop-path", "2"), r"drop-path is 2.0: it must be in \[0, 1\]"),
-        (("--method", "cps", "--unsupervised-weight", "-1"), "unsupervised-weight is -1.0: it must be 0 or more"),
-        (("--resume", "run"), "--resume takes everything but --devices and --nodes from the run"),
+        (("--threshold-mode", "pixels"), "invalid choice 'pixels'.* See semiseg train --help"),
+        (("--pool", "cutmix", "cutmax"), "pool: .*'cutmax'.*cutmix, classmix"),
+        (("--method", "mean-teacher", "--mixing", "cutmax"), "mixing: .*'cutmax'.*cutmix, classmix"),
+        (("--teachers", "0"), "teachers.* at least 1"),
+        (("--drop-path", "2"), r"drop-path.* in \[0, 1\]"),
+        (("--method", "cps", "--unsupervised-weight", "-1"), "unsupervised-weight.* 0 or more"),
+        (("--resume", "run"), "--resume: can be combined only with --devices and --nodes"),
     ],
 )
-def test_options_at_fault(
+def test_train_rejects_invalid_options(
     call: Call, _tiny_source: Path, tmp_path: Path, arguments: tuple[str, ...], pattern: str
 ) -> None:
     assert_refused(call("train", "--data", _tiny_source, "--out", tmp_path / "run", *TRAIN, *arguments), pattern)
@@ -245,93 +241,90 @@ def test_options_at_fault(
     [
         ("crop_siz: 32", "c.yaml: unknown key 'crop_siz': did you mean crop_size?"),
         ("mixing: cutmix", "c.yaml: unknown key 'mixing'"),  # an option of another method
-        ("crop_size: large", "c.yaml: crop_size is 'large': expected a whole number"),
-        ("pool: cutmix", "c.yaml: pool is 'cutmix': expected a list of text"),
+        ("crop_size: large", "c.yaml: --crop-size: must be an integer, got 'large'"),
+        ("pool: cutmix", "c.yaml: --pool: must be a list .text., got 'cutmix'"),
         ("method: dual", "unknown method 'dual'"),
         ("preset: tiny", "unknown preset 'tiny'"),
-        ("- 1", "c.yaml: expected lines of 'option: value'"),
-        ("a: [", "c.yaml: not valid YAML .*: correct the file"),
+        ("- 1", "c.yaml: must consist of lines 'option: value'"),
+        ("a: [", r"c.yaml: not valid YAML .*\. Correct the file"),
     ],
 )
-@pytest.mark.parametrize("method", [(), ("--method", "dual-teacher")])
-def test_configuration_files_at_fault(
-    call: Call, tmp_path: Path, text: str, pattern: str, method: tuple[str, ...]
-) -> None:
-    if method and text.startswith("method"):
-        return  # the command line says otherwise
+def test_train_rejects_invalid_configuration_files(call: Call, tmp_path: Path, text: str, pattern: str) -> None:
     (tmp_path / "c.yaml").write_text(text)
-    out = tmp_path / "run"
-    result = call("train", "--data", "shapes", "--out", out, "--config", tmp_path / "c.yaml", *method)
-    assert_refused(result, pattern)
-    assert not out.exists()
+    arguments = ("train", "--data", "shapes", "--out", tmp_path / "run", "--config", tmp_path / "c.yaml")
+    assert_refused(call(*arguments), pattern)
+    if not text.startswith("method"):
+        assert_refused(call(*arguments, "--method", "dual-teacher"), pattern)
+    assert not (tmp_path / "run").exists()
 
 
-def test_missing_configuration_file(call: Call, tmp_path: Path) -> None:
+def test_train_rejects_a_missing_configuration_file(call: Call, tmp_path: Path) -> None:
     result = call("train", "--data", "shapes", "--config", tmp_path / "none.yaml")
-    assert_refused(result, "none.yaml: cannot be read .*: check the path")
+    assert_refused(result, r"none.yaml: cannot be read .*\. Check the path")
 
 
-def test_missing_data_option(call: Call) -> None:
-    assert_refused(call("train"), "--data: missing. Give a directory with images/ and masks/, or shapes")
+def test_train_needs_the_data_option(call: Call) -> None:
+    assert_refused(call("train"), "--data.* missing.* a directory with images/ and masks/")
 
 
-def test_what_is_wrong_is_told_on_a_terminal_without_utf8_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_are_readable_on_a_terminal_without_utf8(monkeypatch: pytest.MonkeyPatch) -> None:
     for encoding in ("ascii", "utf-8"):
         monkeypatch.setattr(sys, "argv", ["semiseg", "evaluate", "run", "--split", "tests"])
         stdout, stderr = io.TextIOWrapper(io.BytesIO(), encoding=encoding), io.StringIO()
         with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
             assert cli.main() == 2
-        assert re.match(
-            r"semiseg: invalid choice 'tests' for argument '--split'.* tells the options\)$", stderr.getvalue()
+        assert re.fullmatch(
+            r"semiseg: invalid choice 'tests' for .*'--split'.* See semiseg evaluate --help\.$",
+            stderr.getvalue(),
         )
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
-def test_an_accelerator_that_is_not_there(call: Call, tmp_path: Path) -> None:
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is available")
+def test_train_rejects_a_missing_accelerator(call: Call, tmp_path: Path) -> None:
     result = call("train", "--data", "shapes", "--out", tmp_path / "run", "--accelerator", "cuda")
-    assert_refused(result, "--accelerator cuda: this machine has none")
+    assert_refused(result, "--accelerator")
 
 
-# Runs at fault.
+# Invalid runs
 
 
-def test_a_run_directory_that_exists_is_left_alone(call: Call, copy_of_run: Path, _tiny_source: Path) -> None:
+def test_train_does_not_overwrite_a_run(call: Call, copy_of_run: Path, _tiny_source: Path) -> None:
     before = content(copy_of_run)
     result = call("train", "--data", _tiny_source, "--out", copy_of_run, *TRAIN)
-    assert_refused(result, "copy: exists. Choose another --out, or resume the run with --resume .*copy")
+    assert_refused(result, "copy.* exists.*choose another --out.*--resume .*copy")
     assert content(copy_of_run) == before
 
 
-def test_a_directory_with_anything_in_it_and_a_file_are_left_alone(call: Call, tmp_path: Path) -> None:
+def test_train_does_not_overwrite_other_files(call: Call, tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.tex").write_text("...")
     for out in ("thesis", "thesis/chapter1.tex"):
         assert_refused(
-            call("train", "--data", "shapes", "--out", tmp_path / out, *TRAIN), "exists. Choose another --out"
+            call("train", "--data", "shapes", "--out", tmp_path / out, *TRAIN), "exists.*choose another --out"
         )
     result = call(
         "train", "--data", "shapes:images=6,val=1,test=1,size=48", "--out", tmp_path / "thesis/chapter1.tex/a", *TRAIN
     )
-    assert_refused(result, "cannot be written .*: choose another --out")
+    assert_refused(result, "cannot be written.*choose another --out")
     assert content(tmp_path) == {"thesis/chapter1.tex": b"..."}
 
 
-def test_a_run_needs_a_directory_of_its_own(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # empty, so that nothing would be overwritten
-    assert_refused(call("train", "--data", "shapes", "--out", ".", *TRAIN), "its own directory. Choose another --out")
+def test_train_needs_a_directory_for_the_run(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # an empty directory
+    assert_refused(call("train", "--data", "shapes", "--out", ".", *TRAIN), "own directory. choose another --out")
     assert content(tmp_path) == {}
 
 
 @pytest.mark.parametrize("command", [("train", "--resume"), ("report",)])
-def test_no_run_there(call: Call, tmp_path: Path, command: tuple[str, ...]) -> None:
-    assert_refused(
-        call(*command, tmp_path / "nowhere"), "nowhere: not a run .*. Give a directory created by semiseg train"
-    )
+def test_missing_runs_are_reported(call: Call, tmp_path: Path, command: tuple[str, ...]) -> None:
+    assert_refused(call(*command, tmp_path / "nowhere"), "nowhere: not a run .*give a directory")
 
 
 @pytest.mark.parametrize("command", [("evaluate",), ("predict", "--out", "masks", "image.png")])
-def test_no_checkpoint_there(call: Call, tmp_path: Path, command: tuple[str, ...]) -> None:
-    assert_refused(call(command[0], tmp_path / "nowhere.pt", *command[1:]), "nowhere.pt: no such checkpoint")
+def test_missing_checkpoints_are_reported(call: Call, tmp_path: Path, command: tuple[str, ...]) -> None:
+    assert_refused(
+        call(command[0], tmp_path / "nowhere.pt", *command[1:]), "nowhere.pt: no such checkpoint. check the path"
+    )
 
 
 def of_another_network(run: Path) -> None:
@@ -365,14 +358,14 @@ def something_else(run: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "resuming", "evaluating"),
     [
-        (of_another_network, "last.pt: contains another network", "best.pt: its weights do not fit the network"),
+        (of_another_network, "last.pt: .*another network", "best.pt: its weights do not fit the network"),
         (garbage, "last.pt: cannot be read as a checkpoint", "best.pt: cannot be read as a checkpoint"),
-        (of_another_run, "last.pt: belongs to another run .seed is 5 there, 0 here.. Restore the run's own", None),
+        (of_another_run, "last.pt: .*another run .*seed is 5 .*0", None),
         (cut_short, "last.pt: cannot be read as a checkpoint", "best.pt: cannot be read as a checkpoint"),
         (something_else, "last.pt: not a checkpoint of semiseg", "best.pt: not a checkpoint of semiseg"),
     ],
 )
-def test_checkpoints_at_fault(
+def test_invalid_checkpoints_are_reported(
     call: Call, copy_of_run: Path, spoil: Callable[[Path], None], resuming: str, evaluating: str | None
 ) -> None:
     spoil(copy_of_run)
@@ -387,15 +380,15 @@ def test_checkpoints_at_fault(
     assert after == before
 
 
-def test_resuming_from_weights_without_optimizer(call: Call, copy_of_run: Path) -> None:
+def test_resume_needs_the_optimizer_state(call: Call, copy_of_run: Path) -> None:
     shutil.copy(copy_of_run / "checkpoints" / "best.pt", copy_of_run / "checkpoints" / "last.pt")
-    assert_refused(call("train", "--resume", copy_of_run), "last.pt: has no optimizer state")
+    assert_refused(call("train", "--resume", copy_of_run), "last.pt: .*optimizer")
 
 
-# What works, with a warning.
+# Warnings
 
 
-def test_a_class_without_labels_and_few_labels_are_warned_about(call: Call, tiny_folder: Path, tmp_path: Path) -> None:
+def test_train_warns_about_missing_classes_and_few_labels(call: Call, tiny_folder: Path, tmp_path: Path) -> None:
     for path in (tiny_folder / "masks").glob("train*.png"):
         change_mask(path, lambda mask: np.where(mask == 6, 0, mask).astype(np.uint8))
     out = tmp_path / "run"
@@ -403,11 +396,11 @@ def test_a_class_without_labels_and_few_labels_are_warned_about(call: Call, tiny
     result = call("train", "--data", tiny_folder, "--out", out, *arguments)
     assert result.status == 0
     for text in (result.err, (out / "log.txt").read_text()):
-        assert re.search("warning: no labeled pixel of .*ring: the model cannot learn these classes", text)
-        assert "warning: 3 labeled images for batches of 4: images repeat in a batch" in text
+        assert re.search("warning: no labeled pixel of .*ring", text)
+        assert re.search("warning: 3 labeled images for batches of 4", text)
 
 
-def test_an_alias_stands_for_its_method(call: Call, _tiny_source: Path, tmp_path: Path) -> None:
+def test_train_accepts_aliases_of_methods(call: Call, _tiny_source: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = (*TRAIN, "--steps", "1", "--val-every", "never", "--method", "cps", "--no-cutmix")
     assert call("train", "--data", _tiny_source, "--out", out, *arguments).status == 0
@@ -415,9 +408,7 @@ def test_an_alias_stands_for_its_method(call: Call, _tiny_source: Path, tmp_path
     assert "method: dual-student" in text and "cutmix: false" in text
 
 
-def test_options_come_from_preset_file_and_command_line_in_this_order(
-    call: Call, _tiny_source: Path, tmp_path: Path
-) -> None:
+def test_command_line_overrides_file_and_file_overrides_preset(call: Call, _tiny_source: Path, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(
         "preset: small\nlabeled: 5\nlr: 1e-3\ncrop-size: 48\nsteps: 7\nweights: none\nworkers: 0\nbatch_size: 1\n"
     )
@@ -436,19 +427,19 @@ def test_options_come_from_preset_file_and_command_line_in_this_order(
         assert line in text.splitlines()
 
 
-def test_steps_on_the_command_line_win_over_epochs_in_the_file(call: Call, _tiny_source: Path, tmp_path: Path) -> None:
+def test_steps_on_the_command_line_override_epochs_in_the_file(call: Call, _tiny_source: Path, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("epochs: 80\n")
     arguments = ("--data", _tiny_source, "--config", tmp_path / "c.yaml", "--out", tmp_path / "run", *TRAIN)
     assert call("train", *arguments, "--val-every", "never").status == 0
     assert {"steps: 2", "epochs: null"} <= set((tmp_path / "run" / "config.yaml").read_text().splitlines())
     arguments = ("--data", _tiny_source, "--config", tmp_path / "c.yaml", "--out", tmp_path / "other", *TRAIN)
-    assert_refused(call("train", *arguments, "--epochs", "3"), "absent where epochs is given")
+    assert_refused(call("train", *arguments, "--epochs", "3"), "--steps: cannot be combined with --epochs")
 
 
-# The other commands.
+# Other commands
 
 
-def test_evaluate_prints_one_json_object_and_nothing_else(call: Call, trained: Path, _tiny_source: Path) -> None:
+def test_evaluate_json_prints_one_object_and_nothing_else(call: Call, trained: Path, _tiny_source: Path) -> None:
     result = call("evaluate", trained, "--data", _tiny_source, "--json", "--accelerator", "cpu")
     assert result.status == 0 and result.out.count("\n") == 1
     content = json.loads(result.out)
@@ -462,7 +453,7 @@ def test_evaluate_prints_one_json_object_and_nothing_else(call: Call, trained: P
     assert content["miou"] == pytest.approx(sum(present) / len(present))
 
 
-def test_the_run_s_own_page_shows_what_evaluate_measured(call: Call, copy_of_run: Path) -> None:
+def test_evaluate_updates_the_report_of_the_run(call: Call, copy_of_run: Path) -> None:
     (copy_of_run / "evaluations.jsonl").unlink(missing_ok=True)
     call("report", copy_of_run)
     before = (copy_of_run / "report.html").read_text()
@@ -472,7 +463,7 @@ def test_the_run_s_own_page_shows_what_evaluate_measured(call: Call, copy_of_run
     assert result.status == 0 and figure in after and "% on test" not in before
 
 
-def test_evaluate_on_the_labels_it_learned_from(call: Call, trained: Path) -> None:
+def test_evaluate_accepts_the_labeled_images(call: Call, trained: Path) -> None:
     result = call("evaluate", trained, "--split", "labeled", "--json")
     assert result.status == 0
     assert json.loads(result.out)["split"] == "labeled"
@@ -489,27 +480,25 @@ def test_evaluate_prints_a_table(call: Call, trained: Path) -> None:
     ("arguments", "pattern"),
     [
         (("--network", "teacher3"), "unknown network 'teacher3': did you mean teacher"),
-        (("--data", "nowhere"), "nowhere: there is no such folder"),
+        (("--data", "nowhere"), "nowhere: .*no such"),
         (("--split", "train"), "invalid choice 'train'"),
         (("--jsn",), "--jsn"),
     ],
 )
-def test_evaluate_refuses(call: Call, trained: Path, arguments: tuple[str, ...], pattern: str) -> None:
+def test_evaluate_rejects_invalid_options(call: Call, trained: Path, arguments: tuple[str, ...], pattern: str) -> None:
     assert_refused(call("evaluate", trained, *arguments), pattern)
 
 
-def test_evaluate_refuses_other_classes_and_lists_that_are_not_there(
-    call: Call, trained: Path, tiny_folder: Path
-) -> None:
+def test_evaluate_rejects_other_classes_and_missing_lists(call: Call, trained: Path, tiny_folder: Path) -> None:
     (tiny_folder / "splits" / "test.txt").unlink()
     result = call("evaluate", trained, "--data", tiny_folder)
-    assert_refused(result, "no test list: add splits/test.txt, or choose --split val")
+    assert_refused(result, "no test list. add splits/test.txt or choose --split val")
     (tiny_folder / "classes.json").unlink()
     (tiny_folder / "classes.txt").write_text("a\nb\nc\nd\ne\nf\ng\n")
-    assert_refused(call("evaluate", trained, "--data", tiny_folder), "its classes .* are not the model's")
+    assert_refused(call("evaluate", trained, "--data", tiny_folder), "its classes .* differ from those of the model")
 
 
-def test_a_test_list_added_after_training_is_found_unless_it_names_what_was_trained_on(
+def test_evaluate_accepts_a_later_test_list_without_training_images(
     call: Call, tiny_folder: Path, tmp_path: Path
 ) -> None:
     listed = tiny_folder / "splits" / "test.txt"
@@ -518,7 +507,7 @@ def test_a_test_list_added_after_training_is_found_unless_it_names_what_was_trai
     for name in names:
         (tiny_folder / "images" / f"{name}.png").rename(tmp_path / f"{name}.png")
     assert call("train", "--data", tiny_folder, "--out", tmp_path / "run", *TRAIN).status == 0
-    assert_refused(call("evaluate", tmp_path / "run"), "no test list: add splits/test.txt, or choose --split val")
+    assert_refused(call("evaluate", tmp_path / "run"), "no test list. add splits/test.txt or choose --split val")
     for name in names:
         (tmp_path / f"{name}.png").rename(tiny_folder / "images" / f"{name}.png")
     listed.write_text("\n".join(names))
@@ -526,21 +515,19 @@ def test_a_test_list_added_after_training_is_found_unless_it_names_what_was_trai
     learned = (tmp_path / "run" / "splits" / "labeled.txt").read_text().split()[0]
     (tiny_folder / "splits" / "train.txt").unlink()
     listed.write_text(learned)
-    assert_refused(call("evaluate", tmp_path / "run"), f"test.txt names '{learned}', which this run trained on")
+    assert_refused(call("evaluate", tmp_path / "run"), f"test.txt: contains '{learned}', which this run was trained on")
 
 
-@pytest.mark.parametrize("command", [("train", "--resume"), ("evaluate",)])
-def test_an_image_that_has_gone_since_is_named(
-    call: Call, tiny_folder: Path, tmp_path: Path, command: tuple[str, ...]
-) -> None:
+def test_an_image_removed_after_training_is_reported(call: Call, tiny_folder: Path, tmp_path: Path) -> None:
     assert call("train", "--data", tiny_folder, "--out", tmp_path / "run", *TRAIN).status == 0
     gone = (tmp_path / "run" / "splits" / "unlabeled.txt").read_text().split()[0]
     for path in (tiny_folder / "splits" / "train.txt", tiny_folder / "images" / f"{gone}.png"):
         path.unlink()
-    assert_refused(call(*command, tmp_path / "run"), f"unlabeled.txt: '{gone}' is no image of .*; add the image")
+    for command in (("train", "--resume"), ("evaluate",)):
+        assert_refused(call(*command, tmp_path / "run"), f"unlabeled.txt: .*'{gone}'.*add the image")
 
 
-def test_predict_writes_indexed_masks_at_the_images_size(call: Call, trained: Path, tmp_path: Path) -> None:
+def test_predict_writes_indexed_masks_at_the_size_of_the_images(call: Call, trained: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     rng = np.random.default_rng(0)
     for name, size in (("a.png", (37, 53)), ("b.jpg", (80, 20))):
@@ -558,31 +545,31 @@ def test_predict_writes_indexed_masks_at_the_images_size(call: Call, trained: Pa
         assert Image.open(out / f"{stem}_overlay.png").size == size
         assert Image.open(out / f"{stem}_confidence.png").size == size
     before = content(out)
-    assert_refused(call("predict", trained, tmp_path / "photos", "--out", out), "a.png: exists. Choose another --out")
+    assert_refused(call("predict", trained, tmp_path / "photos", "--out", out), "a.png.* exists.*choose another --out")
     assert content(out) == before
 
 
-def test_predict_refuses(call: Call, trained: Path, tmp_path: Path) -> None:
-    (tmp_path / "broken.png").write_bytes(b"this is no picture")
+def test_predict_rejects_invalid_input(call: Call, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
     (tmp_path / "empty").mkdir()
     out = tmp_path / "masks"
     for image, pattern in (
-        ("broken.png", "broken.png: the image cannot be read"),
+        ("broken.png", "broken.png: .*cannot be read"),
         ("none.png", "none.png: no such file or directory"),
-        ("empty", "empty: no images found"),
+        ("empty", "empty: no images"),
     ):
         assert_refused(call("predict", trained, tmp_path / image, "--out", out), pattern)
     (tmp_path / "file").write_text("")
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
     Image.new("RGB", (9, 9)).save(tmp_path / "a_overlay.png")
     both = tmp_path / "a.png", tmp_path / "a_overlay.png"
-    twice = "a_overlay.png: would be written for two images"
+    twice = "a_overlay.png: .*two images"
     assert_refused(call("predict", trained, *both, "--out", tmp_path / "new", "--overlay"), twice)
     assert not (tmp_path / "new").exists()
     assert_refused(call("predict", trained, tmp_path / "a.png", "--out", tmp_path / "file"), "file: cannot be written")
 
 
-def test_lists(call: Call) -> None:
+def test_list_commands(call: Call) -> None:
     result = call("methods")
     assert result.status == 0
     for name in ("supervised", "mean-teacher", "dual-student (cps)", "dual-teacher"):
@@ -599,25 +586,25 @@ def test_unknown_command(call: Call) -> None:
     assert_refused(call("trian"), "unknown command 'trian': did you mean train?")
 
 
-def test_an_interrupt_says_how_to_go_on(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_comparison_explains_how_to_resume(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(argv: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setitem(cli.COMMANDS, "compare", interrupt)
     result = call("compare")
-    assert result.status == 130 and "the same command again" in result.err and result.err.count("\n") == 1
+    assert result.status == 130 and "Run the same command again" in result.err and result.err.count("\n") == 1
 
 
-def test_a_run_that_a_signal_has_ended_says_so_by_its_status(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    def ended(argv: object) -> None:
-        raise Interrupted("saved at step 7: go on by ...", 143)
+def test_a_signal_determines_the_exit_status(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(argv: object) -> None:
+        raise Interrupted("saved at step 7. Resume with ...", 143)
 
-    monkeypatch.setitem(cli.COMMANDS, "train", ended)
+    monkeypatch.setitem(cli.COMMANDS, "train", stopped)
     result = call("train")
-    assert (result.status, result.err) == (143, "semiseg: saved at step 7: go on by ...\n")
+    assert (result.status, result.err) == (143, "semiseg: saved at step 7. Resume with ...\n")
 
 
-# As processes.
+# Processes
 
 
 def process(*command: str) -> subprocess.CompletedProcess[str]:
@@ -625,6 +612,7 @@ def process(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=240, env=environment)
 
 
+@pytest.mark.slow
 def test_help_and_version_do_not_import_torch() -> None:
     code = "import sys; from semiseg.cli import main; assert main() == 0; assert 'torch' not in sys.modules"
     for option, expected in (("--help", "usage: semiseg COMMAND"), ("--version", "semiseg 0.")):
@@ -633,16 +621,24 @@ def test_help_and_version_do_not_import_torch() -> None:
         assert result.stdout.startswith(expected)
 
 
-def test_the_process_ends_with_status_2_and_one_line() -> None:
+@pytest.mark.slow
+def test_invalid_input_exits_with_status_2_and_one_line() -> None:
     result = process("-m", "semiseg.cli", "train", "--data", "nowhere")
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == "semiseg: nowhere: there is no such folder; give one that holds images/ and masks/\n"
+    assert re.fullmatch("semiseg: nowhere: .*images/ and masks/.*\n", result.stderr)
 
 
-def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+@pytest.mark.slow
+def test_a_closed_pipe_is_not_an_error() -> None:
     command = [sys.executable, "-m", "semiseg.cli", "methods"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None
-        process.stdout.close()  # before anything is written, so that every write fails
+        process.stdout.close()  # before anything is written
         assert process.stderr.read() == ""
-    assert process.returncode == 141  # not 0: of a check or a training, nobody knows how it ended
+    assert process.returncode == 141  # not 0: the result of a check or training is unknown
+
+
+def test_a_deprecated_option_prints_one_line() -> None:
+    assert cli.format_warning(DeprecatedOption("--a is deprecated. Pass --b."), DeprecatedOption, "f", 1) == (
+        "semiseg: --a is deprecated. Pass --b.\n"
+    )

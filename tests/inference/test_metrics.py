@@ -1,4 +1,4 @@
-"""The confusion matrix and what is read from it, against a computation pixel by pixel."""
+"""The confusion matrix and its metrics, compared with a computation pixel by pixel."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def matrix_of(classes, prediction, mask):
 
 
 def naive(classes, pairs):
-    """IoU, mIoU and pixel accuracy by sets of pixels, in percent."""
+    """Return IoU, mIoU and pixel accuracy in percent, computed with sets of pixels."""
     valid = [(index, truth, guess) for index, (truth, guess) in enumerate(pairs) if truth != IGNORE]
     ious = []
     for label in range(classes):
@@ -37,7 +37,7 @@ def labelings(draw):
 
 @settings(max_examples=150, deadline=None)
 @given(labelings(), st.integers(0, 60))
-def test_agrees_with_pixel_by_pixel_computation(labeling, cut):
+def test_metrics_equal_a_computation_pixel_by_pixel(labeling, cut):
     classes, pairs = labeling
     matrix = ConfusionMatrix(classes)
     for part in (pairs[:cut], pairs[cut:]):  # two updates equal one
@@ -55,24 +55,24 @@ def test_rows_are_the_truth():
     assert matrix.counts.dtype == torch.int64
 
 
-def test_predicting_on_ignored_pixels_costs_nothing():
+def test_ignored_pixels_are_not_counted():
     assert matrix_of(2, [[0, 1, 1, 1]], [[0, 1, 255, 255]]).iou() == [100, 100]
 
 
-def test_absent_class_is_none_but_one_predicted_in_vain_is_zero():
+def test_iou_is_none_for_absent_classes_and_zero_for_false_positives():
     matrix = matrix_of(4, [[0, 0, 2]], [[0, 0, 0]])
     assert matrix.iou() == [pytest.approx(200 / 3), None, 0, None]
     assert matrix.miou() == pytest.approx(100 / 3)
 
 
 @pytest.mark.parametrize("mask", [[[255, 255]], [[]]])
-def test_nothing_valid(mask):
+def test_metrics_are_none_without_valid_pixels(mask):
     matrix = ConfusionMatrix(2)
     matrix.update(torch.zeros(1, len(mask[0]), dtype=torch.uint8), torch.tensor(mask, dtype=torch.uint8))
     assert matrix.summary(("a", "b")) == {"miou": None, "pixel_accuracy": None, "iou": {"a": None, "b": None}}
 
 
-def test_batches_and_single_images_count_alike():
+def test_batches_equal_single_images():
     prediction, mask = torch.randint(0, 3, (2, 4, 5, 6))
     batch, single = ConfusionMatrix(3), ConfusionMatrix(3)
     batch.update(prediction, mask)
@@ -81,7 +81,7 @@ def test_batches_and_single_images_count_alike():
     assert torch.equal(batch.counts, single.counts)
 
 
-def test_counts_stay_exact_beyond_the_precision_of_floats():
+def test_counts_are_exact_beyond_the_precision_of_floats():
     matrix = ConfusionMatrix(2)
     matrix.counts[0, 0] = 2**53
     matrix.update(torch.zeros(1, 1), torch.zeros(1, 1))
@@ -89,17 +89,17 @@ def test_counts_stay_exact_beyond_the_precision_of_floats():
 
 
 @pytest.mark.parametrize(("prediction", "mask"), [([[2]], [[0]]), ([[0]], [[2]]), ([[0]], [[254]]), ([[-1]], [[0]])])
-def test_a_label_outside_the_classes_is_refused_not_booked_elsewhere(prediction, mask):
+def test_labels_outside_the_classes_are_rejected(prediction, mask):
     with pytest.raises(ValueError, match="labels must lie in"):
         matrix_of(2, prediction, mask)
 
 
-def test_shapes_must_agree():
+def test_different_shapes_are_rejected():
     with pytest.raises(ValueError, match="differ in shape"):
         matrix_of(2, [[0, 1]], [[0], [1]])
 
 
-def test_summary_names_the_classes():
+def test_summary_contains_the_class_names():
     summary = matrix_of(2, [[0, 1]], [[0, 0]]).summary(("sky", "tree"))
     assert summary == {"miou": 25.0, "pixel_accuracy": 50.0, "iou": {"sky": 50.0, "tree": 0.0}}
     with pytest.raises(ValueError):

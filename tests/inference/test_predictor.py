@@ -1,4 +1,4 @@
-"""Inference and the evaluation of several networks at once."""
+"""Prediction of images, and evaluation of several networks in one pass."""
 
 import math
 
@@ -20,7 +20,7 @@ from semiseg.inference.predictor import window_starts
 
 
 class Pointwise(nn.Module):
-    """Sees a pixel at a time, so that windows cannot matter; remembers the sizes that it saw."""
+    """Process each pixel separately, so that windows make no difference; record the input sizes."""
 
     def __init__(self, classes=3, seed=0):
         super().__init__()
@@ -75,7 +75,7 @@ def image(height=23, width=31):
 @pytest.mark.parametrize("mode", ["whole", "slide"])
 @pytest.mark.parametrize("scale", [1.0, 0.5, 1.7])
 @pytest.mark.parametrize("size", [(23, 31), (1, 9), (8, 8)])
-def test_prediction_has_the_images_size_and_probabilities_sum_to_one(mode, scale, size):
+def test_predictions_have_the_size_of_the_image_and_probabilities_sum_to_one(mode, scale, size):
     predictor = Predictor(Pointwise(), mode=mode, crop_size=8, image_scale=scale)
     probabilities = predictor.probabilities(image(*size))
     assert probabilities.shape == (3, *size)
@@ -87,13 +87,13 @@ def test_prediction_has_the_images_size_and_probabilities_sum_to_one(mode, scale
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.6])
-def test_one_window_over_the_whole_image_is_the_whole_image(scale):
+def test_one_window_equals_the_whole_image(scale):
     network = Contextual()
     whole = Predictor(network, image_scale=scale).probabilities(image())
     assert torch.allclose(whole, Predictor(network, "slide", 64, scale).probabilities(image()), atol=1e-6)
 
 
-def test_windows_agree_with_the_whole_image_where_context_does_not_matter():
+def test_windows_equal_the_whole_image_without_context():
     whole = Predictor(Pointwise()).probabilities(image())
     assert torch.allclose(whole, Predictor(Pointwise(), "slide", 7).probabilities(image()), atol=1e-6)
 
@@ -119,7 +119,7 @@ def test_windows_cover_every_pixel_and_stay_inside(length, window):
     assert len(set(starts)) == len(starts)
 
 
-def test_image_scale_is_what_the_network_sees():
+def test_image_scale_resizes_the_network_input():
     network = Pointwise()
     Predictor(network, image_scale=0.5)(image(20, 30))
     assert network.seen == [(1, 3, 10, 15)]
@@ -134,7 +134,7 @@ def test_resizing_is_antialiased():
             return images[:, :2] * torch.tensor([1.0, 0.0])[:, None, None]
 
     left = Predictor(Brightness(), image_scale=0.25).probabilities(stripes)[0, 8, 0]
-    assert 0.5 < float(left) < 0.7  # without antialiasing the column is missed: exactly 0.5
+    assert 0.5 < float(left) < 0.7  # exactly 0.5 without antialiasing
 
 
 def test_several_networks_average_their_probabilities():
@@ -143,7 +143,7 @@ def test_several_networks_average_their_probabilities():
     assert torch.allclose(Predictor(networks).probabilities(image()), mean, atol=1e-6)
 
 
-def test_modes_are_restored_module_by_module_also_after_an_error():
+def test_the_mode_of_every_module_is_restored_even_after_an_error():
     network = Pointwise().train()
     network.norm.eval()
     Predictor(network)(image())
@@ -153,7 +153,7 @@ def test_modes_are_restored_module_by_module_also_after_an_error():
     assert network.training and not network.norm.training
 
 
-def test_prediction_changes_no_buffer_and_channels_last_agrees():
+def test_prediction_changes_no_buffers_and_works_with_channels_last():
     network = Pointwise().train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     expected = Predictor(network).probabilities(image())
@@ -170,7 +170,7 @@ def test_prediction_changes_no_buffer_and_channels_last_agrees():
         ({"image_scale": 0.0}, "positive"),
     ],
 )
-def test_wrong_arguments(arguments, message):
+def test_invalid_arguments_are_rejected(arguments, message):
     with pytest.raises(ValueError, match=message):
         Predictor(Pointwise(), **arguments)
     with pytest.raises(ValueError, match="uint8"):
@@ -181,7 +181,7 @@ def evaluate(networks, dataset, **options):
     return evaluate_networks(networks, dataset, options.pop("ids", dataset.ids), device="cpu", **options)
 
 
-def test_evaluation_equals_prediction_image_by_image():
+def test_evaluation_equals_the_predictor_on_each_image():
     dataset = Images()
     networks = {"student": Pointwise(seed=0), "teacher1": Pointwise(seed=1), "teacher2": Pointwise(seed=2)}
     result = evaluate(networks, dataset)
@@ -194,7 +194,7 @@ def test_evaluation_equals_prediction_image_by_image():
         assert torch.equal(result.matrices[name].counts, expected.counts)
 
 
-def test_disagreement_is_the_share_of_all_pixels():
+def test_disagreement_is_a_percentage_of_all_pixels():
     dataset = Images()
     networks = {"student": Pointwise(seed=0), "teacher1": Pointwise(seed=1), "same": Pointwise(seed=0)}
     disagreement = evaluate(networks, dataset).disagreement
@@ -213,13 +213,13 @@ def test_one_network_or_one_teacher_has_no_average():
     assert evaluate({"teacher1": Pointwise()}, Images()).disagreement == {}
 
 
-@pytest.mark.parametrize("world_size", [2, 3, 4, 5, 8])  # not a divisor, more processes than images, too
-def test_processes_together_count_every_image_once(world_size):
+@pytest.mark.parametrize("world_size", [2, 3, 4, 5, 8])  # also more processes than images
+def test_ranks_together_count_every_image_once(world_size):
     networks = {"student": Pointwise(seed=0), "teacher1": Pointwise(seed=1), "teacher2": Pointwise(seed=2)}
     whole = evaluate(networks, Images())
     parts = [evaluate(networks, Images(), rank=rank, world_size=world_size) for rank in range(world_size)]
     own, sums = [[], []], []
-    parts[0].reduce(lambda count: own[0].append(count) or count)  # which counts are reduced, in which order
+    parts[0].reduce(lambda count: own[0].append(count) or count)  # record the reduced counts and their order
     for rank in range(1, world_size):
         other = []
         parts[rank].reduce(lambda count, other=other: other.append(count) or count)
@@ -230,7 +230,7 @@ def test_processes_together_count_every_image_once(world_size):
     assert parts[0].disagreement == whole.disagreement
 
 
-def test_limit_spreads_over_the_list():
+def test_limit_selects_images_spread_over_the_list():
     assert evenly_spaced(range(10), 3) == [0, 3, 6]
     assert evenly_spaced(range(3), 9) == range(3)
     dataset = Images(9)
@@ -238,7 +238,7 @@ def test_limit_spreads_over_the_list():
     assert dataset.read == ["0", "3", "6"]
 
 
-def test_an_image_without_mask_or_with_a_wrong_one_is_named():
+def test_missing_and_wrong_masks_are_reported():
     dataset = Images()
     dataset.masks["2"] = dataset.masks["2"][:5]
     with pytest.raises(UserError, match="2: the mask is 17x5, its image 2 is 17x12"):
@@ -251,7 +251,7 @@ def test_an_image_without_mask_or_with_a_wrong_one_is_named():
 def test_parameter_distance():
     student, teacher = Pointwise(), Pointwise()
     assert parameter_distance(teacher, student) == 0
-    teacher.norm.running_mean += 5  # buffers do not count
+    teacher.norm.running_mean += 5  # buffers are ignored
     assert parameter_distance(teacher, student) == 0
     with torch.no_grad():
         for parameter in teacher.parameters():
@@ -271,7 +271,7 @@ def test_parameter_distance():
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("mode", ["whole", "slide"])
-def test_the_class_of_the_largest_score_is_the_likeliest(count: int, mode: str, scale: float) -> None:
+def test_the_largest_score_belongs_to_the_most_likely_class(count: int, mode: str, scale: float) -> None:
     image = torch.randint(0, 256, (3, 11, 14), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
     predictor = Predictor([Contextual(), Pointwise(seed=4)][:count], mode, 6, scale)
     probabilities = predictor.probabilities(image)

@@ -20,8 +20,8 @@ from semiseg.data.importers.polygons import polygon_region
 from semiseg.data.stream.shards import open_shards
 from semiseg.errors import UserError
 from semiseg.tools.exporting.write_export import write_onnx
-from semiseg.tools.serving.web_page import require_gradio
 from semiseg.training.logging.trackers import MODULES, require_trackers
+from semiseg.workflows.serve import require_fastapi
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
@@ -90,7 +90,7 @@ ASKED: dict[str, Callable[[], Any]] = {
     "tensorboard": lambda: require_trackers(TrainConfig(tensorboard=True)),
     "wandb": lambda: require_trackers(TrainConfig(tracker="wandb")),
     "trackio": lambda: require_trackers(TrainConfig(tracker="trackio")),
-    "serve": require_gradio,
+    "serve": require_fastapi,
     "export": lambda: write_onnx(None, Path()),  # type: ignore[arg-type]
     "coco": lambda: polygon_region([[0, 0, 4, 0, 4, 4]], 8, 8),
     "hf": lambda: load_parts("somebody/something"),

@@ -1,4 +1,4 @@
-"""The page and its JSON endpoint: what they answer, what they refuse, and that nothing of the server leaks."""
+"""The web page and the JSON endpoint: answers, rejected requests, and access control."""
 
 from __future__ import annotations
 
@@ -31,10 +31,13 @@ from PIL import Image
 
 import semiseg
 from semiseg import cli
-from semiseg.tools.serving import endpoints, server, uploads
-from semiseg.tools.serving.render_answer import as_html, as_json
-from semiseg.tools.serving.served_models import Networks, unlike
+from semiseg.tools.serving import uploads
+from semiseg.tools.serving.served_models import Networks, number_duplicates
 from semiseg.tools.serving.uploads import Refused, read_upload
+from semiseg.workflows.serve import listen, serve
+
+app = pytest.importorskip("semiseg.tools.serving.app", reason="the extra serve is not installed", exc_type=ImportError)
+guard = pytest.importorskip("semiseg.tools.serving.guard", exc_type=ImportError)
 
 SHAPES = "shapes:images=10,val=3,test=2,size=48"
 OPTIONS = {"crop_size": 32, "batch_size": 2, "steps": 2, "workers": 0, "accelerator": "cpu", "weights": "none"}
@@ -49,7 +52,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     for name, tensor in state["method"].items():
         if name.endswith("head.weight"):
-            tensor.normal_()  # two steps teach it one class: now it has an opinion on every pixel
+            tensor.normal_()  # predict several classes, which two steps of training do not
     torch.save(state, best)
     return out
 
@@ -72,7 +75,7 @@ def encoded(image: Image.Image, format: str = "PNG") -> bytes:
 
 
 def header_of(width: int, height: int) -> bytes:
-    """A PNG that says how large it is, and has next to nothing of it."""
+    """A PNG with the header of a large image and almost no data."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -81,23 +84,23 @@ def header_of(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
 
 
-# What the networks say.
+# Predictions
 
 
 def test_labels_defaults_and_samples(run: Path, networks: Networks, tmp_path: Path) -> None:
     assert list(networks.predictors) == ["student", "teacher1", "teacher2", "teachers-average"]
     assert networks.defaults == ["student"]
     assert len(networks.samples) == 2 and all(name.startswith("test") for name in networks.samples)
-    twin = shutil.copytree(run, tmp_path / "run")
-    several = Networks([str(run), str(twin), str(semiseg.export(run, out=tmp_path / "given").path)], accelerator="cpu")
+    copy = shutil.copytree(run, tmp_path / "run")
+    several = Networks([str(run), str(copy), str(semiseg.export(run, out=tmp_path / "given").path)], accelerator="cpu")
     assert several.defaults == ["run-1/student", "run-2/student", "given/student"]
 
 
-def test_names_that_occur_twice_are_numbered() -> None:
-    assert unlike(["a", "b", "a", "a"]) == ["a-1", "b", "a-2", "a-3"]
+def test_duplicate_names_are_numbered() -> None:
+    assert number_duplicates(["a", "b", "a", "a"]) == ["a-1", "b", "a-2", "a-3"]
 
 
-def test_the_answer_is_what_the_run_predicts(run: Path, networks: Networks, photo: bytes) -> None:
+def test_segment_gives_the_predictions_of_the_run(run: Path, networks: Networks, photo: bytes) -> None:
     image = read_upload(photo)
     assert len(networks.segment(image)[0].mask.unique()) > 2
     for label in networks.predictors:
@@ -110,44 +113,38 @@ def test_the_answer_is_what_the_run_predicts(run: Path, networks: Networks, phot
         networks.segment(image, ["teacher9"])
 
 
-def test_json_holds_the_mask_as_indexed_png(networks: Networks, photo: bytes) -> None:
-    image = read_upload(photo)
-    answers = networks.segment(image)
-    content = json.loads(json.dumps(as_json(answers)))
+def test_json_contains_an_indexed_msend(networks: Networks, photo: bytes) -> None:
+    answer = networks.segment(read_upload(photo))[0]
+    content = json.loads(json.dumps(app.segment(networks, photo, [])))
     assert (content["width"], content["height"]) == (99, 70)
+    assert content["networks"]["student"].keys() == {"mask", "shares", "mean_confidence"}
     mask = Image.open(io.BytesIO(base64.b64decode(content["networks"]["student"]["mask"])))
-    assert mask.mode == "P" and np.array_equal(np.array(mask), answers[0].mask.numpy())
+    assert mask.mode == "P" and np.array_equal(np.array(mask), answer.mask.numpy())
     assert sum(content["networks"]["student"]["shares"].values()) == pytest.approx(1)
 
 
-def test_html_escapes_names_that_others_chose(networks: Networks, photo: bytes) -> None:
-    image = read_upload(photo)
-    html = as_html(image, networks.segment(image), '"><script>x</script>')
-    assert "<script>" not in html and "&lt;script&gt;" in html
+def test_details_contain_a_small_confidence_picture_and_colors(networks: Networks) -> None:
+    wide = encoded(Image.new("RGB", (1500, 60)))
+    content = app.segment(networks, wide, [], details=True)["networks"]["student"]
+    assert Image.open(io.BytesIO(base64.b64decode(content["confidence"]))).size == (1024, 41)
+    assert Image.open(io.BytesIO(base64.b64decode(content["mask"]))).size == (1500, 60)
+    assert content["colors"].keys() == content["shares"].keys()
 
 
-def test_a_large_image_is_shown_small_and_downloaded_whole(networks: Networks) -> None:
-    image = torch.zeros(3, 60, 1500, dtype=torch.uint8)
-    html = as_html(image, networks.segment(image), "wide")
-    tags = [part.split('"')[0] for part in html.split("base64,")[1:]]
-    sizes = [Image.open(io.BytesIO(base64.b64decode(tag))).size for tag in tags]
-    assert sizes[:-1] == [(1024, 41)] * (len(sizes) - 1) and sizes[-1] == (1500, 60)
+# Uploads
 
 
-# What is not taken.
-
-
-@pytest.mark.parametrize("kind", uploads.KINDS)
-def test_every_kind_that_is_named_is_read(kind: str) -> None:
-    image = read_upload(encoded(Image.new("RGB", (20, 10), (200, 0, 0)), kind))
-    assert image.shape == (3, 10, 20) and abs(int(image[0, 5, 5]) - 200) < 4
+def test_every_supported_format_is_read() -> None:
+    for kind in uploads.KINDS:
+        image = read_upload(encoded(Image.new("RGB", (20, 10), (200, 0, 0)), kind))
+        assert image.shape == (3, 10, 20) and abs(int(image[0, 5, 5]) - 200) < 4
 
 
 @pytest.mark.parametrize(
     ("data", "status", "message"),
     [
-        (b"this is no picture", 415, "not an image that is taken here"),
-        (b"", 415, "not an image that is taken here"),
+        (b"not a picture", 415, "not a supported image"),
+        (b"", 415, "not a supported image"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "send one of JPEG, PNG"),
         (encoded(Image.new("RGB", (8, 8)), "GIF"), 415, "send one of JPEG, PNG"),
         (header_of(30000, 20000), 413, "more than 13 million pixels"),
@@ -157,15 +154,15 @@ def test_every_kind_that_is_named_is_read(kind: str) -> None:
     ],
     ids=["text", "empty", "svg", "gif", "huge-header", "large-header", "damaged", "many-bytes"],
 )
-def test_what_is_not_taken_is_told(data: bytes, status: int, message: str) -> None:
+def test_read_upload_rejects(data: bytes, status: int, message: str) -> None:
     with pytest.raises(Refused, match=message) as refusal:
         read_upload(data)
     assert refusal.value.status == status
 
 
-def test_what_an_image_costs_counts_what_the_network_pads(networks: Networks) -> None:
+def test_pixels_include_the_padding_of_the_network(networks: Networks) -> None:
     assert networks.pixels(1, 1_000_000) == 32_000_000
-    assert networks.pixels(3024, 4032) <= uploads.MAX_PIXELS  # a phone's photo, whichever way it is held
+    assert networks.pixels(3024, 4032) <= uploads.MAX_PIXELS  # a photo of a phone, in both orientations
     assert networks.pixels(4032, 3024) <= uploads.MAX_PIXELS
     line = encoded(Image.new("L", (1_000_000, 1)))
     assert len(line) < 2000
@@ -174,32 +171,33 @@ def test_what_an_image_costs_counts_what_the_network_pads(networks: Networks) ->
     assert refusal.value.status == 413
 
 
-@pytest.mark.parametrize(("host", "inside"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("example.org", False)])  # fmt: skip  # noqa: E501
-def test_what_counts_as_this_machine(host: str, inside: bool) -> None:
-    assert server.is_loopback(host) == inside
+def test_is_loopback() -> None:
+    for host in ("127.0.0.1", "::1", "localhost"):
+        assert guard.is_loopback(host), host
+    for host in ("0.0.0.0", "example.org", ""):
+        assert not guard.is_loopback(host), host
 
 
-def test_an_address_that_is_taken_is_told() -> None:
-    with server.listen("127.0.0.1", 0) as taken, pytest.raises(semiseg.UserError, match="choose another --port"):
-        server.listen("127.0.0.1", taken.getsockname()[1])
+def test_an_address_in_use_is_reported() -> None:
+    with listen("127.0.0.1", 0) as taken, pytest.raises(semiseg.UserError, match="Pass another --port"):
+        listen("127.0.0.1", taken.getsockname()[1])
 
 
-def test_without_the_extra_the_hint_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "gradio", None)
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fastapi", None)
     with pytest.raises(semiseg.UserError, match=r"pip install 'semiseg\[serve\]'"):
-        server.serve(["nowhere"])
+        serve(["nowhere"])
 
 
-# Over HTTP.
+# HTTP
 
 
 @contextmanager
 def running(networks: Networks, token: str | None = None) -> Iterator[str]:
-    pytest.importorskip("gradio", reason="the extra serve is not installed")
     import uvicorn
 
-    with server.listen("127.0.0.1", 0) as bound:
-        config = uvicorn.Config(server.make_app(networks, token), log_level="warning")
+    with listen("127.0.0.1", 0) as bound:
+        config = uvicorn.Config(app.make_app(networks, token), log_level="warning")
         running = uvicorn.Server(config)
         thread = threading.Thread(target=running.run, kwargs={"sockets": [bound]}, daemon=True)
         thread.start()
@@ -216,7 +214,7 @@ def url(networks: Networks) -> Iterator[str]:
         yield address
 
 
-def ask(url: str, data: bytes | None = None, **headers: str) -> tuple[int, bytes, Any]:
+def send(url: str, data: bytes | None = None, **headers: str) -> tuple[int, bytes, Any]:
     request = urllib.request.Request(url, data, {key.replace("_", "-"): value for key, value in headers.items()})
     try:
         with urllib.request.urlopen(request, timeout=60) as response:
@@ -225,65 +223,60 @@ def ask(url: str, data: bytes | None = None, **headers: str) -> tuple[int, bytes
         return error.code, error.read(), error.headers
 
 
-def test_predict_answers_as_documented(url: str, networks: Networks, photo: bytes) -> None:
-    status, body, _ = ask(f"{url}/predict?network=student&network=teacher1", photo)
+def test_predict_answers_with_json(url: str, networks: Networks, photo: bytes) -> None:
+    status, body, _ = send(f"{url}/predict?network=student&network=teacher1", photo)
     content = json.loads(body)
     assert status == 200 and list(content["networks"]) == ["student", "teacher1"]
-    assert content == as_json(networks.segment(read_upload(photo), ["student", "teacher1"]))
-    assert list(json.loads(ask(f"{url}/predict", photo)[1])["networks"]) == ["student"]
+    assert content == app.segment(networks, photo, ["student", "teacher1"])
+    assert list(json.loads(send(f"{url}/predict", photo)[1])["networks"]) == ["student"]
 
 
 @pytest.mark.parametrize(
     ("query", "data", "status", "message"),
     [
-        ("", b"this is no picture", 415, "not an image"),
+        ("", b"not a picture", 415, "not a supported image"),
         ("", header_of(30000, 20000), 413, "million pixels"),
         ("", encoded(Image.new("L", (1_000_000, 1))), 413, "less narrow"),
         ("?network=teacher9", header_of(40, 30), 415, "damaged"),
         ("?network=teacher9", encoded(Image.new("RGB", (8, 8))), 422, "did you mean teacher"),
     ],
 )
-def test_predict_says_what_is_wrong(url: str, query: str, data: bytes, status: int, message: str) -> None:
-    answered, body, _ = ask(f"{url}/predict{query}", data)
+def test_predict_reports_errors(url: str, query: str, data: bytes, status: int, message: str) -> None:
+    answered, body, _ = send(f"{url}/predict{query}", data)
     assert answered == status and message in json.loads(body)["error"]
 
 
 def bad_uploads(photo: bytes) -> list[tuple[str, bytes, int]]:
-    """Two hundred of them: path, body, status (404: refused unread, so that nothing need be sent)."""
+    """Return 200 invalid uploads: path, body and expected status."""
     large = b"\xff\xd8" + bytes(6 * 2**20)
     bad = [
-        *((data, 415) for data in (b"this is no picture", b"", header_of(40, 30), photo[: len(photo) // 2], large)),
+        *((data, 415) for data in (b"not a picture", b"", header_of(40, 30), photo[: len(photo) // 2], large)),
         *((data, 413) for data in (header_of(30000, 20000), encoded(Image.new("L", (1_000_000, 1))))),
-        *(
-            (data, 415)
-            for data in (encoded(Image.new("RGB", (8, 8)), "GIF"), b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0")
-        ),
+        (encoded(Image.new("RGB", (8, 8)), "GIF"), 415),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0", 415),
         (b"<script>alert(1)</script>", 415),
     ]
+    paths = ("/predict", "/predict?details=1&network=student", "/predict?network=teacher1", "/upload")
     made = []
     for index in range(200):
-        (data, status), place = bad[index % len(bad)], index // len(bad) % 4
-        path = ("/predict", "/show?name=x.png&network=student", "/predict?network=teacher1")[place % 3]
-        made.append((path, data, status))
-        if place == 3:
-            said = b'{"data": ["x.png|data:image/png;base64,' + base64.b64encode(data)
-            said += b'", ["student"]], "fn_index": 0, "session_hash": "%d"}' % index
-            made[-1] = ("/gradio_api/queue/join", said, 404)
+        data, status = bad[index % len(bad)]
+        path = paths[index // len(bad) % len(paths)]
+        made.append((path, data, 404 if path == "/upload" else status))
     return made
 
 
 def resident() -> int:
-    """Bytes of memory that this process has, the server among it."""
+    """Return the resident memory of this process in bytes; the server runs in it."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_two_hundred_bad_uploads_at_once_leave_it_answering(url: str, photo: bytes) -> None:
+def test_server_survives_200_bad_uploads_at_once(url: str, photo: bytes) -> None:
     made = bad_uploads(photo)
     host, port = url.removeprefix("http://").split(":")
     all_are_open = threading.Barrier(len(made), timeout=60)
 
-    def send(upload: tuple[str, bytes, int]) -> bytes:
-        path, body, expected = upload
+    def upload(request: tuple[str, bytes, int]) -> bytes:
+        path, body, expected = request
         with socket.create_connection((host, int(port)), timeout=60) as connection:
             head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
             connection.sendall(head.encode())
@@ -292,43 +285,39 @@ def test_two_hundred_bad_uploads_at_once_leave_it_answering(url: str, photo: byt
                 connection.sendall(body)
             return b"".join(iter(lambda: connection.recv(65536), b""))
 
-    assert ask(f"{url}/predict", photo)[0] == 200
+    assert send(f"{url}/predict", photo)[0] == 200
     grown = []
-    for _ in range(3):  # the first takes what threads and buffers need
+    for _ in range(3):  # the first round allocates threads and buffers
         before = resident()
         with ThreadPoolExecutor(len(made)) as pool:
-            answers = list(pool.map(send, made))
+            answers = list(pool.map(upload, made))
         grown.append((resident() - before) / 2**20)
-    assert sum(len(body) for _, body, _ in made) > 120 * 2**20
+    assert sum(len(body) for _, body, _ in made) > 90 * 2**20
     assert grown[0] < 400 and grown[1] + grown[2] < 60
     for (path, _, expected), answered in zip(made, answers, strict=True):
         head, _, text = answered.decode().partition("\r\n\r\n")
         assert int(head.split()[1]) == expected, path
-        assert list(json.loads(text)) == ["error"]
+        assert list(json.loads(text)) == ["detail" if expected == 404 else "error"]
         assert "/" not in text.replace("image/", "") and "Traceback" not in text
-    assert ask(f"{url}/predict", photo)[0] == 200
+    assert send(f"{url}/predict", photo)[0] == 200
 
 
-def test_show_answers_the_page_and_says_why_it_does_not(url: str, networks: Networks, photo: bytes) -> None:
-    status, body, _ = ask(f"{url}/show?name=rose.png&network=student", photo)
-    image = read_upload(photo)
-    assert status == 200 and body.decode() == as_html(image, networks.segment(image, ["student"]), "rose")
-    status, body, _ = ask(f"{url}/show?sample={networks.samples[0]}&network=student", b"")
-    assert status == 200 and f"{networks.samples[0]}_student.png" in body.decode()
-    for query, data, expected, message in (
-        ("name=huge.png&network=student", header_of(30000, 20000), 413, "more than 13 million pixels"),
-        ("sample=../../etc/passwd&network=student", b"", 422, "this image or network is no longer there"),
-        ("name=rose.png&network=gone", photo, 422, "this image or network is no longer there"),
-        ("name=x.png&network=student", b"", 415, "not an image"),
-    ):
-        status, body, _ = ask(f"{url}/show?{query}", data)
-        assert status == expected and message in json.loads(body)["error"]
+def test_samples(url: str, networks: Networks) -> None:
+    content = json.loads(send(f"{url}/networks")[1])
+    assert content["networks"] == list(networks.predictors) and content["defaults"] == ["student"]
+    assert content["samples"] == list(networks.samples)
+    status, body, _ = send(f"{url}/samples/{networks.samples[0]}")
+    image = torch.from_numpy(np.array(Image.open(io.BytesIO(body)))).permute(2, 0, 1)
+    assert status == 200 and torch.equal(image, networks.read_sample(networks.samples[0]))
+    for name in ("gone", "..%2F..%2Fetc%2Fpasswd"):
+        status, body, _ = send(f"{url}/samples/{name}")
+        assert status == 422 and json.loads(body) == {"error": "this sample no longer exists"}
 
 
-def test_who_sends_too_slowly_or_goes_holds_nobody_up(
+def test_slow_and_disconnected_clients_do_not_block_others(
     url: str, photo: bytes, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(endpoints, "PATIENCE", 0.5)
+    monkeypatch.setattr(app, "UPLOAD_TIMEOUT", 0.5)
     host, port = url.removeprefix("http://").split(":")
     head = f"POST /predict HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(photo)}\r\n\r\n".encode()
     slow, gone = ([socket.create_connection((host, int(port)), timeout=20) for _ in range(6)] for _ in range(2))
@@ -336,7 +325,7 @@ def test_who_sends_too_slowly_or_goes_holds_nobody_up(
         connection.sendall(head + photo[:9])
     for connection in gone:
         connection.close()
-    assert ask(f"{url}/predict", photo)[0] == 200
+    assert send(f"{url}/predict", photo)[0] == 200
     for connection in slow:
         answered = connection.recv(4096)
         assert answered.startswith(b"HTTP/1.1 408 ")
@@ -344,7 +333,7 @@ def test_who_sends_too_slowly_or_goes_holds_nobody_up(
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_too_many_bytes_are_refused_before_they_are_read(url: str) -> None:
+def test_too_many_bytes_are_rejected_before_they_are_read(url: str) -> None:
     from http.client import HTTPConnection
 
     for length, expected in ((str(uploads.MAX_BYTES + 1), 413), (None, 411)):
@@ -352,80 +341,75 @@ def test_too_many_bytes_are_refused_before_they_are_read(url: str) -> None:
         connection.putrequest("POST", "/predict")
         if length:
             connection.putheader("Content-Length", length)
-        connection.endheaders()  # and not a byte of the body
+        connection.endheaders()  # send no body
         assert connection.getresponse().status == expected
         connection.close()
 
 
-def test_the_page_loads_nothing_from_elsewhere_and_names_no_file_of_the_server(url: str, run: Path) -> None:
-    for path in ("/", "/config", "/theme.css", "/gradio_api/info"):
-        status, body, headers = ask(url + path)
+def test_answers_have_security_headers_and_name_no_files(url: str, run: Path) -> None:
+    for path in ("/", "/networks", "/samples/gone", "/docs", "/openapi.json", "/file=/etc/passwd"):
+        status, body, headers = send(url + path)
         text = body.decode()
-        assert status == 200, path
-        assert "default-src 'self'" in headers["content-security-policy"]
+        assert status == {"/": 200, "/networks": 200, "/samples/gone": 422}.get(path, 404), path
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert (headers["x-content-type-options"], headers["x-frame-options"]) == ("nosniff", "DENY")
         assert "secret-folder" not in text and str(Path.cwd()) not in text and str(Path.home()) + "/" not in text
-        assert "fonts.googleapis.com/css" not in text
+        assert "http://" not in text and "https://" not in text
 
 
-@pytest.mark.parametrize(
-    "path", ["upload", "file=/etc/passwd", "proxy=http://x", "queue/join", "queue/data", "call/x", "heartbeat/x"]
-)
-def test_no_files_are_given_by_their_place_and_no_sessions_held(url: str, path: str) -> None:
-    assert ask(f"{url}/gradio_api/{path}")[0] == 404
-    assert ask(f"{url}/gradio_api/{path}", b"x")[0] == 404
-    assert ask(f"{url}/{path}", b"x")[0] == 404
+def test_requests_from_other_hosts_and_sites_are_rejected(url: str, photo: bytes) -> None:
+    assert send(f"{url}/predict", photo, Host="attacker.example:80")[0] == 403
+    assert send(f"{url}/", Host="localhost:7860")[0] == 200
+    assert send(f"{url}/predict", photo, Sec_Fetch_Site="cross-site")[0] == 403
+    assert send(f"{url}/predict", photo, Sec_Fetch_Site="same-origin")[0] == 200
 
 
-def test_another_name_for_this_machine_is_not_answered_to(url: str, photo: bytes) -> None:
-    assert ask(f"{url}/predict", photo, Host="attacker.example:80")[0] == 403
-    assert ask(f"{url}/", Host="localhost:7860")[0] == 200
-
-
-def test_a_public_page_needs_its_token(networks: Networks, photo: bytes) -> None:
+def test_a_token_is_required(networks: Networks, photo: bytes) -> None:
     with running(networks, token="right") as url:
-        for path in ("/", "/config", "/predict", "/?token=wrong", "/predict?token=right"):
-            assert ask(url + path)[0] == 401, path
-        assert ask(f"{url}/predict", photo)[0] == 401
-        assert ask(f"{url}/predict", photo, Authorization="Bearer wrong")[0] == 401
-        assert ask(f"{url}/predict", photo, Authorization="Bearer right", Host="some.name")[0] == 200
-        assert ask(f"{url}/", Cookie="semiseg_token=right")[0] == 200
+        for path in ("/", "/networks", "/predict", "/?token=wrong", "/predict?token=right"):
+            assert send(url + path)[0] == 401, path
+        assert send(f"{url}/predict", photo)[0] == 401
+        assert send(f"{url}/predict", photo, Authorization="Bearer wrong")[0] == 401
+        assert send(f"{url}/predict", photo, Authorization="Bearer right", Host="some.name")[0] == 200
+        assert send(f"{url}/", Cookie="semiseg_token=right")[0] == 200
         request = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
         with request.open(f"{url}/?token=right") as response:
-            assert response.status == 200 and response.url == f"{url}/"  # the cookie is set, the token out of sight
+            assert response.status == 200 and response.url == f"{url}/"  # without the token, by cookie
 
 
 @pytest.mark.parametrize(("options", "address"), [([], "127.0.0.1"), (["--public"], "0.0.0.0")])
-def test_only_this_machine_is_listened_to_unless_asked(
+def test_serve_listens_on_loopback_unless_public(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str], address: str
 ) -> None:
-    """The command's own socket: what it is bound to, and whether another address of this machine reaches it."""
-    pytest.importorskip("gradio", reason="the extra serve is not installed")
+    """Check the address of the socket, and whether another address of this machine reaches it."""
     import uvicorn
 
     seen = []
 
-    def look(self: uvicorn.Server, sockets: list[socket.socket]) -> None:
+    def inspect(self: uvicorn.Server, sockets: list[socket.socket]) -> None:
         host, port = sockets[0].getsockname()
         with socket.socket() as other:
             seen.append((host, other.connect_ex(("127.0.0.2", port)) == 0))
 
-    monkeypatch.setattr(uvicorn.Server, "run", look)
+    monkeypatch.setattr(uvicorn.Server, "run", inspect)
     monkeypatch.setattr("sys.argv", ["semiseg", "serve", str(run), "--port", "0", "--accelerator", "cpu", *options])
     assert cli.main() == 130
     assert seen == [(address, bool(options))]
     assert ("?token=" in capsys.readouterr().out) == bool(options)
 
 
-def test_the_command_prints_where_and_ends_when_interrupted(run: Path, photo: bytes) -> None:
-    pytest.importorskip("gradio", reason="the extra serve is not installed")
+@pytest.mark.slow
+def test_the_command_prints_its_address_and_stops_when_interrupted(run: Path, photo: bytes) -> None:
     command = [sys.executable, "-m", "semiseg.cli", "serve", str(run), "--port", "0", "--public"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=default_sigint
+    )
     try:
         assert process.stdout is not None
         printed = re.match(r"http://\S+:(\d+)/\?token=(\S{20,}) ", process.stdout.readline())
         assert printed is not None
-        port, token = printed.groups()  # it listens by now: a request waits until the page is made
-        assert ask(f"http://127.0.0.1:{port}/predict", photo, Authorization=f"Bearer {token}")[0] == 200
+        port, token = printed.groups()  # it already listens: requests wait until the application is ready
+        assert send(f"http://127.0.0.1:{port}/predict", photo, Authorization=f"Bearer {token}")[0] == 200
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 130 and errors == "semiseg: interrupted\n"
@@ -434,7 +418,12 @@ def test_the_command_prints_where_and_ends_when_interrupted(run: Path, photo: by
         process.communicate()
 
 
-# In a browser.
+def default_sigint() -> None:
+    """Let the child process receive SIGINT, even if this one was started in the background of a script."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+# Browser
 
 
 @pytest.fixture(scope="module")
@@ -453,24 +442,30 @@ def browser_page() -> Iterator[Any]:
 DROP = """([bytes, name]) => {
     const data = new DataTransfer();
     data.items.add(new File([new Uint8Array(bytes)], name, {type: 'image/png'}));
-    const drop = document.querySelector('#drop .drop');
+    const drop = document.querySelector('#drop');
     drop.dispatchEvent(new DragEvent('drop', {bubbles: true, cancelable: true, dataTransfer: data}));
 }"""
 
 
-def test_an_image_dropped_into_the_page_is_segmented(
+@pytest.mark.slow
+def test_an_image_dropped_on_the_page_is_segmented(
     browser_page: Any, url: str, networks: Networks, photo: bytes, tmp_path: Path
 ) -> None:
-    asked: list[str] = []
-    browser_page.on("request", lambda request: asked.append(request.url))
+    requested: list[str] = []
+    problems: list[str] = []
+    browser_page.on("console", lambda message: problems.append(message.text))
+    browser_page.on("pageerror", lambda error: problems.append(str(error)))
+    browser_page.on("request", lambda request: requested.append(request.url))
     browser_page.goto(url)
-    browser_page.wait_for_selector("#drop .drop")
+    browser_page.wait_for_selector("#networks input")
     browser_page.evaluate(DROP, [list(photo), "rose.png"])
     browser_page.wait_for_selector(".answer")
     (answer,) = networks.segment(read_upload(photo))
     shares = {name: f"{share:.1%}" for name, share in answer.shares().items() if share}
     rows = browser_page.locator(".legend tr").all_inner_texts()
     assert {tuple(row.split()) for row in rows} == set(shares.items())
+    assert browser_page.locator(".overlay img").first.evaluate("(image) => image.naturalWidth") == 99
+    assert browser_page.locator(".swatch").first.evaluate("(one) => one.style.background").startswith("rgb(")
 
     with browser_page.expect_download() as download:
         browser_page.click("a.download")
@@ -478,26 +473,31 @@ def test_an_image_dropped_into_the_page_is_segmented(
     mask = Image.open(download.value.path())
     assert mask.mode == "P" and np.array_equal(np.array(mask), answer.mask.numpy())
 
-    browser_page.fill("#opacity input[type=number]", "80")
-    browser_page.keyboard.press("Tab")
+    browser_page.fill("#opacity", "80")
     browser_page.wait_for_function("getComputedStyle(document.querySelector('.overlay img + img')).opacity == 0.8")
     browser_page.get_by_label("teacher1", exact=True).check()
     browser_page.wait_for_selector('.answer[data-network="teacher1"]')
     assert browser_page.locator(".answer").count() == 2
 
-    picture = Path(os.environ.get("SEMISEG_SCREENSHOTS") or tmp_path) / "serve.png"
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    browser_page.screenshot(path=picture, full_page=True)
-    assert all(address.startswith((url, "data:", "blob:")) for address in asked)
+    screenshot = Path(os.environ.get("SEMISEG_SCREENSHOTS") or tmp_path) / "serve.png"
+    screenshot.parent.mkdir(parents=True, exist_ok=True)
+    browser_page.screenshot(path=screenshot, full_page=True)
+    browser_page.set_viewport_size({"width": 390, "height": 800})  # a phone: nothing is wider than the screen
+    assert browser_page.evaluate("document.documentElement.scrollWidth") <= 390
+    browser_page.screenshot(path=screenshot.with_name("serve-phone.png"), full_page=True)
+    browser_page.set_viewport_size({"width": 1200, "height": 1000})
+    assert all(address.startswith((url, "data:", "blob:")) for address in requested)
+    assert problems == []  # no script errors, no violation of the content security policy
 
     browser_page.evaluate(DROP, [list(header_of(30000, 20000)), "huge.png"])
     browser_page.wait_for_selector(".refused")
     assert "million pixels" in browser_page.inner_text(".refused")
 
 
-def test_a_sample_is_chosen_in_the_page(browser_page: Any, url: str, networks: Networks) -> None:
+@pytest.mark.slow
+def test_a_sample_can_be_chosen_on_the_page(browser_page: Any, url: str, networks: Networks) -> None:
     browser_page.goto(url)
-    browser_page.click("#sample input")
-    browser_page.get_by_role("option", name=networks.samples[1]).click()
+    browser_page.wait_for_selector("#networks input")
+    browser_page.select_option("#sample", networks.samples[1])
     browser_page.wait_for_selector(".answer")
     assert browser_page.get_attribute("a.download", "download") == f"{networks.samples[1]}_student.png"

@@ -1,4 +1,4 @@
-"""``python -m semiseg.cli``."""
+"""Run the command line as ``python -m semiseg.cli``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""``semiseg demo``."""
+"""``semiseg demo``: train and compare on generated images."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from semiseg.cli.option_parsing import Argv, parse
 
 @dataclass
 class Demo:
-    """Train supervised and Dual Teacher on generated images, and compare: no data, no network, about five minutes."""
+    """Train supervised and Dual Teacher on generated images, and compare them: no data, no downloads, five minutes."""
 
     out: str = "demo-out"
-    """Directory to make."""
+    """Directory to create."""
     seed: int = 0
-    """Seed of everything."""
+    """Random seed."""
     json: bool = False
-    """End with one line of JSON."""
+    """Print one line of JSON at the end."""
     short: bool = False
-    """Under a minute: shows that everything runs, and claims nothing."""
+    """Finish in under a minute: shows that everything runs; the figures mean nothing."""
 
 
 def demo(argv: Argv) -> None:
-    """See it work on generated images, in about five minutes on two cores (with AVX-512; ten without)."""
+    """Train and compare on generated images, in about five minutes on two cores (with AVX-512; ten without)."""
     from semiseg.workflows.demo import run_demo
 
-    a: Demo = parse(Demo, argv, "semiseg demo")
-    result = run_demo(Path(a.out), seed=a.seed, short=a.short)
-    if a.json:
+    args: Demo = parse(Demo, argv, "semiseg demo")
+    result = run_demo(Path(args.out), seed=args.seed, short=args.short)
+    if args.json:
         print(json.dumps(result))
         return
     label = "mIoU in percent on generated test images"
-    print(f"\n{label}{' (--short: too few steps to mean anything)' if a.short else ''}")
+    print(f"\n{label}{' (--short: too few steps to mean anything)' if args.short else ''}")
     for name in ("supervised", "dual-teacher", "gain", "all-labels"):
         print(f"  {name:<14}{result[name]:6.1f}")
     print(f"report: {result['report']}")

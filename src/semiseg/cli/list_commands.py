@@ -1,4 +1,4 @@
-"""``semiseg methods``, ``networks`` and ``datasets``: what there is."""
+"""``semiseg methods``, ``networks`` and ``datasets``: list what is available."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from semiseg.cli.option_parsing import Argv, no_arguments, parse
 
 def methods(argv: Argv) -> None:
     """List the training methods."""
-    parse(no_arguments("List the training methods."), argv, "semiseg methods")
+    parse(no_arguments("List the training methods and their options."), argv, "semiseg methods")
     from semiseg.config import to_mapping
     from semiseg.methods import ALIASES, METHODS, VARIANTS
 
@@ -23,8 +23,8 @@ def methods(argv: Argv) -> None:
 
 
 def networks(argv: Argv) -> None:
-    """List architectures with their parameters."""
-    parse(no_arguments("List networks and their parameters."), argv, "semiseg networks")
+    """List the architectures and their numbers of parameters."""
+    parse(no_arguments("List the networks and their numbers of parameters."), argv, "semiseg networks")
     from semiseg.networks import list_networks
 
     print(f"{'--architecture':<26}{'--encoder':<26}{'parameters':>12}{'encoder':>10}{'residual sites':>16}")
@@ -34,11 +34,11 @@ def networks(argv: Argv) -> None:
 
 
 def datasets(argv: Argv) -> None:
-    """List the forms of data that are read."""
-    parse(no_arguments("List the forms of data that are read."), argv, "semiseg datasets")
+    """List the supported forms of data."""
+    parse(no_arguments("List the supported forms of data."), argv, "semiseg datasets")
     from semiseg.data import DATASETS
 
     for name, kind in DATASETS.items():
         print(f"{name}: {(kind.__doc__ or '').strip().splitlines()[0]}")
-        for line in getattr(kind, "tree", ()):  # what is generated has none
+        for line in getattr(kind, "tree", ()):  # generated data has no files
             print(f"    {line}")

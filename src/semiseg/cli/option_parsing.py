@@ -1,4 +1,4 @@
-"""From words on the command line to a dataclass; what is wrong with them, in one line."""
+"""Parse command-line arguments into a dataclass and report errors in one line."""
 
 from __future__ import annotations
 
@@ -22,49 +22,51 @@ def parse(kind: Any, argv: Argv, prog: str) -> Any:
     """Parse ``argv`` into ``kind``, a dataclass.
 
     Raises:
-        UserError: what is wrong, in one line.
+        UserError: The arguments are invalid.
     """
-    complaint = io.StringIO()
+    output = io.StringIO()
+    fix = f"see {prog} --help"
     try:
-        with contextlib.redirect_stderr(complaint):
+        with contextlib.redirect_stderr(output):
             return tyro.cli(kind, args=list(argv), prog=prog, description=kind.__doc__)
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise UserError(f"{what_is_wrong(complaint.getvalue())} ({prog} --help tells the options)") from None
-    except ValueError as error:  # what an option's dataclass says of its values
-        raise UserError(f"{error} ({prog} --help tells the options)") from None
+        raise UserError(error_in_box(output.getvalue()), fix=fix) from None
+    except ValueError as error:  # from __post_init__ of a method's options
+        raise UserError(str(error), fix=fix) from None
 
 
-def what_is_wrong(complaint: str) -> str:
-    """Return in one line what a complaint of tyro's says.
+def error_in_box(output: str) -> str:
+    """Return the error message inside the box that tyro prints.
 
-    It draws a box, of other characters where the terminal has no UTF-8: a title, what is wrong, in many words for what
-    it tried, a rule, where to read more.
+    tyro has no public API for errors as data (``tyro._errors.on_parse_error`` is private and newer than tyro 1.0). The
+    box consists of a title, the message, the values that were tried, a rule, and a pointer to the help. Its border
+    depends on the encoding of the terminal.
     """
-    lines = [line.strip("│╭╮╰╯ ") for line in re.sub(r"\x1b\[[0-9;]*m", "", complaint).splitlines()]
-    inside = itertools.dropwhile(lambda line: re.fullmatch("[─-]*", line), lines[1:])
-    told = itertools.takewhile(lambda line: not re.fullmatch("[─-]{3,}|Got errors:", line), inside)
-    return " ".join(" ".join(told).split())
+    lines = [line.strip("│╭╮╰╯ ") for line in re.sub(r"\x1b\[[0-9;]*m", "", output).splitlines()]
+    body = itertools.dropwhile(lambda line: re.fullmatch("[─-]*", line), lines[1:])
+    message = itertools.takewhile(lambda line: not re.fullmatch("[─-]{3,}|Got errors:", line), body)
+    return " ".join(" ".join(message).split())
 
 
 def check_options(argv: Argv, names: list[str], prog: str) -> None:
-    """Raise UserError for the first option that is none of ``names``, with the closest one."""
+    """Raise UserError for the first option that is not in ``names``; suggest the closest name."""
     for argument in argv:
         name = argument.partition("=")[0].removeprefix("--").replace("-", "_")
         if argument.startswith("--") and name.removeprefix("no_") not in (*names, "help"):
             close = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean --{close[0].replace('_', '-')}?" if close else f"{prog} --help tells the options"
+            hint = f"did you mean --{close[0].replace('_', '-')}?" if close else f"{prog} --help lists the options"
             raise UserError(f"unknown option --{name.replace('_', '-')}: {hint}")
 
 
-def no_arguments(text: str) -> type:
-    """Return an empty dataclass that carries a help text."""
-    return dataclass(type("NoArguments", (), {"__doc__": text}))
+def no_arguments(help_text: str) -> type:
+    """Return an empty dataclass with a help text, for commands without options."""
+    return dataclass(type("NoArguments", (), {"__doc__": help_text}))
 
 
-def is_first_process() -> bool:
-    """Whether this is the process that tells, of those that Fabric, torchrun or SLURM has started."""
+def is_rank_zero() -> bool:
+    """Return whether this process is rank 0 of those started by Fabric, torchrun or SLURM."""
     from lightning_fabric.utilities.rank_zero import rank_zero_only
 
     return not rank_zero_only.rank

@@ -1,4 +1,4 @@
-"""``semiseg serve``: a page on this machine."""
+"""``semiseg serve``: a web page and a JSON endpoint on this machine."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from semiseg.cli.option_parsing import Argv, parse
 
 @dataclass
 class Serve:
-    """Serve a page that segments images, and the same as JSON by POST /predict (extra: serve)."""
+    """Serve a web page that segments images, and the same as JSON by POST /predict (extra: serve)."""
 
     runs: tyro.conf.Positional[tuple[str, ...]]
-    """Run directories, checkpoint files or exports: side by side."""
+    """Run directories, checkpoint files or exports, shown side by side."""
     host: str = "127.0.0.1"
-    """Address to listen on; for any but this machine's own a token is made and printed."""
+    """Address to listen on; addresses other than loopback require a token, which is generated and printed."""
     port: int = 7860
-    """Port; 0: any that is free."""
+    """Port; 0: any free port."""
     public: bool = False
-    """Listen on every address of this machine (--host 0.0.0.0)."""
+    """Listen on all addresses of this machine (--host 0.0.0.0)."""
     checkpoint: Literal["best", "last"] = "best"
     """Checkpoint of the runs."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to compute."""
+    """Device to compute on."""
 
 
 def serve(argv: Argv) -> None:
-    """Open a page that segments images with trained models."""
+    """Serve a web page that segments images with trained models."""
     from semiseg.errors import UserError
 
-    a: Serve = parse(Serve, argv, "semiseg serve")
-    if not a.runs:
-        raise UserError("semiseg serve needs a run: give one or more directories made by semiseg train")
-    from semiseg.tools import serving
+    args: Serve = parse(Serve, argv, "semiseg serve")
+    if not args.runs:
+        raise UserError("semiseg serve needs at least one run", fix="pass directories made by semiseg train")
+    from semiseg.workflows.serve import serve as run
 
-    serving.serve(a.runs, a.host, a.port, a.public, a.checkpoint, a.accelerator)
+    run(args.runs, args.host, args.port, args.public, args.checkpoint, args.accelerator)

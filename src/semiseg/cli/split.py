@@ -1,4 +1,4 @@
-"""``semiseg split``: labeled lists, and cheaper annotation derived from full masks."""
+"""``semiseg split``: make labeled lists, or derive cheaper annotation from full masks."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from semiseg.cli.option_parsing import Argv, parse
 
 @dataclass
 class Split:
-    """Write labeled lists, or a new data set whose training masks are annotated in part, from one with full masks."""
+    """Write labeled lists, or a new data set with partially annotated training masks, from one with full masks."""
 
     data: tyro.conf.Positional[str]
     """Data set with full masks: a directory, or shapes[:images=N,size=S,...]."""
     out: str | None = None
-    """New directory for the data set; for --labeled alone, one for the two lists (DATA/splits/... where absent)."""
+    """New directory for the data set; with only --labeled, a directory for the two lists (default: DATA/splits/...)."""
     scribbles: float | None = None
-    """Keep one thin curve in each region, covering this share of it (0.03)."""
+    """Keep one thin curve in each region that covers this fraction of it (0.03)."""
     boxes: bool = False
     """Keep one rectangle inside each region."""
     classes: str | None = None
-    """Keep these classes only: car,tree."""
+    """Keep only these classes: car,tree."""
     single_positive: bool = False
-    """Keep one class an image, drawn among those that it shows."""
+    """Keep one randomly chosen class per image."""
     tags: Literal["all", "some", "single"] | None = None
-    """Write tags.csv: every class present or absent, about half of them, or a single one that is present."""
+    """Write tags.csv: every class present or absent, about half of them, or a single present one."""
     labeled: str | None = None
-    """Write the lists for this share of labeled images (1/16); with --out and nothing else, also a number."""
+    """Write the lists for this fraction of labeled images (1/16); with only --out, also a number."""
     seed: int = 0
-    """Seed of whatever is drawn."""
+    """Random seed."""
 
 
 def split(argv: Argv) -> None:
-    """Write labeled lists, or derive scribbles, boxes, tags from full masks."""
-    from semiseg.data.splits.make_splits import make_split
+    """Write labeled lists, or derive scribbles, boxes and tags from full masks."""
+    from semiseg.workflows.split import split as run
 
-    a: Split = parse(Split, argv, "semiseg split")
-    print(make_split(**vars(a)))
+    args: Split = parse(Split, argv, "semiseg split")
+    print(run(**vars(args)))

@@ -1,4 +1,4 @@
-"""``semiseg train``: which options there are depends on the method, the preset and the file."""
+"""``semiseg train``: its options depend on the method, the preset and the configuration file."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Annotated, Literal
 
 import tyro
 
-from semiseg.cli.option_parsing import Argv, check_options, is_first_process, parse
+from semiseg.cli.option_parsing import Argv, check_options, is_rank_zero, parse
 from semiseg.errors import UserError
 
 
 @dataclass
 class Resume:
-    """Go on with a run; everything but its place comes from the run."""
+    """Resume a run. All other options come from the run."""
 
     resume: str
-    """Run to go on with."""
+    """Run to resume."""
     devices: int | Literal["auto"] | None = None
-    """Number of devices (processes) from now on; the run's where absent."""
+    """Number of devices (processes); default: that of the run."""
     nodes: int | None = None
-    """Number of machines from now on; the run's where absent."""
+    """Number of machines; default: that of the run."""
 
 
 def train(argv: Argv) -> None:
@@ -36,13 +36,15 @@ def train(argv: Argv) -> None:
     if "resume" in early:
         names = {argument.partition("=")[0] for argument in argv if argument.startswith("--")}
         if names - {"--resume", "--devices", "--nodes", "--help"}:
-            raise UserError("--resume takes everything but --devices and --nodes from the run: leave other options out")
-        tell(train_model(**vars(parse(Resume, argv, "semiseg train"))))
+            raise UserError(
+                "can be combined only with --devices and --nodes", option="resume", fix="remove the other options"
+            )
+        print_outcome(train_model(**vars(parse(Resume, argv, "semiseg train"))))
         return
     if "method" in early:
         given["method"] = early["method"]
     config, options = resolve(given, early.get("preset"), early.get("config"))
-    if "steps" in early:  # it wins over the file's length, in whichever way that is given
+    if "steps" in early:  # overrides epochs in the file
         config = replace(config, epochs=None)
     if "epochs" in early:
         config = replace(config, steps=None)
@@ -52,36 +54,36 @@ def train(argv: Argv) -> None:
         [
             ("settings", Annotated[TrainConfig, tyro.conf.arg(name="")], field(default=config)),
             ("method_options", Annotated[own, tyro.conf.arg(name="")], field(default=options)),
-            ("out", Annotated[str | None, tyro.conf.arg(help="Run directory to make.")], field(default=None)),
+            ("out", Annotated[str | None, tyro.conf.arg(help="Run directory to create.")], field(default=None)),
             ("preset", Annotated[str | None, tyro.conf.arg(help="Named set of options: small.")], field(default=None)),
             ("config", Annotated[str | None, tyro.conf.arg(help="YAML file of options.")], field(default=None)),
-            ("resume", Annotated[str | None, tyro.conf.arg(help="Run to go on with.")], field(default=None)),
+            ("resume", Annotated[str | None, tyro.conf.arg(help="Run to resume.")], field(default=None)),
         ],
     )
-    arguments.__doc__ = "Train a model. The options of the method follow those of every run (see semiseg methods)."
+    arguments.__doc__ = "Train a model. The options of the method follow those of every run; see also semiseg methods."
     check_options(argv, [f.name for kind in (config, options, arguments) for f in fields(kind)], "semiseg train")
     parsed = parse(arguments, argv, "semiseg train")
-    settings = replace(parsed.settings, method=config.method)  # an alias stands for its method
-    tell(train_with(settings, parsed.method_options, parsed.out))
+    settings = replace(parsed.settings, method=config.method)  # --method may be an alias
+    print_outcome(train_with(settings, parsed.method_options, parsed.out))
 
 
 def early_options(argv: Argv) -> dict[str, str]:
-    """Find the options that decide which other options there are, before all are parsed."""
+    """Return the options that determine the other options, before all are parsed."""
     found = {}
     for index, argument in enumerate(argv):
         name, equals, value = argument.partition("=")
         if name in ("--method", "--preset", "--config", "--resume", "--steps", "--epochs"):
             if not equals and index + 1 == len(argv):
-                raise UserError(f"{name} needs a value")
+                raise UserError("needs a value", option=name)
             found[name[2:]] = value if equals else argv[index + 1]
     return found
 
 
-def tell(run: Path) -> None:
-    """Print the run's directory on stdout; on stderr how well it did, and what to do with it; on one process only."""
+def print_outcome(run: Path) -> None:
+    """Print the run directory on stdout and the result and next steps on stderr; only rank 0 prints."""
     from semiseg.tools.report.run_files import result_line
 
-    if not is_first_process():
+    if not is_rank_zero():
         return
     if text := result_line(run):
         print(text, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""From a network and a data set to figures: predictions at the image's size, exact counts, IoU in percent."""
+"""Predict images at their own size and evaluate networks with exact counts."""
 
 from semiseg.inference.evaluation import TEACHERS_AVERAGE, Evaluation, evaluate_networks, parameter_distance
 from semiseg.inference.metrics import ConfusionMatrix

@@ -1,4 +1,4 @@
-"""Evaluation of every network of a method in one pass over the images, with the coupling between them."""
+"""Evaluate all networks of a method in one pass over the images, and measure how much they agree."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ class Evaluation:
     """Exact counts of one evaluation.
 
     Attributes:
-        matrices: one confusion matrix a network, and ``teachers-average`` where there are two teachers or more.
-        disagreeing: for each network but the student, int64 scalar: pixels on which its class is not the student's.
-        pixels: int64 scalar: pixels seen, ignored ones included (disagreement needs no truth).
-        ids: the images evaluated, by all processes together.
-        by_image: for each network, float32 ``(len(ids),)``: see `image_miou`.
+        matrices: One confusion matrix per network, and ``teachers-average`` if there are several teachers.
+        disagreeing: For each network except the student, an int64 scalar: the number of pixels on which it predicts
+            another class than the student.
+        pixels: An int64 scalar: the number of all pixels, including ignored ones (disagreement needs no labels).
+        ids: The images evaluated by all ranks together.
+        by_image: For each network, float32 ``(len(ids),)``, see `image_miou`.
     """
 
     matrices: dict[str, ConfusionMatrix]
@@ -39,17 +40,17 @@ class Evaluation:
 
     @property
     def disagreement(self) -> dict[str, float]:
-        """Share of all pixels, in percent, on which each network and the student disagree."""
+        """Percentage of pixels on which each network and the student disagree."""
         pixels = max(int(self.pixels), 1)
         return {name: 100 * int(count) / pixels for name, count in self.disagreeing.items()}
 
     def reduce(self, add: Callable[[Tensor], Tensor]) -> None:
-        """Replace every count by ``add(count)``, the sum over processes; each process must call it."""
+        """Replace every count by ``add(count)``, the sum over ranks; every rank must call this."""
         for matrix in self.matrices.values():
             matrix.counts = add(matrix.counts)
         self.disagreeing = {name: add(count) for name, count in self.disagreeing.items()}
         self.pixels = add(self.pixels)
-        self.by_image = {name: add(values) for name, values in self.by_image.items()}  # zero on all but one process
+        self.by_image = {name: add(values) for name, values in self.by_image.items()}  # zero on all ranks but one
 
 
 def evaluate_networks(
@@ -65,23 +66,23 @@ def evaluate_networks(
     rank: int = 0,
     world_size: int = 1,
 ) -> Evaluation:
-    """Compare every network's prediction with the masks, at the masks' own resolution, each image read once.
+    """Compare the predictions of every network with the masks at their own resolution; read each image once.
 
     Args:
-        networks: by name; ``student`` is what the others are compared with, ``teacher1``, ``teacher2``, ... are
-            also evaluated together, by the average of their probabilities.
-        dataset: images and masks.
-        ids: images to evaluate; each needs a mask.
-        device: where the networks are.
-        image_scale: see `Predictor`, as are ``mode`` and ``crop_size``.
+        networks: The networks by name. The others are compared with ``student``; ``teacher1``, ``teacher2``, ... are
+            also evaluated together, by averaging their probabilities.
+        dataset: The images and masks.
+        ids: The images to evaluate; each needs a mask.
+        device: The device of the networks.
+        image_scale: See `Predictor`, also for ``mode`` and ``crop_size``.
         mode: ``whole`` or ``slide``.
-        crop_size: the window of ``slide``.
-        limit: evaluate this many of the images only, spread evenly over the list (neighbors are often alike).
-        rank: this process; it takes every ``world_size``-th image, so that none is counted twice.
-        world_size: the number of processes; sum their counts with `Evaluation.reduce`.
+        crop_size: The window of ``slide``.
+        limit: Evaluate only this many images, spread evenly over the list (neighbors are often alike).
+        rank: The rank of this process; it evaluates every ``world_size``-th image, so that each is counted once.
+        world_size: The number of processes; sum their counts with `Evaluation.reduce`.
 
     Raises:
-        UserError: an image has no mask, or a mask of another size.
+        UserError: An image has no mask, or a mask of another size.
     """
     predictors = {name: Predictor(network, mode, crop_size, image_scale, device) for name, network in networks.items()}
     teachers = [name for name in networks if re.fullmatch(r"teacher\d+", name)]
@@ -110,16 +111,16 @@ def evaluate_networks(
 
 
 def image_miou(counts: Tensor) -> Tensor:
-    """Return the mean IoU in percent over the classes that the truth of one image shows, NaN where it shows none.
+    """Return the mean IoU of one image in percent, over the classes in its mask; NaN for an empty mask.
 
-    Classes that are predicted alone lower the IoU of those in whose place they are, and do not count as such: a stray
-    pixel of a tenth class must not cost an image a tenth of its figure.
+    Classes that occur only in the prediction are not averaged, because one wrong pixel would add a class with an IoU
+    of 0. They still lower the IoU of the classes that they replace.
 
     Args:
-        counts: int64 ``(C, C)``, rows are the truth.
+        counts: int64 ``(C, C)``; rows are the truth.
 
     Returns:
-        a float32 scalar, on the device of the counts.
+        A float32 scalar on the device of the counts.
     """
     hits, truth = counts.diagonal(), counts.sum(dim=1)
     iou = hits / (counts.sum(dim=0) + truth - hits).clamp(min=1)
@@ -128,13 +129,13 @@ def image_miou(counts: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def _predict(predictors: Mapping[str, Predictor], teachers: Sequence[str], image: Tensor) -> dict[str, Tensor]:
-    """Return the classes int64 ``(H, W)`` by network, and by the average of the teachers where there are several."""
+    """Return the classes int64 ``(H, W)`` by network, and for the average of several teachers."""
     predictions: dict[str, Tensor] = {}
     together = teachers if len(teachers) > 1 else ()
     average: Tensor | None = None
     for name, predictor in predictors.items():
         scores = predictor.probabilities(image) if name in together else predictor.scores(image)
-        predictions[name] = scores.max(dim=0).indices  # what argmax gives, several times as fast on a CPU
+        predictions[name] = scores.max(dim=0).indices  # equals argmax, but several times faster on a CPU
         if name in together:
             average = scores if average is None else average.add_(scores)
     if average is not None:
@@ -144,14 +145,14 @@ def _predict(predictors: Mapping[str, Predictor], teachers: Sequence[str], image
 
 @torch.no_grad()
 def parameter_distance(teacher: nn.Module, student: nn.Module) -> float:
-    """Return the relative parameter distance ||theta_t - theta_s|| / ||theta_s||, buffers left out.
+    """Return the relative distance ||theta_t - theta_s|| / ||theta_s|| of the parameters, without buffers.
 
     Raises:
-        ValueError: the two networks are not of one kind.
+        ValueError: The networks have different architectures.
     """
     mine, theirs = dict(student.named_parameters()), dict(teacher.named_parameters())
     if {name: value.shape for name, value in mine.items()} != {name: value.shape for name, value in theirs.items()}:
-        raise ValueError("the distance is defined between networks of the same architecture only")
+        raise ValueError("the networks must have the same architecture")
     distances = [torch.linalg.vector_norm((theirs[name] - value).float()) for name, value in mine.items()]
     norms = [torch.linalg.vector_norm(value.float()) for value in mine.values()]
     distance, norm = (float(torch.linalg.vector_norm(torch.stack(parts))) for parts in (distances, norms))
@@ -160,5 +161,5 @@ def parameter_distance(teacher: nn.Module, student: nn.Module) -> float:
 
 def _labeled(sample: Sample) -> tuple[Tensor, Tensor]:
     if sample.mask is None:
-        raise UserError(f"image '{sample.id}' has no mask: only images with masks can be evaluated")
+        raise UserError(f"image '{sample.id}' has no mask and cannot be evaluated", fix="remove it from the list")
     return sample.image, sample.mask

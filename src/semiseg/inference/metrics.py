@@ -1,4 +1,4 @@
-"""Segmentation metrics from one exact confusion matrix."""
+"""Compute segmentation metrics from an exact confusion matrix."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from semiseg.data.dataset import IGNORE
 
 
 class ConfusionMatrix:
-    """Counts of (true class, predicted class) over pixels; every metric is read from it.
+    """Pixel counts by true and predicted class, from which every metric is computed.
 
     IoU of class c = TP / (TP + FP + FN); mIoU is the mean over the classes that occur (Everingham et al., "The PASCAL
-    Visual Object Classes Challenge", IJCV 2010). Pixels of 255 in the truth count nowhere, neither as hit
-    nor as false positive.
+    Visual Object Classes Challenge", IJCV 2010). Pixels with the value 255 in the mask are not counted.
 
     Attributes:
-        counts: int64 ``(C, C)``, rows are the truth, columns the prediction. Sums over images and processes are exact,
-            so several processes add their counts and no image is averaged twice.
+        counts: int64 ``(C, C)``; rows are the truth, columns the prediction. Integer sums are exact, so ranks can add
+            their counts.
 
     Example:
         >>> matrix = ConfusionMatrix(2)
@@ -44,14 +43,16 @@ class ConfusionMatrix:
             mask: integers of the same shape, each in [0, classes) or 255.
 
         Raises:
-            ValueError: shapes differ, or a value counts for no class (it would be booked under another one).
+            ValueError: The shapes differ, or a value is not a class.
         """
         if prediction.shape != mask.shape:
             raise ValueError(f"prediction {tuple(prediction.shape)} and mask {tuple(mask.shape)} differ in shape")
         if mask.numel() == 0:
             return
         truth, predicted = mask.to(self.counts.device), prediction.to(self.counts.device)
-        extremes = torch.stack([v.long() for v in (*truth.aminmax(), *predicted.aminmax())]).tolist()  # one wait
+        extremes = torch.stack(
+            [v.long() for v in (*truth.aminmax(), *predicted.aminmax())]
+        ).tolist()  # one synchronization
         if min(extremes) < 0 or extremes[1] > IGNORE or extremes[3] >= self.classes:
             raise ValueError(
                 f"labels must lie in [0, {self.classes}): mask has {extremes[0]}..{extremes[1]}, "
@@ -60,25 +61,25 @@ class ConfusionMatrix:
         pairs = truth.int().mul_(self.classes).add_(predicted.int()).flatten()
         counts = torch.bincount(pairs, minlength=(IGNORE + 1) * self.classes).view(-1, self.classes)
         if counts[self.classes : IGNORE].any():
-            strange = int(counts[self.classes : IGNORE].sum(dim=1).nonzero()[0]) + self.classes
-            raise ValueError(f"labels must lie in [0, {self.classes}): mask has {strange}")
+            unknown = int(counts[self.classes : IGNORE].sum(dim=1).nonzero()[0]) + self.classes
+            raise ValueError(f"labels must lie in [0, {self.classes}): mask has {unknown}")
         self.counts += counts[: self.classes]
 
     def iou(self) -> list[float | None]:
-        """Return the IoU of each class in percent, None for a class in neither truth nor prediction."""
+        """Return the IoU of each class in percent; None for a class in neither truth nor prediction."""
         counts = self.counts.cpu()
         hits = counts.diagonal()
         unions = counts.sum(0) + counts.sum(1) - hits
-        pairs = zip(hits.tolist(), unions.tolist(), strict=True)  # integers, so that the division is exact to the bit
+        pairs = zip(hits.tolist(), unions.tolist(), strict=True)  # integers: bit-identical on every device
         return [100 * hit / union if union else None for hit, union in pairs]
 
     def miou(self) -> float | None:
-        """Return the mean IoU in percent over the classes that occur, None when none does (no valid pixel)."""
+        """Return the mean IoU in percent over the classes that occur; None if there are no valid pixels."""
         present = [value for value in self.iou() if value is not None]
         return sum(present) / len(present) if present else None
 
     def pixel_accuracy(self) -> float | None:
-        """Return the share of valid pixels labeled correctly in percent, None when there is no valid pixel."""
+        """Return the percentage of valid pixels predicted correctly; None if there are no valid pixels."""
         total = int(self.counts.sum())
         return 100 * int(self.counts.diagonal().sum()) / total if total else None
 
@@ -86,7 +87,7 @@ class ConfusionMatrix:
         """Return ``miou``, ``pixel_accuracy`` and ``iou`` by class name, in percent, ready for metrics.jsonl.
 
         Raises:
-            ValueError: there are not as many names as classes.
+            ValueError: The number of names differs from the number of classes.
         """
         return {
             "miou": self.miou(),

@@ -1,4 +1,4 @@
-"""Inference: an image of any size in, class and confidence of each of its pixels out."""
+"""Predict class and confidence for every pixel of an image of any size."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch.nn.functional import interpolate
 from semiseg.errors import UserError
 
 MODES = ("whole", "slide")
-WINDOWS_AT_ONCE = 4  # bounds memory: four crops are about a training batch
+WINDOWS_AT_ONCE = 4  # bounds memory; four crops are about a training batch
 
 
 class Prediction(NamedTuple):
-    """What a network says of an image: ``mask`` uint8 ``(H, W)``, ``confidence`` float32 ``(H, W)`` in [0, 1]."""
+    """Predicted classes ``mask`` uint8 ``(H, W)`` and ``confidence`` float32 ``(H, W)`` in [0, 1]."""
 
     mask: Tensor
     confidence: Tensor
@@ -27,16 +27,16 @@ class Predictor:
     """Predict the classes of one image at its own size.
 
     Args:
-        networks: one network, or several whose probabilities are averaged. Each maps images float ``(N, 3, H, W)`` in
-            [0, 1] to logits ``(N, C, H, W)``. They are put into eval mode for each call and restored after it.
-        mode: ``whole`` sees the image at once; ``slide`` moves a square window over it, a stride of two thirds of
-            the window, the last one shifted inside, probabilities averaged where windows overlap.
-        crop_size: the window's side in pixels as the network sees them, needed by ``slide``.
-        image_scale: the network sees the image resized by this factor (antialiased); its logits are resized back.
-        device: where the networks are (default: where the first one's parameters are). Images are moved there.
+        networks: One network, or several whose probabilities are averaged. Each maps images float ``(N, 3, H, W)`` in
+            [0, 1] to logits ``(N, C, H, W)``. They are in eval mode during each call and restored afterwards.
+        mode: ``whole`` processes the whole image at once. ``slide`` moves a square window over it with a stride of two
+            thirds of the window, shifts the last window inside, and averages probabilities where windows overlap.
+        crop_size: The side of the window for ``slide``, in pixels of the resized image.
+        image_scale: The image is resized by this factor (antialiased) for the network; the logits are resized back.
+        device: The device of the networks (default: that of the first network). Images are moved there.
 
     Raises:
-        ValueError: an unknown mode, ``slide`` without a crop size, a scale that is not positive, or no network.
+        ValueError: An unknown mode, ``slide`` without a crop size, a scale that is not positive, or no networks.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Predictor:
 
     @torch.inference_mode()
     def scores(self, image: Tensor) -> Tensor:
-        """Return float32 ``(C, H, W)``, largest over C where `probabilities` are; cheaper where the class will do."""
+        """Return float32 ``(C, H, W)`` with the same largest class as `probabilities`, but cheaper to compute."""
         if len(self.networks) > 1 or self.window is not None:
             return self.probabilities(image)
         with evaluation_mode(self.networks):
@@ -70,7 +70,7 @@ class Predictor:
 
     @torch.inference_mode()
     def probabilities(self, image: Tensor) -> Tensor:
-        """Return float32 ``(C, H, W)``, summing to 1 over C, for an image uint8 ``(3, H, W)``, on the device."""
+        """Return float32 ``(C, H, W)`` that sums to 1 over C, for an image uint8 ``(3, H, W)``; on the device."""
         images = self.network_input(image)
         with evaluation_mode(self.networks):
             total = self._one(self.networks[0], images, image.shape[-2:])
@@ -79,12 +79,12 @@ class Predictor:
         return total if len(self.networks) == 1 else total.div_(len(self.networks))
 
     def __call__(self, image: Tensor) -> Prediction:
-        """Return the likeliest class of each pixel and its probability, for an image uint8 ``(3, H, W)``."""
+        """Return the most likely class of each pixel and its probability, for an image uint8 ``(3, H, W)``."""
         confidence, mask = self.probabilities(image).max(dim=0)
         return Prediction(mask.to(torch.uint8), confidence)
 
     def network_input(self, image: Tensor) -> Tensor:
-        """Return float32 ``(1, 3, h, w)`` in [0, 1]: the image as the network sees it."""
+        """Return the resized image as float32 ``(1, 3, h, w)`` in [0, 1]."""
         if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8:
             raise ValueError(f"expected an image uint8 (3, H, W), got {image.dtype} {tuple(image.shape)}")
         images = image.to(self.device).float().div_(255)[None]
@@ -94,9 +94,9 @@ class Predictor:
         return interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
 
     def pixels(self, height: int, width: int) -> int:
-        """Return how many pixels an image of this size costs: its own, or, where that is more, what a network sees.
+        """Return the number of pixels to process for an image of this size: the largest of image and network input.
 
-        That is resized and, but for windows, padded: a line of pixels is a stripe then.
+        Networks resize and pad whole images, so that a line of pixels becomes a wide strip.
         """
         seen = self._seen_size(height, width)
         pads = [getattr(network, "padded_size", None) for network in self.networks] if self.window is None else []
@@ -115,7 +115,7 @@ class Predictor:
         probabilities = slide(network, images, self.window)
         if probabilities.shape[-2:] == size:
             return probabilities[0]
-        # Logarithms take the place of logits, so that one window that covers the image gives what the whole one gives.
+        # Resize logarithms instead of probabilities, so that a window that covers the image gives the same result.
         logarithms = probabilities.clamp_(min=torch.finfo(probabilities.dtype).tiny).log_()
         return _resized(logarithms, size)[0].softmax(dim=0)
 
@@ -126,7 +126,7 @@ def slide(network: nn.Module, images: Tensor, window: int) -> Tensor:
     Args:
         network: images ``(N, 3, h, w)`` to logits ``(N, C, h, w)``.
         images: float ``(1, 3, H, W)``.
-        window: side of the square window in pixels; a shorter side of the image is taken whole.
+        window: side of the square window in pixels; shorter sides of the image are used completely.
     """
     height, width = images.shape[-2:]
     tall, wide = min(window, height), min(window, width)
@@ -147,7 +147,7 @@ def slide(network: nn.Module, images: Tensor, window: int) -> Tensor:
 
 
 def window_starts(length: int, window: int) -> list[int]:
-    """Return where windows start along one side, in pixels: every pixel covered, the last window shifted inside.
+    """Return the starts of windows along one side, in pixels; all pixels are covered and the last window is inside.
 
     Example:
         >>> window_starts(10, 6), window_starts(4, 6)
@@ -160,7 +160,7 @@ def window_starts(length: int, window: int) -> list[int]:
 
 @contextmanager
 def evaluation_mode(networks: Sequence[nn.Module]) -> Iterator[None]:
-    """Put the networks into eval mode; afterwards each module is as it was (a frozen BatchNorm stays frozen)."""
+    """Put the networks into eval mode; restore every module afterwards (a frozen BatchNorm stays frozen)."""
     training = [module for network in networks for module in network.modules() if module.training]
     for network in networks:
         network.eval()
@@ -172,7 +172,7 @@ def evaluation_mode(networks: Sequence[nn.Module]) -> Iterator[None]:
 
 
 def _resized(scores: Tensor, size: torch.Size) -> Tensor:
-    """Return scores ``(N, C, *size)`` as bilinear interpolation gives them, the same where they are of that size."""
+    """Return scores resized to ``(N, C, *size)`` by bilinear interpolation, unchanged if they have that size."""
     if scores.shape[-2:] == size:
         return scores
     return interpolate(scores, size=size, mode="bilinear", align_corners=False)

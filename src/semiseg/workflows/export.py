@@ -1,4 +1,4 @@
-"""Export a trained network."""
+"""Export a trained network for other programs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHECKED_IMAGES = 2
 
 
 class Export(NamedTuple):
-    """An export: its folder, and the largest difference of a logit to PyTorch that was found when it was checked."""
+    """An export: its directory, and the largest difference of its logits from PyTorch."""
 
     path: Path
     difference: float
@@ -39,27 +39,27 @@ def export(
     network: str | None = None,
     checkpoint: str = "best",
 ) -> Export:
-    """Write a trained network as safetensors, by torch.export or as ONNX, into a folder ready for a model hub.
+    """Write a trained network as safetensors, with torch.export or as ONNX, to a directory ready for a model hub.
 
     Args:
-        path: a run or a checkpoint.
-        format: ``safetensors`` (``semiseg.load`` reads the folder), ``torch`` (``model.pt2``) or ``onnx``.
-        out: a new folder; ``RUN/export-FORMAT`` where absent.
-        network: the network to export; the method's default where absent.
+        path: A run or a checkpoint.
+        format: ``safetensors`` (``semiseg.load`` reads the directory), ``torch`` (``model.pt2``) or ``onnx``.
+        out: A new directory; ``RUN/export-FORMAT`` if absent.
+        network: The network to export; the default of the method if absent.
         checkpoint: ``best`` or ``last``.
 
     Raises:
-        UserError: no such run, network or format, an extra that is missing, an encoder that cannot be traced, a result
-            that differs from PyTorch's by more than 1e-3, or a folder that exists.
+        UserError: The run, network or format does not exist, an extra is missing, the encoder cannot be traced, the
+            result differs from PyTorch by more than 1e-3, or the directory exists.
     """
     lookup("format", format, FORMATS)
     model = load(path, network, checkpoint, "cpu")
     if model.method is None:
-        raise UserError(f"{path}: an export already: export the run, or a checkpoint of it")
-    exported = lookup("network", model.network, model.networks)  # of the teachers' average there are no weights
+        raise UserError("is already an export", path=path, fix="export the run or a checkpoint of it")
+    exported = lookup("network", model.network, model.networks)  # the average of the teachers has no weights
     assert isinstance(exported, SegmentationNetwork)
     if out is None and model.run is None:
-        raise UserError(f"{path}: of no run: say where to write by --out")
+        raise UserError("not inside a run directory", path=path, fix="pass --out")
     folder = Path(out) if out is not None else Path(model.run or "") / f"export-{format}"
     settings = to_mapping(model.config, model.method.options)
     description = describe(model, exported, settings)
@@ -68,7 +68,7 @@ def export(
 
 
 def describe(model: Model, network: SegmentationNetwork, settings: dict[str, Any]) -> Description:
-    """Say what the network is, and by which settings it was trained."""
+    """Return the description of a network and the options it was trained with."""
     multiple, least = size_rule(network)
     return Description(
         architecture=network.architecture,
@@ -89,7 +89,7 @@ def describe(model: Model, network: SegmentationNetwork, settings: dict[str, Any
 
 
 def images_to_check(model: Model) -> Sequence[Tensor]:
-    """Return images, uint8 ``(3, H, W)``: two of the run's val list, generated ones where its data cannot be opened."""
+    """Return two images uint8 ``(3, H, W)`` of the val list, or generated ones if the data cannot be opened."""
     try:
         dataset = open_dataset(model.config.data)
         lists = RunDirectory(model.run).read_split(dataset) if model.run else None

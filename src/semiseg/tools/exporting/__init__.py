@@ -1,4 +1,4 @@
-"""A trained network in forms that others read: safetensors, torch.export, ONNX, each in a folder with a model card."""
+"""Export trained networks as safetensors, torch.export or ONNX, each in a directory with a model card."""
 
 from semiseg.tools.exporting.export_config import Description, read_export
 from semiseg.tools.exporting.write_export import FORMATS, write_export

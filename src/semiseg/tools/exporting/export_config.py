@@ -1,4 +1,4 @@
-"""What a network is, beside its weights: ``config.json``, written with every export, read by ``semiseg.load``."""
+"""The ``config.json`` of an export: describes the network besides its weights; read by ``semiseg.load``."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 @dataclass(frozen=True)
 class Description:
-    """All that is needed to use an exported network, and how it came about.
+    """What is needed to use an exported network, and how it was trained.
 
     Attributes:
-        architecture, encoder: what ``networks.build`` was asked for.
-        classes: class names; class ``k`` is channel ``k`` of the logits.
-        palette: one RGB color per class.
-        mean, std: per channel of RGB in [0, 1]; the network itself normalizes by them.
-        image_scale: factor on an image's size before the network sees it.
-        size_multiple: sides of the network's input are multiples of it.
-        least_side: and at least this long.
-        method, network, checkpoint, step: which of a run's networks this is.
-        training: the run's configuration, but for places on the machine that it ran on.
+        architecture, encoder: Arguments of ``networks.build``.
+        classes: Class names; class ``k`` is channel ``k`` of the logits.
+        palette: One RGB color per class.
+        mean, std: Normalization per channel of RGB in [0, 1], applied inside the network.
+        image_scale: Factor by which images are resized for the network.
+        size_multiple: Input sides are multiples of this number of pixels.
+        least_side: Smallest input side in pixels.
+        method, network, checkpoint, step: Identify the network within the run.
+        training: Options of the run, with shortened paths (`public_settings`).
     """
 
     architecture: str
@@ -61,70 +61,72 @@ class Description:
 
 
 PATHS = ("data", "labeled", "unlabeled", "weights")
-"""Options that may name a place."""
+"""Options that may contain paths."""
 
 
 def public_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return a run's configuration with the last part of every path in place of the whole.
+    """Return the options of a run with every path shortened to its last part.
 
-    An export is made to be given away: the folders of the machine that trained it are nobody's business.
+    Exports are published; they must not reveal the directories of the machine.
     """
 
     def shorten(key: str, value: Any) -> Any:
         if not isinstance(value, str) or (key not in PATHS and not Path(value).is_absolute()):
             return value
         if key == "labeled" and re.fullmatch(r"\d+/\d+", value):
-            return value  # a share
-        kind, colon, place = value.partition(":") if value.startswith(("hf:", "shapes:")) else ("", "", value)
-        return kind + colon + (place if kind == "shapes" else Path(place).name)
+            return value  # a fraction
+        kind, colon, name = value.partition(":") if value.startswith(("hf:", "shapes:")) else ("", "", value)
+        return kind + colon + (name if kind == "shapes" else Path(name).name)
 
     return {key: shorten(key, value) for key, value in settings.items()}
 
 
 def colors(values: Sequence[Sequence[int]]) -> tuple[Color, ...]:
-    """Return a palette from a file's lists of lists."""
+    """Convert a palette read from a file."""
     return tuple((red, green, blue) for red, green, blue in values)
 
 
 def _check(description: Description) -> None:
-    """Raise ValueError or TypeError where a value is not what those rely on who use it."""
+    """Raise ValueError or TypeError if a value is invalid."""
     d = description
     if not all(isinstance(name, str) for name in (*d.classes, d.architecture, d.encoder, d.method, d.network)):
-        raise TypeError("names are text")
+        raise TypeError("names must be text")
     if not 1 <= len(d.classes) == len(set(d.classes)) == len(d.palette) <= 255 or not isinstance(d.training, dict):
-        raise ValueError("there are 1 to 255 classes, each with a color")
+        raise ValueError("there must be 1 to 255 different classes, each with a color")
     if not all(type(value) is int and 0 <= value <= 255 for color in d.palette for value in color):
-        raise ValueError("colors are of 0 to 255")
+        raise ValueError("colors must be in [0, 255]")
     if not (len(d.mean) == len(d.std) == 3 and all(map(math.isfinite, (*d.mean, *d.std))) and min(d.std) > 0):
-        raise ValueError("mean and std are of three channels")
+        raise ValueError("mean and std must have three finite values")
 
 
 def read_export(weights: Path) -> tuple[Description, SegmentationNetwork]:
-    """Build the network of an export from ``model.safetensors`` and the ``config.json`` beside it, on the CPU.
+    """Build the network of an export on the CPU, from ``model.safetensors`` and ``config.json``.
+
+    Args:
+        weights: The path of ``model.safetensors``; ``config.json`` is in the same directory.
 
     Raises:
-        UserError: one of the two is missing, damaged, or does not fit the other.
+        UserError: A file is missing or damaged, or the two do not fit each other.
     """
     config = weights.with_name(CONFIG)
     try:
         content = json.loads(require_regular_file(config).read_text(encoding="utf-8"))
         if content.pop("semiseg_export") != FORMAT:
-            raise ValueError("of another version")
+            raise ValueError("another version")
         names = {field.name for field in fields(Description)}
         content["palette"] = colors(content["palette"])
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items() if k in names}
         description = Description(**values)
         _check(description)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise UserError(
-            f"{config}: not the configuration of an export ({type(error).__name__}): export the run again"
-        ) from None
+        problem = f"not the configuration of an export ({type(error).__name__})"
+        raise UserError(problem, path=config, fix="export the run again") from None
     network = build(description.architecture, description.encoder, len(description.classes), weights="none")
     try:
         network.load_state_dict(load_file(weights))
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()[:120]
-        raise UserError(f"{weights}: its weights cannot be used ({reason}): export the run again") from None
+        raise UserError(f"its weights cannot be used ({reason})", path=weights, fix="export the run again") from None
     for buffer, constants in ((network.mean, description.mean), (network.std, description.std)):
         buffer.copy_(torch.tensor(constants).view_as(buffer))
     return description, network.eval()

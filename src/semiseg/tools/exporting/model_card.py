@@ -1,4 +1,4 @@
-"""The model card: README.md with the front matter that model hubs read."""
+"""Write the model card: README.md with front matter for model hubs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ USAGE = {
 import semiseg
 
 model = semiseg.load("path/to/this/folder")
-mask, confidence = model("photo.jpg")  # uint8 (H, W), and float (H, W) in [0, 1], at the photo's size
+mask, confidence = model("photo.jpg")  # uint8 (H, W), and float (H, W) in [0, 1], at the size of the photo
 ```""",
     "torch": """```python
 import torch
@@ -22,25 +22,31 @@ network = torch.export.load("model.pt2").module()
 logits = network(images)  # (N, {classes}, H, W)
 ```
 
-`images` is float32 `(N, 3, H, W)`, RGB in [0, 1]; the network normalizes by itself. {sizes}""",
+`images` is float32 `(N, 3, H, W)`, RGB in [0, 1]; normalization is part of the network. {sizes}""",
     "onnx": """```sh
 pip install onnxruntime numpy pillow
 python inference.py photo.jpg mask.png  # an indexed PNG: values are classes
 ```
 
-`model.onnx` takes `images`, float32 `(N, 3, H, W)`, RGB in [0, 1], and gives `logits`, `(N, {classes}, H, W)`; it
-normalizes by itself. {sizes} `inference.py` shows how.""",
+`model.onnx` takes `images`, float32 `(N, 3, H, W)`, RGB in [0, 1], and returns `logits`,
+`(N, {classes}, H, W)`; normalization is part of the network. {sizes} `inference.py` shows how.""",
 }
 LICENSE = (
-    "**License: not chosen yet.** Whoever publishes this model fills in `license:` above and removes this sentence."
+    "**License: not chosen yet.** Before publishing this model, fill in `license:` above and remove this sentence."
 )
 
 
 def model_card(description: Description, format: str, run: RunFiles | None) -> str:
-    """Return the card of an export in ``format``; ``run`` is where its figures are from, None where there is none."""
+    """Return the model card of an export.
+
+    Args:
+        description: The network.
+        format: A key of ``FORMATS``.
+        run: The files of the run, for its figures; None without a run.
+    """
     front = [
         "---",
-        "license:  # to be filled in before this is published, e.g. apache-2.0",
+        "license:  # fill in before publishing, e.g. apache-2.0",
         "library_name: semiseg",
         "pipeline_tag: image-segmentation",
         "tags:",
@@ -51,7 +57,7 @@ def model_card(description: Description, format: str, run: RunFiles | None) -> s
         f"# {description.architecture} over {description.encoder}, trained by {description.method}",
         LICENSE,
         trained_on(description, run),
-        f"This is its network `{description.network}`, checkpoint `{description.checkpoint}`, step {description.step}.",
+        f"This is the network `{description.network}`, checkpoint `{description.checkpoint}`, step {description.step}.",
         "## Usage",
         USAGE[format].format(classes=len(description.classes), sizes=sizes(description)),
         "## Classes",
@@ -65,24 +71,24 @@ def model_card(description: Description, format: str, run: RunFiles | None) -> s
 
 
 def tags(description: Description, format: str) -> list[str]:
-    """Return what one may find the model by."""
+    """Return the tags under which hubs list the model."""
     form = {"torch": "torch-export"}.get(format, format)
     return ["semantic-segmentation", "semi-supervised-learning", description.method, description.architecture, form]
 
 
 def trained_on(description: Description, run: RunFiles | None) -> str:
-    """Return a sentence on the data; how many images, where the run's lists are there."""
+    """Return a sentence on the training data, with the numbers of images if the lists of the run exist."""
     counts = run.list_sizes if run else {}
     images = ", ".join(f"{counts[name]} {name}" for name in ("labeled", "unlabeled", "val", "test") if name in counts)
     return f"Trained on `{description.training['data']}`{f' ({images} images)' if images else ''} by semiseg."
 
 
 def sizes(description: Description) -> str:
-    """Return what sizes of image a graph takes."""
+    """Return a sentence on the image sizes that a graph accepts."""
     scale = f" Images are resized by {description.image_scale:g} first." if description.image_scale != 1 else ""
     return (
-        f"H and W are multiples of {description.size_multiple}, at least {description.least_side}: pad images on the"
-        f" right and below with their last column and row, and cut the logits back.{scale}"
+        f"H and W must be multiples of {description.size_multiple} and at least {description.least_side}: pad images on"
+        f" the right and bottom with their last column and row, and crop the logits.{scale}"
     )
 
 
@@ -96,7 +102,7 @@ def class_table(classes: tuple[str, ...], palette: tuple[Color, ...]) -> str:
 
 
 def figures(description: Description, run: RunFiles | None) -> str:
-    """Return a table of what the run measured of this network and checkpoint, a column for each list of images."""
+    """Return a table of the measured figures of this network and checkpoint, one column per list of images."""
     wanted = (description.network, description.step)
     found: dict[str, Line] = {}
     for split in ("val", "test") if run else ():
@@ -116,8 +122,8 @@ def figures(description: Description, run: RunFiles | None) -> str:
     head = [f"| in percent | {' | '.join(found)} |", "|---" * (len(found) + 1) + "|"]
     notes = []
     if description.checkpoint == "best":
-        notes.append("val is the list that the best checkpoint was chosen on.")
+        notes.append("The best checkpoint was chosen on val.")
     limit = description.training.get("val_limit")
     if limit and "val" in found and "checkpoint" not in found["val"]:
-        notes.append(f"val was measured while training, on at most {limit} of its images.")
+        notes.append(f"val was measured during training, on at most {limit} of its images.")
     return "\n".join([*head, *cells]) + "\n\n" * bool(notes) + " ".join(notes)

@@ -1,4 +1,4 @@
-"""Segment an image by model.onnx: python inference.py PHOTO MASK.png (onnxruntime, numpy and pillow, nothing else)."""
+"""Segment an image with model.onnx: python inference.py PHOTO MASK.png (needs onnxruntime, numpy and pillow)."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ source, target = sys.argv[1:] if len(sys.argv) == 3 else sys.exit(__doc__)
 config = json.loads(Path(__file__).with_name("config.json").read_text(encoding="utf-8"))
 resized = lambda band, size: np.array(Image.fromarray(band).resize(size, Image.Resampling.BILINEAR))  # noqa: E731
 image = ImageOps.exif_transpose(Image.open(source))
-if image.mode[0] in "IF":  # 16 bits and more: white is 65535, 1.0, or the brightest
+if image.mode[0] in "IF":  # 16 bits or more: white is 65535, 1.0, or the maximum
     full = max(1.0 if image.mode == "F" else 65535.0, float(np.asarray(image).max()))
     image = Image.fromarray((np.asarray(image, np.float32).clip(0, full) * (255 / full)).astype(np.uint8))
 width, height = (max(1, round(side * config["image_scale"])) for side in image.size)

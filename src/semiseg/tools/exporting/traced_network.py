@@ -1,4 +1,4 @@
-"""A network as a graph for any number of images of any size that is a multiple of its stride."""
+"""Trace a network as a graph for any number of images whose sides are multiples of its stride."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from torch.nn import functional as F
 from semiseg.networks import SegmentationNetwork
 from semiseg.networks.depthwise import DilatedDepthwiseConv2d
 
-LARGEST = 4096  # times the stride: the bound on a side that torch.export is told of
+LARGEST = 4096  # largest side given to torch.export, in units of the stride
 
 
 class Graph(nn.Module):
-    """The network without what any size needs: images ``(N, 3, H, W)`` in [0, 1] to logits ``(N, C, H, W)``.
+    """The network without padding: images ``(N, 3, H, W)`` in [0, 1] to logits ``(N, C, H, W)``.
 
-    H and W are multiples of the stride, so nothing is padded or cut off. Padding any size inside would do, but leaves
-    torch.export to prove divisibilities for every layer, for which it takes minutes to forever.
+    H and W must be multiples of the stride. With padding inside the graph, torch.export would have to prove
+    divisibility for every layer, which takes minutes or does not finish.
     """
 
     def __init__(self, network: SegmentationNetwork) -> None:
@@ -42,11 +42,11 @@ class Graph(nn.Module):
 
 
 class _PaddedConv2d(Conv2dSame):
-    """TensorFlow's "same" padding for sides that the stride divides: the same for each of them, so a constant."""
+    """TensorFlow's "same" padding for sides that are multiples of the stride, for which it is constant."""
 
     def forward(self, x: Tensor) -> Tensor:
         padding: list[int] = []
-        for axis in (1, 0):  # F.pad begins with the last dimension
+        for axis in (1, 0):  # F.pad starts with the last dimension
             extent = (self.kernel_size[axis] - 1) * self.dilation[axis] + 1
             total = max(extent - self.stride[axis], 0)
             padding += [total // 2, total - total // 2]
@@ -55,22 +55,23 @@ class _PaddedConv2d(Conv2dSame):
 
 REPLACED: dict[type[nn.Module], type[nn.Module]] = {
     Conv2dSame: _PaddedConv2d,
-    DilatedDepthwiseConv2d: nn.Conv2d,  # it is quicker backward, and nothing goes backward here
+    DilatedDepthwiseConv2d: nn.Conv2d,  # faster only in the backward pass
 }
 
 
 def size_rule(network: SegmentationNetwork) -> tuple[int, int]:
-    """Return of what the sides of a graph's input are multiples, and their least length, in pixels.
+    """Return the number of which input sides must be multiples, and the smallest side, in pixels.
 
-    Two strides at least: torch.export takes a dimension of 1 for a constant.
+    The smallest side is two strides because torch.export treats a dimension of 1 as constant.
     """
     return network.stride, 2 * network.stride
 
 
 def make_program(network: SegmentationNetwork) -> torch.export.ExportedProgram:
-    """Trace the network; batch, height and width stay dynamic.
+    """Trace the network with dynamic batch size, height and width.
 
-    Raises whatever torch.export does for an encoder that it cannot follow.
+    Raises:
+        Exception: torch.export cannot trace the encoder; the type depends on the reason.
     """
     stride, _ = size_rule(network)
     dimension = torch.export.Dim
@@ -83,7 +84,7 @@ def make_program(network: SegmentationNetwork) -> torch.export.ExportedProgram:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the exporters' progress and their advice to developers from the user."""
+    """Silence progress messages and warnings of the exporters."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""Write an export: into a folder beside its place, checked against PyTorch, and renamed into its place."""
+"""Write an export to a temporary directory, compare it with PyTorch, and rename it."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from semiseg.networks import SegmentationNetwork
 from semiseg.tools.exporting.export_config import WEIGHTS, Description, read_export
 from semiseg.tools.exporting.traced_network import make_program, quiet, size_rule
 
-LIMIT = 1e-3  # on the difference of two logits; float32 rounding makes 1e-6 to 1e-4 of it
-CHECKED_SIZES = ((192, 256), (160, 128))  # in pixels, before they become multiples of the stride
+LIMIT = 1e-3  # largest difference of a logit; rounding in float32 gives 1e-6 to 1e-4
+CHECKED_SIZES = ((192, 256), (160, 128))  # in pixels, before rounding to multiples of the stride
 Run = Callable[[Tensor], Tensor]
-"""Images float ``(N, 3, H, W)`` in [0, 1] to logits ``(N, C, H, W)``, by what was written."""
+"""The exported network: images float ``(N, 3, H, W)`` in [0, 1] to logits ``(N, C, H, W)``."""
 
 
 def write_safetensors(network: SegmentationNetwork, folder: Path) -> Run:
-    """Write ``model.safetensors``; return the network that is read back from it."""
+    """Write ``model.safetensors``; return the network read back from it."""
     save_file({name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}, folder / WEIGHTS)
     return read_export(folder / WEIGHTS)[1].to(memory_format=torch.channels_last)
 
 
 def write_torch(network: SegmentationNetwork, folder: Path) -> Run:
-    """Write ``model.pt2`` by torch.export; return the program that is read back from it."""
+    """Write ``model.pt2`` with torch.export; return the program read back from it."""
     with quiet():
         torch.export.save(make_program(network), folder / "model.pt2")
         run: Run = torch.export.load(folder / "model.pt2").module()
@@ -38,17 +38,17 @@ def write_torch(network: SegmentationNetwork, folder: Path) -> Run:
 
 
 def write_onnx(network: SegmentationNetwork, folder: Path) -> Run:
-    """Write ``model.onnx`` and ``inference.py``; return what ONNX Runtime makes of the former.
+    """Write ``model.onnx`` and ``inference.py``; return the graph as run by ONNX Runtime.
 
     Raises:
-        UserError: the extra is not installed.
+        UserError: The extra is not installed.
     """
     try:
-        import onnx  # noqa: F401 (torch.onnx needs both, and says so too late)
+        import onnx  # noqa: F401 (torch.onnx needs both and reports it late)
         import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError:
-        raise UserError("--format onnx needs an extra: pip install 'semiseg[export]'") from None
+        raise UserError("onnx needs an extra", option="format", fix="run pip install 'semiseg[export]'") from None
     with quiet():
         torch.onnx.export(
             make_program(network),
@@ -80,34 +80,35 @@ def write_export(
     out: Path,
     format: str,
 ) -> float:
-    """Write the network to the new folder ``out``, with ``config.json`` and ``README.md``.
+    """Write the network to the new directory ``out``, with ``config.json`` and ``README.md``.
 
     Args:
-        network: the network, on the CPU, in eval mode.
-        description: what ``config.json`` says.
-        card: what ``README.md`` says.
-        images: some to check it on, uint8 ``(3, H, W)``, at least one.
-        out: a folder that does not exist, or is empty.
-        format: a key of ``FORMATS``.
+        network: The network, on the CPU, in eval mode.
+        description: The content of ``config.json``.
+        card: The content of ``README.md``.
+        images: Images for the comparison, uint8 ``(3, H, W)``, at least one.
+        out: A directory that does not exist or is empty.
+        format: A key of ``FORMATS``.
 
     Returns:
-        The largest difference of two logits between the network and what was written.
+        The largest difference of a logit between the network and the export.
 
     Raises:
-        UserError: ``out`` exists or cannot be written, an encoder that cannot be traced, or a difference above
-            ``LIMIT``; nothing is left behind.
+        UserError: ``out`` exists or cannot be written, the encoder cannot be traced, or the difference exceeds
+            ``LIMIT``. No files remain.
     """
     write = lookup("format", format, FORMATS)
     if not is_free(out):
-        raise UserError(f"{out} exists: choose another --out")
+        raise UserError("exists", path=out, fix="choose another --out")
     with new_folder(out) as draft:
         description.write(draft)
         (draft / "README.md").write_text(card, encoding="utf-8")
         difference = largest_difference(network, _written(write, network, draft, format), images)
         if not difference <= LIMIT:
             raise UserError(
-                f"{out}: {format} differs from PyTorch by {difference:.1e} in a logit, more than {LIMIT:g}: nothing was"
-                " kept; take another --format"
+                f"logits of {format} differ from PyTorch by {difference:.1e}, more than {LIMIT:g}; nothing was kept",
+                path=out,
+                fix="choose another --format",
             )
     return difference
 
@@ -119,23 +120,23 @@ def _written(
         return write(network, folder)
     except (UserError, OSError):
         raise
-    except Exception as error:  # each of a thousand encoders stops the exporters in its own way
+    except Exception as error:  # the exporters raise many types
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise UserError(
-            f"{network.architecture} over {network.encoder_name} cannot be exported as {format} ({reason}): "
-            "take --format safetensors"
+            f"{network.architecture} with {network.encoder_name} cannot be exported as {format} ({reason})",
+            fix="choose --format safetensors",
         ) from error
 
 
 @torch.no_grad()
 def largest_difference(network: SegmentationNetwork, run: Run, images: Sequence[Tensor]) -> float:
-    """Return the largest difference of two logits, over two sizes and batches of one and two images."""
+    """Return the largest difference of a logit, over two sizes and batches of one and two images."""
     differences = [(run(batch) - network(batch)).abs().max() for batch in checked_batches(network, images)]
-    return float(torch.stack(differences).max())  # a NaN stays one, and is no number at most LIMIT
+    return float(torch.stack(differences).max())  # NaN is kept and fails the comparison with LIMIT
 
 
 def checked_batches(network: SegmentationNetwork, images: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Yield the images, uint8 ``(3, H, W)``, as batches float ``(N, 3, h, w)`` in [0, 1] that a graph takes."""
+    """Yield batches float ``(N, 3, h, w)`` in [0, 1] of the images, in sizes that a graph accepts."""
     multiple, least = size_rule(network)
     for size in CHECKED_SIZES:
         fitting = [max(side // multiple * multiple, least) for side in size]

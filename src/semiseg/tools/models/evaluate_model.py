@@ -1,4 +1,4 @@
-"""Evaluate a trained model."""
+"""Evaluate all networks of a trained model."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from semiseg.training.run_directory import RunDirectory
 
 
 def evaluation_ids(model: Model, dataset: SegmentationDataset, data: str, split: str) -> tuple[str, ...]:
-    """The images of a split: the run's own lists for the run's own data, else the data set's.
+    """Return the ids of a split: from the lists of the run for the data it was trained on, else from the data set.
 
     Raises:
-        UserError: the data has no such list.
+        UserError: The data has no such list.
     """
     if model.run and data == model.config.data and (model.run / "splits").is_dir():
         lists = RunDirectory(model.run).read_split(dataset)
         named = {"test": lists.test, "val": lists.val, "labeled": lists.labeled}
         ids: tuple[str, ...] | None = lookup("split", split, named)
-        if split == "test" and not ids:  # the run began without one: one that has been added since will do
+        if split == "test" and not ids:  # a test list may have been added after training
             ids = dataset.split(split)
             if seen := {*lists.labeled, *lists.unlabeled, *lists.val}.intersection(ids or ()):
-                raise UserError(f"{data}: splits/test.txt names {min(seen)!r}, which this run trained on: take it out")
+                problem = f"contains {min(seen)!r}, which this run was trained on"
+                raise UserError(problem, path=f"{data}/splits/test.txt", fix="remove it from the list")
     else:
         ids = dataset.split(split)
     if not ids:
-        raise UserError(f"{data}: no {split} list: add splits/{split}.txt, or choose --split val")
+        raise UserError(f"no {split} list", path=data, fix=f"add splits/{split}.txt or choose --split val")
     return ids
 
 
@@ -48,23 +49,35 @@ def evaluate(
     sliding: bool = False,
     accelerator: str = "auto",
 ) -> dict[str, Any]:
-    """Evaluate every network of a trained model exactly, at the masks' own resolution, in percent.
+    """Evaluate every network of a trained model at the resolution of the masks.
+
+    The result is appended to ``evaluations.jsonl`` of the run.
+
+    Args:
+        path: A run directory, a checkpoint, or an export as safetensors.
+        data: A data set; that of the run if absent.
+        split: ``test``, ``val`` or ``labeled``.
+        network: The network whose figures come first; the default of the method if absent.
+        checkpoint: ``best`` or ``last``.
+        sliding: Use a sliding window of the training crop size.
+        accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
 
     Returns:
-        ``split, network, miou, pixel_accuracy, iou`` of ``network`` (default: the method's), ``checkpoint``, ``step``,
-        and ``networks``, the same figures for all. A run keeps what was asked in its ``evaluations.jsonl``.
+        ``split, network, miou, pixel_accuracy, iou`` of ``network`` in percent, ``checkpoint``, ``step``, ``sliding``,
+        and ``networks``, the same figures for all networks.
 
     Raises:
-        UserError: no such checkpoint, data, list or network, or classes that differ.
+        UserError: The checkpoint, data, list or network does not exist, or the classes differ.
     """
     model = load(path, network, checkpoint, accelerator)
     source = str(data or model.config.data)
     if Path(source).is_dir() and Path(source).resolve() == Path(model.config.data).resolve():
-        source = model.config.data  # the same place, written in another way: the run's own lists hold
+        source = model.config.data  # another spelling of the same path
     dataset = open_dataset(source)
     if dataset.classes != model.classes:
         theirs, ours = ", ".join(dataset.classes), ", ".join(model.classes)
-        raise UserError(f"{source}: its classes ({theirs}) are not the model's ({ours}): take data of its classes")
+        problem = f"its classes ({theirs}) differ from those of the model ({ours})"
+        raise UserError(problem, path=source, fix="pass data with the same classes")
     evaluation = evaluate_networks(
         model.networks,
         dataset,
@@ -79,17 +92,17 @@ def evaluate(
     where = {"split": split, "network": model.network, "checkpoint": model.path.stem, "step": model.step}
     result = where | {"sliding": sliding} | chosen | {"networks": networks}
     if model.run:
-        keep(model.run / "evaluations.jsonl", json.dumps(result | {"data": source}) + "\n")
+        append_line(model.run / "evaluations.jsonl", json.dumps(result | {"data": source}) + "\n")
     return result
 
 
-def keep(path: Path, line: str) -> None:
-    """Append a line of figures to a file, whole or not at all; where that cannot be, say so, and go on."""
+def append_line(path: Path, line: str) -> None:
+    """Append a line to a file; if that fails, restore the file and print a warning."""
     size = path.stat().st_size if path.is_file() else 0
     try:
         with open(path, "a", encoding="utf-8") as file:
             file.write(line)
     except OSError as error:
         with suppress(OSError):
-            os.truncate(path, size)  # the next line would be joined to half a one
-        print(f"warning: {path}: the figures are not kept there ({error.strerror})", file=sys.stderr)
+            os.truncate(path, size)  # remove the partial line
+        print(f"warning: {path}: the result is not saved ({error.strerror})", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""A trained network, from a run, a checkpoint or an export."""
+"""Load a trained model from a run, a checkpoint or an export."""
 
 from __future__ import annotations
 
@@ -25,10 +25,22 @@ from semiseg.training.run_directory import RunDirectory
 
 
 class Model:
-    """A trained network, ready to use: ``model(image)`` returns ``Prediction(mask, confidence)``.
+    """A trained model; ``model(image)`` returns ``Prediction(mask, confidence)``.
 
     ``image`` is a path, or uint8 ``(3, H, W)``, RGB, of any size; ``mask`` is uint8 ``(H, W)`` and ``confidence`` float
-    ``(H, W)`` in [0, 1], at the image's size.
+    ``(H, W)`` in [0, 1], at the size of the image.
+
+    Attributes:
+        path: The checkpoint or export.
+        run: The run directory, or None.
+        step: The training step of the checkpoint.
+        classes: The names of the classes.
+        palette: Their colors.
+        config: The options of the run.
+        method: The method with all its networks; None for an export.
+        networks: The networks by name.
+        network: The name of the network that ``model(image)`` uses.
+        device: The device of the networks.
     """
 
     def __init__(self, file: Path, network: str | None = None, accelerator: str = "auto") -> None:
@@ -44,15 +56,19 @@ class Model:
 
     @property
     def choices(self) -> dict[str, nn.Module | list[nn.Module]]:
-        """What may be asked, by name: each network, and all teachers where there are several."""
+        """The networks by name, and ``teachers-average`` if there are several teachers."""
         teachers = [net for key, net in self.networks.items() if key.startswith("teacher")]
         return {**self.networks} | ({TEACHERS_AVERAGE: teachers} if len(teachers) > 1 else {})
 
     def make_predictor(self, name: str, mode: str = "whole") -> Predictor:
         """Return the predictor of one network, or of the average of all teachers.
 
+        Args:
+            name: A key of ``choices``.
+            mode: ``whole`` or ``slide``, see `Predictor`.
+
         Raises:
-            UserError: the method has no such network.
+            UserError: The method has no such network.
         """
         return Predictor(
             lookup("network", name, self.choices), mode, self.config.crop_size, self.config.image_scale, self.device
@@ -65,14 +81,11 @@ class Model:
 
 @dataclass(frozen=True)
 class Trained:
-    """Networks as a file holds them, on the CPU.
+    """The content of a checkpoint or export, on the CPU; see `Model`.
 
     Attributes:
-        classes, palette, step, config: of the run that they come from.
-        method: the method with all its networks; None in an export, which holds one network alone.
-        networks: by name.
-        default_network: the name of the one to ask.
-        run: the run directory that the file lies in, None where it lies elsewhere.
+        default_network: The name of the network to use by default.
+        run: The run directory that contains the file, or None.
     """
 
     classes: tuple[str, ...]
@@ -89,8 +102,8 @@ def read_checkpoint(file: Path) -> Trained:
     """Read the networks of a checkpoint.
 
     Raises:
-        UserError: it is none, its weights do not fit the network that it names or are no finite numbers, or it names
-            code that is not trusted.
+        UserError: The file is not a checkpoint, its weights do not fit the network or are not finite, or it names
+            untrusted code.
     """
     state = load_checkpoint(file)
     classes = tuple(state["classes"])
@@ -101,10 +114,9 @@ def read_checkpoint(file: Path) -> Trained:
     try:
         method.load_state_dict(state["method"])
     except RuntimeError as error:
-        raise UserError(
-            f"{file}: its weights do not fit the network it names, {shape[0]} over {shape[1]} "
-            f"({str(error).splitlines()[-1].strip()[:120]}): use an unchanged checkpoint"
-        ) from None
+        reason = str(error).splitlines()[-1].strip()[:120]
+        problem = f"its weights do not fit the network {shape[0]} with {shape[1]} ({reason})"
+        raise UserError(problem, path=file, fix="use an unchanged checkpoint") from None
     check_finite(file, method.state_dict())
     run = file.parent.parent if (file.parent.parent / "config.yaml").is_file() else None
     palette = colors(state["palette"])
@@ -112,10 +124,10 @@ def read_checkpoint(file: Path) -> Trained:
 
 
 def read_safetensors(file: Path) -> Trained:
-    """Read the network of an export; its method need not be known here.
+    """Read the network of an export; its method does not have to be installed.
 
     Raises:
-        UserError: ``config.json`` beside it is missing, or the weights do not fit it.
+        UserError: ``config.json`` in the same directory is missing, or the weights do not fit it.
     """
     description, network = read_export(file)
     check_finite(file, network.state_dict())
@@ -127,10 +139,10 @@ def read_safetensors(file: Path) -> Trained:
 
 
 def find_checkpoint(path: str | Path, checkpoint: str = "best") -> Path:
-    """Return the file that ``path``, a run, an export or a file, means.
+    """Return the checkpoint or weights of a run, an export or a file.
 
     Raises:
-        UserError: there is none.
+        UserError: The file does not exist.
     """
     path = Path(path)
     if (path / WEIGHTS).is_file():
@@ -139,12 +151,18 @@ def find_checkpoint(path: str | Path, checkpoint: str = "best") -> Path:
         run = RunDirectory.open(path)
         path = lookup("checkpoint", checkpoint, {"best": run.best, "last": run.last})
     if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint: check the path, or train until the first validation")
+        raise UserError("no such checkpoint", path=path, fix="check the path or train until the first validation")
     return path
 
 
 def load(path: str | Path, network: str | None = None, checkpoint: str = "best", accelerator: str = "auto") -> Model:
-    """Load a trained model from a run directory, a checkpoint file, or the folder of an export as safetensors.
+    """Load a trained model from a run directory, a checkpoint file, or the directory of an export as safetensors.
+
+    Args:
+        path: The run, checkpoint or export.
+        network: The network that ``model(image)`` uses; the default of the method if absent.
+        checkpoint: ``best`` or ``last``, for a run.
+        accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
 
     Example:
         ``mask = semiseg.load("runs/flowers")("photo.jpg").mask``

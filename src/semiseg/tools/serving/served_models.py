@@ -1,4 +1,4 @@
-"""The networks that are served, by label, and what they say of an image."""
+"""The networks that are served, by label, and their predictions for an image."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SAMPLES = 12
 
 @dataclass(frozen=True)
 class Answer:
-    """What a network says: ``mask`` uint8 ``(H, W)``, ``confidence`` float ``(H, W)`` in [0, 1], both on the CPU."""
+    """A prediction: ``mask`` uint8 ``(H, W)`` and ``confidence`` float ``(H, W)`` in [0, 1], both on the CPU."""
 
     label: str
     mask: Tensor
@@ -32,29 +32,29 @@ class Answer:
     palette: tuple[Color, ...]
 
     def shares(self) -> dict[str, float]:
-        """Return the share of the image's pixels that each class has, in [0, 1]."""
+        """Return the fraction of pixels of each class, in [0, 1]."""
         counts = np.bincount(self.mask.numpy().ravel(), minlength=len(self.classes))
         return {name: float(count / self.mask.numel()) for name, count in zip(self.classes, counts, strict=True)}
 
 
 class Networks:
-    """Every network of some runs.
+    """All networks of one or several runs.
 
     Attributes:
-        predictors: by label: ``NETWORK`` of a single run, ``RUN/NETWORK`` of several.
-        defaults: the labels of the runs' default networks, those that are asked where none is named.
-        samples: images to try, by name, of the first run's data: test, or else val; empty where it cannot be opened.
+        predictors: The networks by label: ``NETWORK`` for a single run, ``RUN/NETWORK`` for several.
+        defaults: The labels of the default network of each run, used if a request names none.
+        samples: Ids of sample images from the test or val list of the first run; empty if its data cannot be opened.
 
     Raises:
-        UserError: no such run or checkpoint.
+        UserError: A run or checkpoint does not exist.
     """
 
     def __init__(self, runs: Sequence[str], checkpoint: str = "best", accelerator: str = "auto") -> None:
         self.predictors: dict[str, tuple[Model, Predictor]] = {}
         self.defaults: list[str] = []
-        self._lock = Lock()  # requests come in threads of their own; one image at a time bounds memory
+        self._lock = Lock()  # requests run in threads; one image at a time bounds memory
         models = [load(run, checkpoint=checkpoint, accelerator=accelerator) for run in runs]
-        prefixes = unlike([Path(run).resolve().name for run in runs])
+        prefixes = number_duplicates([Path(run).resolve().name for run in runs])
         for prefix, model in zip(prefixes, models, strict=True):
             for name in model.choices:
                 label = name if len(models) == 1 else f"{prefix}/{name}"
@@ -64,20 +64,20 @@ class Networks:
         self._data, self.samples = find_samples(models[0])
 
     def read_sample(self, name: str) -> Tensor:
-        """Read a sample as uint8 ``(3, H, W)``; raises UserError where there is none of that name."""
+        """Return a sample as uint8 ``(3, H, W)``; raise UserError if it does not exist."""
         lookup("sample", name, dict.fromkeys(self.samples))
         assert self._data is not None
         return self._data.read_image(name)
 
     def pixels(self, height: int, width: int) -> int:
-        """Return how many pixels an image of this size costs the network that needs most."""
+        """Return the number of pixels that the most expensive network processes for an image of this size."""
         return max(predictor.pixels(height, width) for _, predictor in self.predictors.values())
 
     def segment(self, image: Tensor, labels: Iterable[str] = ()) -> list[Answer]:
-        """Ask the networks of these labels, or the default ones, about an image, uint8 ``(3, H, W)``.
+        """Segment an image uint8 ``(3, H, W)`` with the networks of these labels, or the default ones.
 
         Raises:
-            UserError: there is no such label.
+            UserError: A label is unknown.
         """
         chosen = {label: lookup("network", label, self.predictors) for label in labels or self.defaults}
         answers = []
@@ -88,13 +88,13 @@ class Networks:
         return answers
 
 
-def unlike(names: Sequence[str]) -> list[str]:
-    """Return the names, those that occur twice numbered."""
+def number_duplicates(names: Sequence[str]) -> list[str]:
+    """Return the names; number those that occur several times."""
     return [name if names.count(name) == 1 else f"{name}-{names[:i].count(name) + 1}" for i, name in enumerate(names)]
 
 
 def find_samples(model: Model) -> tuple[SegmentationDataset | None, tuple[str, ...]]:
-    """Return the model's data and a few of its images, spread over a list that it did not learn from."""
+    """Return the data set of the model and ids of sample images from its test or val list."""
     try:
         dataset = open_dataset(model.config.data)
         if model.run is None:
@@ -102,6 +102,6 @@ def find_samples(model: Model) -> tuple[SegmentationDataset | None, tuple[str, .
         else:
             lists = RunDirectory(model.run).read_split(dataset)
             ids = lists.test or lists.val
-    except UserError:  # it was moved, or never was on this machine
+    except UserError:  # it may be on another machine
         return None, ()
     return dataset, tuple(evenly_spaced(ids, SAMPLES))

@@ -1,0 +1,60 @@
+"""``semiseg evaluate``: measure a trained model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import tyro
+
+from semiseg.cli.option_parsing import Argv, parse
+
+
+@dataclass
+class Evaluate:
+    """Evaluate all networks of a trained model on full-size masks."""
+
+    run: tyro.conf.Positional[str]
+    """Run directory or checkpoint file."""
+    data: str | None = None
+    """Data set; default: that of the run."""
+    split: Literal["test", "val", "labeled"] = "test"
+    """List of images; labeled: the images the model was trained on."""
+    network: str | None = None
+    """Network whose figures come first: student, teacher1, ..., teachers-average."""
+    checkpoint: Literal["best", "last"] = "best"
+    """Checkpoint of the run."""
+    sliding: bool = False
+    """Use a sliding window of the training crop size."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Device to compute on."""
+    json: bool = False
+    """Print one JSON object and nothing else."""
+
+
+def evaluate(argv: Argv) -> None:
+    """Measure a trained model on a list of images."""
+    from semiseg.workflows.evaluate import evaluate as run
+    from semiseg.workflows.evaluate import refresh_report
+
+    args: Evaluate = parse(Evaluate, argv, "semiseg evaluate")
+    options = {key: value for key, value in vars(args).items() if key not in ("run", "json")}
+    result = run(args.run, **options)
+    if args.json:
+        print(json.dumps(result))
+    else:
+        print_table(args, result)
+    if args.data is None and not args.sliding and args.split in ("val", "test"):
+        refresh_report(args.run)
+
+
+def print_table(args: Evaluate, result: dict[str, Any]) -> None:
+    """Print mIoU, pixel accuracy and the IoU of each class, one column per network."""
+    networks = result["networks"]
+    width = max(map(len, result["iou"]), default=0)
+    print(f"{args.split} IoU in percent, {args.checkpoint} checkpoint (step {result['step']})")
+    print(" " * width, *(f"{name:>16}" for name in networks))
+    for row in ("miou", "pixel_accuracy", *result["iou"]):
+        values = [net[row] if row in net else net["iou"][row] for net in networks.values()]
+        print(f"{row:<{width}}", *(f"{'-' if value is None else f'{value:.2f}':>16}" for value in values))

@@ -1,0 +1,35 @@
+"""``semiseg export``: write a trained network for other programs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import tyro
+
+from semiseg.cli.option_parsing import Argv, parse
+
+
+@dataclass
+class Export:
+    """Write a trained network with a model card, and compare its outputs with PyTorch."""
+
+    run: tyro.conf.Positional[str]
+    """Run directory or checkpoint file."""
+    format: Literal["safetensors", "torch", "onnx"] = "safetensors"
+    """safetensors: for semiseg.load; torch: a .pt2 file of torch.export; onnx: with a script that needs no PyTorch."""
+    out: str | None = None
+    """New directory; default: RUN/export-FORMAT."""
+    network: str | None = None
+    """Network to export: student, teacher1, ..."""
+    checkpoint: Literal["best", "last"] = "best"
+    """Checkpoint of the run."""
+
+
+def export(argv: Argv) -> None:
+    """Write a trained network as safetensors, torch.export or ONNX."""
+    from semiseg.workflows.export import export as run
+
+    args: Export = parse(Export, argv, "semiseg export")
+    path, difference = run(args.run, args.format, args.out, network=args.network, checkpoint=args.checkpoint)
+    print(f"{path}: logits differ from PyTorch by at most {difference:.1e}. Choose a license and complete README.md.")

@@ -1,0 +1,73 @@
+"""Serve trained networks as a web page and a JSON endpoint."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from semiseg.errors import UserError
+from semiseg.tools.serving.served_models import Networks
+
+ALL_ADDRESSES = "0.0.0.0"
+LOOPBACK = "127.0.0.1"
+
+
+def serve(
+    runs: Sequence[str | Path],
+    host: str = LOOPBACK,
+    port: int = 7860,
+    public: bool = False,
+    checkpoint: str = "best",
+    accelerator: str = "auto",
+) -> None:
+    """Serve the networks of one or several runs until interrupted; print the address.
+
+    Args:
+        runs: Run directories, checkpoint files, or exports as safetensors.
+        host: The address to listen on; any other than loopback requires a token, which is generated and printed.
+        port: 0 for any free port.
+        public: Listen on all addresses of this machine.
+        checkpoint: ``best`` or ``last``.
+        accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+
+    Raises:
+        UserError: A run does not exist, the extra is not installed, or the address is not available.
+    """
+    require_fastapi()
+    import uvicorn
+
+    from semiseg.tools.serving.app import make_app
+    from semiseg.tools.serving.guard import is_loopback
+
+    if public and host != LOOPBACK:
+        raise UserError("cannot be combined with --host", option="public", fix="pass one of them")
+    host = ALL_ADDRESSES if public else host
+    token = None if is_loopback(host) else secrets.token_urlsafe(24)
+    networks = Networks([str(run) for run in runs], checkpoint, accelerator)
+    with listen(host, port) as listener:
+        name = socket.gethostname() if host in (ALL_ADDRESSES, "::") else host
+        shown = f"[{name}]" if ":" in name else name
+        address = f"http://{shown}:{listener.getsockname()[1]}/"
+        print(f"{address}{f'?token={token}' if token else ''}   (press Ctrl+C to stop)", flush=True)
+        config = uvicorn.Config(make_app(networks, token), log_level="warning", access_log=False, server_header=False)
+        uvicorn.Server(config).run(sockets=[listener])
+        raise KeyboardInterrupt  # uvicorn swallows the signal
+
+
+def require_fastapi() -> None:
+    """Raise UserError if the extra is not installed."""
+    if find_spec("fastapi") is None or find_spec("uvicorn") is None:
+        raise UserError("semiseg serve needs an extra", fix="run pip install 'semiseg[serve]'")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens on the address; raise UserError if the address is not available."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"cannot listen on {host}:{port} ({reason})", fix="pass another --port or --host") from None
