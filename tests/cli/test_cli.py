@@ -274,7 +274,7 @@ def test_errors_are_readable_on_a_terminal_without_utf8(monkeypatch: pytest.Monk
         with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
             assert cli.main() == 2
         assert re.fullmatch(
-            r"semiseg: invalid choice 'tests' for .*'--split'.* See semiseg evaluate --help\.$",
+            r"semiseg: invalid choice 'tests' for .*'--split'.* See semiseg evaluate --help\.\n",
             stderr.getvalue(),
         )
 
@@ -459,7 +459,7 @@ def test_evaluate_updates_the_report_of_the_run(call: Call, copy_of_run: Path) -
     before = (copy_of_run / "report.html").read_text()
     result = call("evaluate", copy_of_run, "--json")
     after = (copy_of_run / "report.html").read_text()
-    figure = f"{json.loads(result.out)['miou']:.1f} % on test with that checkpoint"
+    figure = f"{json.loads(result.out)['miou']:.1f} % on test with the same checkpoint"
     assert result.status == 0 and figure in after and "% on test" not in before
 
 

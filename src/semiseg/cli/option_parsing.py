@@ -47,7 +47,7 @@ def error_in_box(output: str) -> str:
     lines = [line.strip("│╭╮╰╯ ") for line in re.sub(r"\x1b\[[0-9;]*m", "", output).splitlines()]
     body = itertools.dropwhile(lambda line: re.fullmatch("[─-]*", line), lines[1:])
     message = itertools.takewhile(lambda line: not re.fullmatch("[─-]{3,}|Got errors:", line), body)
-    return " ".join(" ".join(message).split())
+    return " ".join(" ".join(message).split()).removesuffix(".")
 
 
 def check_options(argv: Argv, names: list[str], prog: str) -> None:
