@@ -70,6 +70,7 @@ def small_device(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return steps
 
 
+@pytest.mark.slow
 def test_found_batch_size_is_used_by_the_run_and_its_resume(tmp_path: Path, small_device: list[int]) -> None:
     found = semiseg.train(out=tmp_path / "found", **OPTIONS | {"batch_size": "auto"})
     assert small_device == [1, 1, 2, 2, 4]  # two steps of each size
@@ -82,6 +83,7 @@ def test_found_batch_size_is_used_by_the_run_and_its_resume(tmp_path: Path, smal
     assert small_device == [1, 1, 2, 2, 4]  # no new trials on resume
 
 
+@pytest.mark.slow
 def test_micro_batch_has_to_fit(tmp_path: Path, small_device: list[int]) -> None:
     options = OPTIONS | {"batch_size": "auto", "accumulate": 2, "labeled": "8", "steps": 1, "val_every": "never"}
     run = semiseg.train(out=tmp_path / "run", **options)
@@ -105,6 +107,7 @@ semiseg.train(out=sys.argv[1], **OPTIONS)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_all_processes_use_the_smallest_batch_size(tmp_path: Path) -> None:
     options = OPTIONS | {"batch_size": "auto", "steps": 1, "val_every": "never"}

@@ -81,6 +81,7 @@ def assert_resumes_exactly(run: Path, uninterrupted: Path) -> None:
 # A limit on the size of files, which every system supports: checkpoints exceed it, other files do not.
 
 
+@pytest.mark.slow
 def test_file_size_limit_keeps_last_checkpoint_and_run_resumes(
     uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +126,7 @@ def fill(folder: Path, left: int = 0) -> Path:
     return ballast
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left", [0, 600_000])
 def test_full_disk_keeps_last_checkpoint_and_run_resumes(
     uninterrupted: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch, left: int
@@ -145,6 +147,7 @@ def test_full_disk_keeps_last_checkpoint_and_run_resumes(
     assert_resumes_exactly(run, uninterrupted)
 
 
+@pytest.mark.slow
 def test_read_only_disk_keeps_last_checkpoint_and_run_resumes(
     uninterrupted: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +175,7 @@ def test_read_only_disk_keeps_last_checkpoint_and_run_resumes(
     assert_resumes_exactly(run, uninterrupted)
 
 
+@pytest.mark.slow
 def test_removed_run_directory_is_reported_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -192,6 +196,7 @@ def test_removed_run_directory_is_reported_in_one_line(
 # Before the run.
 
 
+@pytest.mark.slow
 def test_announced_checkpoint_size_matches_files(tmp_path: Path) -> None:
     run = train(tmp_path / "run", method="mean-teacher", keep=2)
     files = contents(run)

@@ -64,6 +64,7 @@ def median(series: list[tuple[float, int]], begin: float, end: float) -> float:
     return statistics.median(value for minute, value in series if begin <= minute < end)
 
 
+@pytest.mark.slow
 def test_validations_leak_no_files_processes_or_tensors(
     _tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

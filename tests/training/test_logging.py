@@ -52,6 +52,7 @@ def test_resumed_run_keeps_the_highest_peak(tmp_path: Path) -> None:
         assert (content["trainable_parameters"], content["training_s"]) == (0, 12.346)
 
 
+@pytest.mark.slow
 def test_peak_memory_excludes_the_parent_process() -> None:
     """Linux passes the peak of a parent process on to its children."""
     code = "import torch; from semiseg.training.logging.resource_log import _peak_memory_mb as peak"

@@ -130,6 +130,7 @@ def test_sub_models_of_frozen_encoder_differ_from_it() -> None:
     assert torch.equal(z_l, z_m) and z_c is not None and not torch.allclose(z_l, z_c)
 
 
+@pytest.mark.slow
 def test_run_with_frozen_encoder_resumes_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = OPTIONS | {"freeze_encoder": True}
     whole = semiseg.train(out=tmp_path / "whole", **options)
@@ -191,6 +192,7 @@ def test_slow_ema_would_not_move_in_bf16() -> None:
 # Activation checkpointing.
 
 
+@pytest.mark.slow
 def test_activation_checkpointing_does_not_change_a_run(tmp_path: Path) -> None:
     """In the trainer, random numbers also come from other generators than the default one."""
     options = OPTIONS | {"drop_path": 0.9, "consistency_weight": 1.0, "burn_in": 0.0}

@@ -49,6 +49,7 @@ def supervised(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return semiseg.train(DATA, "supervised", tmp_path_factory.mktemp("runs") / "supervised", **options)
 
 
+@pytest.mark.slow
 def test_active_teacher_labels_fixed_unlabeled_images_at_every_validation(dual: Path) -> None:
     folders = sorted((dual / "samples" / "pseudo-labels").iterdir())
     unlabeled = (dual / "splits" / "unlabeled.txt").read_text().split()
@@ -60,11 +61,13 @@ def test_active_teacher_labels_fixed_unlabeled_images_at_every_validation(dual: 
         assert 0 <= float(picture.info["trusted"]) <= 100
 
 
+@pytest.mark.slow
 def test_supervised_run_has_no_pseudo_labels(supervised: Path) -> None:
     assert not (supervised / "samples" / "pseudo-labels").exists()
     assert (supervised / "samples" / "val" / "best-1" / "wrong.png").exists()
 
 
+@pytest.mark.slow
 def test_prediction_files_have_id_and_miou(dual: Path) -> None:
     val = (dual / "splits" / "val.txt").read_text().split()
     figures = {}
@@ -79,6 +82,7 @@ def test_prediction_files_have_id_and_miou(dual: Path) -> None:
     assert len(content["classes"]) == len(content["palette"])
 
 
+@pytest.mark.slow
 def test_resumed_run_writes_the_same_pictures(dual: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save = Trainer.save
 

@@ -94,6 +94,7 @@ def test_network_is_built_from_scratch(architecture: str, encoder: str, classes:
         assert 39e6 < sum(parameter.numel() for parameter in network.parameters()) < 44e6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_configuration_starts(path: Path, tiny_folder: Path, tmp_path: Path) -> None:
     """Take one step with all options, on small data of the same format, with a small encoder."""
@@ -106,6 +107,7 @@ def test_configuration_starts(path: Path, tiny_folder: Path, tmp_path: Path) -> 
     assert resolve({}, file=str(run / "config.yaml"))[0] == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [path for path in FILES if path.parent.name == "voc2012"], ids=lambda path: path.stem)
 def test_configuration_starts_on_voc_photographs(path: Path, voc_dir: Path, tmp_path: Path) -> None:
     """The data may have only some of the photographs."""
@@ -115,6 +117,7 @@ def test_configuration_starts_on_voc_photographs(path: Path, voc_dir: Path, tmp_
     assert lines[0]["loss/supervised"] > 0 and lines[1]["miou"] is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["supervised", "dual-teacher"])
 def test_resnet50_starts_on_voc_photographs_from_the_command_line(
     method: str, voc_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -67,6 +67,7 @@ def fake(kind: str, monkeypatch: pytest.MonkeyPatch) -> Fake:
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["wandb"], indirect=True)
 def test_tracker_receives_metrics_pictures_and_configuration(kind: str, fake: Fake, tmp_path: Path) -> None:
     run = semiseg.train(SHAPES, "mean-teacher", tmp_path / "run", tracker=kind, **OPTIONS)
@@ -93,6 +94,7 @@ def val_names(run: Path) -> list[str]:
     return (run / "splits" / "val.txt").read_text().split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["trackio"], indirect=True)
 def test_resumed_run_continues_the_same_experiment(
     kind: str, fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -155,6 +157,7 @@ def test_deprecated_tensorboard_option_adds_to_other_trackers(kind: str) -> None
     assert trackers.tracker_names(both) == [kind, "tensorboard"]
 
 
+@pytest.mark.slow
 def test_tensorboard_has_metrics_and_pictures(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

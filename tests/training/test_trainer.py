@@ -84,6 +84,7 @@ def finished(_tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return out
 
 
+@pytest.mark.slow
 def test_run_directory_has_all_files(finished: Path) -> None:
     files = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
     expected = {"config.yaml", "environment.json", "metrics.jsonl", "log.txt", "report.html", "confusion.json"}
@@ -98,6 +99,7 @@ def test_run_directory_has_all_files(finished: Path) -> None:
     assert not list(finished.parent.glob(".*"))  # no temporary directory
 
 
+@pytest.mark.slow
 def test_resources_are_saved(finished: Path) -> None:
     content = json.loads((finished / "resources.json").read_text())
     config, options = RunDirectory(finished).read_config()
@@ -107,6 +109,7 @@ def test_resources_are_saved(finished: Path) -> None:
     assert content["device"] == "cpu" and 50 < content["peak_memory_mb"] < 1e5
 
 
+@pytest.mark.slow
 def test_environment_is_saved(finished: Path) -> None:
     content = json.loads((finished / "environment.json").read_text())
     assert content["packages"]["torch"] == torch.__version__.split("+")[0] or content["packages"]["torch"]
@@ -114,6 +117,7 @@ def test_environment_is_saved(finished: Path) -> None:
     assert {"command", "python", "platform", "cpus"} <= content.keys()
 
 
+@pytest.mark.slow
 def test_metrics_lines_have_the_documented_keys(finished: Path) -> None:
     lines = metrics(finished, timed=True)
     training = [line for line in lines if "split" not in line]
@@ -142,6 +146,7 @@ def test_metrics_lines_have_the_documented_keys(finished: Path) -> None:
     assert all(0 <= line["data_wait_fraction"] <= 1 and line["images_per_s"] > 0 for line in training)
 
 
+@pytest.mark.slow
 def test_best_checkpoint_is_the_best_validation_of_the_default_network(finished: Path) -> None:
     students = {line["step"]: line["miou"] for line in metrics(finished) if line.get("network") == "student"}
     last, best = checkpoint(finished), checkpoint(finished, "best")
@@ -156,6 +161,7 @@ def test_best_checkpoint_is_the_best_validation_of_the_default_network(finished:
     assert 100 * counts.diagonal().sum() / counts.sum() == pytest.approx(lines[0]["pixel_accuracy"])
 
 
+@pytest.mark.slow
 def test_checkpoint_has_plain_types_only(finished: Path) -> None:
     def kinds(value: Any) -> set[type]:
         if isinstance(value, dict):
@@ -170,6 +176,7 @@ def test_checkpoint_has_plain_types_only(finished: Path) -> None:
     assert len(state["classes"]) == len(state["palette"]) == 7
 
 
+@pytest.mark.slow
 def test_finished_run_can_be_loaded_and_evaluated(finished: Path, _tiny_source: Path) -> None:
     model = semiseg.load(finished, checkpoint="last", network="teachers-average")
     image = open_dataset(_tiny_source).read_image("test00000")
@@ -197,6 +204,7 @@ def as_bytes(run: Path, *without: str, name: str = "last") -> bytes:
     return (run / "compared.pt").read_bytes()
 
 
+@pytest.mark.slow
 def test_runs_are_bit_identical_for_any_number_of_workers(quick: None, _tiny_source: Path, tmp_path: Path) -> None:
     runs = []
     for workers in (0, 1, 4):
@@ -225,6 +233,7 @@ def test_deterministic_changes_nothing_on_cpu(
     assert metrics(runs[0]) == metrics(runs[1])
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_changes_nothing(quick: None, _tiny_source: Path, tmp_path: Path) -> None:
     run = train(_tiny_source, tmp_path / "run", "mean-teacher")
     files = ("metrics.jsonl", "config.yaml", "confusion.json", "checkpoints/last.pt", "checkpoints/best.pt")
@@ -237,6 +246,7 @@ class Stop(Exception):
     """Simulated crash."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_resume_is_exact_for_every_method(
     quick: None, _tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
@@ -278,6 +288,7 @@ def test_resume_fails_if_a_mask_is_missing(quick: None, tiny_folder: Path, tmp_p
 # Non-finite losses.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "clip"), [("loss", 5.0), ("gradient", 5.0), ("gradient", 0.0), ("infinite", 5.0)])
 def test_training_stops_at_non_finite_loss_or_gradient(
     quick: None, _tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, clip: float
@@ -374,6 +385,7 @@ def test_every_method_starts_from_the_same_student(_tiny_source: Path) -> None:
     assert not same(dict(states[0]), dict(other.student.state_dict()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batchnorm", ["train", "frozen-encoder"])
 def test_frozen_encoder_batchnorm_keeps_running_statistics(
     quick: None, _tiny_source: Path, tmp_path: Path, batchnorm: str
@@ -391,6 +403,7 @@ def test_frozen_encoder_batchnorm_keeps_running_statistics(
     assert biases and all(value.any() for value in biases)
 
 
+@pytest.mark.slow
 def test_class_balance_changes_the_loss(quick: None, _tiny_source: Path, tmp_path: Path) -> None:
     losses = {}
     for balance in (0.0, 1.0):
@@ -402,6 +415,7 @@ def test_class_balance_changes_the_loss(quick: None, _tiny_source: Path, tmp_pat
     assert losses[0.0] != losses[1.0]
 
 
+@pytest.mark.slow
 def test_ohem_changes_the_loss(quick: None, _tiny_source: Path, tmp_path: Path) -> None:
     losses = []
     variants: dict[str, dict[str, Any]] = {"ce": {}, "all": {"ohem_threshold": 1.0}, "one": {"ohem_threshold": 0.0}}
@@ -453,6 +467,7 @@ def test_keep_option_keeps_checkpoints(quick: None, _tiny_source: Path, tmp_path
     assert semiseg.load(run / "checkpoints" / "step-0000003.pt").step == 3
 
 
+@pytest.mark.slow
 def test_epochs_are_passes_over_the_unlabeled_list(quick: None, _tiny_source: Path, tmp_path: Path) -> None:
     run = train(_tiny_source, tmp_path / "a", "mean-teacher", steps=None, epochs=2, val_every="never")
     assert [line["epoch"] for line in metrics(run)] == [0] * 4 + [1] * 4  # 8 unlabeled, 2 a step
@@ -465,6 +480,7 @@ def test_val_limit_limits_validation_images(quick: None, _tiny_source: Path, tmp
     assert sum(map(sum, json.loads((run / "confusion.json").read_text())["counts"])) == 48 * 48
 
 
+@pytest.mark.slow
 def test_unreadable_images_stop_the_run_if_none_can_be_read(quick: None, tiny_folder: Path, tmp_path: Path) -> None:
     for path in (tiny_folder / "images").glob("train*.png"):
         if path.stem not in ("train00000", "train00001"):
@@ -483,6 +499,7 @@ def test_precision_depends_on_the_device() -> None:
     assert make_fabric(TrainConfig(accelerator="cpu", precision="bf16"))._precision.precision == "bf16-mixed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_training_in_bf16(quick: None, _tiny_source: Path, tmp_path: Path, temperature: float) -> None:
     options = {"threshold_mode": "none", "label_temperature": temperature}
