@@ -1,4 +1,4 @@
-"""A network small enough for hundreds of steps in a test, its batches, and the few lines of loop they need."""
+"""A network small enough for hundreds of steps in a test, with batches and a training loop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from semiseg.methods import METHODS, Batch, Method, Progress
 
 
 class Block(nn.Module):
-    """``x + branch(x)``; stochastic depth knows it by its ``drop_path``."""
+    """``x + branch(x)``, with a ``drop_path`` for stochastic depth."""
 
     def __init__(self, width: int, dilation: int) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ def make(
 
 
 def make_batch(classes: int = 3, labeled: int = 2, unlabeled: int = 2, side: int = 16, seed: int = 0) -> Batch:
-    """Return random images; the labels follow the colors, so that they can be learned."""
+    """Return random images with labels that follow the colors and can be learned."""
     g = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (labeled + unlabeled, 3, side // 4, side // 4), generator=g, dtype=torch.uint8)
     images = images.repeat_interleave(4, 2).repeat_interleave(4, 3)
@@ -74,7 +74,7 @@ def run(
     first: int = 0,
     after: Callable[[int], None] | None = None,
 ) -> list[float]:
-    """Take a step a batch as the trainer does; call ``after`` with each step; return the losses."""
+    """Train one step per batch as the trainer does, call ``after`` with each step, and return the losses."""
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=lr)
     losses = []
     for step, batch in enumerate(batches, first):
@@ -102,7 +102,7 @@ def state(network: nn.Module) -> Tensor:
 
 
 def gradients(network: nn.Module) -> Tensor:
-    """Return all gradients as one vector, 0 where there is none."""
+    """Return all gradients as one vector, 0 for parameters without gradient."""
     parts: Sequence[Tensor] = [torch.zeros_like(p) if p.grad is None else p.grad for p in network.parameters()]
     return torch.cat([p.flatten().clone() for p in parts])
 

@@ -1,17 +1,17 @@
-"""Named sets of option values for situations the published settings do not fit; chosen on val (docs/results.md)."""
+"""Named sets of option values for cases that published settings do not fit, chosen on val (docs/results.md)."""
 
 from typing import Any
 
 SMALL_COMMON: dict[str, Any] = {"batchnorm": "frozen-encoder", "class_balance": 0.5}
-# Probabilities as pseudo-labels: of a pole seen with a probability of 0.4, a decision leaves nothing.
+# Probabilities as pseudo-labels keep thin objects that are predicted with probability 0.4.
 SMALL_UNLABELED: dict[str, Any] = SMALL_COMMON | {"burn_in": 0.3, "ramp_up": 0.15, "label_temperature": 1.0}
-# A threshold starves what the teacher is least sure of, the rare classes.
+# A threshold would drop rare classes, which the teacher is least sure of.
 SMALL_TRUSTING: dict[str, Any] = SMALL_UNLABELED | {"threshold_mode": "none"}
-# Colors for crops of 128 pixels, not 321.
+# Milder colors for crops of 128 instead of 321 pixels.
 SMALL_TEACHER: dict[str, Any] = SMALL_TRUSTING | {"color_strength": 0.25}
-# An average over a thousand steps would be one over the whole run.
+# The published decays average over about a thousand steps, the whole run.
 SMALL_EMA: dict[str, Any] = {"ema_decay": 0.99}
-# Labels that are soft by themselves, over all pixels; milder colors, as below.
+# For methods whose labels are soft and have no threshold.
 SMALL_SOFT: dict[str, Any] = SMALL_COMMON | {"burn_in": 0.3, "ramp_up": 0.15, "color_strength": 0.25}
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
@@ -23,7 +23,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "dual-teacher": SMALL_TEACHER,
         "pseudoseg": SMALL_SOFT,
         "pc2seg": SMALL_SOFT,
-        # What follows takes over what was chosen for the methods above.
+        # The other methods use the values chosen for those above.
         "augseg": SMALL_TRUSTING | SMALL_EMA,
         "fixmatch": SMALL_TEACHER,
         "unimatch": SMALL_TEACHER,

@@ -1,4 +1,4 @@
-"""What the battery of test_methods.py expects of each method: one line or a few, where they differ."""
+"""Expectations of test_methods.py for each method."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ Options = dict[str, Any]
 
 @dataclass(frozen=True)
 class Expected:
-    """What a method has, and the options that bring out one of its terms.
+    """Networks of a method, and options that isolate one of its losses.
 
     Attributes:
-        networks: names of its predictors, in order.
-        labeled: those that the labeled term teaches.
-        unlabeled: those that the unlabeled term teaches.
-        off: options without any unlabeled term.
-        trusting: options with the unlabeled term alone, trusting every pixel.
-        choosy: options under which a random network trusts some pixels and others not.
-        weights: of loss/supervised, loss/unsupervised and loss/consistency in the loss, where ``weighted`` is given.
-        weighted: options for that.
-        auxiliary: whether there is a further term, on labels: loss/auxiliary, of weight 1.
-        short_run: options for 60 steps from a random start.
+        networks: Names of its predictors, in order.
+        labeled: Those trained by the supervised loss.
+        unlabeled: Those trained by the unsupervised loss.
+        off: Options without unsupervised losses.
+        trusting: Options with the unsupervised loss only, on every pixel.
+        choosy: Options under which a random network trusts some pixels only.
+        weights: Of loss/supervised, loss/unsupervised and loss/consistency with the options ``weighted``.
+        weighted: See ``weights``.
+        auxiliary: Whether there is a loss/auxiliary on labels, of weight 1.
+        short_run: Options for 60 steps from random weights.
     """
 
     networks: tuple[str, ...] = ("student",)
@@ -46,8 +46,8 @@ EXPECTED: dict[str, Expected] = {
         unlabeled=("student", "student2"),
         trusting={},
         choosy={},
-        # Two networks of random start teach each other their noise where nothing holds them back: CPS has no threshold,
-        # and published runs start from ImageNet and last a thousand times longer.
+        # CPS has no threshold, so two random networks learn each other's noise. Published runs start from ImageNet and
+        # are a thousand times longer.
         short_run={"ramp_up": 1.0, "unsupervised_weight": 0.5},
     ),
     "dual-teacher": Expected(
@@ -59,7 +59,7 @@ EXPECTED: dict[str, Expected] = {
     "pseudoseg": Expected(
         trusting={},
         auxiliary=True,
-        # No threshold either (see dual-student). The grid: 12 cells for 48 pixels, where the release has 33 for 513.
+        # No threshold either (see dual-student). The grid has 12 cells for 48 pixels; the release has 33 for 513.
         short_run={"ramp_up": 1.0, "unsupervised_weight": 0.5, "attention_side": 12},
     ),
     "pc2seg": Expected(
@@ -67,7 +67,7 @@ EXPECTED: dict[str, Expected] = {
     ),
     "augseg": Expected(
         networks=("student", "teacher1"),
-        trusting={"threshold_mode": "none", "label_injection": False},  # what is injected is no pseudo-label
+        trusting={"threshold_mode": "none", "label_injection": False},  # injected labels are not pseudo-labels
     ),
     "fixmatch": Expected(weights=(0.5, 0.35, 0)),
     "unimatch": Expected(
@@ -81,8 +81,8 @@ EXPECTED: dict[str, Expected] = {
         unlabeled=("assistant",),
         trusting={"drop_percent": 0.0},
         choosy={},
-        # The student's features become the mean of the assistant's, which has seen pseudo-labels only: published runs
-        # begin with a whole epoch on labels, and from ImageNet.
+        # The student's features become the mean of the assistant's, which sees pseudo-labels only. Published runs start
+        # from ImageNet, with an epoch on labels.
         short_run={"burn_in": 0.5},
     ),
 }

@@ -13,7 +13,7 @@ from semiseg.ops.pseudo_labels import certainty
 from toy import Toy, make, make_batch, parameters, run
 
 
-def test_the_pool_has_the_eleven_changes_and_each_keeps_shape_and_type() -> None:
+def test_each_of_the_eleven_changes_keeps_shape_and_type() -> None:
     assert len(POOL) == 11
     image = torch.randint(0, 256, (3, 12, 9), dtype=torch.uint8)
     for name, change in POOL.items():
@@ -30,19 +30,19 @@ def test_posterize_keeps_four_to_seven_bits(u: float, bits: int) -> None:
 
 
 @pytest.mark.parametrize(("u", "threshold"), [(0.0, 255), (0.5, 128), (1.0, 1)])
-def test_solarize_turns_what_is_at_or_above_the_threshold(u: float, threshold: int) -> None:
+def test_solarize_inverts_values_from_the_threshold_on(u: float, threshold: int) -> None:
     levels = torch.arange(256, dtype=torch.uint8).view(1, 16, 16).expand(3, -1, -1)
     expected = torch.where(levels.int() < threshold, levels.int(), 255 - levels.int())
     assert torch.equal(POOL["solarize"](levels, u).int(), expected)
 
 
-def test_factors_lie_between_five_and_ninety_five_percent() -> None:
+def test_factors_are_between_5_and_95_percent() -> None:
     gray = torch.full((3, 4, 4), 200, dtype=torch.uint8)
     assert POOL["brightness"](gray, 0.0).float().mean() == pytest.approx(10, abs=1)
     assert POOL["brightness"](gray, 1.0).float().mean() == pytest.approx(190, abs=1)
 
 
-def test_images_are_changed_by_draws_of_their_own_and_stay_in_range() -> None:
+def test_random_intensity_differs_between_images_and_stays_in_range() -> None:
     images = torch.rand(1, 3, 16, 16).repeat(12, 1, 1, 1)
     torch.manual_seed(0)
     changed = random_intensity(images)
@@ -63,7 +63,7 @@ def test_certainty_by_hand() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_an_unsure_image_receives_labels_and_a_sure_one_does_not(temperature: float) -> None:
+def test_labels_are_injected_into_uncertain_images_only(temperature: float) -> None:
     batch = make_batch(labeled=3, unlabeled=4, side=32)
     batch.masks[:, :5] = 255
     n, (height, width) = 4, batch.unlabeled_images.shape[-2:]
@@ -91,7 +91,7 @@ def test_an_unsure_image_receives_labels_and_a_sure_one_does_not(temperature: fl
         assert (c[image][~pasted[image]] == 0.5).all()
 
 
-def test_the_teacher_is_a_copy_through_the_first_epoch_and_an_average_after() -> None:
+def test_teacher_is_copied_in_the_first_epoch_and_averaged_afterwards() -> None:
     method, batch, same = make("augseg", ema_decay=0.9), make_batch(), []
 
     def compare(_: int) -> None:
@@ -101,7 +101,7 @@ def test_the_teacher_is_a_copy_through_the_first_epoch_and_an_average_after() ->
     assert same == [True] * 3 + [False] * 3
 
 
-def test_the_pool_can_be_left_out() -> None:
+def test_zero_intensity_changes_keep_the_images() -> None:
     method, batch, seen = make("augseg", intensity_changes=0, label_injection=False), make_batch(), []
     method.student.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     run(method, [batch])

@@ -54,12 +54,12 @@ def test_the_teachers_take_turns_by_epoch() -> None:
     assert duties(dual_teacher(), 32, 4) == 4 * [*4 * [1], *4 * [2]]
 
 
-def test_a_shift_is_never_longer_than_an_eighth_of_the_run() -> None:
+def test_shift_is_at_most_an_eighth_of_the_run() -> None:
     assert duties(dual_teacher(), 16, 1000) == 4 * [1, 1, 2, 2]
     assert duties(dual_teacher(), 4, 1000) == [1, 2, 1, 2]  # a run too short for eight shifts
 
 
-def test_three_teachers_take_turns_and_one_is_always_on_duty() -> None:
+def test_three_teachers_take_turns() -> None:
     assert duties(dual_teacher(teachers=3), 24, 3) == [*3 * [1], *3 * [2], *3 * [3]] * 2 + [*3 * [1], *3 * [2]]
     assert duties(dual_teacher(teachers=1), 24, 3) == 24 * [1]
 
@@ -75,7 +75,7 @@ def test_the_first_shift_begins_after_burn_in() -> None:
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(total=st.integers(8, 3000), epoch=st.integers(1, 5000), burn_in=st.floats(0, 0.5))
-def test_both_teachers_serve_in_any_run(total: int, epoch: int, burn_in: float) -> None:
+def test_both_teachers_become_active_in_every_run(total: int, epoch: int, burn_in: float) -> None:
     method = dual_teacher(burn_in=burn_in)
     length = method.shift_length(Progress(0, total, epoch))
     assert length <= epoch and length <= total / 8
@@ -87,21 +87,21 @@ def test_both_teachers_serve_in_any_run(total: int, epoch: int, burn_in: float) 
 # Who labels, who is updated.
 
 
-def test_only_the_teacher_on_duty_changes_bit_for_bit() -> None:
+def test_only_the_active_teacher_changes() -> None:
     method = dual_teacher(**TRUSTING)
     before: list[list[Tensor]] = [[state(teacher) for teacher in method.teachers]]
     run(method, [make_batch(seed=s) for s in range(24)], 40, 5, after=lambda _: before.append(states(method)))
     for index, (old, new) in enumerate(pairwise(before)):
-        on_duty = index // 5 % 2
-        assert not torch.equal(old[on_duty], new[on_duty])
-        assert torch.equal(old[1 - on_duty], new[1 - on_duty])
+        active = index // 5 % 2
+        assert not torch.equal(old[active], new[active])
+        assert torch.equal(old[1 - active], new[1 - active])
 
 
 def states(method: DualTeacher) -> list[Tensor]:
     return [state(teacher) for teacher in method.teachers]
 
 
-def test_each_network_runs_once_a_step() -> None:
+def test_each_network_runs_once_per_step() -> None:
     # A fault of the public release: two passes of the student under one backward pass, two equal passes of a teacher.
     method, calls = dual_teacher(), []
     for name, network in method.predictors.items():
@@ -122,18 +122,18 @@ def test_the_teacher_labels_the_weak_view_without_a_gradient() -> None:
 # The moving average.
 
 
-def test_at_the_start_of_a_shift_the_teacher_becomes_the_student() -> None:
+def test_shift_starts_with_a_copy_of_the_student() -> None:
     method, equal = dual_teacher(), []
 
     def compare(index: int) -> None:
-        on_duty = method.teachers[index // 5 % 2]
-        equal.append(torch.equal(parameters(on_duty), parameters(method.student)))
+        active = method.teachers[index // 5 % 2]
+        equal.append(torch.equal(parameters(active), parameters(method.student)))
 
     run(method, [make_batch(seed=s) for s in range(20)], 40, 5, after=compare)
     assert equal == 4 * [True, False, False, False, False]
 
 
-def test_within_a_shift_the_teacher_is_the_mean_of_the_students_of_this_shift() -> None:
+def test_teacher_is_the_mean_of_the_students_of_its_shift() -> None:
     """For a hundred steps the plain mean; then the moving average at 0.99."""
     method, seen = dual_teacher(consistency_weight=0.0), []
     batches = [make_batch(side=8, seed=s) for s in range(4)] * 60
@@ -163,8 +163,8 @@ def test_without_reset_a_teacher_counts_its_own_updates_over_all_shifts(burn_in:
     shadows, counts = [parameters(teacher) for teacher in method.teachers], [0, 0]
 
     def follow(index: int) -> None:
-        on_duty = [0, 1] if index < first else [(index - first) // 3 % 2]
-        for teacher in on_duty:
+        active = [0, 1] if index < first else [(index - first) // 3 % 2]
+        for teacher in active:
             decay = ema_decay(counts[teacher], 0.99)
             shadows[teacher] = decay * shadows[teacher] + (1 - decay) * parameters(method.student)
             counts[teacher] += 1
@@ -222,7 +222,7 @@ def test_each_shift_uses_the_next_of_the_pool(
     assert used == [pool[shift % len(pool)] for shift in range(6) for _ in range(2)]
 
 
-def test_by_default_teacher_1_goes_with_cutmix_and_teacher_2_with_classmix() -> None:
+def test_default_mixing_of_each_teacher() -> None:
     method = dual_teacher()
     assert method.options.pool == ("cutmix", "classmix") and len(method.teachers) == 2
 
@@ -252,7 +252,7 @@ def by_hand(method: DualTeacher, batch: Batch, kind: str = "cutmix") -> tuple[Te
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0])
-def test_without_consistency_the_gradient_is_that_of_the_two_term_loss(temperature: float) -> None:
+def test_gradient_without_consistency_is_that_of_two_terms(temperature: float) -> None:
     options = {"consistency_weight": 0.0, "label_temperature": temperature} | TRUSTING
     method, twin = dual_teacher(**options), dual_teacher(**options)
     batch = make_batch()
@@ -346,7 +346,7 @@ def test_drop_path_makes_sub_models_for_the_consistency_term_only() -> None:
     assert not any(module._forward_hooks for module in thin.modules())
 
 
-def test_each_sample_gets_a_sub_model_of_its_own() -> None:
+def test_each_sample_has_its_own_sub_model() -> None:
     method, batch, seen = dual_teacher(drop_path=0.9), make_batch(unlabeled=8), []
     method.student.eval().register_forward_hook(lambda _, args, logits: seen.append(logits))
     batch.unlabeled_images[:] = batch.unlabeled_images[:1]
@@ -356,7 +356,7 @@ def test_each_sample_gets_a_sub_model_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("shift", [0, 1])
-def test_labels_and_their_gaps_do_not_touch_the_unlabeled_terms(shift: int) -> None:
+def test_masks_do_not_affect_the_unlabeled_terms(shift: int) -> None:
     # A fault of the public release: pixels ignored in a labeled image were left out of unrelated unlabeled ones.
     method, batch = dual_teacher(consistency_on="all", **TRUSTING), make_batch()
     method.student.eval()
@@ -369,7 +369,7 @@ def test_labels_and_their_gaps_do_not_touch_the_unlabeled_terms(shift: int) -> N
         assert before[term] == after[term] > 0
 
 
-def test_the_strong_view_is_colored_image_by_image() -> None:
+def test_colors_differ_between_images() -> None:
     # A fault of the public release: one draw of colors a batch.
     method, batch, seen = dual_teacher(pool=("classmix",)), make_batch(unlabeled=6), []
     method.student.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
@@ -384,7 +384,7 @@ def test_the_strong_view_is_colored_image_by_image() -> None:
 
 @pytest.mark.parametrize("kind", ["cutmix", "classmix"])
 @pytest.mark.parametrize(("burn_in", "temperature"), [(0.0, 0.0), (0.1, 0.0), (0.1, 0.5)])
-def test_one_teacher_without_reset_and_consistency_is_mean_teacher_bit_for_bit(
+def test_one_teacher_without_reset_and_consistency_equals_mean_teacher(
     kind: str, burn_in: float, temperature: float
 ) -> None:
     common = {"burn_in": burn_in, "ramp_up": 0.1, "threshold": 0.4, "label_temperature": temperature}

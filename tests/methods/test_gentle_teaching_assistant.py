@@ -31,7 +31,7 @@ def test_the_classifiers_share_no_storage() -> None:
     assert torch.equal(state(method.student), before)
 
 
-def test_they_share_it_where_the_release_is_to_be_mimicked() -> None:
+def test_share_classifier_option() -> None:
     method = make(NAME, share_classifier=True)
     assert method.student.head.weight is method.assistant.head.weight
     other = make(NAME, seed=5, share_classifier=True)
@@ -39,7 +39,7 @@ def test_they_share_it_where_the_release_is_to_be_mimicked() -> None:
     assert other.student.head.weight is other.assistant.head.weight
 
 
-def test_pseudo_labels_move_no_classifier_but_the_assistants() -> None:
+def test_pseudo_labels_change_the_assistants_classifier_only() -> None:
     method, batch = make(NAME), make_batch()
     batch.masks.fill_(255)
     before = {key: value.clone() for key, value in method.named_parameters()}
@@ -76,7 +76,7 @@ def test_gentle_weights_by_hand() -> None:
     assert not omega.any() and kept == 0
 
 
-def test_a_mix_of_views_is_weighed_by_what_the_teacher_says_of_the_mix() -> None:
+def test_weights_come_from_the_teacher_on_mixed_images() -> None:
     method, asked = make(NAME), []
     method.teacher.register_forward_pre_hook(lambda _, args: asked.append(args[0].clone()))
     for seed in range(6):  # every second batch is mixed
@@ -86,7 +86,7 @@ def test_a_mix_of_views_is_weighed_by_what_the_teacher_says_of_the_mix() -> None
     assert any(not torch.equal(weak, mixed) for weak, mixed in zip(asked[::2], asked[1::2], strict=True))
 
 
-def test_a_network_without_a_head_is_refused() -> None:
+def test_network_without_head_is_rejected() -> None:
     class Plain(nn.Conv2d):
         def __init__(self, classes: int) -> None:
             super().__init__(3, classes, 1)

@@ -1,4 +1,4 @@
-"""One battery for every method: it learns, its gradients go where they should, and no batch is too strange for it."""
+"""Tests of every method: training, gradients of each loss, unusual batches, and resume."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from toy import Toy, gradients, make, make_batch, run, state
 
 ALL = list(METHODS)
 WITH_UNLABELED = [name for name in ALL if METHODS[name].uses_unlabeled]
-WITH_TEACHERS = ["mean-teacher", "dual-teacher"]  # those with an option for each mode of the threshold
+WITH_TEACHERS = ["mean-teacher", "dual-teacher"]
 EARLY = Progress(step=3, total_steps=100, steps_per_epoch=10)
 SCALARS = {*(f"loss/{term}" for term in LOSS_TERMS), "trusted_fraction"}
 
@@ -41,7 +41,7 @@ def teachers(method: Method) -> dict[str, nn.Module]:
 
 
 def step(method: Method, batch: Batch, progress: Progress = EARLY, seed: int = 0) -> dict[str, float]:
-    """Take loss and gradients of one batch; return loss and scalars."""
+    """Compute loss and gradients of one batch; return loss and scalars."""
     method.zero_grad()
     torch.manual_seed(seed)
     output = method(batch, progress)
@@ -50,26 +50,26 @@ def step(method: Method, batch: Batch, progress: Progress = EARLY, seed: int = 0
 
 
 def unknown(batch: Batch) -> Batch:
-    """The batch with every label ignored: what is left is not supervised."""
+    """Return the batch with every label ignored, without a supervised loss."""
     return Batch(**vars(batch) | {"masks": torch.full_like(batch.masks, 255)})
 
 
-# What they are.
+# Networks and parameters.
 
 
-def test_every_method_is_expected_and_only_supervised_does_without_unlabeled_images() -> None:
+def test_expectations_cover_every_method() -> None:
     assert list(EXPECTED) == ALL
     assert ALIASES["cps"] == "dual-student" and {*ALIASES.values()} <= {*ALL}
     assert ALL[1:] == WITH_UNLABELED
 
 
-def test_a_method_names_its_networks(name: str) -> None:
+def test_predictors_have_the_expected_names(name: str) -> None:
     method = make(name)
     assert tuple(method.predictors) == EXPECTED[name].networks
     assert method.default_network in method.predictors
 
 
-def test_the_trainer_optimizes_what_learns_and_no_teacher(name: str) -> None:
+def test_teachers_are_not_optimized(name: str) -> None:
     method = make(name)
     optimized = {id(p) for p in method.parameters() if p.requires_grad}
     assert optimized >= {id(p) for network in learning(name, method).values() for p in network.parameters()}
@@ -85,13 +85,13 @@ def test_all_methods_start_from_the_same_student() -> None:
     assert not torch.equal(state(make("dual-student", seed=3).student2), reference)
 
 
-# They learn.
+# Training.
 
 SIDE, STEPS = 48, 60
 
 
 def normalized_by_group(classes: int) -> nn.Module:
-    """A toy without batch statistics, which at four images say more about the views than the method does."""
+    """Return a toy network with GroupNorm, since batch statistics of four images hide differences of the methods."""
     network = Toy(classes, width=24)
     for parent in list(network.modules()):
         for key, child in parent.named_children():
@@ -101,9 +101,9 @@ def normalized_by_group(classes: int) -> nn.Module:
 
 
 def training_miou(name: str) -> float:
-    """Train 60 steps on the same four labeled images; return the default network's mIoU on them, in percent.
+    """Train 60 steps on four labeled images; return the default network's mIoU on them, in percent.
 
-    Seeds 0, 1 and 2 gave between 94 and 99 % of what supervised reached.
+    Seeds 0, 1 and 2 gave between 94 and 99 % of the supervised result.
     """
     dataset = Shapes(images=40, size=SIDE)
     images = torch.stack([dataset.read_image(id) for id in dataset.split("train") or ()])
@@ -136,58 +136,59 @@ def supervised_miou() -> float:
     return training_miou("supervised")
 
 
-def test_sixty_steps_on_four_images_reach_what_supervised_reaches(name: str, supervised_miou: float) -> None:
-    assert supervised_miou > 70  # all background would be about 10
+@pytest.mark.slow
+def test_short_training_comes_close_to_supervised_training(name: str, supervised_miou: float) -> None:
+    assert supervised_miou > 70  # predicting only background gives about 10
     if name != "supervised":
         assert training_miou(name) >= 0.9 * supervised_miou
 
 
-# Gradients, term by term.
+# Gradients of each loss.
 
 
-def assert_gradients(method: Method, due: tuple[str, ...]) -> None:
-    """Every parameter of the networks ``due`` has a gradient, and no parameter of another network has."""
+def assert_gradients(method: Method, trained: tuple[str, ...]) -> None:
+    """Check that exactly the parameters of the networks ``trained`` have gradients."""
     for network_name, network in method.predictors.items():
         for key, parameter in network.named_parameters():
             gradient = torch.zeros(1) if parameter.grad is None else parameter.grad
             assert gradient.isfinite().all()
-            assert bool(gradient.any()) == (network_name in due), f"{network_name}.{key}"
+            assert bool(gradient.any()) == (network_name in trained), f"{network_name}.{key}"
     for teacher in teachers(method).values():
         assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
-def test_the_supervised_term_reaches_every_parameter_of_what_it_teaches(name: str) -> None:
-    # A fault of the public release: a classifier without use was carried along and optimized.
+def test_supervised_loss_reaches_every_parameter(name: str) -> None:
+    # The public release optimizes an unused classifier.
     method = make(name, **EXPECTED[name].off)
     step(method, make_batch())
-    assert_gradients(method, due=EXPECTED[name].labeled)
+    assert_gradients(method, trained=EXPECTED[name].labeled)
 
 
-def test_without_labels_and_other_terms_there_is_no_gradient(name: str) -> None:
+def test_no_gradient_without_labels_and_unsupervised_terms(name: str) -> None:
     method = make(name, **EXPECTED[name].off)
     assert step(method, unknown(make_batch()))["loss"] == 0
-    assert_gradients(method, due=())
+    assert_gradients(method, trained=())
 
 
 @pytest.mark.parametrize("name", WITH_UNLABELED)
-def test_the_unsupervised_term_teaches_what_it_should_and_no_teacher(name: str) -> None:
+def test_unsupervised_loss_trains_the_students_only(name: str) -> None:
     method = make(name, **EXPECTED[name].trusting)
     values = step(method, unknown(make_batch()))
     assert values["loss/supervised"] == 0 < values["loss"]
-    assert_gradients(method, due=EXPECTED[name].unlabeled)
+    assert_gradients(method, trained=EXPECTED[name].unlabeled)
 
 
 @pytest.mark.parametrize("on", ["unlabeled", "all"])
-def test_the_consistency_term_gives_the_student_gradients_and_no_teacher(on: str) -> None:
+def test_consistency_loss_trains_the_student_only(on: str) -> None:
     options = {"unsupervised_weight": 0.0, "threshold": 0.0, "drop_path": 0.0, "consistency_on": on}
     method = make("dual-teacher", **options)
     values = step(method, unknown(make_batch()))
     assert values["loss/supervised"] == 0 < values["loss"] == pytest.approx(0.2 * values["loss/consistency"])
-    assert_gradients(method, due=("student",))
+    assert_gradients(method, trained=("student",))
 
 
 @pytest.mark.parametrize("name", WITH_UNLABELED)
-def test_who_labels_in_lower_precision_still_learns(name: str) -> None:
+def test_networks_that_label_under_autocast_still_learn(name: str) -> None:
     method, batch = make(name), make_batch()
     method.zero_grad()
     torch.manual_seed(0)
@@ -199,7 +200,7 @@ def test_who_labels_in_lower_precision_still_learns(name: str) -> None:
             assert parameter.grad is not None and parameter.grad.any()
 
 
-def test_nothing_trusted_leaves_the_supervised_gradient_alone() -> None:
+def test_untrusted_labels_do_not_change_the_gradient() -> None:
     batch, alone = make_batch(), make("dual-teacher", **EXPECTED["dual-teacher"].off)
     step(alone, batch)
     method = make("dual-teacher", threshold=1.0, consistency_weight=0.0)
@@ -208,7 +209,7 @@ def test_nothing_trusted_leaves_the_supervised_gradient_alone() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_students_loss_does_not_touch_the_other_student(temperature: float) -> None:
+def test_loss_of_one_student_does_not_reach_the_other(temperature: float) -> None:
     method, batch = make("dual-student", cutmix=False, label_temperature=temperature), make_batch()
     step(method, batch)
     twin, images = make("dual-student", cutmix=False), torch.cat([batch.labeled_images, batch.unlabeled_images])
@@ -220,26 +221,26 @@ def test_a_students_loss_does_not_touch_the_other_student(temperature: float) ->
     assert not gradients(twin.student2).any()
 
 
-def test_students_teach_each_other_and_not_themselves() -> None:
+def test_students_learn_labels_of_the_other_student() -> None:
     method, batch = make("dual-student"), make_batch()
     for parameter in method.student2.parameters():
         parameter.requires_grad_(False)
     nn.init.zeros_(method.student2.head.weight)
-    method.student2.head.bias.data = torch.tensor([0.0, 0.0, 20.0])  # student 2 says class 2, everywhere
+    method.student2.head.bias.data = torch.tensor([0.0, 0.0, 20.0])  # student 2 predicts class 2 everywhere
     seen: list[Tensor] = []
     method.student.register_forward_hook(lambda _, args, logits: seen.append(logits.detach()))
     values = step(method, unknown(batch))
     mixed = seen[-1][2:]
     of_1 = plain_cross_entropy(mixed, torch.full_like(batch.masks, 2))
-    first = seen[0].argmax(dim=1)  # what student 1 says, before mixing: student 2 pays 20 wherever that is not class 2
+    first = seen[0].argmax(dim=1)  # labels of student 1; student 2 has loss 20 where they are not class 2
     assert values["loss/unsupervised"] == pytest.approx(float(of_1) + 20 * float((first != 2).float().mean()), abs=2.0)
     assert values["loss/unsupervised"] > float(of_1)
 
 
-# The loss is what the equations say.
+# The loss follows the equations.
 
 
-@pytest.mark.parametrize("progress_step", [0, 9, 10, 12, 29, 30, 99])
+@pytest.mark.parametrize("progress_step", [9, 10, 12, 30])
 @pytest.mark.parametrize("name", WITH_UNLABELED)
 def test_loss_is_the_weighted_sum_of_its_terms(name: str, progress_step: int) -> None:
     expected = EXPECTED[name]
@@ -248,7 +249,7 @@ def test_loss_is_the_weighted_sum_of_its_terms(name: str, progress_step: int) ->
     ramp = ramp_up(progress_step, 10, 20)
     terms = (values.get(f"loss/{term}", 0) for term in ("supervised", "unsupervised", "consistency"))
     weighted = [weight * term for weight, term in zip(expected.weights, terms, strict=True)]
-    auxiliary = values.get("loss/auxiliary", 0)  # what other parts than the student's decoder learn from the labels
+    auxiliary = values.get("loss/auxiliary", 0)
     assert (auxiliary > 0) == expected.auxiliary
     assert values["loss"] == pytest.approx(weighted[0] + auxiliary + ramp * sum(weighted[1:]))
     assert (progress_step < 10) == (values.get("loss/unsupervised", 0) == 0)
@@ -258,14 +259,14 @@ def test_loss_is_the_weighted_sum_of_its_terms(name: str, progress_step: int) ->
 def test_burn_in_uses_the_labels_only(name: str) -> None:
     method, supervised, batch = make(name, burn_in=0.5), make("supervised"), make_batch()
     for teacher in teachers(method).values():
-        teacher.register_forward_pre_hook(lambda *_: pytest.fail("a teacher is asked before it knows anything"))
+        teacher.register_forward_pre_hook(lambda *_: pytest.fail("a teacher labels during the burn-in"))
     poisoned = Batch(**vars(batch) | {"unlabeled_images": torch.empty(0, 3, 16, 16), "unlabeled_valid": None})
     assert step(method, poisoned) == step(supervised, batch)
     assert torch.equal(gradients(method.student), gradients(supervised.student))
 
 
 @pytest.mark.parametrize("name", WITH_TEACHERS)
-def test_after_burn_in_a_teacher_is_the_mean_of_the_students_so_far(name: str) -> None:
+def test_teacher_is_the_mean_of_all_students_after_burn_in(name: str) -> None:
     method, batch, seen = make(name, burn_in=0.1), make_batch(), []
     run(method, [batch] * 8, total_steps=80, after=lambda _: seen.append(state(method.student)))
     for teacher in teachers(method).values():
@@ -279,13 +280,13 @@ def test_after_burn_in_a_teacher_is_the_mean_of_the_students_so_far(name: str) -
 
 
 def vector_of(network: nn.Module, vector: Tensor) -> dict[str, Tensor]:
-    """Undo ``state``."""
+    """Return the tensors in a vector made by ``state``, by name."""
     sizes = {key: value.numel() for key, value in network.state_dict().items()}
     parts = zip(network.state_dict().items(), vector.split(list(sizes.values())), strict=True)
     return {key: part.view_as(value) for (key, value), part in parts}
 
 
-def test_logged_scalars_are_known_and_detached(name: str) -> None:
+def test_scalars_have_known_names_and_are_detached(name: str) -> None:
     torch.manual_seed(0)
     output = make(name)(make_batch(), EARLY)
     assert "loss/supervised" in output.scalars
@@ -294,25 +295,25 @@ def test_logged_scalars_are_known_and_detached(name: str) -> None:
 
 
 def test_networks_see_values_between_zero_and_one(name: str) -> None:
-    # A fault of the public release: colors were changed after normalization, where torchvision cuts off what is
-    # below zero. Here networks normalize by themselves, so what they are given must lie in [0, 1].
+    # The public release changes colors after normalization, where torchvision clamps negative values to 0. Here the
+    # networks normalize, so their input must be in [0, 1].
     method, seen = make(name), []
 
     def watched(encode: Callable[[Tensor], list[Tensor]]) -> Callable[[Tensor], list[Tensor]]:
         return lambda images: encode(seen.append(images) or images)
 
     for network in method.predictors.values():
-        network.encode = watched(network.encode)  # what a forward pass begins with, and some methods call
+        network.encode = watched(network.encode)  # called by every forward pass
     step(method, make_batch())
     assert seen
     for images in seen:
         assert images.dtype == torch.float32 and images.min() >= 0 and images.max() <= 1
-        assert images.max() > 0.1  # and are not divided twice, which would leave 1/255
+        assert images.max() > 0.1  # not divided by 255 twice
 
 
 @pytest.mark.parametrize("progress_step", [0, 50])
-def test_class_weights_weigh_the_labels_and_only_them(name: str, progress_step: int) -> None:
-    """Also in the burn-in; pseudo-labels stay as they are."""
+def test_class_weights_apply_to_labels_only(name: str, progress_step: int) -> None:
+    """The weights apply in the burn-in too, but not to pseudo-labels."""
     options = ({} if name == "supervised" else {"burn_in": 0.1}) | EXPECTED[name].choosy
     method, batch, progress = make(name, **options), make_batch(), Progress(progress_step, 100, 10)
     plain = step(method.eval(), batch, progress)
@@ -322,16 +323,16 @@ def test_class_weights_weigh_the_labels_and_only_them(name: str, progress_step: 
     for term in ("loss/unsupervised", "loss/consistency"):
         assert weighted.get(term) == plain.get(term)
     weight = EXPECTED[name].weights[0]
-    auxiliary = weighted.get("loss/auxiliary", 0) - plain.get("loss/auxiliary", 0)  # some of it is by pixel, some not
+    auxiliary = weighted.get("loss/auxiliary", 0) - plain.get("loss/auxiliary", 0)  # partly per pixel
     assert auxiliary >= 0
     assert weighted["loss"] == pytest.approx(plain["loss"] + weight * plain["loss/supervised"] + auxiliary)
 
 
-# Strange batches.
+# Unusual batches.
 
 
 @pytest.mark.parametrize("progress_step", [0, 3])
-def test_labels_are_learned_by_the_loss_that_the_run_asks_for(name: str, progress_step: int) -> None:
+def test_supervised_loss_can_be_replaced(name: str, progress_step: int) -> None:
     batch, progress = make_batch(), Progress(progress_step, 100, 10)
     options = {} if name == "supervised" else {"burn_in": 0.02}
     plain = step(make(name, **options), batch, progress)
@@ -343,17 +344,17 @@ def test_labels_are_learned_by_the_loss_that_the_run_asks_for(name: str, progres
         assert other[key] == plain[key]
 
 
-@pytest.mark.parametrize("classes", [1, 2, 21, 150])
+@pytest.mark.parametrize("classes", [1, 2, 150])
 def test_any_number_of_classes(name: str, classes: int) -> None:
-    # A fault of the public release: class mixing worked for 3 and 150 channels only.
+    # The public release mixes 3 and 150 channels only.
     method, batch = make(name, classes), make_batch(classes)
-    for progress_step in (0, 15):  # the turn of CutMix, and of ClassMix
+    for progress_step in (0, 15):  # CutMix and ClassMix
         values = step(method, batch, Progress(progress_step, 100, 10))
         assert all(torch.tensor(value).isfinite() for value in values.values())
     assert method.student(as_float(batch.labeled_images)).shape[1] == classes
 
 
-def strange_batches() -> Iterator[tuple[str, Batch]]:
+def unusual_batches() -> Iterator[tuple[str, Batch]]:
     batch = make_batch(labeled=3, unlabeled=3)
     flat = {"labeled_images": torch.full_like(batch.labeled_images, 9), "masks": torch.zeros_like(batch.masks)}
     yield "one class", Batch(**vars(batch) | flat | {"unlabeled_images": torch.full_like(batch.unlabeled_images, 9)})
@@ -370,9 +371,9 @@ def strange_batches() -> Iterator[tuple[str, Batch]]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "batch"), list(strange_batches()), ids=lambda value: value if isinstance(value, str) else ""
+    ("kind", "batch"), list(unusual_batches()), ids=lambda value: value if isinstance(value, str) else ""
 )
-def test_strange_batches_give_finite_steps(name: str, kind: str, batch: Batch) -> None:
+def test_unusual_batches_give_finite_steps(name: str, kind: str, batch: Batch) -> None:
     method = make(name)
     losses = run(method, [batch] * 3, steps_per_epoch=2, total_steps=16)
     assert all(torch.tensor(loss).isfinite() for loss in losses)
@@ -382,7 +383,7 @@ def test_strange_batches_give_finite_steps(name: str, kind: str, batch: Batch) -
 
 
 @pytest.mark.parametrize("name", WITH_UNLABELED)
-def test_padding_is_not_learned_from(name: str) -> None:
+def test_padding_has_no_loss(name: str) -> None:
     batch, losses = make_batch(), []
     padding = torch.zeros_like(batch.unlabeled_valid)
     method = make(name, **EXPECTED[name].trusting)
@@ -399,9 +400,7 @@ def test_padding_is_not_learned_from(name: str) -> None:
         ("dual-student", {"cutmix": False}, "loss/unsupervised"),
     ],
 )
-def test_nor_is_that_of_labeled_images_where_they_are_treated_like_unlabeled_ones(
-    name: str, options: dict[str, object], term: str
-) -> None:
+def test_padding_of_labeled_images_has_no_unsupervised_loss(name: str, options: dict[str, object], term: str) -> None:
     batch, losses = make_batch(), []
     nowhere = torch.zeros_like(batch.labeled_valid)
     for valid in (batch.labeled_valid, nowhere):
@@ -412,12 +411,12 @@ def test_nor_is_that_of_labeled_images_where_they_are_treated_like_unlabeled_one
 
 @pytest.mark.parametrize("name", WITH_UNLABELED)
 def test_padding_moves_with_its_image(name: str) -> None:
-    """With one image all padding, its pixels count nowhere, also where they are pasted into the other one."""
+    """Pixels of an image of only padding do not count, even where they are pasted into another image."""
     batch = make_batch()
     batch.unlabeled_valid[1] = False
     method = make(name, **EXPECTED[name].trusting)
     before = step(method.eval(), batch)["loss/unsupervised"]
-    with torch.no_grad():  # networks that see pixel by pixel, so that nothing else of the padding image shines through
+    with torch.no_grad():  # pixel-wise networks, so that padding does not affect other pixels
         for network in method.predictors.values():
             for block in network.blocks:
                 block.conv.weight.zero_()
@@ -439,10 +438,10 @@ def test_fewer_labeled_images_than_a_batch(name: str) -> None:
     assert all(torch.tensor(loss).isfinite() for loss in losses)
 
 
-# What a resumed run needs.
+# State.
 
 
-def test_a_step_is_a_function_of_state_batch_and_seed(name: str) -> None:
+def test_step_depends_on_state_batch_and_seed_only(name: str) -> None:
     method, batch = make(name, **EXPECTED[name].choosy), make_batch()
     first, again = step(method.eval(), batch), step(method, batch)
     assert first == again
@@ -450,7 +449,7 @@ def test_a_step_is_a_function_of_state_batch_and_seed(name: str) -> None:
         assert step(method, batch, seed=1)["loss"] != first["loss"]
 
 
-def test_the_state_dict_is_all_there_is(name: str) -> None:
+def test_state_dict_is_the_whole_state(name: str) -> None:
     batches = [make_batch(seed=seed) for seed in range(7)]
     options = {} if name == "supervised" else {"burn_in": 0.1}
     method = make(name, **options)
@@ -464,8 +463,8 @@ def test_the_state_dict_is_all_there_is(name: str) -> None:
 
 @pytest.mark.parametrize("name", WITH_TEACHERS)
 @pytest.mark.parametrize("mode", ["eval", "train"])
-def test_a_teacher_labels_in_the_mode_that_was_asked_for(name: str, mode: str) -> None:
-    # A fault of the public release: teachers labeled in train mode, with dropout and statistics of their own.
+def test_teacher_mode_option(name: str, mode: str) -> None:
+    # Teachers of the public release label in train mode, with dropout and their own statistics.
     method, modes = make(name, teacher_mode=mode), []
     for teacher in teachers(method).values():
         teacher.register_forward_pre_hook(lambda module, _: modes.append(module.training))
@@ -473,7 +472,7 @@ def test_a_teacher_labels_in_the_mode_that_was_asked_for(name: str, mode: str) -
     step(method, make_batch())
     after = [state(teacher) for teacher in teachers(method).values()]
     assert modes == [mode == "train"]
-    assert torch.equal(before[0], after[0]) == (mode == "eval")  # labeling moves the statistics in train mode
+    assert torch.equal(before[0], after[0]) == (mode == "eval")  # train mode updates the statistics
 
 
 @pytest.mark.parametrize("mode", ["pixel", "image", "batch", "none"])
@@ -484,7 +483,7 @@ def test_threshold_modes(name: str, mode: str) -> None:
     assert values["loss/unsupervised"] > 0
 
 
-def test_options_that_make_no_sense_are_refused() -> None:
+def test_invalid_options_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"--mixing: unknown mixing 'cutmax'. Choose from cutmix, classmix"):
         make("mean-teacher", mixing="cutmax")
     with pytest.raises(ValueError, match=r"--pool: unknown mixing 'cutmax'. Choose from cutmix, classmix"):
@@ -505,7 +504,7 @@ def test_options_that_make_no_sense_are_refused() -> None:
             make("dual-teacher", **{option: 1.5})
 
 
-def test_a_network_without_residual_branches_is_refused_for_sub_models() -> None:
+def test_sub_models_need_residual_branches() -> None:
     class Plain(nn.Conv2d):
         def __init__(self, classes: int) -> None:
             super().__init__(3, classes, 1)
@@ -515,10 +514,10 @@ def test_a_network_without_residual_branches_is_refused_for_sub_models() -> None
     make("dual-teacher", network=Plain, consistency_weight=0.0)
 
 
-# Published methods that are another one with other options.
+# Variants.
 
 
-def test_variants_are_methods_with_options_of_their_own() -> None:
+def test_variants_change_options_of_a_method() -> None:
     for name, (target, options) in VARIANTS.items():
         assert name not in METHODS and name not in ALIASES
         assert len({"mixing", "unsupervised_loss"} & {*options}) >= 1
@@ -526,7 +525,7 @@ def test_variants_are_methods_with_options_of_their_own() -> None:
 
 
 def test_cutmix_seg_compares_probabilities() -> None:
-    """Softmax of a constant network against its teacher's: the squared difference, times the share of sure pixels."""
+    """The loss of constant networks is the squared difference of their softmax times the share of confident pixels."""
     target, options = VARIANTS["cutmix-seg"]
     method, batch = make(target, **options | {"threshold": 0.5}), make_batch()
     for network, bias in ((method.student, [0.0, 2.0, 0.0]), (method.teacher, [1.0, 0.0, 3.0])):
@@ -538,6 +537,6 @@ def test_cutmix_seg_compares_probabilities() -> None:
     assert values["trusted_fraction"] == 1
 
 
-def test_mse_against_decisions_is_refused() -> None:
+def test_mse_with_hard_labels_is_rejected() -> None:
     with pytest.raises(ValueError, match="mse compares probabilities"):
         make("mean-teacher", unsupervised_loss="mse")

@@ -40,7 +40,7 @@ def test_values_outside_a_range_are_reported(
         assert [(name, found) for name, _, found in out_of_range(Options(**{option: value}))] == [(option, rule)]
 
 
-def test_rules_are_worded() -> None:
+def test_ranges_in_words() -> None:
     assert (
         str(Range(0)) == "0 or more" and str(Range(2)) == "at least 2" and str(Range(2, low_open=True)) == "more than 2"
     )

@@ -78,13 +78,13 @@ def test_contrast_of_two_pixels_by_hand() -> None:
 
 
 @pytest.mark.parametrize("debias", [True, False])
-def test_who_looks_alike_to_the_network_is_no_negative(debias: bool) -> None:
+def test_cells_with_the_same_pseudo_label_are_not_negatives(debias: bool) -> None:
     q = labels_of([2], [2])
     loss = contrastive(contrast_temperature=0.5, debias=debias).contrast(STRONG, WEAK, q, everywhere(q))
     torch.testing.assert_close(loss, torch.tensor(0.0 if debias else sum(TOLD_APART) / 2))
 
 
-def test_negatives_are_of_other_images() -> None:
+def test_negatives_come_from_other_images() -> None:
     q = labels_of([0, 1])  # two cells that are nothing alike, in one image
     strong = features_of([[1.0, 0.0], [0.0, 1.0]])
     assert contrastive().contrast(strong, strong, q, everywhere(q)) == 0
@@ -104,7 +104,7 @@ def test_padding_is_neither_anchor_nor_negative() -> None:
     assert contrastive().contrast(strong, weak, q, ~everywhere(q)) == 0
 
 
-def test_a_cells_class_is_that_of_most_of_its_pixels_without_padding() -> None:
+def test_class_of_a_cell_is_that_of_most_valid_pixels() -> None:
     """Cells of three by one pixel; were padding counted, both images would show class 0."""
     q = labels_of([0, 0, 1], [1, 0, 0])
     valid = torch.tensor([[[True, True, True]], [[True, False, False]]])
@@ -113,7 +113,7 @@ def test_a_cells_class_is_that_of_most_of_its_pixels_without_padding() -> None:
     torch.testing.assert_close(loss, torch.tensor(sum(TOLD_APART) / 2))
 
 
-def test_features_have_length_one_and_cells_beyond_the_grid_are_cut_off() -> None:
+def test_projections_have_unit_length_and_the_size_of_the_grid() -> None:
     deepest = torch.arange(1.0, 13.0).view(1, 1, 3, 4).repeat(1, 2, 1, 1) * torch.tensor([3.0, 4.0]).view(1, 2, 1, 1)
     deepest[..., 2, 1] = torch.tensor([0.0, -1.0])
     h = contrastive().project(deepest, (3, 2))
@@ -124,7 +124,7 @@ def test_features_have_length_one_and_cells_beyond_the_grid_are_cut_off() -> Non
 # What is drawn.
 
 
-def test_places_are_drawn_evenly_among_those_allowed() -> None:
+def test_allowed_cells_are_sampled_uniformly() -> None:
     torch.manual_seed(0)
     allowed = torch.tensor([[True, False, True, True, True]]).repeat(4000, 1)
     index, is_allowed = sample_cells(allowed, 2)
@@ -136,13 +136,13 @@ def test_places_are_drawn_evenly_among_those_allowed() -> None:
         assert count.item() == pytest.approx(2000, abs=150)  # five standard deviations
 
 
-def test_where_few_places_are_allowed_the_rest_is_marked() -> None:
+def test_cells_that_are_not_allowed_are_marked() -> None:
     index, is_allowed = sample_cells(torch.tensor([[False, True, False], [False, False, False]]), 5)
     assert index.shape == (2, 3)
     assert is_allowed.tolist() == [[True, False, False], [False] * 3] and index[0, 0] == 1
 
 
-def test_numbers_of_anchors_and_negatives_are_those_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numbers_of_anchors_and_negatives(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes = []
     monkeypatch.setattr(module, "info_nce", lambda p, n, *_: shapes.append((p.shape, n.shape)) or p.sum())
     for anchors, negatives in ((5, 7), (10_000, 10_000)):
@@ -153,7 +153,7 @@ def test_numbers_of_anchors_and_negatives_are_those_asked_for(monkeypatch: pytes
 # Who learns from what.
 
 
-def test_contrast_teaches_encoder_and_projection_through_the_strong_view() -> None:
+def test_contrast_trains_encoder_and_projection_through_the_strong_view() -> None:
     method, batch = make("pc2seg", unsupervised_weight=0.0), make_batch()
     batch.masks[:] = 255
     output = method(batch, PROGRESS)
@@ -169,7 +169,7 @@ def test_contrast_teaches_encoder_and_projection_through_the_strong_view() -> No
     assert strong[1].grad is not None and strong[1].grad.any() and weak[1].grad is None
 
 
-def test_consistency_teaches_the_student_and_no_projection() -> None:
+def test_consistency_trains_the_student_but_not_the_projection() -> None:
     method, batch = make("pc2seg", contrast_weight=0.0), make_batch()
     method.projector.register_forward_pre_hook(lambda *_: pytest.fail("what has no weight is not computed"))
     batch.masks[:] = 255
@@ -204,7 +204,7 @@ def test_the_burn_in_is_supervised() -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 21])
-def test_a_lone_image_and_a_lone_class_have_no_contrast(classes: int) -> None:
+def test_contrast_is_zero_for_a_single_image_or_class(classes: int) -> None:
     values = make("pc2seg", classes)(make_batch(classes, unlabeled=1), PROGRESS).scalars
     assert values["loss/consistency"] == 0 < values["loss/unsupervised"]
     method, batch = make("pc2seg", classes), make_batch(classes)
@@ -247,6 +247,6 @@ def test_a_step_on_real_networks(architecture: str, encoder: str, side: int, ima
         ({"projection": 0}, "--projection: must be at least 1, got 0"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(options: dict[str, object], message: str) -> None:
+def test_invalid_options_are_rejected(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make("pc2seg", **options)

@@ -52,7 +52,7 @@ def test_activation_maps_by_hand() -> None:
 
 
 @pytest.mark.parametrize("padded", [False, True])
-def test_they_are_those_of_grad_cam(padded: bool) -> None:
+def test_activation_maps_equal_grad_cam(padded: bool) -> None:
     sgc, features = branch(channels=6, classes=4), features_of(torch.randn(2, 6, 5, 4).requires_grad_())
     valid = everywhere(features)
     valid[0, :, 2:] &= not padded
@@ -69,7 +69,7 @@ def test_they_are_those_of_grad_cam(padded: bool) -> None:
         torch.testing.assert_close(seen[0][:, c], grad_cam / largest)
 
 
-def test_an_image_shows_what_its_classifier_says_where_nobody_knows() -> None:
+def test_classifier_decides_for_unknown_classes() -> None:
     sgc, features = branch(), features_of(torch.ones(1, 4, 2, 2))
     with torch.no_grad():
         sgc.classifier.weight.fill_(0.25)
@@ -106,7 +106,7 @@ def test_refinement_by_hand(d: int) -> None:
     torch.testing.assert_close(refined, torch.tensor([[[[1.375, 0.375], [0.8125, 0.3125]]]]))
 
 
-def test_nobody_looks_at_padding() -> None:
+def test_attention_ignores_padding() -> None:
     inside = torch.tensor([[[[False, True], [True, True]]]])
     refined = attention().refine(MAPS * inside, CELLS, inside)
     # 0.5 / 3 from feature 0, 3 * 0.5 / 7 from feature 1; what padding itself shows is used nowhere.
@@ -117,7 +117,7 @@ def test_nobody_looks_at_padding() -> None:
 
 
 @pytest.mark.parametrize("background", [0, 1, 2])
-def test_background_is_where_no_other_class_is(background: int) -> None:
+def test_background_is_present_where_other_classes_are_absent(background: int) -> None:
     sgc, features = branch(background=background).eval(), features_of(torch.randn(2, 4, 3, 3))
     r = 2 * torch.rand(2, 2, 3, 3)
     sgc.refine = lambda m, levels, inside: r  # type: ignore[method-assign]
@@ -138,7 +138,7 @@ def test_refined_maps_lie_between_zero_and_two() -> None:
     assert seen[0].min() >= 0 and seen[0].max() <= 2 + 1e-6
 
 
-def test_the_grid_is_that_of_the_finer_level_but_never_larger_than_asked_for() -> None:
+def test_grid_size() -> None:
     for side, grid in ((33, (6, 4)), (5, (5, 4))):
         sgc = SelfAttentionGradCAM([3, 8, 4, 6], 3, PseudoSegOptions(attention_side=side))
         levels = [torch.randn(1, 3, 48, 32), torch.randn(1, 8, 12, 8), torch.randn(1, 4, 6, 4), torch.randn(1, 6, 3, 2)]
@@ -159,7 +159,7 @@ def test_fusion_by_hand() -> None:
     torch.testing.assert_close(fuse(z_1, z_2, valid)[0, :, 0, 0], torch.tensor([0.6903985, 0.3096015]))
 
 
-def test_one_root_mean_square_is_for_both_branches_and_the_whole_batch() -> None:
+def test_root_mean_square_is_shared_by_branches_and_batch() -> None:
     z_1, z_2 = torch.randn(2, 3, 2, 2), 5 * torch.randn(2, 3, 2, 2)
     valid = torch.ones(2, 2, 2, dtype=torch.bool)
     p = fuse(z_1, z_2, valid)
@@ -198,7 +198,7 @@ def test_image_labels_by_hand() -> None:
     assert not known[:, 0][shown[:, 0] == 0].any()  # nothing but padding: nothing is absent
 
 
-def test_nearly_all_crops_of_camvid_show_what_is_absent_and_at_a_share_of_one_few(camvid_dir: Path) -> None:
+def test_share_of_camvid_crops_with_known_absent_classes(camvid_dir: Path) -> None:
     dataset, views = CamVid(camvid_dir), []
     for index, id in enumerate((dataset.split("train") or ())[::10]):
         image, mask = dataset.read_image(id), dataset.read_mask(id)
@@ -211,7 +211,7 @@ def test_nearly_all_crops_of_camvid_show_what_is_absent_and_at_a_share_of_one_fe
     assert shares[0] > 0.95 and shares[1] < 0.2
 
 
-def test_the_classifier_learns_from_what_is_known() -> None:
+def test_classifier_learns_from_known_classes_only() -> None:
     method, batch = make("pseudoseg").eval(), make_batch()
     batch.masks[:] = 255
     batch.masks[0, 0, 0] = 1  # image 1 shows class 1 and nobody knows what else; of image 2 nothing is known
@@ -231,7 +231,7 @@ def of(method: nn.Module) -> tuple[PseudoSegOptions, int]:
 # Who learns from what.
 
 
-def test_the_classifier_teaches_the_encoder_and_the_rest_teaches_nobody() -> None:
+def test_only_the_classifier_trains_the_encoder() -> None:
     sgc, deepest = branch(), torch.randn(2, 4, 5, 5).requires_grad_()
     features, shown = features_of(deepest), torch.ones(2, 3, dtype=torch.bool)
     z_2, s = sgc(features, everywhere(features), shown, shown)
@@ -246,7 +246,7 @@ def test_the_classifier_teaches_the_encoder_and_the_rest_teaches_nobody() -> Non
     assert not gradients(rest).any()
 
 
-def test_pseudo_labels_teach_the_student_alone() -> None:
+def test_pseudo_labels_train_the_student_only() -> None:
     method, batch = make("pseudoseg"), make_batch()
     batch.masks[:] = 255
     output = method(batch, PROGRESS)
@@ -256,7 +256,7 @@ def test_pseudo_labels_teach_the_student_alone() -> None:
     assert not method.label(as_float(batch.unlabeled_images), batch.unlabeled_valid).requires_grad
 
 
-def test_in_the_burn_in_both_branches_learn_from_the_labels_only() -> None:
+def test_both_branches_learn_labels_in_the_burn_in() -> None:
     method, batch = make("pseudoseg", burn_in=0.6), make_batch()
     method.label = lambda *_: pytest.fail("nobody is to label yet")
     output = method(Batch(**vars(batch) | {"unlabeled_images": torch.empty(0, 3, 16, 16)}), PROGRESS)
@@ -270,7 +270,7 @@ def test_in_the_burn_in_both_branches_learn_from_the_labels_only() -> None:
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.65])
-def test_what_is_cut_out_or_padding_is_not_learned_from(monkeypatch: pytest.MonkeyPatch, threshold: float) -> None:
+def test_cutout_and_padding_have_no_loss(monkeypatch: pytest.MonkeyPatch, threshold: float) -> None:
     method, batch = make("pseudoseg", threshold=threshold).eval(), make_batch(unlabeled=1)
     batch.unlabeled_valid[:, :4] = False
     cut = torch.zeros_like(batch.unlabeled_valid)
@@ -298,7 +298,7 @@ def test_labels_come_from_both_branches_on_the_weak_view() -> None:
     torch.testing.assert_close(p.sum(dim=1), torch.ones(2, 16, 16))
 
 
-def test_padding_says_nothing_about_the_rest() -> None:
+def test_labels_do_not_depend_on_padding() -> None:
     sgc, deepest = branch().eval(), torch.randn(2, 4, 6, 6)
     valid = everywhere(features_of(deepest))
     valid[0, 4:], valid[1] = False, False
@@ -347,7 +347,7 @@ def test_background_and_few_or_many_classes(classes: int) -> None:
         ({"cutout": 1.5}, r"--cutout: must be in \[0, 1\], got 1\.5"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(options: dict[str, object], message: str) -> None:
+def test_invalid_options_are_rejected(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make("pseudoseg", **options)
     with pytest.raises(ValueError, match=r"--background: .* got 0"):

@@ -18,7 +18,7 @@ from toy import Toy, gradients, make, make_batch
 NOW = Progress(50, 100, 10)
 
 
-def test_boxes_of_the_strong_view_come_to_every_second_image_and_cover_2_to_40_percent() -> None:
+def test_every_second_strong_view_has_a_box_of_2_to_40_percent() -> None:
     torch.manual_seed(0)
     region = occasional_box_region(torch.zeros(600, 40, 60))
     area = region.flatten(1).float().mean(dim=1)
@@ -36,7 +36,7 @@ def test_half_boxes_cover_half_of_each_image_of_every_second_batch() -> None:
     assert ((shares[mixed] - 0.5).abs() < 0.03).all() and not shares[~mixed].any()
 
 
-def test_a_strong_view_mixes_all_that_belongs_to_a_pixel_by_one_region() -> None:
+def test_strong_view_mixes_all_tensors_by_one_region() -> None:
     torch.manual_seed(1)
     n = 6
     index = torch.arange(n)
@@ -76,7 +76,7 @@ def test_complementary_halves_add_up_to_twice_the_features() -> None:
 
 
 @pytest.mark.parametrize("architecture", ["deeplabv3plus-separable", "segformer"])
-def test_every_network_can_be_cut_between_encoder_and_decoder(architecture: str) -> None:
+def test_every_network_encodes_and_decodes(architecture: str) -> None:
     encoder = {"segformer": "mit_b0"}.get(architecture, "tf_efficientnet_lite0")
     network = build(architecture, encoder, 4, weights="none").eval()
     images = torch.rand(2, 3, 70, 50)
@@ -122,7 +122,7 @@ def test_unimatch_by_hand() -> None:
     assert output.loss.item() == pytest.approx((sup + 0.5 * of_1 + 0.5 * of_1) / 2, rel=1e-5)
 
 
-def test_unimatch_without_dropout_holds_the_perturbed_stream_to_its_own_decision() -> None:
+def test_unimatch_without_dropout_compares_predictions_with_themselves() -> None:
     options = {"threshold": 0.0, "unsupervised_weight": 0.0, "feature_dropout": 0.0}
     method, batch = make("unimatch", **options).eval(), make_batch()
     output = method(batch, NOW)
@@ -132,7 +132,7 @@ def test_unimatch_without_dropout_holds_the_perturbed_stream_to_its_own_decision
     assert output.scalars["loss/consistency"].item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_no_gradient_goes_through_a_label() -> None:
+def test_pseudo_labels_have_no_gradient() -> None:
     """Labels as probabilities keep no graph: the gradient of L_u is that of fixed labels."""
     method, batch = (
         make("unimatch", threshold_mode="none", label_temperature=1.0, feature_dropout=0.0).eval(),
@@ -175,7 +175,7 @@ def test_unimatch_v2_gives_its_views_complementary_channels() -> None:
     assert not (first & second).any()  # no channel in both
 
 
-def test_unimatch_v2_learns_labels_by_a_pass_of_their_own() -> None:
+def test_unimatch_v2_uses_a_separate_pass_for_labeled_images() -> None:
     method, batch = make("unimatch-v2", threshold=1.0).eval(), make_batch()
     method(batch, NOW).loss.backward()
     twin = make("unimatch-v2").eval()

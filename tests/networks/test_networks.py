@@ -65,7 +65,7 @@ def test_forward_is_encode_decode_resize(network: SegmentationNetwork) -> None:
     assert [feature.shape[-2:] for feature in features[:3:2]] == expected
 
 
-def test_parameters_are_split_without_rest(network: SegmentationNetwork) -> None:
+def test_every_parameter_belongs_to_encoder_or_decoder(network: SegmentationNetwork) -> None:
     encoder, decoder = network.encoder_parameters(), network.decoder_parameters()
     everything = list(map(id, network.parameters()))
     assert sorted(map(id, [*encoder, *decoder])) == sorted(everything)
@@ -96,14 +96,14 @@ def test_padding_does_not_move_the_image(network: SegmentationNetwork) -> None:
     torch.testing.assert_close(encoded[..., :37, :50] * network.std + network.mean, images)
 
 
-def test_the_field_s_network_has_its_published_size() -> None:
+def test_deeplabv3plus_resnet50_has_its_published_size() -> None:
     facts = describe("deeplabv3plus", "resnet50", 21)
     assert facts["parameters"] == 40_352_181  # "40.4 M" in the tables of UniMatch and AugSeg
     assert facts["encoder_parameters"] == 23_508_032
     assert facts["residual_sites"] == 16
 
 
-def test_the_default_is_the_first_suggestion_and_every_suggestion_is_possible() -> None:
+def test_suggested_networks_can_be_built() -> None:
     assert SUGGESTED[0] == LITE0
     assert all(architecture in ARCHITECTURES for architecture, _ in SUGGESTED)
     facts = describe(*LITE0, 11)
@@ -118,7 +118,7 @@ def test_output_stride_of_the_deepest_features() -> None:
         assert features[-1].shape[-1] == 64 // stride
 
 
-def test_normalization_is_the_encoder_s_own_and_no_part_of_the_state_dict() -> None:
+def test_normalization_comes_from_the_encoder_and_is_not_saved() -> None:
     assert mean_and_std("tf_efficientnet_lite0") == ((0.5,) * 3, (0.5,) * 3)
     for encoder in ("resnet18", "mit_b0"):
         assert mean_and_std(encoder) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -127,7 +127,7 @@ def test_normalization_is_the_encoder_s_own_and_no_part_of_the_state_dict() -> N
     torch.testing.assert_close(network.encode(torch.ones(1, 3, 64, 64))[0], torch.ones(1, 3, 64, 64))
 
 
-def test_imagenet_weights_of_the_default_need_no_network_and_fill_the_encoder() -> None:
+def test_default_imagenet_weights_are_available_offline() -> None:
     full = lite0_state_dict()
     assert len(full) == 296
     timm.create_model("tf_efficientnet_lite0").load_state_dict(full, strict=True)
@@ -151,7 +151,9 @@ def _without_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("encoder", ["resnet18", "mit_b0"])
-def test_no_network_is_one_clear_line_at_once(encoder: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_network_connection_is_reported_quickly(
+    encoder: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     _without_network(monkeypatch, tmp_path)
     start = time.monotonic()
     with pytest.raises(UserError, match=f"could not download .*{encoder}.*[Pp]ass --weights none, or --weights FILE"):
@@ -173,14 +175,14 @@ def test_no_network_is_one_clear_line_at_once(encoder: str, monkeypatch: pytest.
         ("dpt", "mit_b0", "it is not in timm"),
     ],
 )
-def test_refusals_are_one_line(architecture: str, encoder: str, message: str) -> None:
+def test_unusable_encoders_are_rejected_in_one_line(architecture: str, encoder: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         build(architecture, encoder, 3, "none")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_patch_of_14_pixels_is_no_obstacle() -> None:
+def test_patch_size_14() -> None:
     network = build("dpt", "vit_small_patch14_dinov2", 3, "none").eval()
     with torch.no_grad():
         assert network(torch.rand(1, 3, 50, 30)).shape == (1, 3, 50, 30)
@@ -195,7 +197,7 @@ def test_weights_of_a_vision_transformer_from_a_file(tmp_path: Path) -> None:
     assert torch.equal(network.encoder.model.blocks[5].attn.qkv.weight, model.blocks[5].attn.qkv.weight)
 
 
-def test_a_tensor_of_another_shape_is_told_and_not_left_out(tmp_path: Path) -> None:
+def test_tensor_of_another_shape_is_an_error(tmp_path: Path) -> None:
     torch.save(timm.create_model("vit_tiny_patch16_224", img_size=96).state_dict(), tmp_path / "vit.pt")
     shapes = r"\(1, 37, 192\) instead of \(1, 197, 192\)"
     with pytest.raises(UserError, match=rf"pos_embed .* has another shape \({shapes}\)"):
@@ -238,7 +240,7 @@ def test_weights_from_a_whole_network(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(encoder.parameters(), donor.encoder.parameters(), strict=True))
 
 
-def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+def test_weights_of_another_encoder_are_rejected(tmp_path: Path) -> None:
     torch.save(_resnet18(), tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"w.pth: fits \d+ of the \d+ tensors of encoder 'resnet50'"):
         build("segformer", "resnet50", 3, str(tmp_path / "w.pth"))
@@ -247,7 +249,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_unreadable_weights_are_refused(suffix: str, tmp_path: Path) -> None:
+def test_unreadable_weights_are_rejected(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"w{suffix}"
     for content in (b"", b"not a state dict at all"):
         path.write_bytes(content)
@@ -255,13 +257,13 @@ def test_unreadable_weights_are_refused(suffix: str, tmp_path: Path) -> None:
             build("segformer", "resnet18", 3, str(path))
 
 
-def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
+def test_file_that_would_run_code_is_rejected(tmp_path: Path) -> None:
     torch.save({"encoder": nn.Conv2d(3, 3, 1)}, tmp_path / "w.pt")
     with pytest.raises(UserError, match="safely"):
         build("segformer", "resnet18", 3, str(tmp_path / "w.pt"))
 
 
-def test_batch_norm_trains_as_ever_but_on_one_value() -> None:
+def test_lenient_batch_norm_differs_only_for_one_value() -> None:
     ours, theirs = LenientBatchNorm2d(4), nn.BatchNorm2d(4)
     for shape in [(2, 4, 1, 1), (1, 4, 3, 2)]:
         x = torch.rand(shape)
@@ -273,7 +275,7 @@ def test_batch_norm_trains_as_ever_but_on_one_value() -> None:
     assert torch.equal(ours.running_mean, theirs.running_mean)
 
 
-def test_frozen_batch_norm_stays_as_it_is_in_train_mode() -> None:
+def test_frozen_batch_norm_does_not_change_in_train_mode() -> None:
     network = build("segformer", "resnet18", 3, "none")
     network.freeze_encoder_batchnorm()
     before = {key: value.clone() for key, value in network.state_dict().items() if "running" in key}
@@ -311,7 +313,7 @@ def test_dilated_depthwise_convolution_equals_that_of_pytorch(
         torch.testing.assert_close(our, their)
 
 
-def test_the_default_network_has_its_dilated_convolutions_quickened() -> None:
+def test_default_network_uses_fast_dilated_convolutions() -> None:
     network = build("deeplabv3plus-separable", "tf_efficientnet_lite0", 3, weights="none")
     quick = sum(isinstance(module, DilatedDepthwiseConv2d) for module in network.modules())
     assert quick == 7  # four in the encoder's last stage, three in ASPP

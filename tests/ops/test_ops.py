@@ -139,7 +139,7 @@ def test_weighted_squared_error_by_hand() -> None:
 
 @few
 @given(seed=seeds, classes=st.sampled_from([2, 19, 150]))
-def test_the_squared_error_lies_between_zero_and_two(seed: int, classes: int) -> None:
+def test_squared_error_is_between_0_and_2(seed: int, classes: int) -> None:
     g = torch.Generator().manual_seed(seed)
     logits, other = (30 * torch.randn(2, classes, 3, 5, generator=g) for _ in range(2))
     ones = torch.ones(2, 3, 5)
@@ -159,7 +159,7 @@ def test_the_squared_error_lies_between_zero_and_two(seed: int, classes: int) ->
         "squared, zero",
     ],
 )
-def test_a_crop_without_a_known_pixel_costs_nothing(kind: str) -> None:
+def test_losses_are_zero_without_known_pixels(kind: str) -> None:
     logits = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
     labels = torch.zeros(2, 4, 4, dtype=torch.long)
     ignored, ones = torch.full_like(labels, 255), torch.ones(2, 4, 4)
@@ -211,9 +211,7 @@ def test_soft_labels_by_hand() -> None:
 
 @few
 @given(seed=seeds, temperature=st.sampled_from([1e-45, 1e-6, 0.1, 1.0]), half=st.booleans())
-def test_soft_labels_are_probabilities_and_sharpening_keeps_the_decision(
-    seed: int, temperature: float, half: bool
-) -> None:
+def test_soft_labels_are_probabilities_with_the_same_argmax(seed: int, temperature: float, half: bool) -> None:
     logits = 10 * torch.randn(2, 5, 3, 4, generator=torch.Generator().manual_seed(seed))
     q = soft_label(logits.bfloat16() if half else logits, temperature)
     assert q.dtype == torch.float32 and q.min() >= 0
@@ -222,7 +220,7 @@ def test_soft_labels_are_probabilities_and_sharpening_keeps_the_decision(
         assert torch.equal(q.argmax(dim=1), logits.argmax(dim=1))
 
 
-def test_labeling_keeps_no_cast_and_leaves_everything_as_it_was() -> None:
+def test_labeling_disables_and_restores_the_autocast_cache() -> None:
     layer, x = nn.Conv2d(3, 4, 3), torch.rand(1, 3, 8, 8)
     with torch.autocast("cpu", torch.bfloat16):
         with labeling():
@@ -284,7 +282,7 @@ def test_weights_are_between_zero_and_one(seed: int, mode: str, threshold: float
     assert 0 <= trusted_fraction <= 1
 
 
-def test_an_unknown_threshold_mode_is_refused() -> None:
+def test_unknown_threshold_mode_is_rejected() -> None:
     with pytest.raises(ValueError, match="unknown threshold mode 'pixels'"):
         confidence_weights(CONFIDENCE, VALID, 0.95, "pixels")  # type: ignore[arg-type]
 
@@ -305,7 +303,7 @@ def test_cutmix_regions_are_boxes_inside_the_image(seed: int, n: int, height: in
             assert (line[1:] & ~line[:-1]).sum() + line[0] <= 1
 
 
-def test_cutmix_area_is_distributed_as_drawn() -> None:
+def test_distribution_of_cutmix_areas() -> None:
     torch.manual_seed(0)
     n, side = 2000, 64
     regions = cutmix_region(torch.zeros(n, side, side, dtype=torch.long))
@@ -320,7 +318,7 @@ def test_cutmix_area_is_distributed_as_drawn() -> None:
     assert abs(center.mean() - (side - 1) / 2) < 3 * center.std() / n**0.5
 
 
-def test_cutmix_draws_a_box_for_each_image() -> None:
+def test_cutmix_samples_a_box_per_image() -> None:
     torch.manual_seed(0)
     regions = cutmix_region(torch.zeros(3, 64, 64, dtype=torch.long))
     assert regions.double().mean(dim=(1, 2)).unique().numel() == 3
@@ -377,7 +375,7 @@ def test_there_are_two_regions() -> None:
 
 @few
 @given(n=st.integers(2, 40))
-def test_nobody_is_mixed_with_itself(n: int) -> None:
+def test_partners_are_other_images(n: int) -> None:
     # A fault of the public release: images were permuted freely, so that some were pasted onto themselves.
     partner = partners(n)
     assert sorted(partner.tolist()) == list(range(n))
@@ -409,7 +407,7 @@ def test_paste_is_exact(dtype: torch.dtype, channels: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
-def test_photometric_keeps_shape_and_range_and_leaves_its_input_alone(strength: float) -> None:
+def test_photometric_keeps_shape_and_range_and_does_not_change_its_input(strength: float) -> None:
     torch.manual_seed(0)
     images = torch.rand(16, 3, 12, 9)
     before = images.clone()
@@ -420,7 +418,7 @@ def test_photometric_keeps_shape_and_range_and_leaves_its_input_alone(strength: 
     assert torch.equal(strong, images) == (strength == 0)
 
 
-def test_photometric_draws_for_each_image() -> None:
+def test_photometric_differs_between_images() -> None:
     # A fault of the public release: one draw of colors for the whole batch.
     torch.manual_seed(0)
     strong = photometric(torch.rand(1, 3, 16, 16).repeat(12, 1, 1, 1))
@@ -444,7 +442,7 @@ def test_photometric_follows_the_seed() -> None:
 
 @few
 @given(seed=seeds, strength=st.sampled_from([0.0, 0.25, 0.5, 1.0]))
-def test_color_jitter_keeps_shape_and_range_and_leaves_its_input_alone(seed: int, strength: float) -> None:
+def test_color_jitter_keeps_shape_and_range_and_does_not_change_its_input(seed: int, strength: float) -> None:
     torch.manual_seed(seed)
     images = torch.rand(2, 3, 7, 9)
     before = images.clone()
@@ -457,7 +455,7 @@ def test_color_jitter_keeps_shape_and_range_and_leaves_its_input_alone(seed: int
         assert not torch.allclose(changed[0], images[0]) and not torch.allclose(changed[1], images[1])
 
 
-def test_color_jitter_adds_brightness_and_draws_for_each_image() -> None:
+def test_color_jitter_adds_brightness_and_differs_between_images() -> None:
     torch.manual_seed(0)
     gray = torch.full((400, 3, 2, 2), 0.5)  # contrast, saturation and hue of an even gray change nothing
     changed = color_jitter(gray, 0.3)[:, 0, 0, 0]
@@ -497,7 +495,7 @@ def test_cutout_fills_a_rectangle_with_the_mean_color(seed: int, n: int, height:
             assert (where.diff() == 1).all()
 
 
-def test_cutout_is_as_large_as_asked_for_unless_the_border_cuts_it() -> None:
+def test_cutout_size() -> None:
     torch.manual_seed(0)
     _, cut = cutout(torch.rand(500, 3, 20, 30), 0.2)
     areas = cut.sum(dim=(1, 2))
@@ -552,7 +550,7 @@ def test_during_warm_up_the_teacher_is_the_mean_of_the_students() -> None:
 
 
 @pytest.mark.parametrize("mode", ["ema", "copy", "own"])
-def test_what_happens_to_batchnorm_statistics(mode: str) -> None:
+def test_ema_of_batchnorm_statistics(mode: str) -> None:
     # A fault of the public release: only parameters followed the student, whatever the statistics did.
     teacher, student = wandering(0), wandering(1)
     with torch.no_grad():
@@ -566,7 +564,7 @@ def test_what_happens_to_batchnorm_statistics(mode: str) -> None:
     assert torch.equal(student.stem[1].running_mean, theirs)
 
 
-def test_the_average_is_no_part_of_a_graph() -> None:
+def test_ema_is_not_part_of_a_graph() -> None:
     teacher, student = wandering(0).requires_grad_(False), wandering(1)
     ema_update(teacher, student, 0.5)
     assert not any(p.requires_grad for p in teacher.parameters())

@@ -215,7 +215,7 @@ def test_samples_of_rate_zero_come_out_bit_identical(encoder: nn.Module) -> None
     assert same == [True, False, True, False]
 
 
-def test_draws_follow_the_seed_in_either_mode(encoder: nn.Module) -> None:
+def test_seed_determines_the_sub_model_in_both_modes(encoder: nn.Module) -> None:
     def draw(seed: int) -> Tensor:
         torch.manual_seed(seed)
         with stochastic_depth(encoder, 0.5), torch.no_grad():
@@ -228,7 +228,7 @@ def test_draws_follow_the_seed_in_either_mode(encoder: nn.Module) -> None:
 
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("name", KINDS)
-def test_nothing_is_left_behind(name: str, fails: bool) -> None:
+def test_network_is_restored_after_the_block(name: str, fails: bool) -> None:
     torch.manual_seed(0)
     encoder = timm.create_model(name, drop_path_rate=0.2) if timm.is_model(name) else make_encoder(name)[0]
     natural(encoder)
@@ -260,7 +260,7 @@ def test_nothing_is_left_behind(name: str, fails: bool) -> None:
     assert all(torch.equal(value, state[key]) for key, value in encoder.state_dict().items())
 
 
-def test_refusals() -> None:
+def test_invalid_arguments_are_rejected() -> None:
     resnet = make_encoder("resnet18")[0]
     for rate in (-0.1, 1.1, float("nan"), torch.tensor([0.5, 2.0])):
         with pytest.raises(ValueError, match="rate must be in"), stochastic_depth(resnet, rate):

@@ -70,7 +70,7 @@ def kept_bytes(network: nn.Module, images: Tensor) -> int:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_two_steps_of_every_method_are_the_same_to_the_bit(name: str) -> None:
+def test_recomputing_does_not_change_any_method(name: str) -> None:
     plain = two_steps(name, QUICK)
     again = two_steps(name, replace(QUICK, activation_checkpointing=True))
     for ours, theirs in zip(again, plain, strict=True):
@@ -78,7 +78,7 @@ def test_two_steps_of_every_method_are_the_same_to_the_bit(name: str) -> None:
 
 
 @pytest.mark.parametrize(("architecture", "encoder"), ENCODERS)
-def test_any_network_with_residual_blocks_keeps_less_and_learns_the_same(architecture: str, encoder: str) -> None:
+def test_recomputing_saves_memory_and_does_not_change_gradients(architecture: str, encoder: str) -> None:
     torch.manual_seed(0)
     plain = build(architecture, encoder, 3, "none").train()
     again = deepcopy(plain)
@@ -97,7 +97,7 @@ def test_any_network_with_residual_blocks_keeps_less_and_learns_the_same(archite
     assert kept_bytes(again, images) < 0.8 * kept_bytes(plain, images)
 
 
-def test_of_the_tables_network_less_than_half_is_kept() -> None:
+def test_recomputing_halves_memory_of_deeplabv3plus() -> None:
     with torch.device("meta"):
         images = torch.empty(2, 3, 321, 321)
     network = build("deeplabv3plus", "resnet50", 21, "none").to("meta").train()
@@ -106,7 +106,7 @@ def test_of_the_tables_network_less_than_half_is_kept() -> None:
     assert kept_bytes(network, images) < plain / 2
 
 
-def test_dropout_inside_a_block_draws_the_same_again() -> None:
+def test_recomputing_repeats_dropout() -> None:
     torch.manual_seed(0)
     plain = Toy()
     for block in plain.blocks:
@@ -120,7 +120,7 @@ def test_dropout_inside_a_block_draws_the_same_again() -> None:
         assert torch.equal(ours.grad, theirs.grad)
 
 
-def test_a_copy_computes_by_its_own_weights() -> None:
+def test_deep_copy_uses_its_own_weights() -> None:
     network = Toy().eval()
     recompute_activations(network)
     images, copy = torch.rand(1, 3, 16, 16), deepcopy(network)
@@ -131,7 +131,7 @@ def test_a_copy_computes_by_its_own_weights() -> None:
     assert torch.equal(copy(images), before) and not torch.equal(network(images), before)
 
 
-def test_a_second_backward_pass_through_the_same_graph_is_the_same() -> None:
+def test_second_backward_pass_through_the_same_graph() -> None:
     network = Toy()
     recompute_activations(network)
     with stochastic_depth(network, 0.5):
@@ -140,7 +140,7 @@ def test_a_second_backward_pass_through_the_same_graph_is_the_same() -> None:
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 
-def test_what_learns_is_wrapped_and_no_teacher() -> None:
+def test_only_the_student_is_checkpointed() -> None:
     config = replace(QUICK, activation_checkpointing=True)
     method = make_method(config, METHODS["dual-teacher"].Options(), DATA)
     assert networks(method, trainable=True) == [method.student]
@@ -149,7 +149,7 @@ def test_what_learns_is_wrapped_and_no_teacher() -> None:
     assert method.state_dict().keys() == make_method(QUICK, METHODS["dual-teacher"].Options(), DATA).state_dict().keys()
 
 
-def test_what_has_no_blocks_or_nothing_to_recompute_is_refused() -> None:
+def test_networks_without_blocks_are_rejected() -> None:
     with pytest.raises(ValueError, match="no residual blocks"):
         recompute_activations(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()))
     with pytest.raises(UserError, match="--activation-checkpointing: has no effect with --freeze-encoder"):

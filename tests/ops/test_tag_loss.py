@@ -46,7 +46,7 @@ def loss_of(probabilities: list[tuple[float, ...]], tags: tuple[int, ...], area:
 # The formula.
 
 
-def test_absence_is_stated_at_every_pixel() -> None:
+def test_absence_applies_to_every_pixel() -> None:
     pixels = [(0.5, 0.3, 0.2), (0.1, 0.1, 0.8)]
     assert loss_of(pixels, (-1, -1, 0)) == pytest.approx(-(math.log(0.8) + math.log(0.2)) / 2)
     assert loss_of(pixels, (-1, 0, 0)) == pytest.approx(-(math.log(0.5) + math.log(0.1)) / 2)
@@ -54,14 +54,14 @@ def test_absence_is_stated_at_every_pixel() -> None:
     assert loss_of(pixels, (-1, -1, 0), area=50) == pytest.approx(loss_of(pixels, (-1, -1, 0)))
 
 
-def test_presence_is_asked_of_the_generalized_mean() -> None:
+def test_presence_uses_the_generalized_mean() -> None:
     assert SHARPNESS == 4
     pixels = [(0.8, 0.2), (0.2, 0.8), (0.2, 0.8)]
     score = ((0.8**4 + 2 * 0.2**4) / 3) ** 0.25
     assert loss_of(pixels, (1, -1)) == pytest.approx(-math.log(score))
 
 
-def test_of_a_crop_presence_says_the_less_the_less_it_shows() -> None:
+def test_presence_counts_less_in_small_crops() -> None:
     pixels = [(0.25, 0.75)] * 2
     assert loss_of(pixels, (1, -1), area=2) == pytest.approx(-math.log(0.25))
     assert loss_of(pixels, (1, -1), area=4) == pytest.approx(-math.log(0.5 + 0.5 * 0.25))
@@ -70,7 +70,7 @@ def test_of_a_crop_presence_says_the_less_the_less_it_shows() -> None:
     assert loss_of([(1e-12, 1.0)] * 2, (1, -1), area=10) == pytest.approx(-math.log(0.8), rel=1e-4)
 
 
-def test_presence_and_absence_are_means_of_their_own() -> None:
+def test_presence_and_absence_are_separate_means() -> None:
     one, other = [(0.5, 0.3, 0.2)], [(0.1, 0.1, 0.8)]
     logits = torch.tensor([*one, *other]).log()[:, :, None, None]
     loss = tag_loss(logits, tags_of((1, 1, 0), (-1, 1, -1)), *whole(2, 1, 1))
@@ -78,7 +78,7 @@ def test_presence_and_absence_are_means_of_their_own() -> None:
     assert float(loss) == pytest.approx(absent + present)
 
 
-def test_what_is_not_shown_does_not_count() -> None:
+def test_hidden_pixels_do_not_count() -> None:
     logits = torch.randn(2, 3, 4, 4, requires_grad=True)
     shown, area = whole(2, 4, 4)
     shown[0, :2] = False
@@ -98,7 +98,7 @@ def test_unknown_gives_no_gradient(tags: Tensor) -> None:
         assert logits.grad is not None and (logits.grad == 0).all()
 
 
-def test_an_unknown_class_is_not_read_as_absent() -> None:
+def test_unknown_class_is_not_absent() -> None:
     """It may gain from what an absent class loses; one that is known to be absent may not."""
     logits = torch.zeros(1, 3, 2, 2, requires_grad=True)
     tag_loss(logits, tags_of((-1, -1, 0)), *whole(1, 2, 2)).backward()
@@ -111,7 +111,7 @@ def test_an_unknown_class_is_not_read_as_absent() -> None:
     seed=st.integers(0, 2**31), scale=st.sampled_from([1.0, 30.0, 1e4]), dtype=st.sampled_from(["float32", "bfloat16"])
 )
 @settings(max_examples=50, deadline=None, derandomize=True)
-def test_loss_and_gradient_are_finite_whatever_comes(seed: int, scale: float, dtype: str) -> None:
+def test_loss_and_gradient_are_finite_for_extreme_input(seed: int, scale: float, dtype: str) -> None:
     g = torch.Generator().manual_seed(seed)
     logits = (torch.randn(3, 4, 3, 3, generator=g) * scale).to(getattr(torch, dtype)).requires_grad_()
     tags = torch.randint(-1, 2, (3, 4), generator=g, dtype=torch.int8)
@@ -138,7 +138,7 @@ def test_absent_classes_get_no_probability_and_the_others_share_theirs(dtype: to
         assert torch.equal(q[1], soft_label(logits, temperature)[1])
 
 
-def test_even_if_all_are_said_to_be_absent_there_is_a_number() -> None:
+def test_probabilities_are_finite_if_all_classes_are_absent() -> None:
     masked = mask_absent(torch.randn(1, 3, 2, 2), tags_of((0, 0, 0)))
     assert pseudo_label(masked)[1].isfinite().all() and soft_label(masked, 0.5).isfinite().all()
 
@@ -153,7 +153,7 @@ def step(method: Method, batch: Batch, at: int = 50) -> dict[str, float]:
 
 @pytest.mark.parametrize("extra", [{}, {"consistency_on": "all"}])
 @pytest.mark.parametrize("name", ["mean-teacher", "dual-teacher"])
-def test_no_teacher_labels_with_what_is_known_to_be_absent(
+def test_teachers_never_predict_absent_classes(
     name: str, extra: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if extra and name == "mean-teacher":
@@ -175,7 +175,7 @@ def test_no_teacher_labels_with_what_is_known_to_be_absent(
 
 
 @pytest.mark.parametrize("name", ["supervised", "mean-teacher", "dual-teacher"])
-def test_tags_train_the_student_under_their_weight(name: str) -> None:
+def test_tag_weight_scales_the_tag_loss(name: str) -> None:
     batch = make_batch()
     tags = tags_of((1, -1, 0), (-1, -1, -1))
     some, none = make(name, tag_weight=0.3), make(name, tag_weight=0.0)
@@ -190,7 +190,7 @@ def test_tags_train_the_student_under_their_weight(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["mean-teacher", "dual-teacher"])
-def test_tags_of_unlabeled_images_wait_for_the_end_of_the_burn_in_those_of_labeled_ones_do_not(name: str) -> None:
+def test_tags_of_unlabeled_images_are_not_used_in_the_burn_in(name: str) -> None:
     tags, unknown = tags_of((1, -1, 0), (0, -1, 1)), tags_of((-1, -1, -1), (-1, -1, -1))
     for labeled, unlabeled, early in [(tags, unknown, True), (unknown, tags, False)]:
         batch = replace(make_batch(), labeled_tags=labeled, unlabeled_tags=unlabeled)
@@ -198,7 +198,7 @@ def test_tags_of_unlabeled_images_wait_for_the_end_of_the_burn_in_those_of_label
         assert step(make(name, burn_in=0.5), batch, at=60)["loss/tags"] > 0
 
 
-def test_of_a_mixed_image_the_part_that_shows_the_tagged_image_counts() -> None:
+def test_tags_apply_to_their_part_of_a_mixed_image() -> None:
     batch = replace(make_batch(), unlabeled_tags=tags_of((1, -1, 0), (-1, 0, -1)))
     batch.unlabeled_valid[:, :2] = False
     region = torch.zeros(2, 16, 16, dtype=torch.bool)
@@ -220,7 +220,7 @@ def write(path: Path, *lines: str) -> Path:
     return path
 
 
-def test_the_stream_carries_the_tags_and_how_much_of_its_image_a_view_shows(tiny_folder: Path) -> None:
+def test_stream_returns_tags_and_image_areas(tiny_folder: Path) -> None:
     ids = [f"train{index:05d}" for index in range(12)]
     write(tiny_folder / "tags.csv", "image,star,ring", *(f"{id},{n % 2},?" for n, id in enumerate(ids)))
     dataset = FolderDataset(tiny_folder)
@@ -241,7 +241,7 @@ def test_the_stream_carries_the_tags_and_how_much_of_its_image_a_view_shows(tiny
     assert torch.equal(shown[small], batch.unlabeled_area[small]) and (shown < batch.unlabeled_area)[~small].all()
 
 
-def test_without_tags_there_are_none(tiny_folder: Path) -> None:
+def test_stream_without_tags(tiny_folder: Path) -> None:
     dataset = FolderDataset(tiny_folder)
     split = resolve_split(dataset, "4", 0)
     batch = TrainStream(dataset, split.labeled, split.unlabeled, StreamConfig(2, 32, unlabeled_batch_size=2))[0]
@@ -251,13 +251,13 @@ def test_without_tags_there_are_none(tiny_folder: Path) -> None:
 # tags.csv.
 
 
-def test_a_table(tmp_path: Path) -> None:
+def test_read_tag_table(tmp_path: Path) -> None:
     lines = ("image,tree,road", "a.jpg,1,0", "images/b, ? ,", "", "c,,1")
     tags = read_tags(write(tmp_path / "tags.csv", *lines), CLASSES, ["a", "b", "c", "d"])
     assert tags == {"a": (0, -1, 1), "b": (-1, -1, -1), "c": (1, -1, -1)}
 
 
-def test_a_list_says_what_is_present_and_nothing_of_the_rest(tmp_path: Path) -> None:
+def test_tag_list_leaves_other_classes_unknown(tmp_path: Path) -> None:
     path = write(tmp_path / "tags.csv", "image,tags", "a,car; tree", "b,")
     assert read_tags(path, CLASSES, ["a", "b"]) == {"a": (-1, 1, 1), "b": (-1, -1, -1)}
     # A class of that name makes it a table.
@@ -265,7 +265,7 @@ def test_a_list_says_what_is_present_and_nothing_of_the_rest(tmp_path: Path) -> 
     assert read_tags(path, ("tags", "else"), ["a"]) == {"a": (0, -1)}
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_tag_files_can_be_written_and_read(tmp_path: Path) -> None:
     classes, tags = ("a, b", 'say "c"', "d"), {"x": (1, 0, -1), "y": (-1, -1, 1)}
     write_tags(tmp_path / "tags.csv", classes, tags)
     assert read_tags(tmp_path / "tags.csv", classes, ["x", "y"]) == tags
@@ -288,22 +288,26 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         (("image,car", 'a,"1'), "cannot be read"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path: Path, lines: tuple[str, ...], complaint: str) -> None:
+def test_malformed_tag_line_is_reported(tmp_path: Path, lines: tuple[str, ...], complaint: str) -> None:
     path = write(tmp_path / "tags.csv", *lines)
     with pytest.raises(UserError, match=complaint) as caught:
         read_tags(path, CLASSES, ["a", "b"])
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_mask_must_not_show_what_the_tags_deny(tiny_folder: Path, tmp_path: Path) -> None:
+def test_mask_that_contradicts_tags_is_reported(tiny_folder: Path, tmp_path: Path) -> None:
     id = resolve_split(FolderDataset(tiny_folder), "4", 0).labeled[1]
     write(tiny_folder / "tags.csv", "image,background", f"{id},0")
     with pytest.raises(UserError, match=rf"{id}\.png: the mask shows background, the tags say that it is absent"):
         semiseg.train(tiny_folder, "supervised", tmp_path / "run", **TRAIN)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "warned"), [("dual-student", True), ("mean-teacher", False)])
-def test_a_run_says_where_tags_are_of_no_use(tiny_folder: Path, tmp_path: Path, method: str, warned: bool) -> None:
+def test_run_warns_if_the_method_ignores_tags(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, warned: bool
+) -> None:
+    monkeypatch.setattr("semiseg.workflows.train.report", lambda runs: None)
     write(tiny_folder / "tags.csv", "image,background", "train00003,1")
     log = (semiseg.train(tiny_folder, method, tmp_path / "run", **TRAIN) / "log.txt").read_text()
     assert ("does not use image tags" in log) == warned

@@ -153,7 +153,7 @@ def test_views_are_finite_and_stay_within_their_range(world: dict[str, Any]) -> 
 
 @few
 @given(world=worlds(), rate=st.sampled_from([0.0, 0.5, 1.0]), seed=st.integers(0, 99))
-def test_what_is_dropped_or_averaged_leaves_finite_numbers(world: dict[str, Any], rate: float, seed: int) -> None:
+def test_stochastic_depth_and_ema_give_finite_values(world: dict[str, Any], rate: float, seed: int) -> None:
     torch.manual_seed(seed)
     maps = [world["images"], world["other"], world["other"][:, :, :1, :1]]
     assert all(f.isfinite().all() for f in channel_dropout(maps, min(rate, 0.99)))
@@ -191,7 +191,7 @@ def comparisons(draw: st.DrawFn) -> tuple[int, Tensor, Tensor]:
 
 @settings(few, max_examples=100)
 @given(comparison=comparisons())
-def test_metrics_are_those_of_scikit_learn(comparison: tuple[int, Tensor, Tensor]) -> None:
+def test_metrics_equal_scikit_learn(comparison: tuple[int, Tensor, Tensor]) -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     classes, truth, prediction = comparison
     matrix = ConfusionMatrix(classes)
@@ -239,10 +239,10 @@ def poor_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, kind:
     masks, classes, options = POOR[kind]
     for folder in ("images", "masks"):
         (tmp_path / "data" / folder).mkdir(parents=True)
-    draw = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     for index, mask in enumerate([*masks, None]):
         side = masks[0].shape[0]
-        image = draw.integers(0, 256, (side, side, 3), dtype=np.uint8)
+        image = generator.integers(0, 256, (side, side, 3), dtype=np.uint8)
         Image.fromarray(image).save(tmp_path / "data" / "images" / f"{index}.png")
         if mask is not None:
             Image.fromarray(mask).save(tmp_path / "data" / "masks" / f"{index}.png")
@@ -259,8 +259,9 @@ def assert_finite(lines: list[dict[str, Any]]) -> None:
     assert len(numbers) > 20 and all(map(math.isfinite, numbers))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "kind"), SHORT)
-def test_poor_data_give_finite_runs(
+def test_runs_on_poor_data_stay_finite(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert_finite(poor_run(tmp_path, monkeypatch, method, kind))
@@ -274,14 +275,14 @@ def test_poor_data_give_finite_runs(
 @pytest.mark.long
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", POOR)
-def test_poor_data_give_finite_runs_with_every_method(
+def test_runs_on_poor_data_stay_finite_with_every_method(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, kind: str
 ) -> None:
     assert_finite(poor_run(tmp_path, monkeypatch, method, kind))
 
 
 @pytest.mark.parametrize(("clip", "moved"), [(1.0, 1.0), (0.0, math.inf)])
-def test_a_gradient_that_explodes_is_clipped_to_its_norm(
+def test_exploding_gradient_is_clipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clip: float, moved: float
 ) -> None:
     training_step = Supervised.training_step
@@ -303,9 +304,7 @@ def test_a_gradient_that_explodes_is_clipped_to_its_norm(
     assert distance == pytest.approx(moved, rel=1e-3) if clip else distance > 1e3
 
 
-def test_half_precision_without_a_gradient_scaler_is_not_offered(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_float16_is_not_offered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """fp16 overflows without a scaler; what is offered does not need one."""
     monkeypatch.setattr("sys.argv", ["semiseg", "train", "--data", "shapes", "--precision", "fp16"])
     assert cli.main() == 2
@@ -313,7 +312,7 @@ def test_half_precision_without_a_gradient_scaler_is_not_offered(
     assert len(error.splitlines()) == 1 and "fp16" in error and "bf16" in error
 
 
-def test_a_line_break_in_a_value_does_not_break_the_line(
+def test_line_breaks_in_values_are_escaped_in_errors(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["semiseg", "evaluate", "no\nrun", "--data", "shapes"])
