@@ -54,7 +54,7 @@ def compare(
     """
     given = {key: value for key, value in ({"data": data and str(data)} | options).items() if value is not None}
     if jobs < 1:
-        raise UserError(f"must be at least 1, but is {jobs}", option="jobs")
+        raise UserError(f"must be at least 1, got {jobs}", option="jobs")
     request = Path(out), methods, labeled, seeds, preset, config, given
     plan_comparison(*request).check()
     with locked(Path(out)) as lock, signals_as_interrupts():

@@ -54,7 +54,7 @@ def suggest(
     """
     lookup("ranking", by, RANKINGS)
     if n < 1 or pool < 1:
-        raise UserError(f"-n is {n} and --pool is {pool}: both must be at least 1")
+        raise UserError(f"-n and --pool must be at least 1, got {n} and {pool}")
     directory = RunDirectory.open(run)
     folder = Path(out) if out is not None else directory.path / "suggestions"
     if folder.exists():
