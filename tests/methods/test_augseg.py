@@ -51,7 +51,7 @@ def test_random_intensity_differs_between_images_and_stays_in_range() -> None:
 
 
 def test_certainty_by_hand() -> None:
-    """One pixel with p = (3/4, 1/4), one certain, one of padding: c (1 - H / log 2), averaged."""
+    """Average ``c (1 - H / log 2)`` over a pixel with p = (3/4, 1/4) and a certain one; a third is padding."""
     logits = torch.tensor([[math.log(3.0), 0.0], [100.0, 0.0], [0.0, 0.0]]).T.view(1, 2, 1, 3)
     entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25)) / math.log(2)
     valid = torch.tensor([[[True, True, False]]])
@@ -76,7 +76,7 @@ def test_labels_are_injected_into_uncertain_images_only(temperature: float) -> N
     pasted = (x != 2).any(dim=1)
     assert pasted.flatten(1).any(dim=1).tolist() == [True, False, True, False]
     share = pasted[[0, 2]].float().mean()
-    assert 0.02 < share < 0.6  # Beta(8, 2): a fifth in the mean
+    assert 0.02 < share < 0.6  # the mean of 1 - Beta(8, 2) is 0.2
     for image in (0, 2):
         donor = next(
             k for k in range(3) if torch.equal(x[image].where(pasted[image], 0), x_l[k].where(pasted[image], 0))
@@ -86,7 +86,7 @@ def test_labels_are_injected_into_uncertain_images_only(temperature: float) -> N
         known = truth != 255
         assert torch.equal((given.argmax(dim=0) if temperature else given)[known], truth[known])
         if temperature:
-            assert not given[:, ~known].any()  # unknown pixels teach nothing
+            assert not given[:, ~known].any()  # unknown pixels have no label
         assert torch.equal(c[image][pasted[image]], known.float())
         assert (c[image][~pasted[image]] == 0.5).all()
 
@@ -107,6 +107,6 @@ def test_zero_intensity_changes_keep_the_images() -> None:
     run(method, [batch])
     original = batch.unlabeled_images.float() / 255
     mixed = seen[0][2:]
-    either = (mixed == original) | (mixed == original.flip(0))  # two images: each the other's partner
+    either = (mixed == original) | (mixed == original.flip(0))  # two images are each other's partners
     assert either.all()
     assert isinstance(method.student, Toy)

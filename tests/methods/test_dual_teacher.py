@@ -1,4 +1,4 @@
-"""Dual Teacher is what the paper says, and has none of the faults of its public release."""
+"""Dual Teacher follows the paper and avoids the faults of its public release."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from semiseg.ops.pseudo_labels import pseudo_label
 from toy import Toy, gradients, make, make_batch, parameters, run, state
 
 EARLY = Progress(step=3, total_steps=100, steps_per_epoch=10)
-TRUSTING = {"threshold": 0.4}  # a toy of random start is sure of little
+TRUSTING = {"threshold": 0.4}  # random networks are not confident
 
 
 def dual_teacher(**options: Any) -> DualTeacher:
@@ -41,8 +41,8 @@ def step(method: Method, batch: Batch, progress: Progress = EARLY) -> dict[str, 
     return {"loss": output.loss.item()} | {key: float(value) for key, value in output.scalars.items()}
 
 
-def duties(method: DualTeacher, total_steps: int, steps_per_epoch: int, first: int = 0) -> list[int]:
-    """Which teacher is on duty, counted from 1, at each step."""
+def active_teachers(method: DualTeacher, total_steps: int, steps_per_epoch: int, first: int = 0) -> list[int]:
+    """Return the number of the active teacher, from 1, at each step."""
     steps = (Progress(step, total_steps, steps_per_epoch) for step in range(first, total_steps))
     return [1 + [method.active_teacher(p) is teacher for teacher in method.teachers].index(True) for p in steps]
 
@@ -51,26 +51,26 @@ def duties(method: DualTeacher, total_steps: int, steps_per_epoch: int, first: i
 
 
 def test_the_teachers_take_turns_by_epoch() -> None:
-    assert duties(dual_teacher(), 32, 4) == 4 * [*4 * [1], *4 * [2]]
+    assert active_teachers(dual_teacher(), 32, 4) == 4 * [*4 * [1], *4 * [2]]
 
 
 def test_shift_is_at_most_an_eighth_of_the_run() -> None:
-    assert duties(dual_teacher(), 16, 1000) == 4 * [1, 1, 2, 2]
-    assert duties(dual_teacher(), 4, 1000) == [1, 2, 1, 2]  # a run too short for eight shifts
+    assert active_teachers(dual_teacher(), 16, 1000) == 4 * [1, 1, 2, 2]
+    assert active_teachers(dual_teacher(), 4, 1000) == [1, 2, 1, 2]  # a run too short for eight shifts
 
 
 def test_three_teachers_take_turns() -> None:
-    assert duties(dual_teacher(teachers=3), 24, 3) == [*3 * [1], *3 * [2], *3 * [3]] * 2 + [*3 * [1], *3 * [2]]
-    assert duties(dual_teacher(teachers=1), 24, 3) == 24 * [1]
+    assert active_teachers(dual_teacher(teachers=3), 24, 3) == [*3 * [1], *3 * [2], *3 * [3]] * 2 + [*3 * [1], *3 * [2]]
+    assert active_teachers(dual_teacher(teachers=1), 24, 3) == 24 * [1]
 
 
 def test_shift_steps_replace_the_epoch() -> None:
-    assert duties(dual_teacher(shift_steps=2), 12, 5) == 3 * [1, 1, 2, 2]
+    assert active_teachers(dual_teacher(shift_steps=2), 12, 5) == 3 * [1, 1, 2, 2]
 
 
 def test_the_first_shift_begins_after_burn_in() -> None:
     method = dual_teacher(burn_in=0.25, shift_steps=3)
-    assert duties(method, 12, 5, first=3) == [1, 1, 1, 2, 2, 2, 1, 1, 1]
+    assert active_teachers(method, 12, 5, first=3) == [1, 1, 1, 2, 2, 2, 1, 1, 1]
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -80,11 +80,11 @@ def test_both_teachers_become_active_in_every_run(total: int, epoch: int, burn_i
     length = method.shift_length(Progress(0, total, epoch))
     assert length <= epoch and length <= total / 8
     last = Progress(total - 1, total, epoch)
-    assert method.shift(last) >= 3  # two shifts each, even where half of the run is burn-in
+    assert method.shift(last) >= 3  # two shifts each, even if half of the run is burn-in
     assert method.shift(Progress(method.burn_in_steps(last), total, epoch)) == 0
 
 
-# Who labels, who is updated.
+# Labeling and updates.
 
 
 def test_only_the_active_teacher_changes() -> None:
@@ -102,7 +102,7 @@ def states(method: DualTeacher) -> list[Tensor]:
 
 
 def test_each_network_runs_once_per_step() -> None:
-    # A fault of the public release: two passes of the student under one backward pass, two equal passes of a teacher.
+    # The public release runs two student passes per backward pass, and two equal teacher passes.
     method, calls = dual_teacher(), []
     for name, network in method.predictors.items():
         network.register_forward_hook(lambda *_, name=name: calls.append(name))
@@ -134,7 +134,7 @@ def test_shift_starts_with_a_copy_of_the_student() -> None:
 
 
 def test_teacher_is_the_mean_of_the_students_of_its_shift() -> None:
-    """For a hundred steps the plain mean; then the moving average at 0.99."""
+    """The teacher is the mean for a hundred steps, then the moving average with decay 0.99."""
     method, seen = dual_teacher(consistency_weight=0.0), []
     batches = [make_batch(side=8, seed=s) for s in range(4)] * 60
 
@@ -157,7 +157,7 @@ def test_teacher_is_the_mean_of_the_students_of_its_shift() -> None:
 
 @pytest.mark.parametrize("burn_in", [0.0, 0.1])
 def test_without_reset_a_teacher_counts_its_own_updates_over_all_shifts(burn_in: float) -> None:
-    """``ema_reset`` never: two slow teachers, each with one count over its shifts (and the burn-in before them)."""
+    """With ``ema_reset="never"``, each teacher counts its updates over the burn-in and all its shifts."""
     method = dual_teacher(ema_reset="never", shift_steps=3, burn_in=burn_in)
     first = round(burn_in * 40)
     shadows, counts = [parameters(teacher) for teacher in method.teachers], [0, 0]
@@ -176,7 +176,7 @@ def test_without_reset_a_teacher_counts_its_own_updates_over_all_shifts(burn_in:
 
 
 def test_reset_makes_temporary_teachers() -> None:
-    """After the reset nothing of an earlier shift is left in a teacher."""
+    """A reset removes all earlier shifts from a teacher."""
     for reset, forgotten in (("shift", True), ("never", False)):
         method = dual_teacher(ema_reset=reset, shift_steps=2)
         run(method, [make_batch(seed=s) for s in range(4)], 40, 10)
@@ -189,7 +189,7 @@ def test_reset_makes_temporary_teachers() -> None:
     ("buffers", "mode", "expected"), [("ema", "eval", "mean"), ("copy", "eval", "latest"), ("own", "eval", "still")]
 )
 def test_batchnorm_statistics_of_a_teacher(buffers: str, mode: str, expected: str) -> None:
-    # A fault of the public release: the statistics of a teacher were those of its own forward passes.
+    # Teachers of the public release have the statistics of their own forward passes.
     method = dual_teacher(ema_buffers=buffers, teacher_mode=mode)
     start, seen = method.teachers[0].stem[1].running_mean.clone(), []
     run(
@@ -214,7 +214,7 @@ def test_each_shift_uses_the_next_of_the_pool(
     def spy(name: str, region: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         return lambda labels: used.append(name) or region(labels)  # type: ignore[func-returns-value]
 
-    regions = {**mixing.REGIONS, "third": lambda labels: labels == 0}  # a stranger's own
+    regions = {**mixing.REGIONS, "third": lambda labels: labels == 0}  # defined by a user
     for name, region in regions.items():
         monkeypatch.setitem(mixing.REGIONS, name, spy(name, region))
     method = dual_teacher(teachers=teachers, pool=pool, shift_steps=2)
@@ -231,7 +231,7 @@ def test_default_mixing_of_each_teacher() -> None:
 
 
 def by_hand(method: DualTeacher, batch: Batch, kind: str = "cutmix") -> tuple[Tensor, Tensor]:
-    """The two terms of the loss of the first shift, written out; one forward pass over labeled and mixed images."""
+    """Compute the two losses of the first shift, with one forward pass over labeled and mixed images."""
     torch.manual_seed(0)
     x_l, x_w = as_float(batch.labeled_images), as_float(batch.unlabeled_images)
     with torch.no_grad():
@@ -264,7 +264,7 @@ def test_gradient_without_consistency_is_that_of_two_terms(temperature: float) -
 
 
 class Shade(nn.Module):
-    """Logits ``(0, gain * mean color - 1/2)`` of each pixel: white is surely class 1, black perhaps class 0."""
+    """Logits ``(0, gain * mean color - 1/2)`` per pixel: confidently class 1 for white, class 0 for black."""
 
     def __init__(self, classes: int = 2) -> None:
         super().__init__()
@@ -277,7 +277,7 @@ class Shade(nn.Module):
 
 @pytest.fixture
 def sure_of_white() -> tuple[DualTeacher, Batch, list[Tensor]]:
-    """A teacher that is sure of one image and unsure of the other, and what the student will be shown."""
+    """Return a method whose teacher is confident of one image only, and a list of the student's inputs."""
     method = make("dual-teacher", 2, network=Shade, consistency_weight=0.0)
     assert isinstance(method, DualTeacher)
     for teacher in method.teachers:
@@ -290,23 +290,23 @@ def sure_of_white() -> tuple[DualTeacher, Batch, list[Tensor]]:
 def test_confidence_is_mixed_with_the_labels_it_belongs_to(
     sure_of_white: tuple[DualTeacher, Batch, list[Tensor]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A fault of the public release: in CutMix shifts the labels were mixed and their confidence was not.
+    # In CutMix shifts the public release mixes labels, but not their confidence.
     method, batch, regions = sure_of_white
     cutmix = mixing.REGIONS["cutmix"]
     monkeypatch.setitem(mixing.REGIONS, "cutmix", lambda labels: regions.append(cutmix(labels)) or regions[-1])
     values = step(method, batch)
     inside = regions[0].float().mean(dim=(1, 2))
-    # White shows inside the first box, and outside the second one; only there is anybody sure.
+    # White is visible inside the first box and outside the second; only there the teacher is confident.
     share = float(inside[0] + 1 - inside[1]) / 2
-    assert abs(share - 0.5) > 0.01  # with the confidences left in place it would be a half
+    assert abs(share - 0.5) > 0.01  # without mixing the confidence it would be 1/2
     assert values["trusted_fraction"] == pytest.approx(share)
-    # The student gives class 1 a logit of -1/2: each trusted pixel costs ln(1 + e^0.5) = 0.974077; unsure ones cost
-    # nothing, where in the release they trained as well, weighted.
+    # The student's logit of class 1 is -1/2, so the loss of a trusted pixel is ln(1 + e^0.5) = 0.974077. Other pixels
+    # have no loss; in the release they have a smaller weight.
     assert values["loss/unsupervised"] == pytest.approx(share * 0.974077)
 
 
 def test_student_sees_labeled_then_mixed_then_weak_views() -> None:
-    # A fault of the public release: sub-models saw strongly colored images, where the paper says weak views only.
+    # Sub-models of the public release see strong colors, those of the paper weak views only.
     for on in ("unlabeled", "all"):
         method, batch, seen = dual_teacher(consistency_on=on), make_batch(labeled=2, unlabeled=3), []
         method.student.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0]))
@@ -322,7 +322,7 @@ def test_student_sees_labeled_then_mixed_then_weak_views() -> None:
 def test_consistency_without_drop_path_is_plain_consistency(on: str, temperature: float) -> None:
     options = {"consistency_on": on, "label_temperature": temperature} | TRUSTING
     method, batch = dual_teacher(drop_path=0.0, **options), make_batch()
-    method.student.eval()  # so that a sample's logits do not depend on its neighbors
+    method.student.eval()  # logits do not depend on other samples
     value = step(method, batch)["loss/consistency"]
     images = torch.cat([batch.unlabeled_images, batch.labeled_images] if on == "all" else [batch.unlabeled_images])
     with torch.no_grad():
@@ -335,7 +335,7 @@ def test_consistency_without_drop_path_is_plain_consistency(on: str, temperature
 
 
 def test_drop_path_makes_sub_models_for_the_consistency_term_only() -> None:
-    # A fault of the public release: layers were dropped in every pass of the student, not for consistency alone.
+    # The public release drops layers in every pass of the student.
     whole, thin = (dual_teacher(drop_path=rate, **TRUSTING) for rate in (0.0, 0.9))
     for method in (whole, thin):
         method.student.eval()
@@ -352,12 +352,12 @@ def test_each_sample_has_its_own_sub_model() -> None:
     batch.unlabeled_images[:] = batch.unlabeled_images[:1]
     step(method, batch)
     kinds = {tuple(logits.flatten().tolist()) for logits in seen[0][-8:]}
-    assert 1 < len(kinds) <= 4  # two branches, each there or not
+    assert 1 < len(kinds) <= 4  # two branches, each kept or dropped
 
 
 @pytest.mark.parametrize("shift", [0, 1])
 def test_masks_do_not_affect_the_unlabeled_terms(shift: int) -> None:
-    # A fault of the public release: pixels ignored in a labeled image were left out of unrelated unlabeled ones.
+    # The public release ignores unlabeled pixels where an unrelated labeled image has no label.
     method, batch = dual_teacher(consistency_on="all", **TRUSTING), make_batch()
     method.student.eval()
     progress = Progress(3 + 10 * shift, 100, 10)
@@ -370,7 +370,7 @@ def test_masks_do_not_affect_the_unlabeled_terms(shift: int) -> None:
 
 
 def test_colors_differ_between_images() -> None:
-    # A fault of the public release: one draw of colors a batch.
+    # The public release samples colors once per batch.
     method, batch, seen = dual_teacher(pool=("classmix",)), make_batch(unlabeled=6), []
     method.student.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     batch.unlabeled_images[:] = torch.tensor([200, 120, 40], dtype=torch.uint8).view(1, 3, 1, 1)
@@ -379,7 +379,7 @@ def test_colors_differ_between_images() -> None:
     assert len(colors) >= 4
 
 
-# The single teacher of the ablation is the single teacher.
+# The ablation with one teacher is Mean Teacher.
 
 
 @pytest.mark.parametrize("kind", ["cutmix", "classmix"])
@@ -396,11 +396,11 @@ def test_one_teacher_without_reset_and_consistency_equals_mean_teacher(
         assert torch.equal(state(network), state(ablated.predictors[name]))
 
 
-# The data it meets.
+# Data.
 
 
 class Witness(Shapes):
-    """Remembers what was opened."""
+    """Record the opened files."""
 
     def __init__(self) -> None:
         super().__init__(images=14, val=1, test=1, size=48)
@@ -427,10 +427,10 @@ def epochs() -> Iterator[tuple[Witness, tuple[str, ...], tuple[str, ...], TrainS
 def test_a_teacher_sees_the_whole_unlabeled_list_in_its_shift(
     epochs: tuple[Witness, tuple[str, ...], tuple[str, ...], TrainStream],
 ) -> None:
-    # A fault of the public release: with 3 labeled of 14 images an epoch would have been 1 step, and its unlabeled
-    # images the same few each time, in the same order.
+    # In the public release an epoch of 3 labeled and 11 unlabeled images has one step, always with the same unlabeled
+    # images.
     dataset, labeled, unlabeled, stream = epochs
-    assert stream.steps_per_epoch == 3  # 11 unlabeled, 4 a step
+    assert stream.steps_per_epoch == 3  # 11 unlabeled images, 4 per step
     method = make("dual-teacher", len(dataset.classes), network=Toy)
     assert isinstance(method, DualTeacher)
     orders = []
@@ -438,10 +438,10 @@ def test_a_teacher_sees_the_whole_unlabeled_list_in_its_shift(
         first = 3 * epoch
         dataset.images.clear()
         run(method, (stream[s] for s in range(first, first + 3)), 40, stream.steps_per_epoch, first=first)
-        assert duties(method, 40, 3)[first : first + 3] == 3 * [1 + epoch % 2]
+        assert active_teachers(method, 40, 3)[first : first + 3] == 3 * [1 + epoch % 2]
         order = [id for id in dataset.images if id not in labeled]
         assert set(order) == set(unlabeled)
-        assert len(order) == 12  # one twice, to fill the last batch
+        assert len(order) == 12  # one image twice, to fill the last batch
         orders.append(tuple(order))
     assert len(set(orders)) == 4
 
@@ -449,7 +449,7 @@ def test_a_teacher_sees_the_whole_unlabeled_list_in_its_shift(
 def test_no_mask_of_an_unlabeled_image_is_opened(
     epochs: tuple[Witness, tuple[str, ...], tuple[str, ...], TrainStream],
 ) -> None:
-    # A fault of the public release: masks of unlabeled images were loaded, and chose the crops.
+    # The public release loads masks of unlabeled images to choose crops.
     dataset, labeled, _, stream = epochs
     for index in range(6):
         stream[index]

@@ -1,4 +1,4 @@
-"""Gentle Teaching Assistant: who learns from what, and that the classifiers are two."""
+"""Gentle Teaching Assistant: separate classifiers, weights, and updates of the three networks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def storages(network: nn.Module) -> dict[str, int]:
 
 
 def test_the_classifiers_share_no_storage() -> None:
-    # A fault of the release: after its first epoch an SGD step on the assistant's classifier moved the student's.
+    # In the release, steps on the assistant's classifier change the student's after the first epoch.
     method = make(NAME, burn_in=0.1)
     run(method, [make_batch()] * 6, total_steps=20)  # burn-in, its end, and after
     student, assistant, teacher = (storages(n) for n in (method.student, method.assistant, method.teacher))
@@ -47,12 +47,12 @@ def test_pseudo_labels_change_the_assistants_classifier_only() -> None:
     moved = {key for key, value in method.named_parameters() if not torch.equal(value, before[key])}
     assert {"assistant.head.weight", "assistant.head.bias"} <= moved
     assert not {"student.head.weight", "student.head.bias", "teacher.head.weight", "teacher.head.bias"} & moved
-    assert "student.stem.0.weight" in moved  # by the assistant's features
+    assert "student.stem.0.weight" in moved  # receives the assistant's features
 
 
 def test_the_student_receives_the_mean_of_the_assistants_features() -> None:
     method, batch, seen = make(NAME, burn_in=0.0, representation_decay=0.999), make_batch(), []
-    batch.masks.fill_(255)  # nothing else moves the student
+    batch.masks.fill_(255)  # no other loss changes the student
     run(method, [batch] * 5, after=lambda _: seen.append(method.assistant.stem[0].weight.detach().clone()))
     torch.testing.assert_close(method.student.stem[0].weight.detach(), torch.stack(seen).mean(dim=0))
 
@@ -65,7 +65,7 @@ def test_after_the_burn_in_all_three_are_equal() -> None:
 
 
 def test_gentle_weights_by_hand() -> None:
-    """Confidences 0.2, 0.4, 0.6, 0.8 and padding; the lowest of four is dropped: (1 + c) / (1 + 1.4 + 1.6 + 1.8)."""
+    """Confidences are 0.2, 0.4, 0.6, 0.8 and padding. The lowest is dropped: (1 + c) / (1 + 1.4 + 1.6 + 1.8)."""
     method = make(NAME, drop_percent=25.0)
     confidence = torch.tensor([[[0.2, 0.4, 0.6, 0.8, 0.9]]])
     valid = torch.tensor([[[True, True, True, True, False]]])

@@ -1,4 +1,4 @@
-"""PC2Seg: both terms against figures by hand, what is drawn from where, and who learns from which term."""
+"""PC2Seg: both losses by hand, sampled cells, and gradients."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ PROGRESS = Progress(50, 100, 10)
 
 
 def contrastive(**options: object) -> Method:
-    """A method whose projection changes nothing."""
+    """Return a method whose projection is the identity."""
     method = make("pc2seg", **options)
     method.projector = nn.Identity()
     return method
 
 
 def features_of(*images: list[list[float]]) -> list[Tensor]:
-    """For each image its cells, in one row, each a vector: what ``encode`` gives for images as large as that."""
+    """Return features as from ``encode`` for images of one row of cells, given as a vector per cell."""
     deepest = torch.tensor(images).permute(0, 2, 1)[:, :, None]
     return [torch.zeros(len(images), 3, *deepest.shape[-2:]), deepest]
 
 
 def labels_of(*images: list[int], classes: int = 3) -> Tensor:
-    """Probabilities ``(N, C, 1, W)`` that say just these classes."""
+    """Return one-hot probabilities ``(N, C, 1, W)`` of these classes."""
     return nn.functional.one_hot(torch.tensor(images), classes).float().permute(0, 2, 1)[:, :, None]
 
 
@@ -49,7 +49,7 @@ def test_info_nce_by_hand() -> None:
     negatives = torch.tensor([[[0.0, 9.0], [0.5, 0.0], [0.5, 0.5], [1.0, 1.0]]])
     allowed = torch.tensor([[[True, False], [True, True], [False, False], [True, True]]])
     anchors = torch.tensor([[True, True, True, False]])
-    # tau = 1/2. Anchor 1: ln(1 + e^-2). Anchor 2: ln(1 + 1 + e^-1). Anchor 3: nothing to be told from. 4: no anchor.
+    # tau = 1/2. Anchor 1: ln(1 + e^-2). Anchor 2: ln(1 + 1 + e^-1). Anchor 3: no negatives. 4: not an anchor.
     loss = info_nce(positives, negatives, allowed, anchors, 0.5)
     expected = (math.log(1 + math.exp(-2)) + math.log(2 + math.exp(-1))) / 3
     torch.testing.assert_close(loss, torch.tensor(expected))
@@ -65,8 +65,8 @@ def test_info_nce_is_defined_everywhere() -> None:
     assert info_nce(positives, negatives, everything, everything[..., 0], 1e-3).isfinite()
 
 
-# Cells of two images, one each: the strong view's and the weak view's. Similarities to the own weak view are 0.6 and 1,
-# to the other image's 0 and 0.8.
+# One cell of each of two images, in the strong and in the weak view. Similarities are 0.6 and 1 to the own weak view, 0
+# and 0.8 to that of the other image.
 STRONG, WEAK = features_of([[1.0, 0.0]], [[0.0, 3.0]]), features_of([[0.6, 0.8]], [[0.0, 2.0]])
 TOLD_APART = [math.log(1 + math.exp((0.0 - 0.6) / 0.5)), math.log(1 + math.exp((0.8 - 1.0) / 0.5))]
 
@@ -85,19 +85,21 @@ def test_cells_with_the_same_pseudo_label_are_not_negatives(debias: bool) -> Non
 
 
 def test_negatives_come_from_other_images() -> None:
-    q = labels_of([0, 1])  # two cells that are nothing alike, in one image
+    q = labels_of([0, 1])  # two different cells in one image
     strong = features_of([[1.0, 0.0], [0.0, 1.0]])
     assert contrastive().contrast(strong, strong, q, everywhere(q)) == 0
     q = labels_of([0, 1], [0, 1])
     twice = features_of(*[[[1.0, 0.0], [0.0, 1.0]]] * 2)
     loss = contrastive(contrast_temperature=1.0).contrast(twice, twice, q, everywhere(q))
-    torch.testing.assert_close(loss, torch.tensor(math.log(1 + math.exp(-1.0))))  # one negative each, the other class
+    torch.testing.assert_close(
+        loss, torch.tensor(math.log(1 + math.exp(-1.0)))
+    )  # one negative each, of the other class
 
 
 def test_padding_is_neither_anchor_nor_negative() -> None:
     q = labels_of([0, 1], [1, 2])
     valid = torch.tensor([[[True, False]], [[True, False]]])
-    strong = features_of([[1.0, 0.0], [7.0, 1.0]], [[0.0, 3.0], [1.0, -1.0]])  # STRONG and WEAK, and a cell more each
+    strong = features_of([[1.0, 0.0], [7.0, 1.0]], [[0.0, 3.0], [1.0, -1.0]])  # STRONG and WEAK with one more cell each
     weak = features_of([[0.6, 0.8], [0.0, -1.0]], [[0.0, 2.0], [5.0, 5.0]])
     loss = contrastive(contrast_temperature=0.5).contrast(strong, weak, q, valid)
     torch.testing.assert_close(loss, torch.tensor(sum(TOLD_APART) / 2))
@@ -105,7 +107,7 @@ def test_padding_is_neither_anchor_nor_negative() -> None:
 
 
 def test_class_of_a_cell_is_that_of_most_valid_pixels() -> None:
-    """Cells of three by one pixel; were padding counted, both images would show class 0."""
+    """Cells have 3 x 1 pixels. If padding counted, both images would have class 0."""
     q = labels_of([0, 0, 1], [1, 0, 0])
     valid = torch.tensor([[[True, True, True]], [[True, False, False]]])
     strong, weak = ([torch.zeros(2, 3, 1, 3), f[1]] for f in (STRONG, WEAK))
@@ -121,7 +123,7 @@ def test_projections_have_unit_length_and_the_size_of_the_grid() -> None:
     torch.testing.assert_close(h, torch.tensor([expected]))
 
 
-# What is drawn.
+# Sampling.
 
 
 def test_allowed_cells_are_sampled_uniformly() -> None:
@@ -150,7 +152,7 @@ def test_numbers_of_anchors_and_negatives(monkeypatch: pytest.MonkeyPatch) -> No
     assert shapes == [((3, 5), (3, 5, 7)), ((3, 256), (3, 256, 768))]
 
 
-# Who learns from what.
+# Gradients.
 
 
 def test_contrast_trains_encoder_and_projection_through_the_strong_view() -> None:
@@ -188,7 +190,7 @@ def test_consistency_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     output.loss.backward()
     twin, x_w = make("pc2seg").eval(), as_float(batch.unlabeled_images)
     p_w, p_s = (twin.student(x).softmax(dim=1) for x in (x_w, x_w.flip(1)))
-    expected = (p_s - p_w.detach()).square().sum(dim=1)[:, 6:].mean()  # the weak view is the label: no gradient
+    expected = (p_s - p_w.detach()).square().sum(dim=1)[:, 6:].mean()  # the weak view has no gradient
     expected.backward()
     torch.testing.assert_close(output.scalars["loss/unsupervised"], expected.detach())
     torch.testing.assert_close(gradients(method.student), gradients(twin.student))
@@ -200,7 +202,7 @@ def test_the_burn_in_is_supervised() -> None:
     torch.testing.assert_close(method(batch, PROGRESS).loss, twin(batch, PROGRESS).loss)
 
 
-# Any batch, any network.
+# Batches and networks.
 
 
 @pytest.mark.parametrize("classes", [2, 21])
@@ -223,7 +225,7 @@ def test_contrast_is_zero_for_a_single_image_or_class(classes: int) -> None:
     [
         ("deeplabv3plus-separable", "tf_efficientnet_lite0", 40, 2),
         ("segformer", "mit_b0", 64, 2),
-        ("segformer", "mit_b0", 32, 1),  # a lone image is padded to more cells than two
+        ("segformer", "mit_b0", 32, 1),  # a single image is padded to more cells
     ],
 )
 def test_a_step_on_real_networks(architecture: str, encoder: str, side: int, images: int) -> None:

@@ -1,4 +1,4 @@
-"""PseudoSeg: each of its equations against figures by hand, and who learns from which term."""
+"""PseudoSeg: its equations by hand, and gradients of each loss."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ PROGRESS = Progress(50, 100, 10)
 
 
 def branch(channels: int = 4, classes: int = 3, **options: object) -> SelfAttentionGradCAM:
-    """The second branch on features of one level."""
+    """Return the second branch for features of one level."""
     torch.manual_seed(0)
     return SelfAttentionGradCAM([3, channels], classes, PseudoSegOptions(**options))
 
 
 def features_of(deepest: Tensor) -> list[Tensor]:
-    """What ``encode`` gives for images that are as large as their features."""
+    """Return features as from ``encode`` for images of the same size."""
     return [torch.zeros(len(deepest), 3, *deepest.shape[-2:]), deepest]
 
 
@@ -48,7 +48,7 @@ def test_activation_maps_by_hand() -> None:
     # (2, 4) / 4; relu(-2, 2) / 2; not shown.
     expected = [[[[0.5, 1.0]], [[0.0, 1.0]], [[0.0, 0.0]]]]
     assert activation_maps(features, weights, shown).tolist() == expected
-    assert not activation_maps(features, -weights[:1], shown[:, :1]).any()  # nothing speaks for it anywhere: no 0 / 0
+    assert not activation_maps(features, -weights[:1], shown[:, :1]).any()  # an all-zero map is not divided by 0
 
 
 @pytest.mark.parametrize("padded", [False, True])
@@ -73,7 +73,7 @@ def test_classifier_decides_for_unknown_classes() -> None:
     sgc, features = branch(), features_of(torch.ones(1, 4, 2, 2))
     with torch.no_grad():
         sgc.classifier.weight.fill_(0.25)
-        sgc.classifier.bias.copy_(torch.tensor([-1.0, -1.5, 0.0]))  # logits 0, -0.5, 1: the first is just there
+        sgc.classifier.bias.copy_(torch.tensor([-1.0, -1.5, 0.0]))  # logits 0, -0.5, 1: the first is exactly at 1/2
     seen: list[Tensor] = []
     sgc.refine = lambda m, levels, inside: seen.append(m[0, :, 0, 0]) or m  # type: ignore[method-assign,func-returns-value]
     sgc(features, everywhere(features))
@@ -102,14 +102,14 @@ def attention(d: int = 1) -> SelfAttentionGradCAM:
 @pytest.mark.parametrize("d", [1, 4])
 def test_refinement_by_hand(d: int) -> None:
     refined = attention(d).refine(MAPS, CELLS, torch.ones(1, 1, 2, 2, dtype=torch.bool))
-    # Cells of feature 0 look everywhere alike: 1.5 / 4. The others weigh 1, 1, 3, 3 over 8: (1 + 1.5) / 8. Plus M.
+    # Cells of feature 0 attend uniformly: 1.5 / 4. The others have weights 1, 1, 3, 3 over 8: (1 + 1.5) / 8. Plus M.
     torch.testing.assert_close(refined, torch.tensor([[[[1.375, 0.375], [0.8125, 0.3125]]]]))
 
 
 def test_attention_ignores_padding() -> None:
     inside = torch.tensor([[[[False, True], [True, True]]]])
     refined = attention().refine(MAPS * inside, CELLS, inside)
-    # 0.5 / 3 from feature 0, 3 * 0.5 / 7 from feature 1; what padding itself shows is used nowhere.
+    # 0.5 / 3 from feature 0, 3 * 0.5 / 7 from feature 1; padding has no effect.
     torch.testing.assert_close(refined[0, 0, 0, 1], torch.tensor(0.5 / 3))
     torch.testing.assert_close(refined[0, 0, 1], torch.tensor([0.5 + 1.5 / 7, 1.5 / 7]))
     nowhere = attention().refine(0 * MAPS, CELLS, torch.zeros_like(inside))
@@ -165,7 +165,7 @@ def test_root_mean_square_is_shared_by_branches_and_batch() -> None:
     p = fuse(z_1, z_2, valid)
     rms = torch.cat([z_1, z_2]).square().mean().sqrt()
     torch.testing.assert_close(p, ((z_1 / rms).softmax(dim=1) + (z_2 / rms).softmax(dim=1)) / 2)
-    torch.testing.assert_close(fuse(100 * z_1, 100 * z_2, valid), p)  # calibrated: whatever their scale
+    torch.testing.assert_close(fuse(100 * z_1, 100 * z_2, valid), p)  # independent of the scale
     torch.testing.assert_close(fuse(0 * z_1, 0 * z_2, valid), torch.full_like(p, 1 / 3))
     assert fuse(z_1, z_2, ~valid).isfinite().all()
 
@@ -183,7 +183,7 @@ def test_image_labels_by_hand() -> None:
     valid = torch.ones(4, 2, 4, dtype=torch.bool)
     masks[0] = 2  # all labeled: 0 and 1 are absent
     masks[1, :, :3] = 1  # three quarters labeled: likewise
-    masks[2, 0, :] = 0  # half of it labeled: nothing is known to be absent,
+    masks[2, 0, :] = 0  # half of it labeled: no class is known to be absent,
     masks[3, 0, :] = 0  # unless the other half is padding
     valid[3, 1] = False
     shown, known = image_labels(masks, valid, PseudoSegOptions(), 3)
@@ -195,7 +195,7 @@ def test_image_labels_by_hand() -> None:
     _, known = image_labels(masks, valid, PseudoSegOptions(known_share=1.0), 3)
     assert known.int().tolist() == [[1, 1, 1], [0, 1, 0], [1, 0, 0], [1, 1, 1]]
     _, known = image_labels(masks, torch.zeros_like(valid), PseudoSegOptions(), 3)
-    assert not known[:, 0][shown[:, 0] == 0].any()  # nothing but padding: nothing is absent
+    assert not known[:, 0][shown[:, 0] == 0].any()  # only padding: no class is absent
 
 
 def test_share_of_camvid_crops_with_known_absent_classes(camvid_dir: Path) -> None:
@@ -214,7 +214,7 @@ def test_share_of_camvid_crops_with_known_absent_classes(camvid_dir: Path) -> No
 def test_classifier_learns_from_known_classes_only() -> None:
     method, batch = make("pseudoseg").eval(), make_batch()
     batch.masks[:] = 255
-    batch.masks[0, 0, 0] = 1  # image 1 shows class 1 and nobody knows what else; of image 2 nothing is known
+    batch.masks[0, 0, 0] = 1  # image 1 shows class 1, all else is unknown
     with torch.no_grad():
         method.sgc.classifier.weight.zero_()
         method.sgc.classifier.bias.copy_(torch.tensor([5.0, math.log(3), -7.0]))
@@ -228,7 +228,7 @@ def of(method: nn.Module) -> tuple[PseudoSegOptions, int]:
     return method.options, method.classes
 
 
-# Who learns from what.
+# Gradients.
 
 
 def test_only_the_classifier_trains_the_encoder() -> None:
@@ -266,7 +266,7 @@ def test_both_branches_learn_labels_in_the_burn_in() -> None:
         assert gradients(part).any()
 
 
-# The unlabeled term.
+# The unsupervised loss.
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.65])
@@ -284,7 +284,7 @@ def test_cutout_and_padding_have_no_loss(monkeypatch: pytest.MonkeyPatch, thresh
 
     log_s = method.student((1 - as_float(batch.unlabeled_images)) * 0.5).log_softmax(dim=1)
     per_pixel = -(p**2 / (p**2).sum(dim=1, keepdim=True) * log_s).sum(dim=1)
-    kept = per_pixel[:, 8:, :10] if threshold else per_pixel[:, 4:, :10]  # confidence is the fused one, not sharpened
+    kept = per_pixel[:, 8:, :10] if threshold else per_pixel[:, 4:, :10]  # fused confidence, before sharpening
     torch.testing.assert_close(output.scalars["loss/unsupervised"], kept.sum().detach() / (12 * 10))
     assert output.scalars["trusted_fraction"].item() == pytest.approx(8 / 12 if threshold else 1)
 
@@ -309,7 +309,7 @@ def test_labels_do_not_depend_on_padding() -> None:
     assert z.isfinite().all()
 
 
-# Any network, any number of classes.
+# Networks and numbers of classes.
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_a_step_on_real_networks(architecture: str, encoder: str, side: int) -> 
 @pytest.mark.parametrize("classes", [2, 21])
 def test_background_and_few_or_many_classes(classes: int) -> None:
     method, batch = make("pseudoseg", classes, background=0), make_batch(classes, unlabeled=1)
-    for masks in (batch.masks, 0 * batch.masks, 0 * batch.masks + 255):  # many classes, background alone, nothing
+    for masks in (batch.masks, 0 * batch.masks, 0 * batch.masks + 255):  # many classes, background only, no labels
         output = method(Batch(**vars(batch) | {"masks": masks}), PROGRESS)
         assert output.loss.isfinite()
 

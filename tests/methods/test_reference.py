@@ -1,4 +1,4 @@
-"""Every method still takes the steps that were recorded in reference.json."""
+"""Training steps of every method equal those recorded in reference.json."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EXPECTED = json.loads(Path(__file__).with_name("reference.json").read_text(encod
 PORTABLE = [name for name, case in CASES.items() if case.portable]
 TOLERANCE = 1e-6
 TOLERANCE_OF_GRADIENTS = 1e-5
-"""Those of the last step amplify the rounding of all steps before; CPUs differ by up to 4e-6."""
+"""Gradients of the last step amplify the rounding of earlier steps; CPUs differ by up to 4e-6."""
 
 
 def test_every_case_is_recorded() -> None:

@@ -45,7 +45,7 @@ def test_strong_view_mixes_all_tensors_by_one_region() -> None:
     images = (labels[:, None].expand(-1, 3, -1, -1) / 10).float()
     x, q, c, v = strong_view(PseudoLabels(images, labels, confidence, valid), color_strength=0.0)
     assert torch.equal(c, q / 10) and torch.equal(v, q % 2 == 0)
-    torch.testing.assert_close(x, (q / 10)[:, None].expand_as(x).float(), atol=0.02, rtol=0)  # strength 0: only blur
+    torch.testing.assert_close(x, (q / 10)[:, None].expand_as(x).float(), atol=0.02, rtol=0)  # strength 0
     assert (q != labels).any()
 
 
@@ -88,14 +88,14 @@ def test_every_network_encodes_and_decodes(architecture: str) -> None:
 
 
 def fixed(method: object, logits: Tensor) -> None:
-    """Let a toy say the same of every pixel: ``logits`` ``(C,)``."""
+    """Set the logits ``(C,)`` of every pixel."""
     head = method.head  # type: ignore[attr-defined]
     torch.nn.init.zeros_(head.weight)
     head.bias.data = logits.clone()
 
 
 def test_fixmatch_by_hand() -> None:
-    """A student that says class 1 with p everywhere: L_u = CE of that class, L = (L_x + lambda L_u) / 2."""
+    """If the student predicts class 1 with probability p everywhere, L_u is its CE, and L = (L_x + lambda L_u) / 2."""
     method, batch = make("fixmatch", threshold=0.5, unsupervised_weight=2.0), make_batch()
     logits = torch.tensor([0.0, 2.0, 0.0])
     fixed(method.student, logits)
@@ -133,7 +133,7 @@ def test_unimatch_without_dropout_compares_predictions_with_themselves() -> None
 
 
 def test_pseudo_labels_have_no_gradient() -> None:
-    """Labels as probabilities keep no graph: the gradient of L_u is that of fixed labels."""
+    """Soft labels have no graph: the gradient of L_u is that of fixed labels."""
     method, batch = (
         make("unimatch", threshold_mode="none", label_temperature=1.0, feature_dropout=0.0).eval(),
         make_batch(),

@@ -1,4 +1,4 @@
-"""Every architecture takes images of any size, says what is wrong, and starts from the weights asked for."""
+"""Architectures: images of any size, initial weights, and errors."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_channels_last_gives_the_same(network: SegmentationNetwork) -> None:
 
 
 def test_padding_does_not_move_the_image(network: SegmentationNetwork) -> None:
-    """A network that copies its padded input returns the image itself, whatever its size."""
+    """A network that copies its padded input returns images of any size unchanged."""
     images = torch.rand(1, 3, 37, 50)
     encoded = network.eval().encode(images)[0]
     torch.testing.assert_close(encoded[..., :37, :50] * network.std + network.mean, images)
@@ -136,7 +136,7 @@ def test_default_imagenet_weights_are_available_offline() -> None:
     assert all(torch.equal(value, full[key.removeprefix("model.")]) for key, value in state.items())
     variances = torch.cat([value for key, value in state.items() if key.endswith("running_var")])
     assert variances.min() >= 0
-    assert not (variances == 1).any()  # what BatchNorm starts from
+    assert not (variances == 1).any()  # the initial value of BatchNorm
 
 
 def _without_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

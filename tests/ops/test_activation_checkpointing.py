@@ -1,4 +1,4 @@
-"""Activation checkpointing: the same steps to the bit, from less that is kept."""
+"""Activation checkpointing: identical steps with less memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ENCODERS = (
 
 
 def two_steps(name: str, config: TrainConfig) -> list[dict[str, Tensor]]:
-    """Loss, gradients, weights and buffers of two steps of SGD."""
+    """Return loss, gradients, weights and buffers of two steps of SGD."""
     strong = {"drop_path": 0.5, "consistency_weight": 1.0} if name == "dual-teacher" else {}
     method = make_method(replace(config, method=name), METHODS[name].Options(**strong), DATA).train()
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.01)
@@ -54,7 +54,7 @@ def assert_equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
 
 
 def kept_bytes(network: nn.Module, images: Tensor) -> int:
-    """What autograd saves in a forward pass, weights left out, each storage once."""
+    """Return the bytes that autograd saves in a forward pass, without weights, counting each storage once."""
     weights = {tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers())}
     kept = {}
 
@@ -89,7 +89,7 @@ def test_recomputing_saves_memory_and_does_not_change_gradients(architecture: st
         torch.manual_seed(1)
         with stochastic_depth(network, rate):
             logits = network(images)
-        torch.rand(7)  # in the backward pass the generator is elsewhere, and the block has ended
+        torch.rand(7)  # the generator moves on before the backward pass
         logits.square().mean().backward()
         gradients = {f"gradient of {k}": p.grad for k, p in network.named_parameters() if p.grad is not None}
         states.append(gradients | network.state_dict() | {"generator": torch.get_rng_state()})

@@ -1,4 +1,4 @@
-"""Numbers stay finite: operations on the strangest tensors, metrics beside another hand's, and runs on poor data."""
+"""Values stay finite: operations on unusual tensors, metrics compared with scikit-learn, and runs on poor data."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ EXTREMES = (0.0, 1.0, -1.0, 30.0, 1e4, -1e4)
 
 @st.composite
 def worlds(draw: st.DrawFn) -> dict[str, Any]:
-    """Logits, labels, weights and the like of one batch, each as strange as it may be: no image, one pixel, all 255."""
+    """Generate tensors of one batch with extreme values: no image, one pixel, labels of 255 only."""
     n, c = draw(st.sampled_from([0, 1, 1, 2, 3])), draw(st.sampled_from([1, 2, 5]))
     h, w = draw(st.integers(1, 5)), draw(st.integers(1, 5))
     g = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
@@ -105,7 +105,7 @@ LOSSES: dict[str, Callable[[dict[str, Any]], Tensor]] = {
 @given(world=worlds())
 def test_losses_and_their_gradients_are_finite(name: str, world: dict[str, Any]) -> None:
     loss = LOSSES[name](world)
-    if loss.requires_grad:  # a teacher's part, and a batch without an image, do not
+    if loss.requires_grad:  # not for a teacher or an empty batch
         loss.backward()
     gradient = world["logits"].grad
     assert loss.isfinite() and (gradient is None or gradient.isfinite().all())
@@ -177,13 +177,13 @@ def test_schedules_are_within_zero_and_one(step: int, total: int, power: float, 
         assert 0 <= value <= 1
 
 
-# Metrics, beside those of scikit-learn.
+# Metrics, compared with scikit-learn.
 
 
 @st.composite
 def comparisons(draw: st.DrawFn) -> tuple[int, Tensor, Tensor]:
     classes, pixels = draw(st.integers(1, 6)), draw(st.integers(0, 40))
-    known = st.integers(0, draw(st.integers(0, classes - 1)))  # often not all classes
+    known = st.integers(0, draw(st.integers(0, classes - 1)))  # often fewer than all classes
     truth = draw(st.lists(st.one_of(known, st.just(255)), min_size=pixels, max_size=pixels))
     prediction = draw(st.lists(st.integers(0, classes - 1), min_size=pixels, max_size=pixels))
     return classes, torch.tensor([truth], dtype=torch.long), torch.tensor([prediction], dtype=torch.long)
@@ -203,7 +203,7 @@ def test_metrics_equal_scikit_learn(comparison: tuple[int, Tensor, Tensor]) -> N
         return
     numbers = [*range(classes)]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of classes that do not occur
+        warnings.simplefilter("ignore")  # about absent classes
         theirs = metrics.jaccard_score(y, p, labels=numbers, average=None, zero_division=0)
     theirs[[number for number in numbers if number not in {*y, *p}]] = math.nan
     ours = [math.nan if value is None else value for value in matrix.iou()]
@@ -215,7 +215,7 @@ def test_metrics_equal_scikit_learn(comparison: tuple[int, Tensor, Tensor]) -> N
     assert image_miou(matrix.counts).item() == pytest.approx(100 * theirs[shown].mean(), rel=1e-5)
 
 
-# Whole runs on data that teach little.
+# Whole runs on poor data.
 
 QUICK: dict[str, Any] = {
     **{"encoder": "test_resnet", "weights": "none", "crop_size": 32, "batch_size": 2, "workers": 0},
@@ -300,12 +300,12 @@ def test_exploding_gradient_is_clipped(
     before: nn.Module = make_method(config, own, open_dataset(config.data))
     after = load_checkpoint(run / "checkpoints" / "last.pt")["method"]
     steps = [(after[name] - value).detach().norm() for name, value in before.named_parameters()]
-    distance = torch.stack(steps).norm().item() / 1e-3  # in gradients
+    distance = torch.stack(steps).norm().item() / 1e-3  # as a gradient
     assert distance == pytest.approx(moved, rel=1e-3) if clip else distance > 1e3
 
 
 def test_float16_is_not_offered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """fp16 overflows without a scaler; what is offered does not need one."""
+    """Float16 would need a gradient scaler."""
     monkeypatch.setattr("sys.argv", ["semiseg", "train", "--data", "shapes", "--precision", "fp16"])
     assert cli.main() == 2
     error = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The pure functions on tensors: figures by hand, and properties that hold for any input."""
+"""Tensor functions: values by hand, and properties for any input."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ seeds = st.integers(0, 2**31)
 
 
 def logits_of(*pixels: tuple[float, ...]) -> Tensor:
-    """One row of pixels as logits ``(1, C, 1, W)``."""
+    """Return logits ``(1, C, 1, W)`` of one row of pixels."""
     return torch.tensor(pixels).T[None, :, None]
 
 
@@ -47,21 +47,21 @@ def test_cross_entropy_by_hand() -> None:
 def test_cross_entropy_takes_the_mean_over_the_batch_not_over_images() -> None:
     logits = torch.cat([logits_of((0.0, 0.0), (0.0, 0.0), (0.0, 0.0)), logits_of(*[(2.0, 0.0)] * 3)])
     labels = torch.tensor([[[0, 255, 255]], [[1, 1, 1]]])
-    # (0.693147 + 3 * 2.126928) / 4, where a mean of the images' means would be 1.410038.
+    # (0.693147 + 3 * 2.126928) / 4; the mean of the means per image would be 1.410038.
     torch.testing.assert_close(cross_entropy(logits, labels), torch.tensor(1.768483))
 
 
 def test_class_weights_by_hand() -> None:
     logits = logits_of((0.0, 0.0), (2.0, 0.0), (2.0, 0.0))
     weights = torch.tensor([0.5, 3.0])
-    # (0.5 * 0.693147 + 0.5 * 0.126928 + 3 * 2.126928) / 3: the number of known pixels divides, whatever their weights.
+    # (0.5 * 0.693147 + 0.5 * 0.126928 + 3 * 2.126928) / 3: the sum is divided by the number of known pixels.
     loss = cross_entropy(logits, torch.tensor([[[0, 0, 1]]]), weights)
     torch.testing.assert_close(loss, torch.tensor(2.263607))
-    # 3 of 4 pixels are of class 0: f^-1/2 = (1.154701, 2), whose mean over the pixels is 1.366025.
+    # 3 of 4 pixels have class 0: f^-1/2 = (1.154701, 2), with mean 1.366025 over the pixels.
     torch.testing.assert_close(balancing_weights(torch.tensor([30, 10]), 0.5), torch.tensor([0.845299, 1.464102]))
     torch.testing.assert_close(balancing_weights(torch.tensor([30, 10]), 1.0), torch.tensor([2 / 3, 2.0]))
     torch.testing.assert_close(balancing_weights(torch.tensor([30, 10]), 0.0), torch.ones(2))
-    # A class without labels weighs as the rarest one.
+    # A class without labels has the weight of the rarest one.
     torch.testing.assert_close(
         balancing_weights(torch.tensor([30, 0, 10]), 0.5), torch.tensor([0.845299, 1.464102, 1.464102])
     )
@@ -77,22 +77,22 @@ def test_balancing_keeps_the_size_of_the_loss(pixels: list[int], power: float) -
         shares = counts.double() / counts.sum()
         assert (shares * weights).sum().item() == pytest.approx(1, rel=1e-4)
         order = counts[counts > 0].argsort()
-        assert (weights[counts > 0][order].diff() <= 1e-5 * weights.max()).all()  # the rarer, the heavier
+        assert (weights[counts > 0][order].diff() <= 1e-5 * weights.max()).all()  # rarer classes have larger weights
 
 
 def test_ohem_by_hand() -> None:
-    # Probabilities of the true class: 0.880797, 0.5, 0.119203, 0.880797, and a pixel that nobody knows.
+    # Probabilities of the true class: 0.880797, 0.5, 0.119203, 0.880797, and an unknown pixel.
     logits = logits_of((2.0, 0.0), (0.0, 0.0), (2.0, 0.0), (0.0, 2.0), (0.0, 9.0))
     labels = torch.tensor([[[0, 0, 1, 1, 255]]])
 
     def loss(threshold: float, min_kept: int) -> float:
         return ohem_cross_entropy(logits, labels, threshold=threshold, min_kept=min_kept).item()
 
-    assert loss(0.7, 1) == pytest.approx((0.693147 + 2.126928) / 2)  # both under the threshold
+    assert loss(0.7, 1) == pytest.approx((0.693147 + 2.126928) / 2)  # both below the threshold
     assert loss(0.3, 1) == pytest.approx(2.126928)
     assert loss(0.3, 2) == pytest.approx((0.693147 + 2.126928) / 2)  # the second hardest sets the limit
     everything = cross_entropy(logits, labels).item()
-    for threshold, min_kept in ((1.0, 1), (0.7, 4), (0.0, 5), (0.0, 99)):  # fewer known pixels than are to be kept
+    for threshold, min_kept in ((1.0, 1), (0.7, 4), (0.0, 5), (0.0, 99)):  # fewer known pixels than min_kept
         assert loss(threshold, min_kept) == pytest.approx(everything)
     weighted = ohem_cross_entropy(logits, labels, torch.tensor([2.0, 1.0]), threshold=0.7, min_kept=1)
     assert weighted.item() == pytest.approx((2 * 0.693147 + 2.126928) / 2)
@@ -109,7 +109,7 @@ def test_weighted_cross_entropy_by_hand() -> None:
     logits = logits_of((0.0, 0.0), (2.0, 0.0), (2.0, 0.0), (2.0, 0.0))
     labels, weights = torch.tensor([[[0, 1, 0, 1]]]), torch.tensor([[[1.0, 0.5, 0.0, 1.0]]])
     valid = torch.tensor([[[True, True, True, False]]])
-    # (1 * 0.693147 + 0.5 * 2.126928 + 0 * ...) / 3: a pixel without weight is in the denominator, padding is not.
+    # (1 * 0.693147 + 0.5 * 2.126928 + 0 * ...) / 3: pixels of weight 0 are in the denominator, padding is not.
     loss = weighted_cross_entropy(logits, labels, weights, valid)
     torch.testing.assert_close(loss, torch.tensor(0.585537))
 
@@ -124,7 +124,7 @@ def test_weighted_cross_entropy_skips_ignored_labels() -> None:
 def test_weighted_cross_entropy_with_probabilities_by_hand() -> None:
     logits, valid = logits_of((0.0, 0.0), (math.log(3), 0.0), (5.0, 0.0)), torch.tensor([[[True, True, False]]])
     q = torch.tensor([[[[0.3, 0.5, 1.0]], [[0.7, 0.5, 0.0]]]])  # (1, 2, 1, 3)
-    # Pixel 1: ln 2, whatever q is. Pixel 2: -(ln 3/4 + ln 1/4) / 2 = 0.836988, with half the weight. Padding: nothing.
+    # Pixel 1: ln 2 for any q. Pixel 2: -(ln 3/4 + ln 1/4) / 2 = 0.836988, with weight 1/2. Padding: 0.
     loss = weighted_cross_entropy(logits, q, torch.tensor([[[1.0, 0.5, 1.0]]]), valid)
     torch.testing.assert_close(loss, torch.tensor((math.log(2) + 0.5 * 0.836988) / 2))
 
@@ -132,7 +132,7 @@ def test_weighted_cross_entropy_with_probabilities_by_hand() -> None:
 def test_weighted_squared_error_by_hand() -> None:
     logits, valid = logits_of((0.0, 0.0), (math.log(3), 0.0), (9.0, 0.0)), torch.tensor([[[True, True, False]]])
     q = torch.tensor([[[[0.3, 0.0, 0.0]], [[0.7, 1.0, 1.0]]]])  # (1, 2, 1, 3)
-    # Pixel 1: 0.2^2 + 0.2^2 = 0.08. Pixel 2: 0.75^2 + 0.75^2 = 1.125, with half the weight. Padding: nothing.
+    # Pixel 1: 0.2^2 + 0.2^2 = 0.08. Pixel 2: 0.75^2 + 0.75^2 = 1.125, with weight 1/2. Padding: 0.
     loss = weighted_squared_error(logits, q, torch.tensor([[[1.0, 0.5, 1.0]]]), valid)
     torch.testing.assert_close(loss, torch.tensor((0.08 + 0.5 * 1.125) / 2))
 
@@ -238,13 +238,15 @@ def test_labeling_disables_and_restores_the_autocast_cache() -> None:
 
 
 CONFIDENCE = torch.tensor([[[0.99, 0.95], [0.94, 0.99]], [[0.5, 0.99], [0.2, 0.1]]])
-VALID = torch.tensor([[[True, True], [True, False]], [[True, True], [True, True]]])  # a padding pixel that looks sure
+VALID = torch.tensor(
+    [[[True, True], [True, False]], [[True, True], [True, True]]]
+)  # one padding pixel with high confidence
 
 
 @pytest.mark.parametrize(
     ("mode", "expected"),
     [
-        # A fault of the public release: the threshold only weighted images, so that unsure pixels trained as well.
+        # The threshold of the public release only weights images, so that unsure pixels are trained too.
         ("pixel", [[[1, 1], [0, 0]], [[0, 1], [0, 0]]]),
         ("image", [[[2 / 3, 2 / 3], [2 / 3, 2 / 3]], [[1 / 4, 1 / 4], [1 / 4, 1 / 4]]]),
         ("batch", [[[3 / 7, 3 / 7], [3 / 7, 3 / 7]], [[3 / 7, 3 / 7], [3 / 7, 3 / 7]]]),
@@ -254,11 +256,11 @@ VALID = torch.tensor([[[True, True], [True, False]], [[True, True], [True, True]
 def test_confidence_weights_by_hand(mode: str, expected: list[list[list[float]]]) -> None:
     weights, trusted_fraction = confidence_weights(CONFIDENCE, VALID, 0.95, mode)  # type: ignore[arg-type]
     torch.testing.assert_close(weights, torch.tensor(expected, dtype=torch.float32))
-    torch.testing.assert_close(trusted_fraction, torch.tensor(3 / 7))  # trusted / valid, whatever the mode
+    torch.testing.assert_close(trusted_fraction, torch.tensor(3 / 7))  # trusted / valid in every mode
 
 
 def test_the_threshold_is_not_rounded_to_eight_bits() -> None:
-    # A fault of the public release: confidences went through 8-bit pictures, the threshold was in truth 243/255.
+    # The public release rounds confidence to 8 bits, so that the threshold is 243/255.
     confidence = torch.tensor([[[243 / 255, 0.9499, 0.95]]])
     weights, _ = confidence_weights(confidence, torch.ones(1, 1, 3, dtype=torch.bool), 0.95)
     assert weights.tolist() == [[[1, 0, 1]]]
@@ -299,7 +301,7 @@ def test_cutmix_regions_are_boxes_inside_the_image(seed: int, n: int, height: in
     for region in regions:
         rows, columns = region.any(dim=1), region.any(dim=0)
         assert torch.equal(region, rows[:, None] & columns[None])
-        for line in (rows, columns):  # one stretch without a gap
+        for line in (rows, columns):  # contiguous
             assert (line[1:] & ~line[:-1]).sum() + line[0] <= 1
 
 
@@ -311,7 +313,7 @@ def test_distribution_of_cutmix_areas() -> None:
     # The area is 1 - lambda, lambda ~ Beta(4, 4): mean 1/2, variance 1/36. Boxes clipped at the border are smaller.
     assert abs(area.mean() - 1 / 2) < 3 / 6 / n**0.5
     assert abs(area.std() - 1 / 6) < 0.01
-    # The same proportions as the image, and no corner is favored.
+    # The proportions are those of the image, and positions are uniform.
     rows, columns = regions.any(dim=2).sum(dim=1), regions.any(dim=1).sum(dim=1)
     assert torch.equal(rows, columns)
     center = (regions.any(dim=1) * torch.arange(side)).sum(dim=1) / columns
@@ -332,7 +334,7 @@ def test_cutmix_samples_a_box_per_image() -> None:
 @few
 @given(seed=seeds, classes=st.sampled_from([2, 3, 19, 21, 150, 255]), shown=st.integers(1, 150), ignored=st.booleans())
 def test_classmix_picks_half_of_the_classes_an_image_shows(seed: int, classes: int, shown: int, ignored: bool) -> None:
-    # A fault of the public release: the class mask worked for exactly 3 or 150 channels.
+    # The class mask of the public release works for 3 or 150 channels only.
     g = torch.Generator().manual_seed(seed)
     palettes = [torch.randperm(classes, generator=g)[: max(1, shown - i)] for i in range(3)]
     labels = torch.stack([p[torch.randint(len(p), (20, 20), generator=g)] for p in palettes])
@@ -376,7 +378,7 @@ def test_there_are_two_regions() -> None:
 @few
 @given(n=st.integers(2, 40))
 def test_partners_are_other_images(n: int) -> None:
-    # A fault of the public release: images were permuted freely, so that some were pasted onto themselves.
+    # The public release permutes freely, so that images may be pasted onto themselves.
     partner = partners(n)
     assert sorted(partner.tolist()) == list(range(n))
     assert (partner != torch.arange(n)).all()
@@ -387,7 +389,7 @@ def test_few_partners() -> None:
     assert partners(1).tolist() == [0]
     assert partners(2).tolist() == [1, 0]
     assert partners(3).tolist() == [2, 0, 1]
-    assert partners(8).tolist() == partners(4).tolist() + (partners(4) + 4).tolist()  # as on two processes
+    assert partners(8).tolist() == partners(4).tolist() + (partners(4) + 4).tolist()  # as with two processes
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float32, torch.bfloat16, torch.bool])
@@ -403,7 +405,7 @@ def test_paste_is_exact(dtype: torch.dtype, channels: tuple[int, ...]) -> None:
     assert torch.equal(mixed[~where], target[~where])
 
 
-# The strong view's colors.
+# Colors of the strong view.
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
@@ -419,11 +421,11 @@ def test_photometric_keeps_shape_and_range_and_does_not_change_its_input(strengt
 
 
 def test_photometric_differs_between_images() -> None:
-    # A fault of the public release: one draw of colors for the whole batch.
+    # The public release samples colors once per batch.
     torch.manual_seed(0)
     strong = photometric(torch.rand(1, 3, 16, 16).repeat(12, 1, 1, 1))
     kinds = {tuple(image.flatten().tolist()) for image in strong}
-    assert len(kinds) >= 10  # (1 - 0.8) * (1 - 0.2) * (1 - 0.5) = 8 % of the images stay as they are
+    assert len(kinds) >= 10  # (1 - 0.8) * (1 - 0.2) * (1 - 0.5) = 8 % of the images do not change
     gray = [(image[0] == image[1]).all().item() for image in strong]
     assert any(gray) and not all(gray)
 
@@ -457,7 +459,7 @@ def test_color_jitter_keeps_shape_and_range_and_does_not_change_its_input(seed: 
 
 def test_color_jitter_adds_brightness_and_differs_between_images() -> None:
     torch.manual_seed(0)
-    gray = torch.full((400, 3, 2, 2), 0.5)  # contrast, saturation and hue of an even gray change nothing
+    gray = torch.full((400, 3, 2, 2), 0.5)  # contrast, saturation and hue do not change uniform gray
     changed = color_jitter(gray, 0.3)[:, 0, 0, 0]
     assert 0.2 <= changed.min() < 0.22 and 0.78 < changed.max() <= 0.8
     assert changed.mean().item() == pytest.approx(0.5, abs=0.03)
@@ -501,7 +503,7 @@ def test_cutout_size() -> None:
     areas = cut.sum(dim=(1, 2))
     assert areas.max() == 4 * 6 and areas.median() == 4 * 6
     assert areas.min() >= 2 * 3  # a center in a corner leaves a quarter
-    assert cut.any(dim=0).all()  # any pixel may be hit
+    assert cut.any(dim=0).all()  # every pixel can be cut out
     assert not cutout(torch.rand(2, 3, 20, 30), 0.0)[1].any()
 
 
@@ -545,13 +547,13 @@ def test_during_warm_up_the_teacher_is_the_mean_of_the_students() -> None:
         if i in (0, 1, 7, 99):
             torch.testing.assert_close(parameters(teacher), torch.stack(seen).mean(dim=0), rtol=1e-5, atol=1e-6)
     mean, latest = parameters(teacher), wandering(500)
-    ema_update(teacher, latest, ema_decay(100, 0.99))  # from here on: 0.99 of it stays
+    ema_update(teacher, latest, ema_decay(100, 0.99))  # from here on with decay 0.99
     torch.testing.assert_close(parameters(teacher), 0.99 * mean + 0.01 * parameters(latest))
 
 
 @pytest.mark.parametrize("mode", ["ema", "copy", "own"])
 def test_ema_of_batchnorm_statistics(mode: str) -> None:
-    # A fault of the public release: only parameters followed the student, whatever the statistics did.
+    # In the public release only parameters follow the student.
     teacher, student = wandering(0), wandering(1)
     with torch.no_grad():
         student.train()(torch.rand(2, 3, 8, 8))

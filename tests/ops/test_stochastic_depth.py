@@ -1,4 +1,4 @@
-"""Stochastic depth makes unbiased sub-models of CNNs and transformers alike, and leaves nothing behind."""
+"""Stochastic depth gives unbiased sub-models of CNNs and transformers and restores the network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from semiseg.networks import build
 from semiseg.networks.encoders import make_encoder
 from semiseg.ops.stochastic_depth import residual_sites, stochastic_depth
 
-# Counted by hand: residual blocks of the published architectures whose output has a path around the branch.
+# Counted by hand: residual blocks of the published architectures with a skip connection.
 SITES = {
     "resnet18": 8,  # 2 + 2 + 2 + 2 basic blocks
     "resnet50": 16,  # 3 + 4 + 6 + 3 bottlenecks
@@ -34,7 +34,7 @@ KINDS = ("resnet18", "resnet50", "tf_efficientnet_lite0", "mit_b0")
 
 
 class Zero(nn.Module):
-    """A branch that adds nothing."""
+    """A branch whose output is 0."""
 
     def forward(self, x: Tensor, *others: Any) -> Tensor:
         return torch.zeros_like(x)
@@ -65,11 +65,11 @@ def blocks_of(encoder: nn.Module) -> list[nn.Module]:
 
 
 def input_of(encoder: nn.Module, block: nn.Module) -> tuple[Any, ...]:
-    """Return what ``block`` is called with for one image."""
+    """Return the input of ``block`` for one image."""
     inputs: list[tuple[Any, ...]] = []
     with block.register_forward_pre_hook(lambda _, args: inputs.append(args)), torch.no_grad():
         encoder(images(1))
-    # A block that works in place must not change what the test compares with.
+    # Copies, since a block may work in place.
     return tuple(value.clone() if isinstance(value, Tensor) else value for value in inputs[0])
 
 
@@ -129,11 +129,11 @@ def test_blocks_without_a_skip_path_stay_whole() -> None:
 
 @pytest.mark.parametrize("name", [*KINDS, "mit_b0 MLP"])
 def test_mean_over_many_draws_is_the_full_block(name: str) -> None:
-    """Within three standard errors; all values of a sample share its draw, so one comparison holds for all."""
+    """The mean is within three standard errors. All values of a sample share its random number."""
     torch.manual_seed(0)
     encoder = natural(make_encoder(name.split()[0])[0])
     block = blocks_of(encoder)[-1]
-    # Without what is not linear in the draw: ResNet's last activation, the other half of a transformer's block.
+    # Without non-linear parts: ResNet's last activation, the other half of a transformer's block.
     if name.startswith("resnet"):
         setattr(block, "act2" if name == "resnet18" else "act3", nn.Identity())
     elif name.startswith("mit"):
@@ -148,7 +148,7 @@ def test_mean_over_many_draws_is_the_full_block(name: str) -> None:
     largest = (outputs[outputs.ne(outputs[0]).any(dim=1)][0] - outputs[0]).abs().argmax()
     values = outputs[:, largest]
     assert abs(values.mean() - full[largest]) < 3 * values.std() / draws**0.5
-    assert 0.2 < (values - values[0]).abs().gt(1e-6).double().mean() < 0.8  # there are two kinds of outcome
+    assert 0.2 < (values - values[0]).abs().gt(1e-6).double().mean() < 0.8  # there are two outcomes
 
 
 def test_rate_grows_linearly_with_depth() -> None:
@@ -162,7 +162,7 @@ def test_rate_grows_linearly_with_depth() -> None:
     with stochastic_depth(chain, 0.8):
         results = [block["drop_path"](torch.ones(draws, 2)) for block in chain.blocks]
     for result, rate in zip(results, (0.2, 0.4, 0.6, 0.8), strict=True):
-        assert torch.equal(result[:, 0], result[:, 1])  # a draw per sample, not per value
+        assert torch.equal(result[:, 0], result[:, 1])  # one random number per sample
         share = (result[:, 0] == 0).double().mean()
         assert abs(share - rate) < 3 * (rate * (1 - rate) / draws) ** 0.5
         torch.testing.assert_close(result.max(), torch.tensor(1 / (1 - rate)))
@@ -245,7 +245,7 @@ def test_network_is_restored_after_the_block(name: str, fails: bool) -> None:
         return result[-1] if isinstance(result, list) else result
 
     before, reference, state = look(), outputs(), {k: v.clone() for k, v in encoder.state_dict().items()}
-    assert any(before[2])  # a rate of its own, to be restored
+    assert any(before[2])  # its own rate, to be restored
     try:
         with stochastic_depth(encoder, 0.5), torch.no_grad():
             assert not torch.equal(outputs(), reference)

@@ -1,4 +1,4 @@
-"""Image tags: present, absent, unknown; what they say of pixels and crops, and how they are read."""
+"""Image tags: the loss of present, absent and unknown classes, the stream, and tag files."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def tags_of(*rows: tuple[int, ...]) -> Tensor:
 
 
 def whole(n: int, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Everything is shown, and it is all there is."""
+    """Return masks of whole images without padding."""
     return torch.ones(n, height, width, dtype=torch.bool), torch.full((n,), height * width)
 
 
 def loss_of(probabilities: list[tuple[float, ...]], tags: tuple[int, ...], area: int | None = None) -> float:
-    """The loss of one image, a row of pixels with the given probabilities."""
+    """Return the loss of one image, a row of pixels with the given probabilities."""
     logits = torch.tensor(probabilities).log().T[None, :, None]
     shown, whole_area = whole(1, 1, len(probabilities))
     return float(tag_loss(logits, tags_of(tags), shown, whole_area if area is None else torch.tensor([area])))
@@ -50,7 +50,7 @@ def test_absence_applies_to_every_pixel() -> None:
     pixels = [(0.5, 0.3, 0.2), (0.1, 0.1, 0.8)]
     assert loss_of(pixels, (-1, -1, 0)) == pytest.approx(-(math.log(0.8) + math.log(0.2)) / 2)
     assert loss_of(pixels, (-1, 0, 0)) == pytest.approx(-(math.log(0.5) + math.log(0.1)) / 2)
-    # It holds of any crop: how much of the image is shown makes no difference.
+    # It applies to any crop, independent of its share of the image.
     assert loss_of(pixels, (-1, -1, 0), area=50) == pytest.approx(loss_of(pixels, (-1, -1, 0)))
 
 
@@ -66,7 +66,7 @@ def test_presence_counts_less_in_small_crops() -> None:
     assert loss_of(pixels, (1, -1), area=2) == pytest.approx(-math.log(0.25))
     assert loss_of(pixels, (1, -1), area=4) == pytest.approx(-math.log(0.5 + 0.5 * 0.25))
     assert loss_of(pixels, (1, -1), area=10) == pytest.approx(-math.log(0.8 + 0.2 * 0.25))
-    # However sure the student is that the crop does not show the class: at most -log(1 - share).
+    # At most -log(1 - share), even if the student is certain that the class is not in the crop.
     assert loss_of([(1e-12, 1.0)] * 2, (1, -1), area=10) == pytest.approx(-math.log(0.8), rel=1e-4)
 
 
@@ -99,7 +99,7 @@ def test_unknown_gives_no_gradient(tags: Tensor) -> None:
 
 
 def test_unknown_class_is_not_absent() -> None:
-    """It may gain from what an absent class loses; one that is known to be absent may not."""
+    """It may gain probability that an absent class loses; an absent class may not."""
     logits = torch.zeros(1, 3, 2, 2, requires_grad=True)
     tag_loss(logits, tags_of((-1, -1, 0)), *whole(1, 2, 2)).backward()
     assert logits.grad is not None
@@ -167,7 +167,7 @@ def test_teachers_never_predict_absent_classes(
     label = method.label
     monkeypatch.setattr(method, "label", lambda *args: (seen.append(args), label(*args))[1])
     step(method, tagged)
-    assert len(seen) == 2  # the unlabeled images, and those to fill in
+    assert len(seen) == 2  # unlabeled images, and labeled images to fill in
     for teacher, images, tags in seen:
         labels, _ = pseudo_label(label(teacher, images, tags))
         for tag, shown in zip(tags, labels, strict=True):
@@ -233,10 +233,10 @@ def test_stream_returns_tags_and_image_areas(tiny_folder: Path) -> None:
     rest = [c for c in range(7) if c != star]
     assert (batch.unlabeled_tags[:, rest] == -1).all() and set(batch.unlabeled_tags[:, star].tolist()) == {0, 1}
     known = sorted(int(id[-2:]) % 2 for id in split.labeled)
-    assert sorted(batch.labeled_tags[:, star].tolist()) == known  # a batch is the whole list
+    assert sorted(batch.labeled_tags[:, star].tolist()) == known  # the batch is the whole list
     shown = batch.unlabeled_valid.sum((1, 2))
     assert (shown <= batch.unlabeled_area).all() and batch.unlabeled_area.max() <= 48 * 48
-    small = batch.unlabeled_area <= 32 * 32  # an image smaller than the crop, and no other, is shown whole
+    small = batch.unlabeled_area <= 32 * 32  # only images smaller than the crop are completely visible
     assert small.any() and not small.all()
     assert torch.equal(shown[small], batch.unlabeled_area[small]) and (shown < batch.unlabeled_area)[~small].all()
 
@@ -260,7 +260,7 @@ def test_read_tag_table(tmp_path: Path) -> None:
 def test_tag_list_leaves_other_classes_unknown(tmp_path: Path) -> None:
     path = write(tmp_path / "tags.csv", "image,tags", "a,car; tree", "b,")
     assert read_tags(path, CLASSES, ["a", "b"]) == {"a": (-1, 1, 1), "b": (-1, -1, -1)}
-    # A class of that name makes it a table.
+    # A class of that name makes the file a table.
     write(path, "image,tags", "a,0")
     assert read_tags(path, ("tags", "else"), ["a"]) == {"a": (0, -1)}
 
