@@ -3,7 +3,7 @@
     python benchmarks/compare_revisions.py OTHER/src [--methods NAME ...] [--rounds N] [--json FILE]
 
 Each revision runs in its own process. In every round, each process takes a few training steps on the default network
-and fixed random batches, while the other one waits. The ratio is the median over the rounds of this revision's time
+and fixed random batches, while the other one waits. The ratio is the median over the rounds of this revision's CPU time
 divided by the other's, so that load from other programs cancels out.
 """
 
@@ -64,7 +64,7 @@ def start(name: str, source: Path) -> subprocess.Popen[str]:
 
 
 def take_turn(worker: subprocess.Popen[str]) -> float:
-    """Let a process take its steps and return the seconds per step."""
+    """Let a process take its steps and return the CPU seconds per step."""
     assert worker.stdin is not None and worker.stdout is not None
     worker.stdin.write("go\n")
     worker.stdin.flush()
@@ -72,7 +72,7 @@ def take_turn(worker: subprocess.Popen[str]) -> float:
 
 
 def work(name: str) -> None:
-    """Take ``STEPS`` training steps for every line of input and print the seconds per step."""
+    """Take ``STEPS`` training steps for every line of input and print the CPU seconds per step."""
     import torch
 
     from semiseg.methods import METHODS, Batch, Progress
@@ -90,7 +90,7 @@ def work(name: str) -> None:
     for line in sys.stdin:
         if line.strip() == "stop":
             break
-        start = time.perf_counter()
+        start = time.process_time()
         for step in range(STEPS):
             progress = Progress(500 + step, 1000, 100)
             torch.manual_seed(step)
@@ -98,7 +98,7 @@ def work(name: str) -> None:
             optimizer.step()
             optimizer.zero_grad()
             trained.after_step(progress)
-        print((time.perf_counter() - start) / STEPS, flush=True)
+        print((time.process_time() - start) / STEPS, flush=True)
 
 
 if __name__ == "__main__":

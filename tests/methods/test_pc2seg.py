@@ -91,9 +91,7 @@ def test_negatives_come_from_other_images() -> None:
     q = labels_of([0, 1], [0, 1])
     twice = features_of(*[[[1.0, 0.0], [0.0, 1.0]]] * 2)
     loss = contrastive(contrast_temperature=1.0).contrast(twice, twice, q, everywhere(q))
-    torch.testing.assert_close(
-        loss, torch.tensor(math.log(1 + math.exp(-1.0)))
-    )  # one negative each, of the other class
+    torch.testing.assert_close(loss, torch.tensor(math.log(1 + math.exp(-1.0))))  # one negative each
 
 
 def test_padding_is_neither_anchor_nor_negative() -> None:

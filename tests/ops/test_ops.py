@@ -238,9 +238,7 @@ def test_labeling_disables_and_restores_the_autocast_cache() -> None:
 
 
 CONFIDENCE = torch.tensor([[[0.99, 0.95], [0.94, 0.99]], [[0.5, 0.99], [0.2, 0.1]]])
-VALID = torch.tensor(
-    [[[True, True], [True, False]], [[True, True], [True, True]]]
-)  # one padding pixel with high confidence
+VALID = torch.tensor([[[True, True], [True, False]], [[True, True], [True, True]]])  # with one padding pixel
 
 
 @pytest.mark.parametrize(
