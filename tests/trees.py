@@ -1,4 +1,4 @@
-"""Small data sets in the layouts of the published ones, written by the tests."""
+"""Write small data sets in the layouts of published ones, for the tests."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def write_lines(path: Path, *lines: str) -> Path:
 
 
 def make_voc(root: Path) -> Path:
-    """8 training and 2 val images; VOC's own masks for half of the former, SBD's for all; UniMatch's lists."""
+    """Write 8 training and 2 val images with VOC masks for half of the former, SBD masks for all, UniMatch lists."""
     for index, id in enumerate((*VOC_TRAIN, *VOC_VAL)):
         write_image(root / "JPEGImages" / f"{id}.jpg", index)
         write_mask(root / "SegmentationClassAug" / f"{id}.png", (0, 1 + index, 255))
@@ -59,12 +59,12 @@ def make_voc(root: Path) -> Path:
 
 
 def two_columns(id: str) -> str:
-    """A line of UniMatch's VOC lists."""
+    """Return a line of UniMatch's VOC lists."""
     return f"JPEGImages/{id}.jpg SegmentationClass/{id}.png"
 
 
 def make_cityscapes(root: Path, train_ids: bool = False) -> Path:
-    """5 training images of two cities, 2 val and 1 test image; labelIds, or trainIds too with other values."""
+    """Write 5 training images of two cities, 2 val images and 1 test image; labelIds, and other trainIds if asked."""
     for index, id in enumerate((*CITY_TRAIN, *CITY_VAL, "berlin_000000_000019")):
         folder = "test" if id.startswith("berlin") else "val" if id in CITY_VAL else "train"
         city = Path(folder) / id.split("_")[0]
@@ -78,7 +78,7 @@ def make_cityscapes(root: Path, train_ids: bool = False) -> Path:
 
 
 def make_ade20k(root: Path, names: bool = True) -> Path:
-    """6 training and 2 val images, and objectInfo150.txt."""
+    """Write 6 training and 2 val images, and objectInfo150.txt."""
     for index, id in enumerate((*ADE_TRAIN, *ADE_VAL)):
         folder = "training" if id in ADE_TRAIN else "validation"
         write_image(root / "images" / folder / f"{id}.jpg", index)
@@ -91,7 +91,7 @@ def make_ade20k(root: Path, names: bool = True) -> Path:
 
 @contextmanager
 def refused(*words: str) -> Iterator[None]:
-    """Expect a UserError of one line that holds all the words."""
+    """Expect a one-line UserError that contains all the words."""
     with pytest.raises(UserError) as caught:
         yield
     text = str(caught.value)

@@ -74,7 +74,7 @@ def test_unknown_color_raises_an_error(root: Path) -> None:
 def test_malformed_labelmaps_raise_an_error(root: Path) -> None:
     for lines, words in (
         (("background:0,0,0::", "soil:0,0,0::"), ("color (0, 0, 0)", "first for background")),
-        (("soil:0,0,0::", "soil:1,0,0::"), ("name soil stands there twice",)),
+        (("soil:0,0,0::", "soil:1,0,0::"), ("name soil is listed twice",)),
         (("soil:0,0::",), ("'soil:0,0::'", "three numbers")),
         (("soil:0,0,256::",), ("three numbers from 0 to 255",)),
         (("soil:0,0,x::",), ("three numbers",)),

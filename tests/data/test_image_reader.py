@@ -1,4 +1,4 @@
-"""Decoding at a part of an image's size: nearly the same views, the same geometry, the same refusals."""
+"""Decoding at reduced size: similar views, the same geometry and the same errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FACTORS = (2, 4, 8)
 
 
 def photograph(path: Path, width: int, height: int, mode: str = "RGB", orientation: int = 1) -> Path:
-    """Write a picture of slow waves, different in every direction, so that any shift or turn shows."""
+    """Write an image of slow waves that differ in every direction, so that any shift or rotation shows."""
     y, x = np.mgrid[:height, :width]
     waves = [x / width, y / height, 0.5 + 0.5 * np.sin(x / 23 + y / 41)]
     image = Image.fromarray((255 * np.stack(waves, axis=-1)).astype(np.uint8)).convert(mode)
@@ -33,7 +33,7 @@ def photograph(path: Path, width: int, height: int, mode: str = "RGB", orientati
 
 
 def differences(path: Path, factor: int, seed: int, image_scale: float) -> float:
-    """Return the mean difference between a view of the image decoded at a part of its size and whole."""
+    """Return the mean difference between the views of an image decoded at reduced and at full size."""
     whole, part = read_image_file(path), decode(path, "", factor)
     assert part.size == tuple(whole.shape[-2:])
     mask = (torch.arange(whole[0].numel()) % 251).to(torch.uint8).reshape(whole.shape[-2:])
@@ -46,9 +46,7 @@ def differences(path: Path, factor: int, seed: int, image_scale: float) -> float
 
 @pytest.mark.parametrize("factor", FACTORS)
 @pytest.mark.parametrize("size", [(640, 480), (637, 471), (9, 8), (9, 7)])
-def test_a_jpeg_gives_nearly_the_same_views_in_the_same_place(
-    tmp_path: Path, size: tuple[int, int], factor: int
-) -> None:
+def test_reduced_jpeg_gives_similar_views(tmp_path: Path, size: tuple[int, int], factor: int) -> None:
     path = photograph(tmp_path / "a.jpg", *size)
     part = decode(path, "", factor)
     assert part.factor == (factor if min(size) >= factor else 1)
@@ -58,7 +56,7 @@ def test_a_jpeg_gives_nearly_the_same_views_in_the_same_place(
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_turned_jpeg_does_too(tmp_path: Path, orientation: int) -> None:
+def test_reduced_rotated_jpeg_gives_similar_views(tmp_path: Path, orientation: int) -> None:
     path = photograph(tmp_path / "a.jpg", 320, 240, orientation=orientation)
     assert decode(path, "", 2).factor == 2
     assert differences(path, 2, 1, 0.25) < 1.2
@@ -68,21 +66,21 @@ def test_a_turned_jpeg_does_too(tmp_path: Path, orientation: int) -> None:
 
 
 @pytest.mark.parametrize(("name", "mode"), [("a.png", "RGB"), ("a.png", "P"), ("a.png", "L"), ("a.jpg", "L")])
-def test_other_kinds_and_modes_do_too(tmp_path: Path, name: str, mode: str) -> None:
+def test_reduced_decoding_supports_other_formats_and_modes(tmp_path: Path, name: str, mode: str) -> None:
     path = photograph(tmp_path / name, 321, 243, mode)
     assert decode(path, "", 2).pixels.shape == (3, 122, 161)
     assert differences(path, 2, 3, 0.25) < (
-        4 if mode == "P" else 1.2
-    )  # few colors: noise, which each averages otherwise
+        4 if mode == "P" else 1.2  # the dithering noise of palettes averages differently
+    )
 
 
-def test_whole_is_as_ever(tmp_path: Path) -> None:
+def test_factor_1_decodes_full_image(tmp_path: Path) -> None:
     path = photograph(tmp_path / "a.jpg", 64, 48)
     assert torch.equal(decode(path, "").pixels, read_image_file(path)) and decode(path, "").factor == 1
     assert np.array_equal(read_image_file(path).permute(1, 2, 0).numpy(), np.array(Image.open(path).convert("RGB")))
 
 
-def test_the_factor_never_makes_a_view_enlarge_an_image() -> None:
+def test_decode_factor_never_requires_enlarging() -> None:
     config = replace(TrainConfig(), decode="reduced")
     scales = {1.0: 1, 0.5: 1, 0.26: 1, 0.25: 2, 0.2: 2, 0.125: 4, 0.0625: 8, 0.01: 8}
     assert {scale: decode_factor(replace(config, image_scale=scale)) for scale in scales} == scales
@@ -90,11 +88,11 @@ def test_the_factor_never_makes_a_view_enlarge_an_image() -> None:
     assert decode_factor(replace(config, image_scale=0.1, decode="full")) == 1
 
 
-def test_a_run_is_told_and_a_mask_of_another_size_refused(tmp_path: Path) -> None:
+def test_reduced_decoding_is_reported_and_checks_mask_size(tmp_path: Path) -> None:
     for name in ("images", "masks"):
         (tmp_path / name).mkdir()
     photograph(tmp_path / "images" / "a.jpg", 64, 48)
-    Image.new("L", (32, 24), 1).save(tmp_path / "masks" / "a.png")  # that of the image at half its size
+    Image.new("L", (32, 24), 1).save(tmp_path / "masks" / "a.png")  # the size of the reduced image
     (tmp_path / "classes.txt").write_text("one\ntwo\n")
     dataset = FolderDataset(tmp_path)
     with pytest.raises(UserError, match=r"the mask is 32x24, its image .* is 64x48"):
@@ -104,7 +102,7 @@ def test_a_run_is_told_and_a_mask_of_another_size_refused(tmp_path: Path) -> Non
     assert "changes nothing" in make_reader(config, dataset, split)[1][0]
 
 
-def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_unreadable_image_is_named(tmp_path: Path) -> None:
     path = photograph(tmp_path / "a.jpg", 640, 480)
     path.write_bytes(path.read_bytes()[:3000])
     with pytest.raises(UserError, match=r"a\.jpg: the image cannot be read"):

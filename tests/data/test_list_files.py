@@ -1,4 +1,4 @@
-"""Lists of every published format, and the permutation that is pickled: what is read and what is refused."""
+"""Lists in every published format, and pickled permutations: what is read and what is refused."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from semiseg.data.splits.list_files import matching_unlabeled_list, read_list, r
 from trees import VOC_TRAIN, VOC_VAL, make_voc, refused, write_lines
 
 
-class Names(SegmentationDataset):
-    """Images that exist by name only."""
+class NamesOnly(SegmentationDataset):
+    """Images that have only names."""
 
     name, root = "names", None
 
@@ -52,33 +52,33 @@ def root(tmp_path: Path) -> Path:
         "\ufeffa1 a1\nb 2\nc.3 c.3.png",
     ],
 )
-def test_a_line_in_every_form(tmp_path: Path, text: str) -> None:
+def test_every_published_line_format(tmp_path: Path, text: str) -> None:
     path = tmp_path / "l.txt"
     path.write_bytes(text.encode())
-    assert read_list(path, Names({"a1", "b 2", "c.3"}, "_left")) == ("a1", "b 2", "c.3")
+    assert read_list(path, NamesOnly({"a1", "b 2", "c.3"}, "_left")) == ("a1", "b 2", "c.3")
 
 
 @pytest.mark.parametrize("line", ["a1.jpg c.png", "i/a1.png\tm/c_gtFine.png", "a1 c"])
-def test_a_line_that_names_the_mask_of_another_image(tmp_path: Path, line: str) -> None:
+def test_mask_of_another_image_fails(tmp_path: Path, line: str) -> None:
     with refused("l.txt", "mask of another image"):
-        read_list(write_lines(tmp_path / "l.txt", line), Names({"a1", "c"}))
+        read_list(write_lines(tmp_path / "l.txt", line), NamesOnly({"a1", "c"}))
 
 
-def test_what_is_missing_is_an_error_or_collected(tmp_path: Path) -> None:
+def test_missing_images_fail_or_are_collected(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "l.txt", "JPEGImages/a.jpg SegmentationClass/a.png", "JPEGImages/b.jpg x/b.png", "c")
-    with refused("l.txt", "JPEGImages/a.jpg", "no image of names"):
-        read_list(path, Names({"b", "c"}))
+    with refused("l.txt", "JPEGImages/a.jpg", "not an image of names"):
+        read_list(path, NamesOnly({"b", "c"}))
     missing: list[str] = []
-    assert read_list(path, Names({"c"}), missing) == ("c",) and missing == ["a", "b"]
+    assert read_list(path, NamesOnly({"c"}), missing) == ("c",) and missing == ["a", "b"]
 
 
 @pytest.mark.parametrize("lines", [("a", "x/a.jpg"), ("a", "gone", "gone.jpg")])
-def test_duplicates_are_refused(tmp_path: Path, lines: tuple[str, ...]) -> None:
+def test_duplicates_fail(tmp_path: Path, lines: tuple[str, ...]) -> None:
     with refused("l.txt", "twice"):
-        read_list(write_lines(tmp_path / "l.txt", *lines), Names({"a"}), [])
+        read_list(write_lines(tmp_path / "l.txt", *lines), NamesOnly({"a"}), [])
 
 
-def test_the_list_of_unlabeled_images_beside_a_labeled_one(tmp_path: Path) -> None:
+def test_matching_unlabeled_list(tmp_path: Path) -> None:
     pairs = {
         "labeled.txt": "unlabeled.txt",
         "train_aug_labeled_1-8.txt": "train_aug_unlabeled_1-8.txt",
@@ -92,21 +92,21 @@ def test_the_list_of_unlabeled_images_beside_a_labeled_one(tmp_path: Path) -> No
     assert matching_unlabeled_list(tmp_path / "mine.txt") is None
 
 
-def test_which_unlabeled_list_is_taken(root: Path, tmp_path: Path) -> None:
+def test_precedence_of_unlabeled_lists(root: Path, tmp_path: Path) -> None:
     dataset = open_dataset(root)
     alone = write_lines(tmp_path / "mine" / "some.txt", *VOC_TRAIN[:2])
     assert resolve_split(dataset, str(alone), 0).unlabeled == VOC_TRAIN[2:]
     labeled = write_lines(tmp_path / "pair" / "labeled.txt", *VOC_TRAIN[:2])
-    beside = write_lines(tmp_path / "pair" / "unlabeled.txt", *VOC_TRAIN[3:5])
+    neighbor = write_lines(tmp_path / "pair" / "unlabeled.txt", *VOC_TRAIN[3:5])
     split = resolve_split(dataset, str(labeled), 0)
-    assert split.unlabeled == VOC_TRAIN[3:5] and f"{beside} that lies beside" in split.notes[0]
+    assert split.unlabeled == VOC_TRAIN[3:5] and f"{neighbor} next to" in split.notes[0]
     other = write_lines(tmp_path / "other.txt", VOC_TRAIN[6])
-    for wish in (str(labeled), "2", str(alone)):
-        split = resolve_split(dataset, wish, 0, str(other))
-        assert split.unlabeled == (VOC_TRAIN[6],) and not any("beside" in note for note in split.notes)
+    for option in (str(labeled), "2", str(alone)):
+        split = resolve_split(dataset, option, 0, str(other))
+        assert split.unlabeled == (VOC_TRAIN[6],) and not any("next to" in note for note in split.notes)
 
 
-def test_lists_that_contradict_one_another(root: Path, tmp_path: Path) -> None:
+def test_contradicting_lists_fail(root: Path, tmp_path: Path) -> None:
     labeled = write_lines(tmp_path / "labeled.txt", *VOC_TRAIN[:2])
     write_lines(tmp_path / "unlabeled.txt", VOC_TRAIN[1])
     with refused(VOC_TRAIN[1], "labeled and the unlabeled list"):
@@ -116,7 +116,7 @@ def test_lists_that_contradict_one_another(root: Path, tmp_path: Path) -> None:
         resolve_split(open_dataset(root), str(labeled), 0)
 
 
-def test_a_list_that_names_nothing_that_exists(root: Path, tmp_path: Path) -> None:
+def test_list_of_missing_images_fails(root: Path, tmp_path: Path) -> None:
     path = write_lines(tmp_path / "mine.txt", "2012_000001", "2012_000002")
     with refused(str(path), "none of its 2 images"):
         resolve_split(open_dataset(root), str(path), 0, existing_only=True)
@@ -130,15 +130,15 @@ def test_a_list_that_names_nothing_that_exists(root: Path, tmp_path: Path) -> No
 # The pickled permutation.
 
 
-@pytest.mark.parametrize("protocol", [2, 3, 4])  # the published files have 3
-def test_a_permutation_of_several_protocols(tmp_path: Path, protocol: int) -> None:
+@pytest.mark.parametrize("protocol", [2, 3, 4])  # the published files use 3
+def test_permutation_of_every_pickle_protocol(tmp_path: Path, protocol: int) -> None:
     order = np.array([3, 0, 7, 1, 2, 6, 5, 4])
     path = tmp_path / "split_0.pkl"
     path.write_bytes(pickle.dumps(order, protocol))
     assert read_permutation(path) == order.tolist()
 
 
-def test_the_first_of_a_permutation_are_labeled(root: Path, tmp_path: Path) -> None:
+def test_first_of_permutation_are_labeled(root: Path, tmp_path: Path) -> None:
     path = tmp_path / "split_0.pkl"
     path.write_bytes(pickle.dumps(np.array([3, 0, 7, 1, 2, 6, 5, 4])))
     split = resolve_split(open_dataset(root), f"{path}:3", 0)
@@ -146,10 +146,10 @@ def test_the_first_of_a_permutation_are_labeled(root: Path, tmp_path: Path) -> N
     assert set(split.unlabeled) == set(VOC_TRAIN) - set(split.labeled)
     (root / "JPEGImages" / f"{VOC_TRAIN[0]}.jpg").unlink()
     split = resolve_split(open_dataset(root), f"{path}:3", 0, existing_only=True)
-    assert split.labeled == (VOC_TRAIN[3], VOC_TRAIN[7])  # it still permutes the whole list
-    for wish in (str(path), f"{path}:0", f"{path}:8"):
-        with refused(str(path), "how many of the 8"):
-            resolve_split(open_dataset(root), wish, 0, existing_only=True)
+    assert split.labeled == (VOC_TRAIN[3], VOC_TRAIN[7])  # indices refer to the complete list
+    for option in (str(path), f"{path}:0", f"{path}:8"):
+        with refused(str(path), "how many of its 8"):
+            resolve_split(open_dataset(root), option, 0, existing_only=True)
     path.write_bytes(pickle.dumps(np.arange(9)))
     with refused(str(path), "permutes 9 images", "has 8"):
         resolve_split(open_dataset(root), f"{path}:3", 0, existing_only=True)
@@ -163,7 +163,7 @@ class Malicious:
         return os.mkdir, (str(self.marker),)
 
 
-def test_a_pickle_with_code_in_it_is_refused_and_not_run(tmp_path: Path) -> None:
+def test_pickle_with_code_is_not_executed(tmp_path: Path) -> None:
     path, marker = tmp_path / "split_0.pkl", tmp_path / "ran"
     for content in (Malicious(marker), [np.arange(3), Malicious(marker)], np.array([Malicious(marker)], dtype=object)):
         path.write_bytes(pickle.dumps(content))
@@ -172,8 +172,8 @@ def test_a_pickle_with_code_in_it_is_refused_and_not_run(tmp_path: Path) -> None
     assert not marker.exists()
 
 
-def test_what_a_pickle_says_of_the_insides_of_a_dtype_is_not_believed(tmp_path: Path) -> None:
-    """NumPy's own would take integers with these flags for references to objects."""
+def test_pickled_dtype_flags_are_not_trusted(tmp_path: Path) -> None:
+    """NumPy would interpret integers with these flags as references to objects."""
 
     class Forged:
         def __reduce__(self) -> tuple[object, ...]:
@@ -190,7 +190,7 @@ def test_what_a_pickle_says_of_the_insides_of_a_dtype_is_not_believed(tmp_path: 
     assert read_permutation(path) == [0, 1, 2]
 
 
-def test_other_content_is_refused(tmp_path: Path) -> None:
+def test_other_pickled_content_fails(tmp_path: Path) -> None:
     path = tmp_path / "split_0.pkl"
     arrays = (np.array([0, 0, 1]), np.array([1, 2]), np.array([0.0, 1.0]), np.eye(2, dtype=int), np.arange(0))
     for content in (*map(pickle.dumps, (*arrays, [0, 1], None)), b"", b"no pickle", pickle.dumps(np.arange(9))[:-20]):
@@ -201,18 +201,18 @@ def test_other_content_is_refused(tmp_path: Path) -> None:
         read_permutation(tmp_path / "nowhere.pkl")
 
 
-# The lists as published.
+# Published lists.
 
 
 def names(path: Path) -> set[str]:
-    """The ids of a list, by other means than the reader's."""
+    """Return the ids of a list without using the reader."""
     words = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
     return {re.sub(r"(_leftImg8bit)?\.(jpg|png)$", "", word.rsplit("/", 1)[-1]) for word in words}
 
 
 def read_all(paths: list[Path], count: int) -> dict[Path, set[str]]:
-    """Read lists against the images that they name altogether, of which there are ``count``."""
-    dataset = Names(set().union(*map(names, paths)), "_leftImg8bit")
+    """Read lists of a data set with all the images they name, which must be ``count``."""
+    dataset = NamesOnly(set().union(*map(names, paths)), "_leftImg8bit")
     assert len(dataset) == count
     found = {path: read_list(path, dataset) for path in paths}
     assert all(set(ids) == names(path) for path, ids in found.items())
@@ -220,14 +220,14 @@ def read_all(paths: list[Path], count: int) -> dict[Path, set[str]]:
 
 
 def assert_pair(lists: dict[Path, set[str]], labeled: Path, count: int, whole: int) -> set[str]:
-    """Check that a list and the one beside it share nothing and make up the whole; return the former."""
+    """Check that a list and its unlabeled list are disjoint and complete. Return the former."""
     beside = matching_unlabeled_list(labeled)
     assert beside is not None and len(lists[labeled]) == count
     assert not lists[labeled] & lists[beside] and len(lists[labeled] | lists[beside]) == whole
     return lists[labeled]
 
 
-def test_the_lists_of_voc(voc_dir: Path, list_dir: Path) -> None:
+def test_voc_lists(voc_dir: Path, list_dir: Path) -> None:
     splits = voc_dir / "splits"
     folders = [path.parent for path in sorted(splits.glob("*/labeled.txt"))]
     others = [list_dir / "pseudoseg/16_clean_3.txt", *sorted((list_dir / "cps_voc").glob("*.txt"))]
@@ -252,10 +252,10 @@ def test_the_lists_of_voc(voc_dir: Path, list_dir: Path) -> None:
     assert ours["1_16"] == assert_pair(lists, blended, 662, 10582)
     beside = matching_unlabeled_list(pseudoseg)
     assert beside is not None and ours["92"] == lists[pseudoseg] and high_quality == lists[pseudoseg] | lists[beside]
-    assert lists[pseudoseg] & lists[beside] == {"2008_004822"}  # published so; training on this pair is refused
+    assert lists[pseudoseg] & lists[beside] == {"2008_004822"}  # published like this; training on this pair fails
 
 
-def test_the_lists_of_cityscapes(list_dir: Path) -> None:
+def test_cityscapes_lists(list_dir: Path) -> None:
     paths = [*(list_dir / "cps_cityscapes").glob("*.txt"), *(list_dir / "u2pl" / "cityscapes_186").glob("*.txt")]
     paths += list((list_dir / "unimatch_cityscapes").rglob("*.txt"))
     lists = read_all(paths, 2975 + 500)
@@ -266,7 +266,7 @@ def test_the_lists_of_cityscapes(list_dir: Path) -> None:
     assert ours != assert_pair(lists, list_dir / "u2pl" / "cityscapes_186" / "labeled.txt", 186, 2975)
 
 
-def test_the_lists_of_ade20k(list_dir: Path) -> None:
+def test_ade20k_lists(list_dir: Path) -> None:
     dual_teacher, unimatch = list_dir / "dual-teacher_ade20k", list_dir / "unimatch-v2_ade20k"
     lists = read_all([*dual_teacher.glob("*.txt"), *unimatch.rglob("*.txt")], 20210 + 2000)
     assert len(lists[unimatch / "val.txt"]) == 2000
@@ -277,6 +277,6 @@ def test_the_lists_of_ade20k(list_dir: Path) -> None:
     assert len(ours[0] & theirs) == 18
 
 
-def test_the_permutation_of_cutmix_seg_and_classmix(list_dir: Path) -> None:
+def test_cutmix_seg_permutation(list_dir: Path) -> None:
     order = read_permutation(list_dir / "cutmix-seg" / "split_0.pkl")
     assert sorted(order) == list(range(10582)) and order[0] == 3458

@@ -1,4 +1,4 @@
-"""The training stream: a function of seed and step, in which no mask of an unlabeled image is opened."""
+"""The training stream: batches as a function of seed and step, without masks of unlabeled images."""
 
 import subprocess
 import sys
@@ -17,18 +17,18 @@ from semiseg.seeding import derive_seed
 CONFIG = StreamConfig(batch_size=4, crop_size=32, seed=1, unlabeled_batch_size=4)
 
 
-def stream(config: StreamConfig = CONFIG, labeled: str = "3", **where: int) -> TrainStream:
+def stream(config: StreamConfig = CONFIG, labeled: str = "3", **ranks: int) -> TrainStream:
     dataset = Shapes(images=13, val=2, test=1, size=48)
     split = resolve_split(dataset, labeled, 0)
-    return TrainStream(dataset, split.labeled, split.unlabeled, config, **where)
+    return TrainStream(dataset, split.labeled, split.unlabeled, config, **ranks)
 
 
 def equal(a: Batch, b: Batch) -> bool:
     return all(torch.equal(getattr(a, name), getattr(b, name)) for name in vars(a))
 
 
-def spy(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """Record every (purpose, id) of which a view is made."""
+def record_views(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Record (purpose, id) of every view."""
     seen: list[tuple[str, str]] = []
 
     def recording(*parts: int | str) -> int:
@@ -40,7 +40,7 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     return seen
 
 
-def test_a_batch_is_as_methods_expect_it() -> None:
+def test_batch_shapes_and_types() -> None:
     batch = stream()[0]
     assert batch.labeled_images.shape == batch.unlabeled_images.shape == (4, 3, 32, 32)
     assert batch.masks.shape == batch.unlabeled_valid.shape == (4, 32, 32)
@@ -48,10 +48,10 @@ def test_a_batch_is_as_methods_expect_it() -> None:
     assert kinds == [torch.uint8, torch.int64, torch.uint8, torch.bool]
 
 
-def test_the_whole_unlabeled_list_is_visited_in_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = spy(monkeypatch)
+def test_every_epoch_visits_all_unlabeled_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = record_views(monkeypatch)
     training = stream()
-    assert training.steps_per_epoch == 3  # 10 unlabeled images, 4 a step
+    assert training.steps_per_epoch == 3  # 10 unlabeled images, 4 per step
     orders = []
     for epoch in range(3):
         seen.clear()
@@ -63,24 +63,24 @@ def test_the_whole_unlabeled_list_is_visited_in_every_epoch(monkeypatch: pytest.
     assert len(set(orders)) == 3
 
 
-def test_labeled_passes_run_on_without_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = spy(monkeypatch)
+def test_labeled_passes_are_contiguous(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = record_views(monkeypatch)
     training = stream(labeled="7")
     for step in range(7):
         training[step]
-    drawn = [id for purpose, id in seen if purpose == "labeled"]
+    visited = [id for purpose, id in seen if purpose == "labeled"]
     for start in range(0, 28, 7):
-        assert sorted(drawn[start : start + 7]) == sorted(training.labeled)
+        assert sorted(visited[start : start + 7]) == sorted(training.labeled)
 
 
 def test_fewer_labeled_images_than_a_batch() -> None:
     batch = stream(replace(CONFIG, batch_size=8), labeled="2")[0]
     assert batch.labeled_images.shape[0] == 8
     pairs = {tuple(image.flatten()[:50].tolist()) for image in batch.labeled_images}
-    assert len(pairs) > 2  # each pass sees another view
+    assert len(pairs) > 2  # each pass has other views
 
 
-def test_no_mask_of_an_unlabeled_image_is_opened(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_masks_of_unlabeled_images_are_not_opened(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = FolderDataset(tiny_folder)
     split = resolve_split(dataset, "1/4", 0)
     for id in (*split.unlabeled, *split.val, *split.test):
@@ -94,7 +94,7 @@ def test_no_mask_of_an_unlabeled_image_is_opened(tiny_folder: Path, monkeypatch:
     assert set(opened) == set(split.labeled)
 
 
-def test_nor_does_its_content_matter(tiny_folder: Path) -> None:
+def test_masks_of_unlabeled_images_do_not_matter(tiny_folder: Path) -> None:
     split = resolve_split(FolderDataset(tiny_folder), "1/4", 0)
     before = TrainStream(FolderDataset(tiny_folder), split.labeled, split.unlabeled, CONFIG)[1]
     for id in split.unlabeled:
@@ -102,7 +102,7 @@ def test_nor_does_its_content_matter(tiny_folder: Path) -> None:
     assert equal(before, TrainStream(FolderDataset(tiny_folder), split.labeled, split.unlabeled, CONFIG)[1])
 
 
-def test_a_batch_does_not_depend_on_what_came_before() -> None:
+def test_batch_is_function_of_step() -> None:
     training = stream()
     in_order = [training[step] for step in range(6)]
     fresh = stream()
@@ -111,18 +111,18 @@ def test_a_batch_does_not_depend_on_what_came_before() -> None:
     assert not equal(in_order[0], stream(replace(CONFIG, seed=2))[0])
 
 
-def test_any_number_of_workers_gives_the_same_batches() -> None:
+def test_batches_do_not_depend_on_workers() -> None:
     state = torch.get_rng_state()
     alone = list(make_loader(stream(), 2, 7, workers=0))
     several = list(make_loader(stream(), 2, 7, workers=2))
     assert len(alone) == len(several) == 5
     assert all(equal(a, b) for a, b in zip(alone, several, strict=True))
     assert equal(alone[0], stream()[2])
-    assert torch.equal(state, torch.get_rng_state())  # looking at data draws nothing from the global generator
+    assert torch.equal(state, torch.get_rng_state())  # reading data does not advance the global generator
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_the_ranks_together_see_the_batch_of_one(world_size: int) -> None:
+def test_ranks_together_read_the_global_batch(world_size: int) -> None:
     whole = stream()
     parts = [stream(rank=rank, world_size=world_size) for rank in range(world_size)]
     for step in (0, 4):
@@ -132,7 +132,7 @@ def test_the_ranks_together_see_the_batch_of_one(world_size: int) -> None:
     assert all(part.steps_per_epoch == whole.steps_per_epoch for part in parts)
 
 
-def test_without_unlabeled_images() -> None:
+def test_stream_without_unlabeled_images() -> None:
     training = stream(replace(CONFIG, unlabeled_batch_size=0), labeled="7")
     assert training.steps_per_epoch == 2
     batch = training[0]
@@ -141,7 +141,7 @@ def test_without_unlabeled_images() -> None:
     assert torch.equal(batch.labeled_images, with_unlabeled.labeled_images)
 
 
-def test_fewer_unlabeled_images_than_a_batch_gives_different_views() -> None:
+def test_repeated_unlabeled_images_get_different_views() -> None:
     dataset = Shapes(images=4, val=1, test=1, size=48)
     ids = resolve_split(dataset, "3", 0)
     assert len(ids.unlabeled) == 1
@@ -155,11 +155,11 @@ def test_padding_is_marked() -> None:
     assert (batch.masks == IGNORE).any((1, 2)).all()
     assert (batch.masks[~batch.labeled_valid] == IGNORE).all() and not batch.labeled_valid.all((1, 2)).any()
     assert (~batch.unlabeled_valid).any((1, 2)).all() and batch.unlabeled_valid.any((1, 2)).all()
-    # Shapes knows every pixel: nothing but padding is 255, and padding has the color of padding.
+    # Masks of Shapes have no 255, so only padding is 255. It has the mean color of ImageNet.
     assert (batch.labeled_images[0].permute(1, 2, 0)[batch.masks[0] == IGNORE] == torch.tensor([124, 116, 104])).all()
 
 
-def test_bad_wishes_are_refused() -> None:
+def test_invalid_stream_options_fail() -> None:
     with pytest.raises(UserError, match="multiple of 3"):
         stream(rank=0, world_size=3)
     with pytest.raises(UserError, match="scale_min"):
@@ -169,8 +169,8 @@ def test_bad_wishes_are_refused() -> None:
     assert stream(replace(CONFIG, unlabeled_batch_size=0), labeled="13").steps_per_epoch == 4
 
 
-def broken(folder: Path, **options: bool) -> tuple[TrainStream, list[Path]]:
-    """A stream of a folder of which two unlabeled images cannot be read, and these two."""
+def unreadable_stream(folder: Path, **options: bool) -> tuple[TrainStream, list[Path]]:
+    """Return a stream with two unreadable unlabeled images, and their paths."""
     dataset = FolderDataset(folder)
     split = resolve_split(dataset, "1/4", 0)
     paths = [dataset.image_path(id) for id in split.unlabeled[:2]]
@@ -180,18 +180,18 @@ def broken(folder: Path, **options: bool) -> tuple[TrainStream, list[Path]]:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_strict_names_an_unlabeled_image_that_cannot_be_read_in_one_line(tiny_folder: Path, workers: int) -> None:
-    training, paths = broken(tiny_folder, strict=True)
+def test_strict_fails_on_unreadable_unlabeled_image(tiny_folder: Path, workers: int) -> None:
+    training, paths = unreadable_stream(tiny_folder, strict=True)
     with pytest.raises(UserError, match="cannot be read") as caught:
         list(make_loader(training, 0, training.steps_per_epoch, workers=workers))
     assert any(str(path) in str(caught.value) for path in paths) and "\n" not in str(caught.value)
 
 
-def test_another_stands_in_for_what_cannot_be_read_alike_for_any_workers_and_after_a_resume(tiny_folder: Path) -> None:
-    training, paths = broken(tiny_folder)
+def test_replacements_do_not_depend_on_workers_or_resume(tiny_folder: Path) -> None:
+    training, paths = unreadable_stream(tiny_folder)
     loaders = [make_loader(training, 0, 6, workers=workers) for workers in (0, 2)]
-    whole, of_workers = (list(loader) for loader in loaders)
-    assert all(equal(one, other) for one, other in zip(whole, of_workers, strict=True))
+    whole, from_workers = (list(loader) for loader in loaders)
+    assert all(equal(one, other) for one, other in zip(whole, from_workers, strict=True))
     for loader in loaders:
         assert sorted(loader.skipped) == sorted(path.stem for path in paths)
         assert all(str(path) in loader.skipped[path.stem] for path in paths)
@@ -199,17 +199,18 @@ def test_another_stands_in_for_what_cannot_be_read_alike_for_any_workers_and_aft
     assert all(len(batch.unlabeled_images) == 4 and batch.unlabeled_images.float().std() > 0 for batch in whole)
 
 
-def test_which_one_stands_in_depends_on_the_image_and_the_epoch(tiny_folder: Path) -> None:
-    training, paths = broken(tiny_folder)
+def test_replacement_depends_on_image_and_epoch(tiny_folder: Path) -> None:
+    training, paths = unreadable_stream(tiny_folder)
     good = set(training.unlabeled.names) - {path.stem for path in paths}
-    shown = [{training._readable(path.stem, epoch)[0] for epoch in range(20)} for path in paths]
-    assert all(stand_ins <= good and len(stand_ins) > 2 for stand_ins in shown)
-    assert training._readable(min(good), 0)[0] == min(good) and training._readable(min(good), 0)[2] == {}
-    assert any(training._readable(paths[0].stem, e)[0] != training._readable(paths[1].stem, e)[0] for e in range(20))
+    assert training._read_or_replace(min(good), 0)[0] == min(good) and training._read_or_replace(min(good), 0)[2] == {}
+    assert any(
+        training._read_or_replace(paths[0].stem, e)[0] != training._read_or_replace(paths[1].stem, e)[0]
+        for e in range(20)
+    )
 
 
-def test_no_unlabeled_image_that_can_be_read_is_an_error(tiny_folder: Path) -> None:
-    training, _ = broken(tiny_folder)
+def test_no_readable_unlabeled_image_fails(tiny_folder: Path) -> None:
+    training, _ = unreadable_stream(tiny_folder)
     for id in training.unlabeled.names:
         training.dataset.image_path(id).write_bytes(b"")
     with pytest.raises(UserError, match=r"png: the image cannot be read.*none of 9 unlabeled images can be read"):
@@ -230,7 +231,8 @@ if __name__ == "__main__":
 """
 
 
-def test_a_fault_of_ours_in_a_worker_ends_the_program() -> None:
-    """Its traceback would keep the workers, which leave signals to the run, and the program would wait for them."""
-    ended = subprocess.run([sys.executable, "-c", FAULTY], capture_output=True, text=True, timeout=50)
-    assert ended.returncode == 1 and "KeyError" in ended.stderr
+@pytest.mark.slow
+def test_bug_in_worker_ends_the_program() -> None:
+    """The traceback must not keep the workers alive, because the program would wait for them."""
+    done = subprocess.run([sys.executable, "-c", FAULTY], capture_output=True, text=True, timeout=50)
+    assert done.returncode == 1 and "KeyError" in done.stderr

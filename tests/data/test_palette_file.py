@@ -1,4 +1,4 @@
-"""Own folders whose masks are colors of a palette file: the forms in which people have them, and what is refused."""
+"""Own folders with masks in the colors of a palette file: every supported format, and invalid files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MEANING = [0, 255, 1, 2, 3]
 
 
 def make(root: Path, name: str, lines: tuple[str, ...]) -> Path:
-    """Two images of 48 pixels, masks of stripes of the colors, one named as CamVid names them; a palette file."""
+    """Write two images of 48 pixels, masks of stripes in these colors (one named like CamVid's) and a palette file."""
     for stem in ("a", "b", "c"):
         write_image(root / "images" / f"{stem}.png")
     stripes = np.repeat(np.array(COLORS, dtype=np.uint8), 10, axis=0)[:48]
@@ -41,7 +41,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_every_form_of_a_palette_file(tmp_path: Path, name: str) -> None:
+def test_every_palette_file_format(tmp_path: Path, name: str) -> None:
     dataset = open_dataset(make(tmp_path / "data", name, FORMS[name]))
     assert dataset.classes == ("Animal", "Archway", "Bicyclist", "LaneMkgsDriv")
     assert dataset.palette == (COLORS[0], *COLORS[2:]) and [dataset.has_mask(id) for id in "abc"] == [True, True, False]
@@ -50,7 +50,7 @@ def test_every_form_of_a_palette_file(tmp_path: Path, name: str) -> None:
         assert (dataset.read_mask(id).numpy() == expected[:, None]).all()
 
 
-def test_an_integer_is_the_position_in_the_file(tmp_path: Path) -> None:
+def test_integers_are_palette_indices(tmp_path: Path) -> None:
     root = make(tmp_path / "data", "label_colors.txt", CAMVID)
     values = np.full((48, 48), 255, dtype=np.uint8)
     values[:5] = np.arange(5)[:, None]
@@ -67,9 +67,9 @@ def test_names_with_spaces(tmp_path: Path) -> None:
     assert palette.names == ("leaf rust", "dry soil 2") and palette.colors == ((1, 2, 3), (4, 5, 6))
 
 
-def test_a_color_that_is_not_in_the_palette(tmp_path: Path) -> None:
+def test_color_outside_palette_fails(tmp_path: Path) -> None:
     root = make(tmp_path / "data", "palette.txt", CAMVID[:4])
-    with refused("a.png", "(192, 0, 64)", "palette.txt", "add it"):
+    with refused("a.png", "(192, 0, 64)", "palette.txt", "Add it"):
         open_dataset(root).read_mask("a")
     (root / "palette.txt").rename(root / "classes.txt")
     with refused("a.png", "(64, 128, 64)", "classes.json", "palette.txt", "in place of classes.txt"):
@@ -79,17 +79,17 @@ def test_a_color_that_is_not_in_the_palette(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        (("sky 1 2",), "'sky 1 2' is no class"),
-        (("1 2 3",), "'1 2 3' is no class"),
-        (("sky 1 2 300",), "'sky 1 2 300': a color is three numbers"),
-        (("sky 1 2 3", "sea 1 2 3"), "color (1, 2, 3) stands there twice, first for sky"),
-        (("sky 1 2 3", "sky 1 2 4"), "name sky stands there twice"),
+        (("sky 1 2",), "'sky 1 2' is not a name and a color"),
+        (("1 2 3",), "'1 2 3' is not a name and a color"),
+        (("sky 1 2 300",), "the color in 'sky 1 2 300' is not three numbers"),
+        (("sky 1 2 3", "sea 1 2 3"), "color (1, 2, 3) is listed twice, first for sky"),
+        (("sky 1 2 3", "sky 1 2 4"), "name sky is listed twice"),
         (("Void 0 0 0",), "0 classes in 1 lines"),
         ((), "0 classes in 0 lines"),
-        (("sky 1 2 3", "name,r,g,b"), "'name,r,g,b' is no class"),
+        (("sky 1 2 3", "name,r,g,b"), "'name,r,g,b' is not a name and a color"),
     ],
 )
-def test_files_that_cannot_be_used(tmp_path: Path, lines: tuple[str, ...], words: str) -> None:
+def test_invalid_palette_files_fail(tmp_path: Path, lines: tuple[str, ...], words: str) -> None:
     root = make(tmp_path / "data", "palette.txt", lines)
     with refused("palette.txt", words):
         open_dataset(root)

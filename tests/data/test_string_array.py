@@ -1,4 +1,4 @@
-"""Names in one buffer, and a folder's files as a dict that makes its paths when asked."""
+"""StringArray and FolderFiles: strings in one buffer, and paths that are created on access."""
 
 from __future__ import annotations
 
@@ -6,30 +6,31 @@ import pickle
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semiseg.data.files.image_files import list_files
 from semiseg.data.files.string_array import FolderFiles, StringArray
 
-STRINGS = st.lists(st.text(max_size=8) | st.just("\udcff"))  # the last: a byte of a file's name that is no UTF-8
+STRINGS = st.lists(st.text(max_size=8) | st.just("\udcff"))  # the last: a byte of a file name that is not UTF-8
 
 
+@settings(max_examples=40, deadline=None)
 @given(STRINGS)
-def test_names_are_a_tuple_of_strings(names: list[str]) -> None:
+def test_string_array_behaves_like_tuple(names: list[str]) -> None:
     names = [name for name in names if encodable(name)]
-    packed = StringArray(names)
-    assert len(packed) == len(names) and list(packed) == names
-    assert [packed[index] for index in range(-len(names), len(names))] == names + names
-    assert packed[1:] == tuple(names[1:]) and packed[::-2] == tuple(names[::-2])
-    assert pickle.loads(pickle.dumps(packed)) == packed == tuple(names) and hash(packed) == hash(tuple(names))
-    assert packed != (*names, "more") and packed != StringArray([*names, "more"]) and packed != names
+    array = StringArray(names)
+    assert len(array) == len(names) and list(array) == names
+    assert [array[index] for index in range(-len(names), len(names))] == names + names
+    assert array[1:] == tuple(names[1:]) and array[::-2] == tuple(names[::-2])
+    assert pickle.loads(pickle.dumps(array)) == array == tuple(names) and hash(array) == hash(tuple(names))
+    assert array != (*names, "more") and array != StringArray([*names, "more"]) and array != names
     with pytest.raises(IndexError):
-        packed[len(names)]
+        array[len(names)]
 
 
 def encodable(name: str) -> bool:
-    """Tell whether a file may be called that: half of a pair of surrogates is no letter."""
+    """Return whether a file may have this name; an unpaired surrogate is invalid."""
     try:
         name.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -40,8 +41,9 @@ def encodable(name: str) -> bool:
 LETTERS = st.characters(codec="utf-8")
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.dictionaries(st.text(LETTERS, min_size=1, max_size=6), st.sampled_from([".png", ".JPG"])))
-def test_files_are_a_sorted_dict(suffixes: dict[str, str]) -> None:
+def test_folder_files_behave_like_sorted_dict(suffixes: dict[str, str]) -> None:
     files = FolderFiles(Path("here"), suffixes)
     assert dict(files) == {stem: Path("here", stem + suffix) for stem, suffix in suffixes.items()}
     assert list(files) == sorted(suffixes) and len(files) == len(suffixes)
@@ -49,14 +51,14 @@ def test_files_are_a_sorted_dict(suffixes: dict[str, str]) -> None:
     assert dict(pickle.loads(pickle.dumps(files))) == dict(files)
 
 
-def test_a_hundred_thousand_files_take_little_memory() -> None:
-    """Some 20 bytes a file of 14 letters; a dict of paths took twenty times that."""
+def test_100_000_files_take_20_bytes_each() -> None:
+    """A dict of paths took twenty times as much."""
     files = FolderFiles(Path("images"), {f"photo_{index:08d}": ".jpg" for index in range(100_000)})
     assert files["photo_00070000"] == Path("images", "photo_00070000.jpg")
     assert len(pickle.dumps(files)) < 3_000_000
 
 
-def test_listing_leaves_out_what_is_hidden_or_of_another_kind(tmp_path: Path) -> None:
+def test_list_files_skips_hidden_files_and_other_suffixes(tmp_path: Path) -> None:
     for name in ("b.PNG", "a.png", ".c.png", ".png", "png", "d.txt", "e.tar.png", "f."):
         (tmp_path / name).touch()
     files = list_files(tmp_path, (".png",))

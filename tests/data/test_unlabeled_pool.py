@@ -1,4 +1,4 @@
-"""A large pool of unlabeled images: opened once a run, held without a list of strings."""
+"""A large pool of unlabeled images is opened once per run and kept in compact memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FILES = 3000
 
 @pytest.fixture
 def pool(tiny_folder: Path) -> Path:
-    """The tiny folder and ``FILES`` more names of one of its images."""
+    """The tiny folder with ``FILES`` more links to one of its images."""
     image = next((tiny_folder / "images").iterdir())
     (tiny_folder / "splits" / "train.txt").unlink()
     for index in range(FILES):
@@ -26,17 +26,17 @@ def pool(tiny_folder: Path) -> Path:
     return tiny_folder
 
 
-def test_no_list_of_strings_is_held_and_workers_get_some_20_bytes_an_image(pool: Path) -> None:
+def test_workers_receive_20_bytes_per_image(pool: Path) -> None:
     dataset = FolderDataset(pool)
     split = resolve_split(dataset, "1/1000", 0)
     assert isinstance(dataset.ids, StringArray) and isinstance(split.unlabeled, StringArray)
     assert len(split.unlabeled) > FILES and set(split.unlabeled) < set(dataset.ids)
     stream = TrainStream(dataset, split.labeled, split.unlabeled, StreamConfig(2, 32, unlabeled_batch_size=2))
     assert stream.unlabeled.names is split.unlabeled
-    assert len(pickle.dumps(stream)) < 70 * len(dataset)  # data set and list; a path alone takes more than 100
+    assert len(pickle.dumps(stream)) < 70 * len(dataset)  # data set and list; a path takes more than 100
 
 
-def test_the_lists_of_a_run_come_back_as_they_were(pool: Path, tmp_path: Path) -> None:
+def test_split_of_large_pool_reads_back(pool: Path, tmp_path: Path) -> None:
     dataset = FolderDataset(pool)
     split = resolve_split(dataset, "1/1000", 0)
     write_split(split, tmp_path / "lists")
@@ -44,15 +44,16 @@ def test_the_lists_of_a_run_come_back_as_they_were(pool: Path, tmp_path: Path) -
     assert (read.labeled, read.unlabeled, read.val) == (split.labeled, split.unlabeled, split.val)
     gone = split.unlabeled[7]
     dataset.images[gone].unlink()
-    with pytest.raises(UserError, match=f"{gone}.*is no image of"):
+    with pytest.raises(UserError, match=f"{gone}.*is not an image of"):
         read_split(tmp_path / "lists", FolderDataset(pool))
     lines = tmp_path / "lists" / "val.txt"
     lines.write_text(2 * lines.read_text())
-    with pytest.raises(UserError, match="stands there twice"):
+    with pytest.raises(UserError, match="is listed twice"):
         read_split(tmp_path / "lists", dataset)
 
 
-def test_a_run_opens_its_data_once(pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_run_opens_its_data_once(pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Path] = []
     find = FolderDataset._find_files
     monkeypatch.setattr(FolderDataset, "_find_files", lambda self: (opened.append(self.root), find(self))[1])

@@ -1,4 +1,4 @@
-"""The weak view: image, mask and validity move together, and the seed decides all of it."""
+"""The weak view: image, mask and validity move together, as a function of the seed."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from semiseg.data.stream.weak_view import PADDING
 
 
 def blocks(height: int, width: int, side: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
-    """An image of gray blocks, ten times the class of the block, and its mask."""
+    """Return an image of gray blocks, ten times the class of each block, and its mask."""
     rows, columns = torch.arange(height) // side, torch.arange(width) // side
     mask = ((rows[:, None] * 7 + columns) % 25).to(torch.uint8)
     return (mask * 10).expand(3, -1, -1).contiguous(), mask
@@ -38,17 +38,17 @@ def test_shapes_types_and_padding(height: int, width: int, crop: int, seed: int,
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_image_and_mask_move_alike(seed: int) -> None:
+def test_image_and_mask_move_together(seed: int) -> None:
     image, mask = blocks(96, 128, side=16)
     view, labels, valid = weak_view(image, mask, 64, seed)
-    # Away from the blocks' edges, where the filter blends, the image's value still tells the class.
+    # Away from the edges of blocks, where the filter blends, the gray value still gives the class.
     agree = (view[0].int() - labels.int() * 10).abs() <= 1
     assert agree[valid].float().mean() > 0.7
     mirrored = (view[0].flip(1).int() - labels.int() * 10).abs() <= 1
     assert mirrored[valid].float().mean() < 0.7
 
 
-def test_a_view_without_change_is_the_image() -> None:
+def test_identity_view_returns_image() -> None:
     image, mask = blocks(64, 64)
     flipped = 0
     for seed in range(40):
@@ -60,7 +60,7 @@ def test_a_view_without_change_is_the_image() -> None:
     assert 10 <= flipped <= 30
 
 
-def test_the_seed_decides_and_nothing_else() -> None:
+def test_view_is_function_of_seed() -> None:
     image, mask = blocks(60, 80)
     first = weak_view(image, mask, 48, 5)
     torch.manual_seed(1)
@@ -75,10 +75,10 @@ def test_the_seed_decides_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("image_scale", [0.25, 0.5, 1.0])
-def test_equals_resizing_the_whole_image_and_then_cutting(seed: int, image_scale: float) -> None:
+def test_view_equals_resize_then_crop(seed: int, image_scale: float) -> None:
     image = torch.randint(0, 256, (3, 60, 80), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
     small, _, valid = weak_view(image, None, 24, seed, image_scale)
-    # The same seed with a crop that holds everything: its valid part is the whole resized image.
+    # The same seed with a crop that contains everything: its valid part is the whole resized image.
     whole, _, all_valid = weak_view(image, None, 200, seed, image_scale)
     rows, columns = all_valid.any(1), all_valid.any(0)
     resized = whole[:, rows][:, :, columns]
@@ -90,11 +90,11 @@ def test_equals_resizing_the_whole_image_and_then_cutting(seed: int, image_scale
     if valid.all():
         windows = resized.unfold(1, 24, 1).unfold(2, 24, 1).permute(1, 2, 0, 3, 4).reshape(-1, 3, 24, 24)
         difference = (windows.to(torch.int16) - small.to(torch.int16)).abs().amax((1, 2, 3))
-        assert difference.min() <= 2  # the box is float32; another place would differ by a hundred
+        assert difference.min() <= 2  # the box is float32; another position would differ by a hundred
 
 
 @pytest.mark.parametrize("scale", [0.4, 0.75, 1.0, 1.6])
-def test_mask_is_resized_by_its_nearest_pixel(scale: float) -> None:
+def test_mask_uses_nearest_pixel(scale: float) -> None:
     mask = torch.randint(0, 9, (50, 70), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     _, labels, valid = weak_view(mask.expand(3, -1, -1), mask, 128, 3, scale_range=(scale, scale))
     inside = labels[valid.any(1)][:, valid.any(0)].numpy()
@@ -112,7 +112,7 @@ def test_mask_is_never_blended() -> None:
         assert set(labels.unique().tolist()) <= {0, 4, IGNORE}
 
 
-def test_scales_span_the_range_and_the_crop_every_place() -> None:
+def test_scales_and_positions_span_their_ranges() -> None:
     image = torch.zeros(3, 100, 100, dtype=torch.uint8)
     widths, corners = [], []
     for seed in range(300):

@@ -275,16 +275,16 @@ def test_tag_files_can_be_written_and_read(tmp_path: Path) -> None:
     ("lines", "complaint"),
     [
         ((), "the file is empty"),
-        (("car,tree", "a,1"), "line 1: it begins with 'car'"),
-        (("image", "a"), "line 1: it begins with 'image' and has 1 cells"),
-        (("image,cars", "a,1"), r"line 1: 'cars' is no class: did you mean car\?"),
-        (("image,car,car", "a,1,1"), "line 1: 'car' stands there twice"),
-        (("image,car", "a,1", "b,yes"), "line 3: car is 'yes'; write 1"),
-        (("image,car", "a,1", "", "e,1"), "line 4: 'e' is no image"),
+        (("car,tree", "a,1"), "line 1: starts with 'car'"),
+        (("image", "a"), "line 1: starts with 'image' and has 1 cells"),
+        (("image,cars", "a,1"), r"line 1: unknown class 'cars': did you mean car\?"),
+        (("image,car,car", "a,1,1"), "line 1: 'car' is listed twice"),
+        (("image,car", "a,1", "b,yes"), "line 3: car is 'yes'. Write 1"),
+        (("image,car", "a,1", "", "e,1"), "line 4: 'e' is not an image"),
         (("image,car", "a,1,1"), "line 2: 3 cells, the first line has 2"),
-        (("image,car", "a,1", "a.png,0"), r"line 3: 'a\.png' has a line already"),
+        (("image,car", "a,1", "a.png,0"), r"line 3: 'a\.png' is listed twice"),
         (("image,road,car,tree", "a,0,0,0"), r"line 2: every class is 0 \(absent\)"),
-        (("image,tags", "a,car;bus"), "line 2: 'bus' is no class"),
+        (("image,tags", "a,car;bus"), "line 2: unknown class 'bus'"),
         (("image,car", 'a,"1'), "cannot be read"),
     ],
 )
@@ -298,7 +298,7 @@ def test_malformed_tag_line_is_reported(tmp_path: Path, lines: tuple[str, ...], 
 def test_mask_that_contradicts_tags_is_reported(tiny_folder: Path, tmp_path: Path) -> None:
     id = resolve_split(FolderDataset(tiny_folder), "4", 0).labeled[1]
     write(tiny_folder / "tags.csv", "image,background", f"{id},0")
-    with pytest.raises(UserError, match=rf"{id}\.png: the mask shows background, the tags say that it is absent"):
+    with pytest.raises(UserError, match=rf"{id}\.png: the mask shows background, but its tags say absent"):
         semiseg.train(tiny_folder, "supervised", tmp_path / "run", **TRAIN)
 
 

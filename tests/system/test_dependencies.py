@@ -1,4 +1,4 @@
-"""What is installed: the lock, the page about it, licenses, and the hint where an extra is missing."""
+"""Dependencies: the lock, the generated page, licenses, and errors for missing extras."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def maker() -> ModuleType:
     return module
 
 
-def test_the_lock_pins_every_package_by_the_hashes_of_its_files_and_names_no_place() -> None:
+def test_lock_pins_every_package_with_hashes_and_without_urls() -> None:
     pins = re.split(r"\n(?=\S)", LOCK.partition("\n")[2].strip())
     for pin in pins:
         assert re.fullmatch(r"[\w.-]+==[^\s;]+( ; [^\\\n]+)?( \\\n    --hash=sha256:[0-9a-f]{64})+", pin), pin[:80]
@@ -49,17 +49,17 @@ def test_the_lock_pins_every_package_by_the_hashes_of_its_files_and_names_no_pla
     assert len(pins) > 100
 
 
-def test_what_the_project_asks_for_is_locked(maker: ModuleType) -> None:
+def test_direct_dependencies_are_locked(maker: ModuleType) -> None:
     assert {*maker.direct_names()} - maker.read_lock().keys() == NOT_LOCKED
 
 
-def test_the_page_and_the_lock_agree(maker: ModuleType) -> None:
+def test_page_matches_lock(maker: ModuleType) -> None:
     locked = {name: ", ".join(versions) for name, versions in maker.read_lock().items()}
     assert {name: row[1] for name, row in LISTED.items()} == locked | dict.fromkeys(NOT_LOCKED, "-")
     assert list(LISTED)[: len(maker.WHY)] == [*maker.WHY] == maker.direct_names()
 
 
-def test_the_page_says_of_licenses_what_the_packages_say(maker: ModuleType) -> None:
+def test_page_matches_package_licenses(maker: ModuleType) -> None:
     compared = 0
     for name, row in LISTED.items():
         try:
@@ -72,19 +72,19 @@ def test_the_page_says_of_licenses_what_the_packages_say(maker: ModuleType) -> N
     assert compared > 50
 
 
-def test_no_dependency_is_under_a_license_that_we_cannot_pass_on() -> None:
+def test_no_dependency_has_copyleft_or_noncommercial_license() -> None:
     assert FORBIDDEN.search("GPL-3.0-or-later") and FORBIDDEN.search("GNU Affero General Public License")
     assert FORBIDDEN.search("AGPL-3.0") and FORBIDDEN.search("Free for non-commercial use")
     assert not [row[0] for row in LISTED.values() if FORBIDDEN.search(row[2]) or not row[2]]
 
 
-def test_the_make_file_checks_the_hashes_and_names_no_index() -> None:
+def test_makefile_requires_hashes_and_names_no_index() -> None:
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert "--require-hashes -r requirements.lock" in text
     assert "://" not in text and "--index" not in text
 
 
-# An extra that is not there: one line with the command that brings it.
+# A missing extra: one line with the command that installs it.
 
 ASKED: dict[str, Callable[[], Any]] = {
     "tensorboard": lambda: require_trackers(TrainConfig(tensorboard=True)),
@@ -101,7 +101,7 @@ NEEDED = [(extra, re.split(r"\W", line)[0]) for extra in EXTRAS if extra != "dev
 
 
 @pytest.mark.parametrize(("extra", "package"), NEEDED)
-def test_every_extra_is_named_where_it_is_missing(extra: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_extra_is_named(extra: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, MODULES.get(package, package), None)
     with pytest.raises(UserError, match=rf"pip install 'semiseg\[{extra}\]'"):
         ASKED[extra]()

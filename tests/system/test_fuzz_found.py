@@ -97,5 +97,5 @@ def test_a_class_called_image_has_tags(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["images", "val", "test"])
 def test_generated_images_without_number(key: str) -> None:
-    with pytest.raises(UserError, match="shapes: give 1 to 1000000 images"):
+    with pytest.raises(UserError, match=r"shapes: a number is out of range\. Give 1 to 1000000 images"):
         Shapes.from_text(f"{key}=2552552552")

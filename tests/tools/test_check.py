@@ -205,7 +205,7 @@ PROBLEMS: dict[str, tuple[Change, str, str, tuple[str, ...]]] = {
     "broken class file": (broken_class_file, "refused", "cannot be used", ("classes.json",)),
     "missing images": (missing_in_val, "missing-images", "2 of 4 images of the val list", ("val00007", "val00008")),
     "empty list": (empty_val, "empty-list", "the val list is empty", ()),
-    "a line twice": (double_line, "list", "stands there twice", ("splits/val.txt",)),
+    "a line twice": (double_line, "list", "is listed twice", ("splits/val.txt",)),
     "lists that overlap": (
         overlapping,
         "overlap",

@@ -105,7 +105,7 @@ def test_result_on_val_does_not_count_after_test_list_was_added(tmp_path: Path) 
         ({"methods": "supervised,dual-teachr"}, "unknown method 'dual-teachr': did you mean dual-teacher"),
         ({"methods": "cps,dual-student"}, "--methods: dual-student is listed twice"),
         ({"methods": []}, "--methods: no values given"),
-        ({"labeled": "4,99"}, "--labeled 99: 99 labeled images asked for"),
+        ({"labeled": "4,99"}, "--labeled: 99 labeled images requested"),
         ({"labeled": ""}, "--labeled: no values given"),
         ({"labeled": ["4", "4"]}, "--labeled: 4 is listed twice"),
         ({"labeled": "all"}, "no unlabeled images left for mean-teacher"),

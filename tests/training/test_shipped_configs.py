@@ -130,7 +130,7 @@ def test_resnet50_starts_on_voc_photographs_from_the_command_line(
     assert cli.main() == 0
     output = capsys.readouterr().err
     if len(open_dataset(voc_dir)) < 10582:
-        assert re.search(r"labeled\.txt: \d+ of 732 images are not there and are left out", output)
+        assert re.search(r"labeled\.txt: \d+ of 732 images do not exist and are left out", output)
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")[0]["loss/supervised"] > 0
 
 

@@ -1,4 +1,4 @@
-"""Data: what can be read, and how it becomes batches."""
+"""Data sets, split lists and the training stream."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ DATASETS: dict[str, Callable[[str], SegmentationDataset]] = {
     "hf": HuggingFace,
     "shapes": Shapes.from_text,
 }
-"""Every form of data: from a directory, or from the text after ``shapes:`` and ``hf:``."""
+"""The supported data sets by name. Each is opened from a directory, or from the text after ``shapes:`` or ``hf:``."""
 
 LAYOUTS: dict[str, Callable[[str], object]] = {
-    "cvat": is_cvat_layout,  # before the form that it departs from
+    "cvat": is_cvat_layout,  # before voc2012, whose layout it shares
     "voc2012": voc_root,
     "cityscapes": is_cityscapes_layout,
     "ade20k": ade20k_root,
@@ -46,14 +46,14 @@ LAYOUTS: dict[str, Callable[[str], object]] = {
     "label-studio": is_label_studio_layout,
     "coco": coco_files,
 }
-"""How a directory is recognized; one that is none of these is an own folder."""
+"""Functions that recognize the layout of a directory. A directory that none of them recognizes is a ``folder``."""
 
 
 def open_dataset(data: str | Path) -> SegmentationDataset:
-    """Open a directory, recognized by its layout, ``hf:...`` or ``shapes[:KEY=VALUE,...]``, which is generated.
+    """Open a directory, whose layout is detected, ``hf:...``, or generated data: ``shapes[:KEY=VALUE,...]``.
 
     Raises:
-        UserError: it is not there or cannot be used.
+        UserError: The data does not exist or cannot be used.
     """
     name, _, options = str(data).partition(":")
     if name in ("shapes", "hf"):
@@ -62,8 +62,8 @@ def open_dataset(data: str | Path) -> SegmentationDataset:
 
 
 def detect_layout(directory: str | Path) -> str:
-    """Return which of ``DATASETS`` a directory is laid out as; one that is none of ``LAYOUTS`` is an own folder."""
-    if not os.path.isdir(directory):  # False for what is no possible name, where Path raises
+    """Return the name in ``DATASETS`` of the layout of a directory; ``folder`` if none of ``LAYOUTS`` matches."""
+    if not os.path.isdir(directory):  # False for invalid names, on which Path raises
         return "folder"
     return next((form for form, recognizes in LAYOUTS.items() if recognizes(str(directory))), "folder")
 
@@ -88,7 +88,7 @@ __all__ = [
     "TrainStream",
     "Voc",
     "check_masks",
-    "layout_of",
+    "detect_layout",
     "make_loader",
     "open_dataset",
     "read_image_file",

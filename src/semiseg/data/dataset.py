@@ -1,4 +1,4 @@
-"""What a data set is: images, masks and lists under ids, read one at a time, without any augmentation."""
+"""The data set interface: images, masks and lists by id, read one at a time, without augmentation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from semiseg.errors import UserError
 
 IGNORE = 255
-"""The mask value for pixels of which nothing is known: no loss and no metric looks at them."""
+"""The mask value of unknown pixels. Losses and metrics skip them."""
 
 Color = tuple[int, int, int]
 S = TypeVar("S")
@@ -24,12 +24,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Sample:
-    """One image as it lies in the data set.
+    """One image and its mask, at their original size.
 
     Attributes:
         image: uint8 ``(3, H, W)``, RGB.
-        mask: uint8 ``(H, W)``, class index or 255, or None where the image has no mask.
-        id: the name of the image in every list.
+        mask: uint8 ``(H, W)``, class index or 255; None if the image has no mask.
+        id: The name of the image in every list.
     """
 
     image: Tensor
@@ -39,12 +39,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Decoded:
-    """An image decoded whole or at a part of its size.
+    """An image decoded at full or reduced size.
 
     Attributes:
         pixels: uint8 ``(3, ceil(height / factor), ceil(width / factor))``, RGB, upright.
-        size: height and width of the whole image.
-        factor: 1, 2, 4 or 8: a pixel is about the mean of so many of the image's, across and down.
+        size: Height and width of the full image.
+        factor: 1, 2, 4 or 8. Each pixel is about the mean of ``factor * factor`` pixels of the full image.
     """
 
     pixels: Tensor
@@ -55,17 +55,18 @@ class Decoded:
 class SegmentationDataset(ABC):
     """Images, some with masks, and the lists that come with them.
 
-    A subclass sets the five attributes and says how to read one image and one mask. Nothing here is random and nothing
-    is changed by reading, so that worker processes may share a data set.
+    A subclass sets the attributes and implements the abstract methods. Nothing is random and reading changes nothing,
+    so worker processes may share a data set.
 
     Attributes:
-        name: what to call it in messages and reports.
-        root: its directory, None where it is generated.
-        classes: the class names; mask value ``k`` means ``classes[k]``.
-        palette: one RGB color per class, 0 to 255, for pictures and indexed PNG files.
-        ids: every image, sorted.
-        image_ending: what the names of image files in lists have behind the id, beside a suffix.
-        mask_folder: where a person puts a mask, below ``root``; empty where masks come from a tool.
+        name: The name in messages and reports.
+        root: The directory; None if the data set is generated.
+        classes: The class names; mask value ``k`` means ``classes[k]``.
+        palette: One RGB color per class, 0 to 255, for pictures and indexed PNG files.
+        ids: All images, sorted.
+        image_ending: The part of a file name after the id and before the suffix, as ``_leftImg8bit``. Lists may
+            include it.
+        mask_folder: The folder below ``root`` for masks that the user adds; empty if a tool exports the masks.
     """
 
     name: str
@@ -78,10 +79,14 @@ class SegmentationDataset(ABC):
 
     @abstractmethod
     def read_image(self, id: str) -> Tensor:
-        """Read an image as uint8 ``(3, H, W)``, RGB. Raises UserError, naming the file, if it cannot be read."""
+        """Read an image as uint8 ``(3, H, W)``, RGB.
+
+        Raises:
+            UserError: The file cannot be read.
+        """
 
     def read_decoded(self, id: str, factor: int) -> Decoded:
-        """Read an image as ``read_image``, at a part of its size where it comes out of a file, to be quicker."""
+        """Read an image at ``1 / factor`` of its size. The default ignores ``factor`` and reads the full image."""
         image = self.read_image(id)
         return Decoded(image, (image.shape[-2], image.shape[-1]))
 
@@ -89,40 +94,41 @@ class SegmentationDataset(ABC):
     def read_mask(self, id: str) -> Tensor:
         """Read a mask as uint8 ``(H, W)``, values below ``len(classes)`` or 255.
 
-        Raises UserError, naming the file, if it cannot be read or holds other values.
+        Raises:
+            UserError: The file cannot be read or holds other values.
         """
 
     @abstractmethod
     def has_mask(self, id: str) -> bool:
-        """Tell whether there is a mask, without opening it."""
+        """Return whether the image has a mask, without opening it."""
 
     def split(self, name: str, missing: list[str] | None = None) -> tuple[str, ...] | None:
-        """Return the list ``train``, ``val`` or ``test`` that comes with the data, None where there is none.
+        """Return the list ``train``, ``val`` or ``test`` of the data set, or None if there is none.
 
-        Images that it names and that are not there are an error; where ``missing`` is given, they are put there.
+        Args:
+            name: The list.
+            missing: Collects listed images that do not exist. If None, they raise UserError.
         """
         return None
 
     def published_lists(self, labeled: str, seed: int) -> tuple[Path, Path] | None:
-        """Return the files of labeled and unlabeled images that come with the data for ``"1/16"`` (or ``"92"``) and a
-        seed, None if absent.
-        """
+        """Return the published lists of labeled and unlabeled images for ``"1/16"`` or ``"92"`` and a seed, if any."""
         return None
 
     def tags(self, id: str) -> tuple[int, ...] | None:
-        """Return what is known of each class in an image: 1 present, 0 absent, -1 unknown; None without tags."""
+        """Return one tag per class (1 present, 0 absent, -1 unknown), or None if the image has no tags."""
         return None
 
     def any_tags(self, *lists: Sequence[str]) -> bool:
-        """Tell whether any image of some lists has tags."""
+        """Return whether any image in the lists has tags."""
         return any(self.tags(id) is not None for ids in lists for id in ids)
 
     def image_path(self, id: str) -> Path | None:
-        """Return the image's file for messages, None where it is generated."""
+        """Return the image file, or None if the image is generated."""
         return None
 
     def mask_path(self, id: str) -> Path | None:
-        """Return the mask's file for messages, None where there is none."""
+        """Return the mask file, or None if there is none."""
         return None
 
     def __len__(self) -> int:
@@ -133,7 +139,11 @@ class SegmentationDataset(ABC):
 
 
 def read_sample(dataset: SegmentationDataset, id: str) -> Sample:
-    """Read an image and, where it has one, its mask; raises UserError if their sizes differ."""
+    """Read an image and its mask, if it has one.
+
+    Raises:
+        UserError: A file cannot be read, or the sizes differ.
+    """
     image = dataset.read_image(id)
     if not dataset.has_mask(id):
         return Sample(image, None, id)
@@ -143,23 +153,25 @@ def read_sample(dataset: SegmentationDataset, id: str) -> Sample:
 
 
 def check_size(dataset: SegmentationDataset, id: str, size: Sequence[int], mask: Tensor) -> None:
-    """Raise UserError where a mask, ``(H, W)``, has another size than its image, whose height and width are given."""
+    """Raise UserError unless the mask ``(H, W)`` has the height and width of its image."""
     if tuple(mask.shape) != tuple(size):
         (height, width), (mask_height, mask_width) = size, mask.shape
+        image = dataset.image_path(id) or id
         raise UserError(
-            f"{dataset.mask_path(id) or id}: the mask is {mask_width}x{mask_height}, its image "
-            f"{dataset.image_path(id) or id} is {width}x{height}; save the mask at the size of its image"
+            f"the mask is {mask_width}x{mask_height}, its image {image} is {width}x{height}",
+            path=dataset.mask_path(id) or id,
+            fix="save the mask at the size of its image",
         )
 
 
 def read_ahead(read: Callable[[S], T], items: Iterable[S], workers: int | None = 2, ahead: int = 4) -> Generator[T]:
-    """Yield ``read(item)`` for each item in order, reading the next ones in threads while the caller is at work.
+    """Yield ``read(item)`` for each item in order, reading the next items in threads.
 
     Args:
-        read: what to do with an item.
-        items: in this order.
-        workers: threads; None: as many as suit the machine.
-        ahead: how many are at most read and not yet yielded, which bounds memory.
+        read: The function.
+        items: Its arguments.
+        workers: The number of threads; None for the default of ``ThreadPoolExecutor``.
+        ahead: The maximum number of results kept in memory.
     """
     pool = ThreadPoolExecutor(max_workers=workers)
     try:
@@ -175,7 +187,7 @@ def read_ahead(read: Callable[[S], T], items: Iterable[S], workers: int | None =
 
 
 def default_palette(classes: int) -> tuple[Color, ...]:
-    """Return one distinct color per class: Pascal VOC's color map, which spreads an index's bits over R, G and B."""
+    """Return the first colors of Pascal VOC's color map, which spreads the bits of an index over R, G and B."""
 
     def color(index: int) -> Color:
         channels = [0, 0, 0]

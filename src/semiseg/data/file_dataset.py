@@ -1,4 +1,4 @@
-"""What data sets whose images and masks are files have in common."""
+"""The base class of data sets whose images and masks are files, and helpers for reading mask values and JSON."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from semiseg.errors import UserError
 
 
 class FileDataset(SegmentationDataset):
-    """Images and masks in files under one folder, and lists beside them.
+    """Images, masks and lists in files below one folder.
 
-    A subclass fills ``root``, ``images`` and ``masks`` and says how to read a mask.
+    A subclass sets ``root``, ``images`` and ``masks`` and implements ``read_mask``.
 
     Attributes:
-        images: the file of each image, by id.
-        masks: the file of each mask, by id; an image without one is unlabeled.
-        list_places: where a list may lie, beside ``splits/NAME.txt``, in the order in which they are looked for.
-        tree: how the files lie, line by line, for a person to read.
+        images: The file of each image, by id.
+        masks: The file of each mask, by id. Images without one are unlabeled.
+        list_locations: Further locations of the train, val and test lists below ``root``. They are searched in order
+            after ``splits/NAME.txt``.
+        tree: The layout of the files, one line of text per entry, for help texts.
     """
 
     root: Path
@@ -41,31 +42,31 @@ class FileDataset(SegmentationDataset):
         return read_image_file(self.images[id])
 
     def read_decoded(self, id: str, factor: int) -> Decoded:
-        """Read an image decoded at ``1 / factor`` of its size."""
+        """Read an image at ``1 / factor`` of its size."""
         path = self.images[id]
         return super().read_decoded(id, factor) if factor == 1 else decode(path, str(path), factor)
 
     def has_mask(self, id: str) -> bool:
-        """Tell whether there is a mask, without opening it."""
+        """Return whether the image has a mask, without opening it."""
         return id in self.masks
 
     def image_path(self, id: str) -> Path:
-        """Return the image's file."""
+        """Return the image file."""
         return self.images[id]
 
     def mask_path(self, id: str) -> Path | None:
-        """Return the mask's file, None where there is none."""
+        """Return the mask file, or None if there is none."""
         return self.masks.get(id)
 
     def split(self, name: str, missing: list[str] | None = None) -> tuple[str, ...] | None:
-        """Return the ids in ``splits/NAME.txt`` or another place of the format, None if there is no such file."""
+        """Return the ids in ``splits/NAME.txt`` or another location of the format, or None if there is no such file."""
         path = self.list_path(name)
         return read_list(path, self, missing) if path else None
 
     def list_path(self, name: str) -> Path | None:
-        """Return the file of the list ``train``, ``val`` or ``test``, None if there is none."""
-        places = (self.root / file for file in (f"splits/{name}.txt", *self.list_locations.get(name, ())))
-        return next((path for path in places if path.is_file()), None)
+        """Return the file of the list ``train``, ``val`` or ``test``, or None if there is none."""
+        paths = (self.root / file for file in (f"splits/{name}.txt", *self.list_locations.get(name, ())))
+        return next((path for path in paths if path.is_file()), None)
 
     def published_lists(self, labeled: str, seed: int) -> tuple[Path, Path] | None:
         """Return the files in ``splits/1_16/seed0``, ``splits/1_16/split_0`` (ST++) or ``splits/1_16``."""
@@ -74,43 +75,47 @@ class FileDataset(SegmentationDataset):
 
 def lists_in(folder: Path, seed: int) -> tuple[Path, Path] | None:
     """Return the lists of labeled and unlabeled images in ``seed0``, ``split_0`` or the folder itself, if any."""
-    for place in (folder / f"seed{seed}", folder / f"split_{seed}", folder):
-        if (place / "labeled.txt").is_file() and (place / "unlabeled.txt").is_file():
-            return place / "labeled.txt", place / "unlabeled.txt"
+    for directory in (folder / f"seed{seed}", folder / f"split_{seed}", folder):
+        if (directory / "labeled.txt").is_file() and (directory / "unlabeled.txt").is_file():
+            return directory / "labeled.txt", directory / "unlabeled.txt"
     return None
 
 
 def value_table(classes: dict[int, int], ignored: tuple[int, ...] = (IGNORE,)) -> NDArray[np.int16]:
-    """Return what each value 0 to 255 of a mask file means, int16 ``(256,)``: a class, 255, or -1 where nothing."""
+    """Return a lookup table int16 ``(256,)`` from mask values to classes, 255 (ignored) or -1 (invalid)."""
     table = np.full(256, -1, dtype=np.int16)
     table[list(ignored)] = IGNORE
     table[list(classes)] = list(classes.values())
     return table
 
 
-def read_mask_values(path: Path, table: NDArray[np.int16], rule: str) -> Tensor:
-    """Read a mask of integers or palette indices by what its values mean, as uint8 ``(H, W)``.
+def read_mask_values(path: Path, table: NDArray[np.int16], fix: str) -> Tensor:
+    """Read a mask of integers or palette indices and map its values by a table.
 
     Args:
-        path: the file.
-        table: from ``value_table``.
-        rule: which values there may be and what to do about others, for the message.
+        path: The file.
+        table: From ``value_table``.
+        fix: The fix in the error message for values that are not in the table.
+
+    Returns:
+        uint8 ``(H, W)``, class or 255.
 
     Raises:
-        UserError: it cannot be read, holds colors, or a value that means nothing.
+        UserError: The file cannot be read, or holds colors or invalid values.
     """
     values = read_mask_file(path)
     if values.ndim != 2:
-        raise UserError(f"{path}: the mask holds colors, not class numbers; {rule}")
+        raise UserError("the mask holds colors instead of class numbers", path=path, fix=fix)
     mask = table[values]
     if (mask < 0).any():
-        raise UserError(f"{path}: value {values[mask < 0].min()} means no class; {rule}")
+        raise UserError(f"value {values[mask < 0].min()} is not a class", path=path, fix=fix)
     return torch.from_numpy(mask.astype(np.uint8))
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; raises UserError, naming it, if it cannot be read."""
+    """Read a JSON file. Raises UserError if it cannot be read."""
     try:
         return json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read ({type(error).__name__}: {reason(error)}); export it anew") from error
+        problem = f"cannot be read ({type(error).__name__}: {reason(error)})"
+        raise UserError(problem, path=path, fix="export it again") from error

@@ -1,8 +1,7 @@
-"""The own-folder form: DIR/images, DIR/masks with the same stems, and optional class names and lists."""
+"""The user's own folder: DIR/images, DIR/masks with the same stems, and optional class names and lists."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,20 +12,21 @@ from typing import ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from semiseg.data.class_file import read_class_file
+from semiseg.data.class_file import read_class_file, write_class_file
 from semiseg.data.dataset import IGNORE, Color, SegmentationDataset, default_palette
 from semiseg.data.file_dataset import FileDataset, value_table
+from semiseg.data.files.atomic_folder import require_free
 from semiseg.data.files.image_files import (
     IMAGE_SUFFIXES,
-    JPEG_MASK,
     JPEG_SUFFIXES,
     MASK_SUFFIXES,
     color_indices,
     list_files,
+    lossy_mask_error,
     read_mask_file,
+    write_image_file,
     write_mask_file,
 )
 from semiseg.data.files.string_array import sorted_keys
@@ -37,37 +37,39 @@ from semiseg.errors import UserError
 
 
 class FolderDataset(FileDataset):
-    """A person's own folder, which needs no configuration.
+    """The user's own folder, which needs no configuration.
 
-    ``images/*`` and ``masks/*`` share their stems (CamVid's ``_L`` behind a mask's is tolerated); an image without a
-    mask is unlabeled. A mask holds integers, palette indices, or colors of a palette; 255 is ignored. Optional:
-    ``classes.txt`` (a name a line), ``classes.json`` (``classes``; ``palette``: RGB a class; ``ignore``: one more value
-    or color to ignore) or a palette file (``palette.txt``, ``label_colors.txt`` and the like, see ``data.palette``; an
-    integer is then the position in it), ``splits/{train,val,test}.txt`` (a stem a line),
-    ``splits/1_16/seed0/{labeled,unlabeled}.txt``, and ``tags.csv`` (what is known of whole images, see ``data.tags``).
-    Without a class file the classes are ``class0`` to the largest mask value: only then is every mask read once, on
-    opening.
+    ``images/*`` and ``masks/*`` share their stems (a mask may end with ``_L``, as CamVid's). An image without a mask is
+    unlabeled. A mask holds integers, palette indices, or colors of a palette; 255 is ignored. Optional files:
+
+    - ``classes.txt`` (one name per line), ``classes.json`` (see ``class_file``) or a palette file (see
+      ``palette_file``; integers in masks are then indices of its entries),
+    - ``splits/{train,val,test}.txt`` (one stem per line) and ``splits/1_16/seed0/{labeled,unlabeled}.txt``,
+    - ``tags.csv`` (see ``tag_file``).
+
+    Without a class file the classes are ``class0`` to the largest mask value, and every mask is read on opening.
 
     Raises:
-        UserError: a folder or file is missing, unreadable or ambiguous; the message names it.
+        UserError: A folder or file is missing, unreadable or ambiguous.
     """
 
     mask_folder = "masks"
     tree: ClassVar[tuple[str, ...]] = (
         "images/NAME.jpg, .png, ...",
-        "masks/NAME.png              for those that are annotated",
+        "masks/NAME.png              for annotated images",
         "classes.txt, classes.json or palette.txt (name r g b), splits/{train,val,test}.txt: optional",
     )
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
-        if not os.path.isdir(root):  # False for what is no possible name, where Path raises
-            raise UserError(f"{root!s:.200}: there is no such folder; give one that holds images/ and masks/")
+        if not os.path.isdir(root):  # False for invalid names, on which Path raises
+            fix = "give one that holds images/ and masks/"
+            raise UserError("there is no such folder", path=f"{root!s:.200}", fix=fix)
         self.name = self.root.resolve().name
         self.images, self.masks = self._find_files()
         self.ids = sorted_keys(self.images)
         self._ignored: tuple[int, ...] = ()
-        self._skipped: tuple[int, ...] = ()  # values between those of the classes
+        self._skipped: tuple[int, ...] = ()  # values of palette entries that are not classes
         self._colors: tuple[Color, ...] = ()
         class_files = (self.root / name for name in ("classes.json", "classes.txt", *PALETTE_FILES))
         self._class_file = next((path for path in class_files if path.exists()), None)
@@ -75,7 +77,7 @@ class FolderDataset(FileDataset):
         self._check_classes(self.classes)
         values = [value for value in range(IGNORE) if value not in self._skipped][: len(self.classes)]
         self._table = value_table({value: index for index, value in enumerate(values)})
-        self._table[list(self._ignored)] = IGNORE  # also where that is the value of a class
+        self._table[list(self._ignored)] = IGNORE  # takes precedence over a class with this value
         given = tuple(self._colors[value] for value in values if value < len(self._colors))
         self.palette = given + default_palette(len(self.classes))[len(given) :]
         self._tags = self._read_tags()
@@ -86,18 +88,20 @@ class FolderDataset(FileDataset):
         values = self._read_indices(path)
         mask = self._table[values]
         if (mask < 0).any():
+            count = len(self.classes)
             raise UserError(
-                f"{path}: value {values[mask < 0].min()} is none of the {len(self.classes)} classes (0 to "
-                f"{len(self.classes) - 1}, 255 is ignored); correct the mask or {self._class_file or 'the classes'}"
+                f"value {values[mask < 0].min()} is not one of the {count} classes (0 to {count - 1}, 255 is ignored)",
+                path=path,
+                fix=f"correct the mask or {self._class_file or 'the classes'}",
             )
         return torch.from_numpy(mask.astype(np.uint8))
 
     def tags(self, id: str) -> Tags | None:
-        """Return the image's line of ``tags.csv``, None where it has none."""
+        """Return the tags of an image in ``tags.csv``, or None if it has none."""
         return self._tags.get(id)
 
     def any_tags(self, *lists: Sequence[str]) -> bool:
-        """Tell whether any image of some lists has tags, without a look at each where there is no file of them."""
+        """Return whether any image in the lists has tags."""
         return bool(self._tags) and super().any_tags(*lists)
 
     def _read_tags(self) -> dict[str, Tags]:
@@ -107,24 +111,24 @@ class FolderDataset(FileDataset):
     def _find_files(self) -> tuple[Mapping[str, Path], Mapping[str, Path]]:
         images = list_files(self.root / "images", IMAGE_SUFFIXES)
         if not images:
-            hint = self._hint("images", IMAGE_SUFFIXES)
-            raise UserError(f"{self.root / 'images'}: no images there; {hint}put yours in ({' '.join(IMAGE_SUFFIXES)})")
+            fix = self._hint("images", IMAGE_SUFFIXES) + f"add your images ({' '.join(IMAGE_SUFFIXES)})"
+            raise UserError("no images there", path=self.root / "images", fix=fix)
         masks = list_files(self.root / "masks", MASK_SUFFIXES)
         for path in list_files(self.root / "masks", JPEG_SUFFIXES).values():
-            raise UserError(f"{path}: {JPEG_MASK}")
+            raise lossy_mask_error(path, "JPEG")
         matched = match_masks(images, masks)
         if masks and not matched:
             path = next(iter(masks.values()))
-            raise UserError(f"{path}: no image has the stem of this or any other mask; name masks after images")
+            raise UserError("no mask has the stem of an image", path=path, fix="name masks after their images")
         return images, matched
 
     def _hint(self, name: str, suffixes: tuple[str, ...], stems: Iterable[str] | None = None) -> str:
-        """Name the folder that may hold what ``name`` should: the one with the most such files, of these stems."""
+        """Suggest renaming the folder with the most matching files to ``name``; empty if no folder has any."""
         others = (path for path in sorted(self.root.glob("*/")) if path.name not in ("images", "masks"))
         found = {path: set(list_files(path, suffixes, clashes=[])) for path in others}
         counts = {path: len(names if stems is None else names.intersection(stems)) for path, names in found.items()}
         best = max(counts, key=lambda path: counts[path], default=None)
-        return f"rename {best} to {name} if these are the {name}, or " if best and counts[best] else ""
+        return f"rename {best} to {name} if it holds the {name}, or " if best and counts[best] else ""
 
     def _read_classes(self) -> tuple[str, ...]:
         if self._class_file is None:
@@ -140,10 +144,10 @@ class FolderDataset(FileDataset):
 
     def _check_classes(self, classes: tuple[str, ...]) -> None:
         if not 1 <= len(classes) <= IGNORE or len(set(classes)) < len(classes):
-            raise UserError(f"{self._class_file}: {len(classes)} names; write 1 to 255 class names, each once")
+            raise UserError(f"{len(classes)} names", path=self._class_file, fix="write 1 to 255 different class names")
 
     def _mask_values(self) -> set[int]:
-        """Find the values of all masks; a mask that cannot be read is left to whoever uses it."""
+        """Return the values of all masks, skipping unreadable ones, which raise when they are used."""
 
         def values(path: Path) -> list[int]:
             try:
@@ -155,18 +159,20 @@ class FolderDataset(FileDataset):
             return {value for values in pool.map(values, self.masks.values()) for value in values}
 
     def _largest_value(self) -> int:
-        """Find the largest value of any mask."""
+        """Return the largest value of any mask."""
+        directory = self.root / "masks"
         if not self.masks:
             hint = self._hint("masks", MASK_SUFFIXES, self.images)
-            raise UserError(f"{self.root / 'masks'}: no masks there; {hint}annotate a few images, as masks/NAME.png")
+            raise UserError("no masks there", path=directory, fix=f"{hint}annotate a few images, as masks/NAME.png")
         found = self._mask_values()
         if not found:
-            self._read_indices(next(iter(self.masks.values())))  # says what is wrong with it
+            self._read_indices(next(iter(self.masks.values())))  # raises
         if found <= {0, IGNORE}:
+            values = " and ".join(map(str, sorted(found)))
             raise UserError(
-                f"{self.root / 'masks'}: the masks hold only {' and '.join(map(str, sorted(found)))} and there is no "
-                "class file; write classes.txt with two lines, a name for 0 and one for 1, and store masks as 0/1 (255 "
-                "means ignore)"
+                f"the masks hold only {values} and there is no class file",
+                path=directory,
+                fix="write classes.txt with a name for 0 and one for 1, and save masks as 0/1 (255 means ignore)",
             )
         return max(found - {IGNORE})
 
@@ -176,48 +182,49 @@ class FolderDataset(FileDataset):
             return values
         if self._colors:
             if twice := next((c for c, times in Counter(self._colors).items() if times > 1), None):
-                raise UserError(f"{self._class_file}: the color {twice} stands there twice; give each class its own")
+                fix = "give each class its own color"
+                raise UserError(f"the color {twice} is listed twice", path=self._class_file, fix=fix)
             indices = color_indices(values, self._colors)
             if isinstance(indices, tuple):
-                raise UserError(f"{path}: color {indices} is not in the palette of {self._class_file}; add it there")
+                problem = f"color {indices} is not in the palette of {self._class_file}"
+                raise UserError(problem, path=path, fix="add it there")
             return indices
         if (values == values[..., :1]).all():
             return values[..., 0].copy()  # integers in a file of three equal channels
         color = tuple(values[(values != values[..., :1]).any(axis=-1)][0].tolist())
         raise UserError(
-            f"{path}: the mask holds colors, such as {color}; write their palette into classes.json (or into "
-            "palette.txt, name r g b a line, in place of classes.txt), or save integers"
+            f"the mask holds colors, such as {color}",
+            path=path,
+            fix="write their palette into classes.json (or into palette.txt, one name r g b per line, in place of "
+            "classes.txt), or save integers",
         )
 
 
 def match_masks(images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, Path]:
-    """Return the masks of images: of the same stem, or of that and ``_L``, as CamVid's own are named.
+    """Match masks to images of the same stem, or of the stem without ``_L``, which CamVid adds.
 
-    A mask of an image's own stem is that image's alone: ``a_L`` is none of ``a`` where there is an image ``a_L``.
+    If there is an image ``a_L``, the mask ``a_L`` belongs to it and not to an image ``a``.
     """
     tolerated = {s.removesuffix("_L"): path for s, path in masks.items() if s.endswith("_L") and s not in images}
     return {stem: path for stem, path in (tolerated | dict(masks)).items() if stem in images}
 
 
 def write_folder(dataset: SegmentationDataset, directory: str | Path, ids: Iterable[str] | None = None) -> Path:
-    """Write a data set, or the given ids of it, in the own-folder form (PNG), and return the folder.
+    """Write a data set, or the given ids of it, as an own folder of PNG files, and return the folder.
 
     Raises:
-        UserError: the folder exists and is not empty.
+        UserError: The folder exists and is not empty.
     """
     root = Path(directory)
-    if root.exists() and any(root.iterdir()):
-        raise UserError(f"{root}: the folder is not empty; give a new one")
+    require_free(root)
     for name in ("images", "masks", "splits"):
         (root / name).mkdir(parents=True)
     chosen = dataset.ids if ids is None else tuple(ids)
     for id in chosen:
-        pixels = dataset.read_image(id).permute(1, 2, 0).contiguous().numpy()
-        Image.fromarray(pixels).save(root / "images" / f"{id}.png", compress_level=1)
+        write_image_file(root / "images" / f"{id}.png", dataset.read_image(id))
         if dataset.has_mask(id):
             write_mask_file(root / "masks" / f"{id}.png", dataset.read_mask(id), dataset.palette)
-    content = {"classes": dataset.classes, "palette": dataset.palette, "ignore": IGNORE}
-    (root / "classes.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_class_file(root / "classes.json", dataset)
     for name in ("train", "val", "test"):
         listed = [id for id in dataset.split(name) or () if id in set(chosen)]
         if listed:

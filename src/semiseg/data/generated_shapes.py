@@ -1,4 +1,4 @@
-"""Shapes: a generated data set in which only the shape of an object tells its class."""
+"""Shapes: a generated data set in which only the shape of an object determines its class."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def _triangle(u: Field, v: Field) -> NDArray[np.bool_]:
 
 def _star(u: Field, v: Field) -> NDArray[np.bool_]:
     tip, inner = math.pi / 5, 0.45
-    angle = abs(np.mod(np.arctan2(v, u), 2 * tip) - tip)  # from a dent (0) to a tip (36 degrees), ten times around
+    angle = abs(np.mod(np.arctan2(v, u), 2 * tip) - tip)  # from an inner corner (0) to a tip (36 degrees), ten times
     radius = np.hypot(u, v)
-    # Inside the line from the dent (inner, 0) to the tip (cos 36, sin 36).
+    # Inside the line from the corner (inner, 0) to the tip (cos 36, sin 36).
     slope = (math.cos(tip) - inner) / math.sin(tip)
     return radius * np.cos(angle) - slope * radius * np.sin(angle) < inner
 
 
-# Name, color in masks' pictures, outline, and its size for an area of 2: so that size is no clue either.
+# Name, palette color, outline, and the scale that gives every shape an area of 2, so that size is not a clue.
 SHAPES: tuple[tuple[str, Color, Callable[[Field, Field], NDArray[np.bool_]], float], ...] = (
     ("circle", (228, 87, 86), _circle, 0.80),
     ("square", (76, 120, 168), _square, 0.71),
@@ -61,29 +61,31 @@ SHAPES: tuple[tuple[str, Color, Callable[[Field, Field], NDArray[np.bool_]], flo
 )
 
 
-# How hard it is: objects in an image, their radius as a share of its side, the greatest turn in radians, the difference
-# between the two tones of a pattern, the amplitude of the noise. A network that sees all masks learns it in a few
-# hundred steps; with a few masks it first learns colors and patterns by heart, which are worth nothing.
+# The difficulty: objects per image, their radius as a share of the image side, the largest rotation in radians, the
+# difference between the two tones of a pattern, and the amplitude of the noise. A network with all masks learns the
+# task in a few hundred steps. With a few masks it first memorizes colors and patterns, which do not generalize.
 OBJECTS, RADIUS, TURN, CONTRAST, NOISE = (2, 3), (0.22, 0.34), 0.35, (0.02, 0.05), 0.03
 
-MOST = 1_000_000  # images of a list: their names are held
+MAX_IMAGES = 1_000_000  # per list; all names are kept in memory
 
 
 class Shapes(SegmentationDataset):
-    """Textured shapes that occlude one another over a textured background; class 0 is the background.
+    """Textured shapes that occlude each other on a textured background. Class 0 is the background.
 
-    Colors, patterns and their scale are drawn for the background and each object alike, from one distribution that does
-    not know the class: a network has to see shape. An image is a function of the seed and its id, so that more images
-    leave the first ones as they are.
+    Colors, patterns and their scale are drawn from the same distribution for the background and every object, whatever
+    the class, so a network has to recognize the shape. An image is a function of the seed and its id, so adding images
+    does not change the others.
 
     Raises:
-        UserError: a number is out of range.
+        UserError: A number is out of range.
     """
 
     def __init__(self, images: int = 480, val: int = 40, test: int = 100, size: int = 96, seed: int = 0) -> None:
-        if not 1 <= min(images, val, test) <= max(images, val, test) <= MOST or not 48 <= size <= 1024:
+        if not 1 <= min(images, val, test) <= max(images, val, test) <= MAX_IMAGES or not 48 <= size <= 1024:
             raise UserError(
-                f"shapes: give 1 to {MOST} images to each of images, val and test, and a size of 48 to 1024"
+                "a number is out of range",
+                path="shapes",
+                fix=f"give 1 to {MAX_IMAGES} images to each of images, val and test, and a size of 48 to 1024",
             )
         self.name, self.root, self.size, self.seed = "shapes", None, size, seed
         self.classes = ("background", *(name for name, *_ in SHAPES))
@@ -94,31 +96,30 @@ class Shapes(SegmentationDataset):
 
     @classmethod
     def from_text(cls, text: str) -> Shapes:
-        """Generated images of textured shapes, from ``shapes[:images=N,val=N,test=N,size=PIXELS,seed=K]``.
+        """Create the data set from ``images=N,val=N,test=N,size=PIXELS,seed=K``, all optional.
 
         Raises:
-            UserError: another key, or a value that is no number.
+            UserError: A key is unknown or a value is not a number.
         """
         options: dict[str, int] = {}
         for part in filter(None, text.split(",")):
             key, _, value = (word.strip() for word in part.partition("="))
             if key not in ("images", "val", "test", "size", "seed") or not value.isdecimal():
-                raise UserError(
-                    f"shapes:{text}: {part!r} is not understood; give images, val, test, size, seed = number"
-                )
+                fix = "give images, val, test, size, seed = number"
+                raise UserError(f"cannot parse {part!r}", path=f"shapes:{text}", fix=fix)
             options[key] = int(value)
         return cls(**options)
 
     def read_image(self, id: str) -> Tensor:
-        """Draw an image: uint8 ``(3, size, size)``."""
-        return torch.from_numpy(_draw(self.seed, id, self.size)[0].transpose(2, 0, 1).copy())
+        """Render an image as uint8 ``(3, size, size)``."""
+        return torch.from_numpy(_render(self.seed, id, self.size)[0].transpose(2, 0, 1).copy())
 
     def read_mask(self, id: str) -> Tensor:
-        """Draw its mask: uint8 ``(size, size)``, every pixel known."""
-        return torch.from_numpy(_draw(self.seed, id, self.size)[1].copy())
+        """Render a mask as uint8 ``(size, size)``, without ignored pixels."""
+        return torch.from_numpy(_render(self.seed, id, self.size)[1].copy())
 
     def has_mask(self, id: str) -> bool:
-        """Every image has one."""
+        """Return True: every image has a mask."""
         return True
 
     def split(self, name: str, missing: list[str] | None = None) -> tuple[str, ...] | None:
@@ -127,63 +128,63 @@ class Shapes(SegmentationDataset):
 
 
 @lru_cache(maxsize=1024)  # about 40 kB each at 96 pixels
-def _draw(seed: int, id: str, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Draw image ``(size, size, 3)`` and mask ``(size, size)``, both uint8."""
-    draw = Random(derive_seed("shapes", seed, id))
+def _render(seed: int, id: str, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Render image ``(size, size, 3)`` and mask ``(size, size)``, both uint8."""
+    rng = Random(derive_seed("shapes", seed, id))
     y, x = np.mgrid[:size, :size].astype(np.float32)
-    regions, mask = _arrange(draw, x, y)
+    regions, mask = _arrange(rng, x, y)
     count = int(regions.max()) + 1
-    # Hues evenly apart, dealt out at random: neighbors differ, yet every region's hue is uniform by itself.
-    first, hues = draw.random(), draw.sample(range(count), count)
+    # Evenly spaced hues in random order: hues of one image differ, and the hue of each region is uniform.
+    first, hues = rng.random(), rng.sample(range(count), count)
     image = np.zeros((size, size, 3), dtype=np.float32)
     for region in range(count):
         inside = regions == region
-        hue = first + (hues[region] + draw.uniform(-0.2, 0.2)) / count
-        image[inside] = _texture(draw, hue, x[inside], y[inside])
-    angle, strength = draw.uniform(0, math.tau), draw.uniform(0, 0.3)
-    image *= (1 + strength * ((x * math.cos(angle) + y * math.sin(angle)) / size))[..., None]  # uneven light
-    noise = np.random.Generator(np.random.PCG64(draw.getrandbits(63))).random(image.shape, dtype=np.float32)
+        hue = first + (hues[region] + rng.uniform(-0.2, 0.2)) / count
+        image[inside] = _texture(rng, hue, x[inside], y[inside])
+    angle, strength = rng.uniform(0, math.tau), rng.uniform(0, 0.3)
+    image *= (1 + strength * ((x * math.cos(angle) + y * math.sin(angle)) / size))[..., None]  # uneven illumination
+    noise = np.random.Generator(np.random.PCG64(rng.getrandbits(63))).random(image.shape, dtype=np.float32)
     image += (noise - 0.5) * NOISE
     return (image.clip(0, 1) * 255).astype(np.uint8), mask
 
 
-def _arrange(draw: Random, x: Field, y: Field) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Place objects from back to front: the region's number and the class of each pixel, both ``(size, size)``."""
+def _arrange(rng: Random, x: Field, y: Field) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Place objects from back to front. Return the region index and the class of each pixel, both ``(size, size)``."""
     size = len(x)
     regions = np.zeros((size, size), dtype=np.uint8)
     mask = np.zeros((size, size), dtype=np.uint8)
     areas = [0]
-    for _ in range(draw.randint(*OBJECTS)):
-        kind, unit = draw.randrange(len(SHAPES)), size * draw.uniform(*RADIUS)
-        center_x, center_y = size * draw.uniform(0.1, 0.9), size * draw.uniform(0.1, 0.9)
-        angle = draw.uniform(-TURN, TURN)
+    for _ in range(rng.randint(*OBJECTS)):
+        kind, unit = rng.randrange(len(SHAPES)), size * rng.uniform(*RADIUS)
+        center_x, center_y = size * rng.uniform(0.1, 0.9), size * rng.uniform(0.1, 0.9)
+        angle = rng.uniform(-TURN, TURN)
         *_, outline, scale = SHAPES[kind]
         cos, sin = math.cos(angle) / (unit * scale), math.sin(angle) / (unit * scale)
         across, down = x - np.float32(center_x), y - np.float32(center_y)
         inside = outline(across * cos + down * sin, down * cos - across * sin)
         left = np.bincount(regions[~inside], minlength=len(areas))
-        # An object that hides more than half of another would leave a riddle: leave it out.
+        # Skip an object that would hide more than half of another.
         if all(left[region] >= area / 2 for region, area in enumerate(areas) if region):
             regions[inside], mask[inside] = len(areas), kind + 1
             areas.append(int(inside.sum()))
     return regions, mask
 
 
-def _texture(draw: Random, hue: float, x: Field, y: Field) -> Field:
-    """Color the pixels at ``x, y`` ``(P,)`` with one of five patterns of two tones: float ``(P, 3)`` in [0, 1]."""
-    low = draw.uniform(0.3, 0.8)
+def _texture(rng: Random, hue: float, x: Field, y: Field) -> Field:
+    """Return colors, float ``(P, 3)`` in [0, 1], for the pixels at ``x, y`` ``(P,)``: a random pattern of two tones."""
+    low = rng.uniform(0.3, 0.8)
     tones = np.array(
         [
-            colorsys.hsv_to_rgb((hue + draw.uniform(-0.02, 0.02)) % 1, draw.uniform(0.4, 0.9), value)
-            for value in draw.sample((low, low + draw.uniform(*CONTRAST)), 2)
+            colorsys.hsv_to_rgb((hue + rng.uniform(-0.02, 0.02)) % 1, rng.uniform(0.4, 0.9), value)
+            for value in rng.sample((low, low + rng.uniform(*CONTRAST)), 2)
         ],
         dtype=np.float32,
     )
-    angle, turns = draw.uniform(0, math.tau), math.tau / draw.uniform(5, 12)
+    angle, turns = rng.uniform(0, math.tau), math.tau / rng.uniform(5, 12)
     cos, sin = math.cos(angle) * turns, math.sin(angle) * turns
-    along = x * cos + y * sin + np.float32(draw.uniform(0, math.tau))
-    across = y * cos - x * sin + np.float32(draw.uniform(0, math.tau))
-    pattern = draw.randrange(5)
+    along = x * cos + y * sin + np.float32(rng.uniform(0, math.tau))
+    across = y * cos - x * sin + np.float32(rng.uniform(0, math.tau))
+    pattern = rng.randrange(5)
     if pattern == 0:  # stripes
         wave = np.sin(along)
     elif pattern == 1:  # checks

@@ -1,4 +1,4 @@
-"""Every mask of some lists, read and counted before anything learns from it."""
+"""Read and count the masks of lists before training starts."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ from semiseg.errors import UserError
 
 
 def count_pixels(dataset: SegmentationDataset, ids: Iterable[str]) -> NDArray[np.int64]:
-    """Read each image and its mask once and return ``(images, 256)``: the pixels of each value in each mask.
+    """Read each image with its mask once and count the mask's pixels of each value.
+
+    Returns:
+        int64 ``(images, 256)``.
 
     Raises:
-        UserError: an image cannot be read, or its mask is missing, unreadable, of another size or holds values outside
-            the classes; the message names the first such file in the order of ``ids``.
+        UserError: An image cannot be read, or its mask is missing, unreadable, of another size or holds values that
+            are not classes. The error names the first such file in the order of ``ids``.
     """
 
     def pixels(id: str) -> NDArray[np.int64]:
         mask = read_sample(dataset, id).mask
         if mask is None:
-            raise UserError(f"{dataset.image_path(id) or id}: the image has no mask; add it or take it out of the list")
+            fix = "add a mask or remove the image from the list"
+            raise UserError("the image has no mask", path=dataset.image_path(id) or id, fix=fix)
         return np.bincount(mask.numpy().ravel(), minlength=IGNORE + 1)
 
     with ThreadPoolExecutor() as pool:
@@ -31,5 +35,5 @@ def count_pixels(dataset: SegmentationDataset, ids: Iterable[str]) -> NDArray[np
 
 
 def check_masks(dataset: SegmentationDataset, ids: Iterable[str]) -> tuple[int, ...]:
-    """Return the number of pixels of each class over all masks; raises UserError as ``count_pixels``."""
+    """Return the number of pixels of each class over all masks. Raises UserError like ``count_pixels``."""
     return tuple(count_pixels(dataset, ids).sum(axis=0)[: len(dataset.classes)].tolist())

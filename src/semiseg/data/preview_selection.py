@@ -1,4 +1,4 @@
-"""A few of many images, to be looked at."""
+"""Select a few images for previews."""
 
 from __future__ import annotations
 
@@ -9,25 +9,27 @@ T = TypeVar("T")
 PREVIEW_COUNT = 3
 
 
-def evenly_spaced(ids: Sequence[T], limit: int | None) -> Sequence[T]:
-    """Return ``limit`` of the ids (or files), spread evenly over the list, or all of them.
+def evenly_spaced(items: Sequence[T], limit: int | None) -> Sequence[T]:
+    """Return ``limit`` of the items, evenly spaced, or all of them.
 
     Example:
-        >>> spread(["a", "b", "c", "d", "e"], 2)
+        >>> evenly_spaced(["a", "b", "c", "d", "e"], 2)
         ['a', 'c']
     """
-    if limit is None or limit >= len(ids):
-        return ids
-    return [ids[index * len(ids) // limit] for index in range(limit)]
+    if limit is None or limit >= len(items):
+        return items
+    return [items[index * len(items) // limit] for index in range(limit)]
 
 
 def select_distinct(ranked: Sequence[str], ids: Sequence[str], shown: Sequence[str] = ()) -> list[str]:
-    """Return the first few of the ranked images that are no near neighbors in the list of one another or of those
-    shown already: neighbors are often frames of one video, and alike."""
-    place, taken = {id: index for index, id in enumerate(ids)}, list(shown)
+    """Return the first ``PREVIEW_COUNT`` of the ranked images that lie far apart in ``ids``.
+
+    Neighbors in a list are often similar frames of one video. The selected images are more than a twentieth of the
+    list away from each other and from the images in ``shown``.
+    """
+    index, selected = {id: number for number, id in enumerate(ids)}, list(shown)
     for id in ranked:
-        if len(taken) < len(shown) + PREVIEW_COUNT and all(
-            abs(place[id] - place[other]) > len(ids) // 20 for other in taken
-        ):
-            taken.append(id)
-    return taken[len(shown) :]
+        distinct = all(abs(index[id] - index[other]) > len(ids) // 20 for other in selected)
+        if len(selected) < len(shown) + PREVIEW_COUNT and distinct:
+            selected.append(id)
+    return selected[len(shown) :]

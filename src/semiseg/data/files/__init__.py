@@ -1,1 +1,1 @@
-"""Image files, folders that are written atomically, and compact lists of names."""
+"""Image files, folders written atomically, and compact lists of names."""

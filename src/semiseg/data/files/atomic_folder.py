@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all."""
+"""Folders that are created completely or not at all."""
 
 from __future__ import annotations
 
@@ -8,31 +8,37 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from semiseg.errors import UserError
+from semiseg.errors import UserError, os_error
 
 
 def is_free(path: Path) -> bool:
-    """Tell whether a folder may be made there: nothing is there, or an empty folder."""
+    """Return whether ``path`` does not exist or is an empty folder."""
     return bool(path.name) and (not path.exists() or (path.is_dir() and not any(path.iterdir())))
 
 
-@contextmanager
-def new_folder(path: Path, *below: str) -> Iterator[Path]:
-    """Give a folder beside ``path`` to fill, with folders below it, and rename it into its place at the end.
+def require_free(path: Path) -> None:
+    """Raise UserError, naming ``--out``, unless ``path`` does not exist or is an empty folder."""
+    if not is_free(path):
+        raise UserError("exists and is not empty", path=path, fix="choose another --out")
 
-    After a fault there is nothing, or the whole.
+
+@contextmanager
+def new_folder(path: Path, *subfolders: str) -> Iterator[Path]:
+    """Yield a temporary folder with the given subfolders; rename it to ``path`` at the end.
+
+    If the block raises, the temporary folder is removed and ``path`` is not created.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: The folder cannot be written.
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         draft.mkdir(parents=True)
-        for name in below:
+        for name in subfolders:
             (draft / name).mkdir()
         yield draft
         os.replace(draft, path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}): choose another --out") from None
+        raise os_error(error, "cannot be written", path, "choose another --out") from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)

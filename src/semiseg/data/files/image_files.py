@@ -19,11 +19,9 @@ from semiseg.data.files.string_array import FolderFiles
 from semiseg.errors import UserError
 
 JPEG_SUFFIXES = (".jpg", ".jpeg")
-LOSSY_MASK = "a {} mask is blurred at its edges and worthless; save masks as PNG"
-JPEG_MASK = LOSSY_MASK.format("JPEG")
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".webp")
 IMAGE_SUFFIXES = JPEG_SUFFIXES + MASK_SUFFIXES
-# What an EXIF orientation asks for. (PIL's exif_transpose also writes the EXIF anew, and fails where a tag is odd.)
+# EXIF orientations. (PIL's exif_transpose also rewrites the EXIF data, which fails on malformed tags.)
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -36,16 +34,19 @@ TURNS = {
 
 
 def list_files(directory: Path, suffixes: tuple[str, ...], clashes: list[str] | None = None) -> Mapping[str, Path]:
-    """Map the stem of each file in a folder with one of the suffixes to its path, sorted, without opening any.
+    """Map the stem of each file in a folder with one of the suffixes to its path, sorted, without opening files.
 
-    Two files that share a stem are an error; where ``clashes`` is given, what is wrong is put there, and the first is
-    taken.
+    Args:
+        directory: The folder. If it does not exist, the result is empty.
+        suffixes: Lower-case suffixes; upper-case ones match too.
+        clashes: Collects a message for each pair of files with the same stem, and returns the first. If None,
+            such a pair raises UserError.
 
     Raises:
-        UserError: two files share a stem.
+        UserError: Two files have the same stem.
     """
-    found: dict[str, str] = {}  # a million of them must neither take long nor much memory
-    kinds: dict[str, str] = {}  # the suffix of each ending, empty where it is none of those asked for
+    found: dict[str, str] = {}  # stem -> suffix, which is compact enough for a million files
+    kinds: dict[str, str] = {}  # ending -> suffix, empty for other suffixes
     for name in sorted(os.listdir(directory)) if directory.is_dir() else ():
         stem, _, ending = name.rpartition(".")
         if ending not in kinds:
@@ -54,45 +55,47 @@ def list_files(directory: Path, suffixes: tuple[str, ...], clashes: list[str] | 
             continue
         if stem in found:
             first = directory / (stem + found[stem])
-            clash = f"{first}: {name} beside it has the same stem; rename or remove one of the two"
+            clash = UserError(
+                f"{name} in the same folder has the same stem", path=first, fix="rename or remove one of the two"
+            )
             if clashes is None:
-                raise UserError(clash)
-            clashes.append(clash)
+                raise clash
+            clashes.append(str(clash))
             continue
         found[stem] = kinds[ending]
     return FolderFiles(directory, found)
 
 
 def list_tree(directory: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> dict[str, Path]:
-    """Map the stem of each such file in a folder and all folders below to its path, sorted, without opening any.
+    """Map the stem of each file in a folder and its subfolders to its path, sorted, without opening files.
 
-    Hidden folders and those called ``masks`` are passed over: pictures of masks are no images.
+    Hidden folders and folders called ``masks`` are skipped.
 
     Raises:
-        UserError: two files share a stem, wherever they lie.
+        UserError: Two files have the same stem, in whichever folders.
     """
     files: dict[str, Path] = {}
     for folder, below, _ in os.walk(directory):
         below[:] = sorted(name for name in below if not name.startswith(".") and name != "masks")
         for stem, path in list_files(Path(folder), suffixes).items():
             if stem in files:
-                raise UserError(f"{path}: {files[stem]} has the same stem; rename or remove one of the two")
+                raise UserError(f"{files[stem]} has the same stem", path=path, fix="rename or remove one of the two")
             files[stem] = path
     return dict(sorted(files.items()))
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return an image's width and height, upright as ``read_image_file`` gives it, from the file's head alone.
+    """Return the width and height of an upright image, reading only the header.
 
     Raises:
-        UserError: it cannot be read; the message names it.
+        UserError: The file cannot be read.
     """
     try:
         with open_image(path) as opened:
             turned = _orientation(opened) >= 5  # orientations 5 to 8 swap the sides
             width, height = opened.size
     except UNREADABLE as error:
-        raise UserError(f"{path}: the image cannot be read ({reason(error)}); replace or remove it") from error
+        raise _unreadable("image", str(path), error) from error
     return (height, width) if turned else (width, height)
 
 
@@ -100,16 +103,25 @@ def read_image_file(path: str | Path) -> Tensor:
     """Read an image of any mode as uint8 ``(3, H, W)``, RGB, turned upright by its EXIF orientation.
 
     Raises:
-        UserError: it cannot be read; the message names it.
+        UserError: The file cannot be read.
     """
     return decode(Path(path), str(path)).pixels
 
 
 def decode(source: Path | IO[bytes], name: str, factor: int = 1) -> Decoded:
-    """Do what ``read_image_file`` does from a file or its bytes; messages call it ``name``.
+    """Decode an image like ``read_image_file``, optionally at reduced size.
 
-    By a ``factor`` of 2, 4 or 8, JPEGs are decoded smaller, which is quicker, and all others averaged over squares. A
-    turned image is so only if its sides are multiples of it: its squares would not begin at the upright one's corner.
+    JPEGs are decoded at reduced size, which is faster. Other formats are decoded and averaged over squares. An image
+    with an EXIF orientation is reduced only if its sides are multiples of ``factor``; otherwise the squares would not
+    start at the corner of the upright image.
+
+    Args:
+        source: The file, or its bytes.
+        name: The name in error messages.
+        factor: 1, 2, 4 or 8.
+
+    Raises:
+        UserError: The image cannot be read.
     """
     try:
         with open_image(source) as opened:
@@ -119,11 +131,11 @@ def decode(source: Path | IO[bytes], name: str, factor: int = 1) -> Decoded:
             size = (width, height) if turn >= 5 else (height, width)  # orientations 5 to 8 swap the sides
             return Decoded(upright_rgb(opened, factor), size, factor)
     except UNREADABLE as error:
-        raise UserError(f"{name}: the image cannot be read ({reason(error)}); replace or remove it") from error
+        raise _unreadable("image", name, error) from error
 
 
 def _orientation(opened: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8; a damaged one turns nothing, since the picture itself may be whole."""
+    """Return the EXIF orientation, 1 to 8, or 1 if the EXIF data is damaged: the pixels may still be valid."""
     try:
         value = opened.getexif().get(0x0112)
     except UNREADABLE:
@@ -134,11 +146,11 @@ def _orientation(opened: Image.Image) -> int:
 def upright_rgb(opened: Image.Image, factor: int = 1) -> Tensor:
     """Decode an opened image of any mode as uint8 ``(3, H, W)``, RGB, turned upright by its EXIF orientation.
 
-    With a ``factor`` as ``decode``, each side is so much shorter, and rounded up.
+    With a ``factor`` (see ``decode``), the sides are divided by it and rounded up.
     """
     turn, whole = TURNS.get(_orientation(opened)), opened.size
     if factor > 1:
-        opened.draft(None, (max(1, whole[0] // factor), max(1, whole[1] // factor)))  # does nothing but to a JPEG
+        opened.draft(None, (max(1, whole[0] // factor), max(1, whole[1] // factor)))  # affects JPEGs only
     rgb = _as_rgb(opened if turn is None else opened.transpose(turn))
     if factor > 1 and opened.size == whole:
         rgb = rgb.reduce(factor)
@@ -147,54 +159,67 @@ def upright_rgb(opened: Image.Image, factor: int = 1) -> Tensor:
 
 def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        # 16 bits and more: PIL would clip at 255 instead of scaling.
+        # 16 bits and more: PIL would clip at 255 instead of scaling
         values = np.asarray(image, dtype=np.float32)
         if not np.isfinite(values).all():
-            raise ValueError("it holds values that are no finite numbers")
-        full = max(1.0 if image.mode == "F" else 65535.0, float(values.max()))  # more than 16 bits: by the brightest
-        if values.min() < -full / 510:  # of half a gray level it is nothing but rounding
-            beyond = ", or above 2147483647" if image.mode == "I" else ""  # which PIL reads as a negative one
+            raise ValueError("it holds values that are not finite")
+        full = max(1.0 if image.mode == "F" else 65535.0, float(values.max()))  # above 16 bits: scale by the maximum
+        if values.min() < -full / 510:  # less than half a gray level below 0 is rounding
+            beyond = ", or above 2147483647" if image.mode == "I" else ""  # which PIL reads as negative
             raise ValueError(f"it holds values below 0{beyond}, such as {values.min():g}")
         image = Image.fromarray((values.clip(0, full) * (255 / full)).astype(np.uint8))
-    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
+    return image if image.mode == "RGB" else image.convert("RGB")  # convert always copies
 
 
 def read_mask_file(path: Path, colors: bool = False) -> NDArray[np.uint8]:
-    """Read a mask's stored values: uint8 ``(H, W)`` integers or palette indices, or uint8 ``(H, W, 3)`` RGB colors.
+    """Read the stored values of a mask.
 
-    With ``colors`` it is always the latter: what the file shows, however it is stored.
+    Returns:
+        uint8 ``(H, W)``, integers or palette indices, or uint8 ``(H, W, 3)``, RGB colors. With ``colors`` always the
+        latter: the displayed colors, however they are stored.
 
     Raises:
-        UserError: it cannot be read, is compressed with loss, or holds values that 8 bits do not; the message names it.
+        UserError: The file cannot be read, its compression is lossy, or its values do not fit into 8 bits.
     """
     return decode_mask(path, str(path), colors)
 
 
 def decode_mask(source: Path | IO[bytes], name: str, colors: bool = False) -> NDArray[np.uint8]:
-    """Do what ``read_mask_file`` does from a file or its bytes; messages call it ``name``."""
+    """Decode a mask like ``read_mask_file``, from a file or its bytes. Error messages call it ``name``."""
     try:
         with open_image(source) as opened:
             if kind := lossy_kind(opened, source):
-                raise UserError(f"{name}: {LOSSY_MASK.format(kind)}")
+                raise lossy_mask_error(name, kind)
             if colors or len(opened.getbands()) > 2:
                 return np.array(opened.convert("RGB"))
             values = np.array(opened)
     except UNREADABLE as error:
-        raise UserError(f"{name}: the mask cannot be read ({reason(error)}); replace or remove it") from error
-    return mask_values(values if values.ndim == 2 else values[..., 0], name)  # a second band is transparency
+        raise _unreadable("mask", name, error) from error
+    return mask_values(values if values.ndim == 2 else values[..., 0], name)  # the second band is transparency
+
+
+def lossy_mask_error(path: str | Path, kind: str) -> UserError:
+    """Return the error for a mask with lossy compression. ``kind`` names the compression."""
+    problem = f"a {kind} mask is blurred at its edges by lossy compression"
+    return UserError(problem, path=path, fix="save masks as PNG")
+
+
+def _unreadable(kind: str, name: str, error: Exception) -> UserError:
+    return UserError(f"the {kind} cannot be read ({reason(error)})", path=name, fix="replace or remove it")
 
 
 def mask_values(values: NDArray[Any], name: str) -> NDArray[np.uint8]:
-    """Return a mask's values as uint8; raises UserError, calling it ``name``, where 8 bits do not hold them."""
-    with np.errstate(invalid="ignore"):  # NaN: told below
+    """Return the values of a mask as uint8. Raises UserError, naming ``name``, if they do not fit into 8 bits."""
+    with np.errstate(invalid="ignore"):  # NaN raises UserError below
         mask: NDArray[np.uint8] = values.astype(np.uint8)
     if values.dtype not in (np.uint8, np.bool_) and (mask != values).any():
-        raise UserError(f"{name}: value {values[mask != values][0]} is no integer from 0 to 255; save an 8-bit mask")
+        value = values[mask != values][0]
+        raise UserError(f"value {value} is not an integer from 0 to 255", path=name, fix="save an 8-bit mask")
     return mask
 
 
 def write_mask_file(path: Path, mask: Tensor, palette: tuple[Color, ...]) -> None:
-    """Write a mask, integer ``(H, W)``, as indexed PNG: the values are the indices, 255 is shown in white."""
+    """Write an integer mask ``(H, W)`` as indexed PNG: the indices are the values, 255 is white."""
     image = Image.fromarray(mask.cpu().numpy().astype(np.uint8))
     colors = np.zeros((256, 3), dtype=np.uint8)
     colors[: len(palette)] = palette
@@ -203,8 +228,13 @@ def write_mask_file(path: Path, mask: Tensor, palette: tuple[Color, ...]) -> Non
     image.save(path)
 
 
+def write_image_file(path: Path, image: Tensor) -> None:
+    """Write an image, uint8 ``(3, H, W)``, as PNG."""
+    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(path, compress_level=1)
+
+
 def color_indices(values: NDArray[np.uint8], colors: tuple[Color, ...]) -> NDArray[np.uint8] | Color:
-    """Turn colors ``(H, W, 3)`` into their indices ``(H, W)``, or return the first color that has none."""
+    """Convert colors ``(H, W, 3)`` to their indices ``(H, W)``, or return the first color that is not in ``colors``."""
 
     def codes(rgb: NDArray[Any]) -> NDArray[np.int32]:
         red, green, blue = np.moveaxis(rgb.astype(np.int32), -1, 0)
@@ -213,16 +243,16 @@ def color_indices(values: NDArray[np.uint8], colors: tuple[Color, ...]) -> NDArr
     wanted, known = codes(values), codes(np.array(colors))
     order = np.argsort(known, kind="stable")
     indices = order[np.searchsorted(known[order], wanted).clip(max=len(known) - 1)]
-    strange = known[indices] != wanted
-    if strange.any():
-        red, green, blue = values[strange][0].tolist()
+    unknown = known[indices] != wanted
+    if unknown.any():
+        red, green, blue = values[unknown][0].tolist()
         return red, green, blue
     return indices.astype(np.uint8)
 
 
 def reason(error: Exception) -> str:
-    """Put an exception into a few words on one line."""
-    if isinstance(error, UnidentifiedImageError):  # its words are the file's path, which is named already
+    """Return the message of an exception, in one line of at most 120 characters."""
+    if isinstance(error, UnidentifiedImageError):  # its message is the path, which is named already
         return "cannot identify what kind of image it is"
     words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join((words or type(error).__name__).split())[:120]

@@ -1,4 +1,4 @@
-"""A picture in a file, opened by its head: of which kind it is, and whether its pixels are those that were saved."""
+"""Open an image file by its header, and detect lossy compression."""
 
 from __future__ import annotations
 
@@ -11,33 +11,34 @@ from PIL import Image
 
 from semiseg.errors import require_regular_file
 
-# A file is what its first bytes say, whatever its name; of all that PIL reads only this (EPS would run Ghostscript).
 KINDS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
-# What PIL raises for files that are missing, cut short, of an unknown kind, broken inside, or absurdly large.
+"""The formats that are read, detected by the first bytes whatever the suffix is. (PIL would run Ghostscript on EPS.)"""
 UNREADABLE = (
     *(OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, OverflowError, EOFError, struct.error),
     Image.DecompressionBombError,
 )
-# Networks pad a picture to a side of 32. One of a million pixels by one, a kilobyte as a file, would take gigabytes.
+"""The exceptions that PIL raises for missing, truncated, unknown, damaged and excessively large files."""
 NARROW, LONGEST_NARROW = 32, 65_535
-LOSSY_IN_TIFF = ("jpeg", "tiff_jpeg", "webp")  # as PIL calls them; WebP may be lossless there, which nobody can tell
+"""Networks pad images to a side of 32, so an image of 1,000,000x1 pixels (1 kB as a file) would need gigabytes."""
+LOSSY_IN_TIFF = ("jpeg", "tiff_jpeg", "webp")
+"""PIL's names of lossy compression in TIFF. WebP in TIFF can be lossless, but PIL does not report it."""
 
 
 def open_image(source: Path | IO[bytes]) -> Image.Image:
-    """Open an image file by its head, of which PIL refuses more than 178,956,970 pixels (twice its limit).
+    """Open an image file, or the first image of an animation or of a file with several pages, without decoding it.
 
-    Of animations and files of several pages it is the first picture.
+    PIL refuses more than 178,956,970 pixels, twice its limit.
 
     Raises:
-        OSError: it is a folder, a device or a pipe (which would be waited for), or another of ``UNREADABLE``.
-        ValueError: it is a line: less than ``NARROW`` pixels by more than ``LONGEST_NARROW``.
+        OSError: The path is a folder, a device or a pipe (which could block), or another of ``UNREADABLE``.
+        ValueError: The image is narrower than ``NARROW`` and longer than ``LONGEST_NARROW`` pixels.
     """
     opened = Image.open(require_regular_file(source) if isinstance(source, Path) else source, formats=KINDS)
     if min(opened.size) < NARROW and max(opened.size) > LONGEST_NARROW:
         size = "{} x {}".format(*opened.size)
-        raise ValueError(f"{size} pixels: less than {NARROW} by more than {LONGEST_NARROW} are not taken, cut it up")
-    if opened.format == "PNG":  # PIL shows what it can of damaged pixels and says nothing; the checksums tell
-        opened.verify()  # after which it has to be opened anew
+        raise ValueError(f"{size} pixels: less than {NARROW} by more than {LONGEST_NARROW} is not supported")
+    if opened.format == "PNG":  # PIL decodes damaged pixels without an error unless it verifies the checksums
+        opened.verify()  # the file has to be reopened afterwards
         if not isinstance(source, Path):
             source.seek(0)
         opened = Image.open(source, formats=KINDS)
@@ -45,11 +46,11 @@ def open_image(source: Path | IO[bytes]) -> Image.Image:
 
 
 def lossy_kind(opened: Image.Image, source: Path | IO[bytes]) -> str:
-    """Return what kind of compression has changed the pixels of an opened picture, empty where none has.
+    """Return the name of the lossy compression of an opened image, or an empty string if it is lossless.
 
     Args:
-        opened: from ``open_picture``.
-        source: what it was opened from; bytes are left at their first.
+        opened: The image, from ``open_image``.
+        source: The file or its bytes, which are rewound.
     """
     if opened.format in ("JPEG", "MPO"):
         return "JPEG"
@@ -66,12 +67,12 @@ def lossy_kind(opened: Image.Image, source: Path | IO[bytes]) -> str:
 
 
 def _is_lossy_webp(file: IO[bytes]) -> bool:
-    """Tell how the first picture of a WebP is compressed: by the chunk ``VP8`` with loss, by ``VP8L`` without."""
-    file.seek(12)  # behind RIFF, the size and WEBP
+    """Return whether the first image of a WebP is lossy: chunk ``VP8`` is lossy, ``VP8L`` lossless."""
+    file.seek(12)  # after RIFF, the size and WEBP
     while len(head := file.read(8)) == 8:
         kind, size = head[:4], int.from_bytes(head[4:], "little")
         if kind in (b"VP8 ", b"VP8L"):
             return kind == b"VP8 "
-        # A frame of an animation holds its picture behind 16 bytes of its own; any chunk has an even length.
+        # An animation frame holds its image after 16 bytes of its own. Chunks have an even length.
         file.seek(16 if kind == b"ANMF" else size + size % 2, os.SEEK_CUR)
     return False

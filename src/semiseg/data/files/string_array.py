@@ -1,4 +1,4 @@
-"""A million names in little memory: one text instead of a million strings, for workers to share without a copy."""
+"""Immutable sequences of strings in one buffer, which worker processes share without copying."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import numpy as np
 
 
 class StringArray(Sequence[str]):
-    """Strings in one text, in the order given; 8 bytes each beside their letters. Equal to a tuple of the same strings.
+    """Strings stored as one text plus 8 bytes each. Equal to a tuple of the same strings.
 
-    A Python string has a counter that changes whenever somebody looks at it, so that processes which share a list of
-    them come to copy all of it, page by page. Nothing here changes when it is read, but the counter of the text.
+    Reading an element of a list changes its reference count, so forked workers that share a list end up copying all
+    of its memory. Reading a StringArray changes only the reference count of the text.
     """
 
-    def __init__(self, names: Iterable[str]) -> None:
-        names = names if isinstance(names, (list, tuple)) else list(names)
-        self._text = "".join(names)
-        self._ends = np.cumsum(np.fromiter(map(len, names), np.int64, len(names)))
+    def __init__(self, strings: Iterable[str]) -> None:
+        strings = strings if isinstance(strings, (list, tuple)) else list(strings)
+        self._text = "".join(strings)
+        self._ends = np.cumsum(np.fromiter(map(len, strings), np.int64, len(strings)))
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -31,10 +31,10 @@ class StringArray(Sequence[str]):
     def __getitem__(self, index: slice) -> tuple[str, ...]: ...
     def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
         if isinstance(index, slice):
-            return tuple(self[place] for place in range(*index.indices(len(self))))
-        place = range(len(self))[index]  # raises IndexError, and knows negative ones
-        start = int(self._ends[place - 1]) if place else 0
-        return self._text[start : int(self._ends[place])]
+            return tuple(self[number] for number in range(*index.indices(len(self))))
+        number = range(len(self))[index]  # supports negative indices, raises IndexError
+        start = int(self._ends[number - 1]) if number else 0
+        return self._text[start : int(self._ends[number])]
 
     def __iter__(self) -> Iterator[str]:
         text, start = self._text, 0
@@ -51,35 +51,35 @@ class StringArray(Sequence[str]):
         return hash(tuple(self))
 
 
-def as_string_array(names: Iterable[str]) -> StringArray:
-    """Return ``Names`` of the strings: themselves where they are that already."""
-    return names if isinstance(names, StringArray) else StringArray(names)
+def as_string_array(strings: Iterable[str]) -> StringArray:
+    """Return the strings as a StringArray, without a copy if they are one."""
+    return strings if isinstance(strings, StringArray) else StringArray(strings)
 
 
 class FolderFiles(Mapping[str, Path]):
-    """The files of one folder by their stems, sorted: a read-only dict that makes each path when it is asked for.
+    """The files of one folder by stem, sorted. A read-only mapping that creates each path on access.
 
     Args:
-        directory: the folder.
-        suffixes: the suffix of each file, by its stem.
+        directory: The folder.
+        suffixes: The suffix of each file by its stem.
 
     Attributes:
-        stems: its keys.
+        stems: The keys.
     """
 
     def __init__(self, directory: Path, suffixes: Mapping[str, str]) -> None:
         self._directory = directory
         stems = sorted(suffixes)
-        self._kinds = tuple(sorted(set(suffixes.values())))
-        numbers = {suffix: number for number, suffix in enumerate(self._kinds)}
-        self._kind = np.array([numbers[suffixes[stem]] for stem in stems], dtype=np.uint16)
+        self._suffixes = tuple(sorted(set(suffixes.values())))
+        numbers = {suffix: number for number, suffix in enumerate(self._suffixes)}
+        self._suffix_index = np.array([numbers[suffixes[stem]] for stem in stems], dtype=np.uint16)
         self.stems = StringArray(stems)
 
     def __getitem__(self, stem: str) -> Path:
-        place = bisect_left(self.stems, stem)
-        if place == len(self.stems) or self.stems[place] != stem:
+        index = bisect_left(self.stems, stem)
+        if index == len(self.stems) or self.stems[index] != stem:
             raise KeyError(stem)
-        return self._directory / (stem + self._kinds[self._kind[place]])
+        return self._directory / (stem + self._suffixes[self._suffix_index[index]])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.stems)

@@ -1,1 +1,1 @@
-"""Which images are labeled, unlabeled, for validation and for the test."""
+"""Lists of labeled, unlabeled, validation and test images."""

@@ -1,4 +1,4 @@
-"""How masks are to be read: in full, in part, or as one class an image; and whether that fits what lies there."""
+"""Kinds of annotation: full, partial or single-positive masks, and whether the labeled masks match."""
 
 from __future__ import annotations
 
@@ -13,44 +13,45 @@ from semiseg.errors import UserError
 
 Annotation = Literal["full", "partial", "single-positive"]
 SPARSE_SHARE = 0.5
-"""Share of known pixels below which masks do not look like full ones: published ones leave 2 to 10 % at 255."""
+"""Masks with a smaller share of known pixels look partial. Published full masks leave 2 to 10 % at 255."""
 
 
 def check_annotation(
     dataset: SegmentationDataset, labeled: tuple[str, ...], pixels: NDArray[np.int64], annotation: Annotation
 ) -> list[str]:
-    """Hold labeled masks against the kind of annotation they are said to be; return what a person should know.
+    """Compare labeled masks with the declared kind of annotation.
 
     Args:
-        dataset: the data.
-        labeled: ids of the labeled images.
-        pixels: ``(len(labeled), 256)``, pixels of each mask value (``splits.count_pixels``).
-        annotation: how the masks are to be read.
+        dataset: The data.
+        labeled: Ids of the labeled images.
+        pixels: ``(len(labeled), 256)``, the pixels of each mask value (``mask_validation.count_pixels``).
+        annotation: The declared kind.
+
+    Returns:
+        Notes and warnings for the user.
 
     Raises:
-        UserError: a single-positive mask shows no class or several, or a mask shows what the image's tags deny.
+        UserError: A single-positive mask shows no class or several, or a mask contradicts the tags of its image.
     """
     shown = pixels[:, : len(dataset.classes)] > 0
     for id, row in zip(labeled, shown, strict=True):
-        where = f"{dataset.mask_path(id) or id}"
-        names = [name for name, there in zip(dataset.classes, row, strict=True) if there]
+        path = dataset.mask_path(id) or id
+        names = [name for name, present in zip(dataset.classes, row, strict=True) if present]
         denied = [c for c, tag in enumerate(dataset.tags(id) or ()) if tag == ABSENT and row[c]]
         if denied:
             name = dataset.classes[denied[0]]
-            raise UserError(f"{where}: the mask shows {name}, the tags say that it is absent; correct one of the two")
+            raise UserError(f"the mask shows {name}, but its tags say absent", path=path, fix="correct one of the two")
         if annotation == "single-positive" and len(names) != 1:
             raise UserError(
-                f"{where}: a single-positive mask shows one class, this one {', '.join(names) or 'none'}; leave all "
-                "else at 255, or take --annotation partial"
+                f"a single-positive mask shows one class, but this one shows {', '.join(names) or 'none'}",
+                path=path,
+                fix="set all other pixels to 255, or choose --annotation partial",
             )
     known = 1 - pixels[:, IGNORE].sum() / max(1, pixels.sum())
+    share = f"{known:.1%} of the pixels of labeled images are annotated"
     if annotation != "full":
-        note = f"{annotation} annotation: {known:.1%} of the pixels of labeled images are annotated"
-        every = "; warning: what is unknown has to be 255 in the masks, not 0" if known == 1 else ""
-        return [note + every]
+        warning = ". Warning: unknown pixels must be 255 in the masks, not 0" if known == 1 else ""
+        return [f"{annotation} annotation: {share}{warning}"]
     if known < SPARSE_SHARE:
-        return [
-            f"warning: {known:.1%} of the pixels of labeled images are annotated: this looks like partial annotation: "
-            "--annotation partial"
-        ]
+        return [f"warning: {share}, which looks like partial annotation. Consider --annotation partial"]
     return []

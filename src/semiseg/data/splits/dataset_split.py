@@ -1,4 +1,4 @@
-"""Which images are labeled, unlabeled, for validation and for the test: make, read, write and check the lists."""
+"""Create, check, read and write the lists of labeled, unlabeled, validation and test images."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ SHARDS = "shards.json"
 
 @dataclass(frozen=True)
 class Split:
-    """Four lists of ids without an id in common, and what a person should know about how they came about.
+    """Four disjoint lists of ids, and notes on how they were created.
 
-    Where ``shards`` are given, they take the place of the unlabeled list, which is empty.
+    If ``shards`` is given, it replaces the unlabeled list, which is then empty.
     """
 
     labeled: tuple[str, ...]
@@ -48,7 +48,7 @@ class Split:
 
     @property
     def unlabeled_count(self) -> int:
-        """How many unlabeled images there are, in the list or in shards."""
+        """The number of unlabeled images, in the list or in shards."""
         return len(self.unlabeled) if self.shards is None else len(self.shards)
 
 
@@ -59,24 +59,27 @@ def resolve_split(
     unlabeled: str | None = None,
     existing_only: bool = False,
 ) -> Split:
-    """Decide which images are labeled, and which of the rest serve for what.
+    """Choose the labeled, unlabeled, validation and test images.
 
-    The training images are the train list, or all that are in neither the val nor the test list. All of them that are
-    not labeled are unlabeled, whether they have a mask or not, unless a list says otherwise. Without a val list, a
-    fifth of the labeled images (at least one) is held out.
+    The training images are the train list, or all images that are in neither the val nor the test list. Training images
+    that are not labeled are unlabeled, with or without a mask, unless a list names the unlabeled images. Without a val
+    list, a fifth of the labeled images (at least one) is held out.
 
     Args:
-        dataset: the data; no file of it but lists is opened.
-        labeled: None for all training images that have a mask; a share of the training images, ``"1/16"``, or a number
-            of images, ``"23"``, by the lists that come with the data or else drawn; a list in a file, with the list of
-            unlabeled images that was published beside it, if there is one; or ``"split_0.pkl:N"``, the first N of a
-            permutation of the sorted training images.
-        seed: of whatever is drawn.
-        unlabeled: a list of the unlabeled images in a file, or shards, in place of the above.
-        existing_only: leave images that are not there out of the lists, with a note; otherwise they are an error.
+        dataset: The data. Only its lists are read.
+        labeled: One of
+
+            - None: all training images with a mask,
+            - a share of the training images, ``"1/16"``, or a number of images, ``"23"``: the lists that come with the
+              data, or else a random sample,
+            - a list file; the list of unlabeled images published next to it is used too,
+            - ``"split_0.pkl:N"``: the first N of a permutation of the sorted training images.
+        seed: The random seed.
+        unlabeled: A list file of the unlabeled images, or shards.
+        existing_only: Leave out listed images that do not exist, with a note, instead of raising UserError.
 
     Raises:
-        UserError: a list or file contradicts the data or another list, or there are too few masks.
+        UserError: A list or file contradicts the data or another list, or there are too few masks.
     """
     reader = ListReader(dataset, existing_only)
     val, test = read_lists(reader)
@@ -89,7 +92,8 @@ def resolve_split(
         chosen, val = _hold_out(dataset, chosen, seed, reader.notes)
     unmasked = [id for id in val if not dataset.has_mask(id)]
     if unmasked:
-        raise UserError(f"{dataset.name}: {unmasked[0]!r} in the val list has no mask; add it or take the line out")
+        problem = f"{unmasked[0]!r} in the val list has no mask"
+        raise UserError(problem, path=dataset.name, fix="add it or remove the line")
     if any(not dataset.has_mask(id) for id in test):
         masked = tuple(id for id in test if dataset.has_mask(id))
         reader.notes.append(f"{len(test) - len(masked)} of {len(test)} test images have no mask and are left out")
@@ -100,10 +104,10 @@ def resolve_split(
 
 
 def read_lists(reader: ListReader) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
-    """Fill in the reader's training images; return val, None where there is no such list, and test images.
+    """Set the training images of the reader. Return the val list, or None if there is none, and the test list.
 
     Raises:
-        UserError: a list that comes with the data is empty.
+        UserError: A list that comes with the data is empty.
     """
     lists = {name: reader.named(name) for name in ("train", "val", "test")}
     held_back = {*(lists["val"] or ()), *(lists["test"] or ())}
@@ -114,14 +118,14 @@ def read_lists(reader: ListReader) -> tuple[tuple[str, ...] | None, tuple[str, .
 
 
 def read_dataset_lists(dataset: SegmentationDataset) -> tuple[Sequence[str], tuple[str, ...], tuple[str, ...]]:
-    """Return training, val and test images before any is labeled or held out; the last two may be empty."""
+    """Return the train, val and test images before any is held out. Val and test may be empty."""
     reader = ListReader(dataset, existing_only=False)
     val, test = read_lists(reader)
     return reader.train, val or (), test
 
 
 def sample_labeled(dataset: SegmentationDataset, labeled: str, seed: int) -> tuple[tuple[str, ...], Sequence[str]]:
-    """Return the (labeled, unlabeled) lists that ``resolve_split`` begins with, before it holds any image out."""
+    """Return the labeled and unlabeled images like ``resolve_split``, before any is held out for validation."""
     reader = ListReader(dataset, existing_only=False)
     read_lists(reader)
     return _choose_labeled(reader, labeled, seed, None)
@@ -135,45 +139,47 @@ def _choose_labeled(
     masked = tuple(id for id in train if dataset.has_mask(id))
     if not masked:
         where = dataset.root / dataset.mask_folder if dataset.root else dataset.name
-        remedy = (
-            f"annotate a few, as {dataset.mask_folder}/NAME.png" if dataset.mask_folder else "annotate a few of them"
-        )
-        raise UserError(f"{where}: none of {len(train)} training images has a mask; {remedy}")
+        example = f", as {dataset.mask_folder}/NAME.png" if dataset.mask_folder else ""
+        fix = f"annotate a few{example}"
+        raise UserError(f"none of {len(train)} training images has a mask", path=where, fix=fix)
     if labeled is None:
         chosen = masked
     elif match := re.fullmatch(r"(.+\.pkl)(?::(\d{1,9}))?", labeled):
         chosen = _from_permutation(reader, Path(match[1]), int(match[2] or 0))
     elif re.fullmatch(r"\d{1,9}(/\d{1,9})?", labeled):
         if published := dataset.published_lists(labeled, seed):
-            reader.notes.append(f"labeled {labeled}: the lists that come with {dataset.name} for seed {seed}")
+            reader.notes.append(f"labeled {labeled}: using the lists that come with {dataset.name} for seed {seed}")
             chosen, unlabeled = reader.file(published[0]), unlabeled or published[1]
         else:
             count = _share(labeled, len(train)) if "/" in labeled else int(labeled)
-            chosen = _draw(masked, count, labeled, seed)
-            reader.notes.append(f"labeled {labeled}: {count} of {len(masked)} masks drawn by seed {seed}")
-    elif os.path.isfile(labeled):  # False for what is no possible name, where Path raises
+            chosen = _sample(masked, count, seed)
+            reader.notes.append(f"labeled {labeled}: {count} of {len(masked)} masks sampled with seed {seed}")
+    elif os.path.isfile(labeled):  # False for invalid names, on which Path raises
         chosen = reader.file(Path(labeled))
         if unlabeled is None and (unlabeled := matching_unlabeled_list(Path(labeled))):
-            reader.notes.append(f"unlabeled: the list {unlabeled} that lies beside {labeled}")
+            reader.notes.append(f"unlabeled: using the list {unlabeled} next to {labeled}")
     else:
-        raise UserError(
-            f"--labeled {labeled}: no such file; give a share (1/16), a number (23), a list in a file or split_0.pkl:N"
-        )
-    _check_labeled(dataset, chosen, None if unlabeled else train, f"--labeled {labeled}")
+        fix = "give a share (1/16), a number (23), a list file or split_0.pkl:N"
+        raise UserError(f"{labeled}: no such file", option="labeled", fix=fix)
+    _check_labeled(dataset, chosen, None if unlabeled else train, labeled)
     if unlabeled:
-        return chosen, reader.file(unlabeled, may_be_empty=True)  # a method that needs some says so
+        return chosen, reader.file(unlabeled, may_be_empty=True)  # methods that need unlabeled images check for them
     taken = set(chosen)
     return chosen, StringArray(id for id in train if id not in taken)
 
 
 def _from_permutation(reader: ListReader, path: Path, count: int) -> tuple[str, ...]:
-    """Return the labeled images by CutMix-Seg's and ClassMix's files: the first of the permuted, sorted train list."""
+    """Return the first ``count`` of the permuted, sorted training images (CutMix-Seg and ClassMix)."""
     order, whole = read_permutation(path), sorted({*reader.train, *reader.train_missing})
     if len(order) != len(whole):
-        mismatch = f"it permutes {len(order)} images, and the train list has {len(whole)}"
-        raise UserError(f"{path}: {mismatch}; take the file made for these data, or complete the train list")
+        raise UserError(
+            f"it permutes {len(order)} images, but the train list has {len(whole)}",
+            path=path,
+            fix="use the file made for this data, or complete the train list",
+        )
     if not 0 < count < len(order):
-        raise UserError(f"--labeled {path}: say how many of the {len(order)} images are labeled, e.g. {path}:100")
+        problem = f"{path} does not say how many of its {len(order)} images are labeled"
+        raise UserError(problem, option="labeled", fix=f"append a number, as in {path}:100")
     chosen, here = [whole[index] for index in order[:count]], set(reader.train)
     return reader.present(
         f"{path}:{count}", tuple(id for id in chosen if id in here), [id for id in chosen if id not in here]
@@ -183,44 +189,44 @@ def _from_permutation(reader: ListReader, path: Path, count: int) -> tuple[str, 
 def _share(labeled: str, count: int) -> int:
     numerator, denominator = map(int, labeled.split("/"))
     if not 0 < numerator <= denominator:
-        raise UserError(f"--labeled {labeled}: not a share of the images; give one above 0 and at most 1, such as 1/16")
+        problem = f"{labeled} is not a share of the images"
+        raise UserError(problem, option="labeled", fix="give a share above 0 and at most 1, such as 1/16")
     return max(1, round(Fraction(numerator, denominator) * count))
 
 
-def _draw(masked: tuple[str, ...], count: int, labeled: str, seed: int) -> tuple[str, ...]:
+def _sample(masked: tuple[str, ...], count: int, seed: int) -> tuple[str, ...]:
     if not 0 < count <= len(masked):
-        raise UserError(
-            f"--labeled {labeled}: {count} labeled images asked for, {len(masked)} training images have a mask; ask "
-            f"for 1 to {len(masked)}"
-        )
+        problem = f"{count} labeled images requested, but {len(masked)} training images have a mask"
+        raise UserError(problem, option="labeled", fix=f"choose 1 to {len(masked)}")
     order = torch.randperm(len(masked), generator=generator(seed, "draw labeled")).tolist()
     return tuple(sorted(masked[index] for index in order[:count]))
 
 
 def _check_labeled(
-    dataset: SegmentationDataset, ids: tuple[str, ...], train: Sequence[str] | None, source: str
+    dataset: SegmentationDataset, ids: tuple[str, ...], train: Sequence[str] | None, labeled: str | None
 ) -> None:
-    """Raise UserError where one of the labeled images has no mask, or is no training image, if these are given."""
+    """Raise UserError if a labeled image has no mask or, if ``train`` is given, is not a training image."""
+    path = labeled if labeled and os.path.isfile(labeled) else None
     if not ids:
-        raise UserError(f"{source}: the list is empty; name at least one image")
-    strange = set() if train is None else set(ids).difference(train)
+        raise UserError("the list is empty", path=path, option="labeled", fix="list at least one image")
+    unexpected = set() if train is None else set(ids).difference(train)
     for id in ids:
-        if id in strange:
-            raise UserError(
-                f"{source}: {id!r} is not among the training images; take it out, or add it to splits/train.txt"
-            )
+        if id in unexpected:
+            problem, fix = f"{id!r} is not among the training images", "remove it, or add it to splits/train.txt"
+            raise UserError(problem, path=path, option="labeled", fix=fix)
         if not dataset.has_mask(id):
-            raise UserError(f"{source}: {id!r} has no mask; add it or take the image out")
+            raise UserError(f"{id!r} has no mask", path=path, option="labeled", fix="add it or remove the image")
 
 
 def _hold_out(
     dataset: SegmentationDataset, labeled: tuple[str, ...], seed: int, notes: list[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Take a fifth of the labeled images for validation; the seed decides which."""
+    """Move a random fifth of the labeled images to the validation list."""
     if len(labeled) < 2:
         raise UserError(
-            f"{dataset.name}: one labeled image cannot serve for training and validation; annotate a second one or "
-            "write splits/val.txt"
+            "one labeled image cannot serve for training and validation",
+            path=dataset.name,
+            fix="annotate a second one or write splits/val.txt",
         )
     order = torch.randperm(len(labeled), generator=generator(seed, "hold out")).tolist()
     val = {labeled[index] for index in order[: max(1, len(labeled) // 5)]}
@@ -229,27 +235,34 @@ def _hold_out(
 
 
 def _check_names(dataset: SegmentationDataset, split: Split) -> None:
-    """Raise UserError where an id is in two lists, or a run could not keep it in any."""
+    """Raise UserError if an id is in two lists, or a list file cannot hold it."""
     lists = sorted((split.labeled, split.unlabeled, split.val, split.test), key=len)
-    few = set(chain(*lists[:-1]))  # those of all lists but the longest, which may have a million
-    if len(few) == sum(map(len, lists[:-1])) and few.isdisjoint(lists[-1]) and all(map(listable, chain(*lists))):
+    shorter = set(chain(*lists[:-1]))  # the longest list may have a million ids
+    if (
+        len(shorter) == sum(map(len, lists[:-1]))
+        and shorter.isdisjoint(lists[-1])
+        and all(map(listable, chain(*lists)))
+    ):
         return
-    owner: dict[str, str] = {}
+    first_list: dict[str, str] = {}
     for name in LISTS:
         for id in getattr(split, name):
-            other = owner.setdefault(id, name)
+            other = first_list.setdefault(id, name)
             if other != name:
-                raise UserError(f"{dataset.name}: {id!r} is in the {other} and the {name} list; keep it in one of them")
+                problem = f"{id!r} is in the {other} and the {name} list"
+                raise UserError(problem, path=dataset.name, fix="keep it in one of them")
             if not listable(id):
-                why = "it has several lines, space at its ends, or bytes that are no UTF-8"
-                path = dataset.image_path(id) or id
-                raise UserError(f"{path}: no list can hold this name, {why}; rename the image and its mask")
+                raise UserError(
+                    "the name cannot be listed: it has several lines, space at its ends, or bytes that are not UTF-8",
+                    path=dataset.image_path(id) or id,
+                    fix="rename the image and its mask",
+                )
 
 
 def write_split(split: Split, directory: str | Path) -> None:
-    """Write ``labeled.txt``, ``unlabeled.txt``, ``val.txt`` and ``test.txt``, an id a line; the notes are not kept.
+    """Write ``labeled.txt``, ``unlabeled.txt``, ``val.txt`` and ``test.txt``, one id per line, without the notes.
 
-    Of shards, ``shards.json`` says what they hold, and a line in ``unlabeled.txt`` that they take its place.
+    If the split has shards, ``shards.json`` holds their index, and ``unlabeled.txt`` a comment that refers to it.
     """
     Path(directory).mkdir(parents=True, exist_ok=True)
     for name in LISTS:
@@ -260,18 +273,18 @@ def write_split(split: Split, directory: str | Path) -> None:
 
 
 def read_split(directory: str | Path, dataset: SegmentationDataset | None = None) -> Split:
-    """Read what ``write_split`` wrote; raises UserError if a list is missing or names an image not in the data."""
+    """Read the files of ``write_split``. Raises UserError if a list is missing or names an image not in the data."""
     index = Path(directory) / SHARDS
     shards = parse_index(str(index), index.read_bytes()) if index.is_file() else None
     paths = {name: Path(directory) / f"{name}.txt" for name in LISTS if name != "unlabeled" or shards is None}
     lists: dict[str, Sequence[str]] = {name: read_lines(path) for name, path in paths.items()}
-    if dataset is not None and not _each_once(tuple(chain(*lists.values())), dataset):
+    if dataset is not None and not _all_known_once(tuple(chain(*lists.values())), dataset):
         lists = {name: read_list(path, dataset) for name, path in paths.items()}
     labeled, val, test = (tuple(lists[name]) for name in ("labeled", "val", "test"))
     return Split(labeled, as_string_array(lists.get("unlabeled", ())), val, test, shards=shards)
 
 
-def _each_once(ids: tuple[str, ...], dataset: SegmentationDataset) -> bool:
-    """Tell whether each of them is an image of the data, and none is there twice."""
+def _all_known_once(ids: tuple[str, ...], dataset: SegmentationDataset) -> bool:
+    """Return whether every id is an image of the data and is listed once."""
     different = set(ids)
     return len(different) == len(ids) and not different.difference(dataset.ids)

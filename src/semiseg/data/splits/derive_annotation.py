@@ -1,6 +1,6 @@
-"""Cheaper annotation, derived from full masks: what a person would have left unannotated becomes 255.
+"""Derive cheaper annotation from full masks: pixels that an annotator would leave out become 255.
 
-Pure functions of masks, a seed and an image's id; what is kept is as it was, so that nothing is ever wrong.
+Pure functions of masks, a seed and an image id. The remaining pixels keep their class.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from semiseg.data.dataset import IGNORE
 from semiseg.data.tag_file import ABSENT, PRESENT, UNKNOWN, Tags
@@ -21,36 +22,35 @@ Mask = NDArray[np.uint8]
 Region = NDArray[np.bool_]
 
 MIN_REGION_SHARE = 1e-4
-"""Regions below this share of the image are passed over, as a person would, but for the largest of each class."""
+"""Smaller regions are skipped, as an annotator would, except the largest one of each class."""
 TURN_STD = 0.2
-"""Standard deviation of a scribble's turn from pixel to pixel, in radians: about a right angle in sixty pixels."""
+"""Standard deviation of the turn of a scribble per pixel, in radians: about a right angle in sixty pixels."""
 
 
 def scribbles(mask: Mask, share: float, seed: int, id: str) -> Mask:
-    """Keep one thin curve in each region, until it covers ``share`` of the region's pixels.
+    """Keep one thin curve in each region, until it covers ``share`` of the pixels of the region.
 
-    It wanders through the inside of the region, turns away from the border and may cross itself; it is one pixel wide
-    for each 320 of the image's longer side. Where it gets stuck it covers less.
+    The curve wanders inside the region, turns away from its border and may cross itself. Its width is one pixel per 320
+    pixels of the longer image side. A curve that gets stuck covers less.
 
     Args:
         mask: uint8 ``(H, W)``, class or 255.
-        share: in (0, 1].
-        seed: decides the curves, together with ``id``.
-        id: the image's.
+        share: In (0, 1].
+        seed: The random seed, combined with ``id``.
+        id: The image.
     """
-    draw = random.Random(derive_seed("scribbles", seed, id))
+    rng = random.Random(derive_seed("scribbles", seed, id))
     width = max(1, round(max(mask.shape) / 320))
     kept = np.full_like(mask, IGNORE)
     for part, region in _regions(mask):
-        kept[part][_scribble(region, share, width, draw)] = mask[part][region][0]
+        kept[part][_scribble(region, share, width, rng)] = mask[part][region][0]
     return kept
 
 
 def boxes(mask: Mask) -> Mask:
     """Keep one rectangle in each region: the largest square inside it, grown until each side meets the border.
 
-    All pixels of it are of the region's class. A bounding box, drawn around an object, is another thing: it says of no
-    pixel inside what it is.
+    All its pixels belong to the class. (A bounding box around an object does not say which pixels inside it do.)
     """
     kept = np.full_like(mask, IGNORE)
     for part, region in _regions(mask):
@@ -59,67 +59,65 @@ def boxes(mask: Mask) -> Mask:
 
 
 def some_classes(mask: Mask, classes: tuple[int, ...]) -> Mask:
-    """Keep the pixels of some classes."""
+    """Keep the pixels of the given classes."""
     return np.where(np.isin(mask, classes), mask, np.uint8(IGNORE))
 
 
 def assign_classes(shown: Mapping[str, Sequence[int]], first: Collection[str], seed: int) -> dict[str, int]:
-    """Choose the one class that a single-positive mask keeps, for each image: the one fewest images have got so far.
+    """Choose the class that the single-positive mask of each image keeps, with classes as balanced as possible.
 
-    So does a person who wants every class annotated somewhere; draws for each image alone leave classes out where
-    images are few. The order in which images choose is drawn.
+    Images choose in random order. Each takes the one of its classes that the fewest images have taken. Independent
+    choices would leave classes out when there are few images.
 
     Args:
-        shown: the classes that each image shows; an image that shows none gets none.
-        first: the images that choose before the others, so that every class they show is among theirs if it can be.
-        seed: decides order and ties.
+        shown: The classes in each image. Images without classes get none.
+        first: Images that choose before the others, so that their classes are balanced among themselves.
+        seed: The random seed of the order and of ties.
     """
-    draw = random.Random(derive_seed("single positive", seed))
+    rng = random.Random(derive_seed("single positive", seed))
     order = [id for id in sorted(shown) if shown[id]]
-    draw.shuffle(order)
+    rng.shuffle(order)
     dealt: dict[str, int] = {}
     for id in sorted(order, key=lambda id: id not in first):
         counts = Counter(dealt.values())
         least = min(counts[value] for value in shown[id])
-        dealt[id] = draw.choice([value for value in shown[id] if counts[value] == least])
+        dealt[id] = rng.choice([value for value in shown[id] if counts[value] == least])
     return dealt
 
 
 def all_tags(mask: Mask, classes: int) -> Tags:
-    """Tag every class: present if a pixel shows it, else absent."""
+    """Tag every class as present or absent."""
     shown = classes_in(mask)
     return tuple(PRESENT if value in shown else ABSENT for value in range(classes))
 
 
 def some_tags(mask: Mask, classes: int, seed: int, id: str) -> Tags:
-    """Tag each class with probability 1/2, and one that is present in any case."""
-    draw = random.Random(derive_seed("some tags", seed, id))
+    """Tag each class with probability 1/2, and always one present class."""
+    rng = random.Random(derive_seed("some tags", seed, id))
     every, sure = all_tags(mask, classes), single_tag(mask, classes, seed, id)
-    return tuple(
-        tag if one == PRESENT or draw.random() < 0.5 else UNKNOWN for tag, one in zip(every, sure, strict=True)
-    )
+    return tuple(tag if one == PRESENT or rng.random() < 0.5 else UNKNOWN for tag, one in zip(every, sure, strict=True))
 
 
 def single_tag(mask: Mask, classes: int, seed: int, id: str) -> Tags:
-    """Tag one class that is present; nothing is known of the others."""
+    """Tag one random class that is present. The others are unknown."""
     shown = classes_in(mask)
     chosen = random.Random(derive_seed("single tag", seed, id)).choice(shown) if shown else None
     return tuple(PRESENT if value == chosen else UNKNOWN for value in range(classes))
 
 
 def classes_in(mask: Mask) -> list[int]:
-    """Return the classes that a mask shows, in order."""
+    """Return the classes in a mask, sorted."""
     return [int(value) for value in np.unique(mask) if value != IGNORE]
 
 
 def _regions(mask: Mask) -> Iterator[tuple[tuple[slice, slice], Region]]:
-    """Yield the box around each connected region of a class, and the region within that box."""
+    """Yield the bounding box of each connected region of a class, and the region within the box."""
     labels = connected_regions(mask)
     areas = np.bincount(labels.ravel())
     first = np.unique(labels, return_index=True)[1]
     classes = mask.ravel()[first]
     largest = {int(value): int(np.where(classes == value, areas, -1).argmax()) for value in np.unique(classes)}
-    order = np.argsort(labels, axis=None, kind="stable")  # the pixels of each region lie together
+    order = np.argsort(labels, axis=None, kind="stable")  # the pixels of each region are adjacent
     for number, pixels in enumerate(np.split(order, np.cumsum(areas)[:-1])):
         value = int(classes[number])
         if value == IGNORE or (areas[number] < MIN_REGION_SHARE * mask.size and largest[value] != number):
@@ -130,39 +128,25 @@ def _regions(mask: Mask) -> Iterator[tuple[tuple[slice, slice], Region]]:
 
 
 def connected_regions(mask: Mask) -> NDArray[np.int64]:
-    """Number the connected regions of equal value from 0, by the four neighbors: int64 ``(H, W)``.
-
-    Runs of equal pixels in a row are joined with those they touch in the row below.
-    """
-    starts = np.ones(mask.shape, dtype=np.bool_)
-    starts[:, 1:] = mask[:, 1:] != mask[:, :-1]
-    runs = starts.ravel().cumsum().reshape(mask.shape) - 1
-    touching = mask[1:] == mask[:-1]
-    pairs = np.unique(np.stack([runs[:-1][touching], runs[1:][touching]]), axis=1)
-    parent = list(range(int(runs[-1, -1]) + 1))
-
-    def root(run: int) -> int:
-        while parent[run] != run:
-            parent[run] = run = parent[parent[run]]
-        return run
-
-    for above, below in pairs.T.tolist():
-        one, other = sorted((root(above), root(below)))
-        parent[other] = one
-    roots = np.array([root(run) for run in range(len(parent))])
-    return np.unique(roots, return_inverse=True)[1].reshape(-1)[runs]
+    """Number the 4-connected regions of equal value from 0, in the order of their first pixels: int64 ``(H, W)``."""
+    labels = np.zeros(mask.shape, dtype=np.int64)
+    count = 0
+    for value in np.unique(mask):
+        regions, found = ndimage.label(mask == value)
+        labels[regions > 0] = regions[regions > 0] + count
+        count += found
+    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse].reshape(mask.shape)
 
 
 def _eroded(region: Region) -> Region:
-    """Take away the pixels that one of their eight neighbors, or the box's border, leaves outside."""
-    padded = np.pad(region, 1)
-    rows = padded[:-2] & padded[1:-1] & padded[2:]
-    eroded: Region = rows[:, :-2] & rows[:, 1:-1] & rows[:, 2:]
+    """Remove the pixels that touch the outside of the region, or of its box, by one of their eight neighbors."""
+    eroded: Region = ndimage.binary_erosion(region, np.ones((3, 3)))
     return eroded
 
 
 def _inside(region: Region, times: int) -> Region:
-    """Erode a region, at most so often and never to nothing."""
+    """Erode a region up to ``times`` times, but never to nothing."""
     for _ in range(times):
         smaller = _eroded(region)
         if not smaller.any():
@@ -171,13 +155,13 @@ def _inside(region: Region, times: int) -> Region:
     return region
 
 
-def _scribble(region: Region, share: float, width: int, draw: random.Random) -> Region:
+def _scribble(region: Region, share: float, width: int, rng: random.Random) -> Region:
     inside, curve = _inside(region, width + 1), np.zeros_like(region)
     wanted = max(1, round(share * region.sum()))
     rows, columns = np.nonzero(inside)
-    start = draw.randrange(len(rows))
+    start = rng.randrange(len(rows))
     y, x = float(rows[start]), float(columns[start])
-    heading = draw.uniform(0, math.tau)
+    heading = rng.uniform(0, math.tau)
     covered = 0
     for _ in range(4 * wanted):
         top, left = max(0, round(y) - (width - 1) // 2), max(0, round(x) - (width - 1) // 2)
@@ -186,7 +170,7 @@ def _scribble(region: Region, share: float, width: int, draw: random.Random) -> 
         curve[spot] |= region[spot]
         if covered >= wanted:
             break
-        heading = _turned(inside, y, x, heading + draw.gauss(0, TURN_STD), draw.choice((-1, 1)))
+        heading = _turned(inside, y, x, heading + rng.gauss(0, TURN_STD), rng.choice((-1, 1)))
         if math.isnan(heading):
             break
         y, x = y + math.sin(heading), x + math.cos(heading)
@@ -194,7 +178,7 @@ def _scribble(region: Region, share: float, width: int, draw: random.Random) -> 
 
 
 def _turned(inside: Region, y: float, x: float, heading: float, side: int) -> float:
-    """Return the heading nearest to the wanted one that stays inside, trying one side first; NaN where none does."""
+    """Return the heading nearest to ``heading`` that stays inside, trying ``side`` first, or NaN if there is none."""
     for step in range(33):
         turned = heading + side * (-1) ** step * ((step + 1) // 2) * math.pi / 16
         row, column = round(y + math.sin(turned)), round(x + math.cos(turned))
@@ -212,7 +196,7 @@ def _box(region: Region) -> Region:
     y, x = int(rows[middle]), int(columns[middle])
     top, bottom, left, right = y - radius, y + radius + 1, x - radius, x + radius + 1
     growing = True
-    while growing:  # a pixel on each side in turn, so that no side runs away before the others
+    while growing:  # one pixel per side in turn, so that all sides grow evenly
         growing = False
         if top > 0 and region[top - 1, left:right].all():
             top, growing = top - 1, True

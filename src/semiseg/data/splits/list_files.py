@@ -1,4 +1,4 @@
-"""Lists of images in files: every published format in, an id a line out."""
+"""Read lists of images in every published format, and write them with one id per line."""
 
 from __future__ import annotations
 
@@ -14,57 +14,63 @@ from typing import Any
 import numpy as np
 
 from semiseg.data.dataset import SegmentationDataset
-from semiseg.data.files.image_files import IMAGE_SUFFIXES, reason
-from semiseg.errors import UserError, is_utf8, require_regular_file
+from semiseg.data.files.image_files import IMAGE_SUFFIXES
+from semiseg.errors import UserError, is_utf8, os_error, require_regular_file
 
 SUFFIX = "(?:" + "|".join(map(re.escape, IMAGE_SUFFIXES)) + ")"
 
 
 def read_text(path: Path) -> str:
-    """Read a text file in UTF-8; raises OSError also for a pipe or a device, which would be waited for."""
+    """Read a UTF-8 text file. Raises OSError also for pipes and devices, which could block."""
     return require_regular_file(path).read_text(encoding="utf-8-sig")
 
 
 def read_lines(path: Path) -> tuple[str, ...]:
-    """Read the lines of a text file, stripped, blank ones left out; raises UserError if it cannot be read."""
+    """Return the lines of a text file, stripped, without blank ones. Raises UserError if it cannot be read."""
     try:
         text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({type(error).__name__}); it must be a UTF-8 text file") from error
+        problem = f"cannot be read ({type(error).__name__})"
+        raise UserError(problem, path=path, fix="check that it is a UTF-8 text file") from error
     return tuple(stripped for line in text.split("\n") if (stripped := line.strip()))
 
 
 def read_list(path: Path, dataset: SegmentationDataset, missing: list[str] | None = None) -> tuple[str, ...]:
-    """Read a list of images, one a line, in any published format, and return their ids.
+    """Read a list of images, one per line, in any published format.
 
-    A line is an image, alone or with its mask behind a tab or a space; folders before it, a leading slash and a suffix
-    are tolerated, as are blank lines, a missing last newline and line ends of any system. The second column is only
-    compared: where a mask lies is known to the data set.
+    A line holds an image, optionally followed by its mask after a tab or a space. Folders, a leading slash, suffixes,
+    blank lines, a missing last newline and all kinds of line ends are accepted. The mask is only compared with the
+    image, because the data set knows where its masks are.
 
     Args:
-        path: the list.
-        dataset: what it lists.
-        missing: where given, images that are not there are left out and put here; otherwise they are an error.
+        path: The list.
+        dataset: The listed data.
+        missing: Collects listed images that do not exist. If None, they raise UserError.
+
+    Returns:
+        The ids, in order.
 
     Raises:
-        UserError: it cannot be read, or a line names an image that is not there or stands there twice, or a mask of
-            another image.
+        UserError: The file cannot be read, or a line names an image that does not exist or is listed twice, or the mask
+            of another image.
     """
     known, lines = set(dataset.ids), read_lines(path)
-    if len(set(lines)) == len(lines) and known.issuperset(lines):  # the plain case, in which a million lines are quick
+    if len(set(lines)) == len(lines) and known.issuperset(lines):  # the fast path for plain lists
         return lines
     ids: dict[str, None] = {}
     absent: dict[str, None] = {}
     for line in lines:
         id, mask = (line, None) if line in known else _parse(line, dataset.image_ending, known)
         if id in ids or id in absent:
-            raise UserError(f"{path}: {line!r} stands there twice; take one of the lines out")
+            raise UserError(f"{line!r} is listed twice", path=path, fix="remove one of the lines")
         if mask is not None and not mask.startswith(id):
-            raise UserError(f"{path}: {line!r} names the mask of another image; a mask bears its image's name")
+            problem = f"{line!r} names the mask of another image"
+            raise UserError(problem, path=path, fix="name each mask after its image")
         if id not in known and missing is None:
             raise UserError(
-                f"{path}: {line!r} is no image of {dataset.name}; add the image, take the line out, or leave out all "
-                "such lines by --existing-only"
+                f"{line!r} is not an image of {dataset.name}",
+                path=path,
+                fix="add the image, remove the line, or leave out missing images by --existing-only",
             )
         (ids if id in known else absent)[id] = None
     if missing is not None:
@@ -73,22 +79,22 @@ def read_list(path: Path, dataset: SegmentationDataset, missing: list[str] | Non
 
 
 def listable(id: str) -> bool:
-    """Tell whether a list can hold a name: it is one line, without space at its ends, of characters that UTF-8 has."""
-    if id.isprintable():  # nearly every name, told quickly; neither line ends nor surrogates are printable
+    """Return whether a list can hold the id: one line of valid UTF-8 without leading or trailing space."""
+    if id.isprintable():  # the fast path: line breaks and surrogates are not printable
         return id != "" and id == id.strip()
     return id.splitlines() == [id] and id == id.strip() and not id.startswith("\ufeff") and is_utf8(id)
 
 
 def find_id(text: str, known: set[str]) -> str | None:
-    """Return the id that ``text`` means, with or without a folder before it and a suffix behind it; None for none."""
+    """Return the id that ``text`` names, with or without a folder and a suffix, or None."""
     return next((form for form in _forms(text, "") if form in known), None)
 
 
 def _parse(line: str, ending: str, known: set[str]) -> tuple[str, str | None]:
-    """Return the id that a line means, and the name of the mask in its second column.
+    """Return the id in a line, and the name of the mask in its second column or None.
 
-    Own images may have spaces in their names: what is an id as it stands, is that; else a line is cut at a tab, or at a
-    space behind a suffix; at any other space only if the whole is no image.
+    Ids may contain spaces. A line that is an id is taken as a whole. Other lines are split at a tab or at a space after
+    a suffix. They are split at another space only if the whole line is not an image.
     """
     if line in known:
         return line, None
@@ -101,7 +107,7 @@ def _parse(line: str, ending: str, known: set[str]) -> tuple[str, str | None]:
 
 
 def _forms(entry: str, ending: str) -> tuple[str, ...]:
-    """What an entry may mean: itself, its name without folders, that without a suffix, that without the ending."""
+    """Return an entry, then without folders, without the suffix and without the ending of the data set."""
     name = re.split(r"[/\\]", entry)[-1]
     stem = re.sub(rf"{SUFFIX}$", "", name, flags=re.IGNORECASE)
     return entry, name, stem, stem.removesuffix(ending)
@@ -109,14 +115,14 @@ def _forms(entry: str, ending: str) -> tuple[str, ...]:
 
 @dataclass
 class ListReader:
-    """Reads the lists of a data set, and notes what was left out of them.
+    """Reads the lists of a data set and notes which images they leave out.
 
     Attributes:
-        dataset: the data.
-        existing_only: whether to leave out images that are not there.
-        train: the training images.
-        train_missing: those of the train list that are not there.
-        notes: what a person should know.
+        dataset: The data.
+        existing_only: Whether to leave out listed images that do not exist instead of raising UserError.
+        train: The training images.
+        train_missing: Images in the train list that do not exist.
+        notes: Notes for the user.
     """
 
     dataset: SegmentationDataset
@@ -126,11 +132,12 @@ class ListReader:
     notes: list[str] = field(default_factory=list)
 
     def named(self, name: str) -> tuple[str, ...] | None:
-        """Read ``train``, ``val`` or ``test``, None where there is no such list."""
+        """Read the list ``train``, ``val`` or ``test``, or return None if there is none."""
         missing: list[str] = []
         ids = self.dataset.split(name, missing if self.existing_only else None)
         if ids == () and not missing:
-            raise UserError(f"{self.dataset.name}: the {name} list is empty; fill splits/{name}.txt or remove it")
+            fix = f"fill splits/{name}.txt or remove it"
+            raise UserError(f"the {name} list is empty", path=self.dataset.name, fix=fix)
         if name == "train":
             self.train_missing = tuple(missing)
         return None if ids is None else self.present(f"the {name} list", ids, missing)
@@ -144,63 +151,62 @@ class ListReader:
     def present(
         self, source: str, ids: tuple[str, ...], missing: Sequence[str], may_be_empty: bool = False
     ) -> tuple[str, ...]:
-        """Note how many of a list's images are not there; raises UserError if none is."""
+        """Note how many images of a list do not exist. Raises UserError if none exists."""
         if missing and not ids and not may_be_empty:
-            remedy = "take another list, or add images"
-            raise UserError(f"{source}: none of its {len(missing)} images is in {self.dataset.name}; {remedy}")
+            problem = f"none of its {len(missing)} images is in {self.dataset.name}"
+            raise UserError(problem, path=source, fix="choose another list, or add images")
         if missing:
-            whole = len(ids) + len(missing)
-            self.notes.append(f"{source}: {len(missing)} of {whole} images are not there and are left out")
+            total = len(ids) + len(missing)
+            self.notes.append(f"{source}: {len(missing)} of {total} images do not exist and are left out")
         return ids
 
 
 def write_list(path: Path, ids: Iterable[str]) -> None:
-    """Write ids to a file, one a line."""
+    """Write ids to a file, one per line."""
     path.write_text("\n".join((*ids, "")), encoding="utf-8")
 
 
 def matching_unlabeled_list(path: Path) -> Path | None:
-    """Return the list of unlabeled images that was published with a list of labeled ones, None if there is none.
+    """Return the list of unlabeled images that was published next to a list of labeled ones, or None.
 
     ``labeled.txt`` and ``unlabeled.txt`` (UniMatch, U2PL), ``..._labeled_1-8.txt`` and ``..._unlabeled_1-8.txt`` (CPS),
     ``training631_l.txt`` and ``training631_u.txt`` (Dual Teacher).
     """
-    if path.with_name("shards.json").is_file():  # of a run: what lies beside says that the images were in shards
+    if path.with_name("shards.json").is_file():  # the lists of a run whose unlabeled images are in shards
         return None
     names = {re.sub(r"(?<!un)labeled", "unlabeled", path.name), re.sub(r"_l\.txt$", "_u.txt", path.name)}
     return next((path.with_name(name) for name in names - {path.name} if path.with_name(name).is_file()), None)
 
 
 def read_permutation(path: Path) -> list[int]:
-    """Read a pickled NumPy permutation (CutMix-Seg's and ClassMix's ``split_0.pkl``) without running what it holds.
+    """Read a pickled NumPy permutation (``split_0.pkl`` of CutMix-Seg and ClassMix) without executing its code.
 
     Raises:
-        UserError: it is anything else.
+        UserError: The file holds anything else.
     """
+    fix = "use the split_0.pkl as published"
     try:
         content = require_regular_file(path).read_bytes()
         for _, value, _ in pickletools.genops(content):
-            if isinstance(value, int) and value > len(content):  # a count: memory would be taken for so many
-                raise pickle.UnpicklingError(f"it speaks of {value:.3g} values in {len(content)} bytes")
+            if isinstance(value, int) and value > len(content):  # a count, for which memory would be allocated
+                raise pickle.UnpicklingError(f"it claims {value:.3g} values in {len(content)} bytes")
         found = _ArrayUnpickler(io.BytesIO(content)).load()
         order = found.integers() if isinstance(found, _Array) else []
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({reason(error)}); check the path") from error
+        raise os_error(error, "cannot be read", path) from error
     except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path}: refused ({' '.join(str(error).split())}); take the split_0.pkl as published"
-        ) from error
-    except Exception as error:  # bytes that are no pickle make it fail in every way there is
-        raise UserError(f"{path}: no pickle of an array ({type(error).__name__}); take it as published") from error
+        raise UserError(f"refused ({' '.join(str(error).split())})", path=path, fix=fix) from error
+    except Exception as error:  # invalid pickles raise exceptions of many types
+        raise UserError(f"not a pickled array ({type(error).__name__})", path=path, fix=fix) from error
     if not order:
-        raise UserError(f"{path}: it holds no list of whole numbers; take the split_0.pkl as published")
+        raise UserError("it does not hold a list of integers", path=path, fix=fix)
     if sorted(order) != list(range(len(order))):
-        raise UserError(f"{path}: not each of 0 to {len(order) - 1} stands there once; take it as published")
+        raise UserError(f"it is not a permutation of 0 to {len(order) - 1}", path=path, fix=fix)
     return order
 
 
 class _Dtype:
-    """Keeps what a pickle says of a dtype: its code (``i8``), later its byte order."""
+    """The pickled state of a dtype: its code (``i8``) and its byte order."""
 
     def __init__(self, code: str, *_: object) -> None:
         self.code, self.order = code, "|"
@@ -210,7 +216,7 @@ class _Dtype:
 
 
 class _Array:
-    """Keeps what a pickle says of an array: version, shape, dtype, Fortran order, bytes."""
+    """The pickled state of an array: version, shape, dtype, Fortran order, bytes."""
 
     state: tuple[Any, ...] = ()
 
@@ -221,33 +227,33 @@ class _Array:
         self.state = state
 
     def integers(self) -> list[int]:
-        """Return its values; raises ValueError where it is no row of whole numbers."""
+        """Return the values. Raises ValueError unless the array is a row of integers."""
         _, shape, dtype, _, data = self.state
         if not isinstance(dtype, _Dtype) or not re.fullmatch("[<>|=][iu][1248]", f"{dtype.order}{dtype.code}"):
-            raise ValueError("no whole numbers")
+            raise ValueError("not integers")
         values = np.frombuffer(data, dtype.order + dtype.code)
         if tuple(shape) != values.shape:
-            raise ValueError("no row")
+            raise ValueError("not a row")
         integers: list[int] = values.tolist()
         return integers
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Knows what an array of numbers consists of and nothing else, so that no code of a file is ever run.
+    """Unpickles arrays of numbers and nothing else, so that no code from the file is executed.
 
-    NumPy's own functions are not called either: what a file says of a dtype's insides they would believe.
+    NumPy's own functions are not called either, because they trust the pickled state of a dtype.
     """
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what stands for one of the functions that arrays are made with; raises UnpicklingError for others."""
+        """Return the replacement of a function in pickled arrays. Raises UnpicklingError for other functions."""
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
             return _Array
         if module == "numpy" and name in ("ndarray", "dtype"):
             return {"ndarray": _Array, "dtype": _Dtype}[name]
         if (module, name) == ("_codecs", "encode"):
             return _as_bytes
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, and nothing but an array of numbers is read")
+        raise pickle.UnpicklingError(f"it calls {module}.{name}, but only arrays of numbers are read")
 
 
 def _as_bytes(text: str, encoding: str) -> bytes:
-    return text.encode("latin1")  # how the second protocol writes bytes
+    return text.encode("latin1")  # protocol 2 stores bytes like this

@@ -1,8 +1,7 @@
-"""Labeled lists and cheaper annotation from full masks, so that what they cost can be measured."""
+"""Write labeled lists, or derive a data set with cheaper annotation from full masks, to measure its cost."""
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import sys
@@ -12,17 +11,17 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image
 
 from semiseg.data import open_dataset
+from semiseg.data.class_file import write_class_file
 from semiseg.data.dataset import IGNORE, SegmentationDataset
-from semiseg.data.files.atomic_folder import is_free, new_folder
-from semiseg.data.files.image_files import write_mask_file
+from semiseg.data.files.atomic_folder import new_folder, require_free
+from semiseg.data.files.image_files import write_image_file, write_mask_file
 from semiseg.data.splits import derive_annotation as derive
 from semiseg.data.splits.dataset_split import read_dataset_lists, sample_labeled, write_list
 from semiseg.data.splits.list_files import read_list
 from semiseg.data.tag_file import Tags, write_tags
-from semiseg.errors import UserError, did_you_mean
+from semiseg.errors import UserError, did_you_mean, os_error
 
 TagKind = Literal["all", "some", "single"]
 Derivation = Callable[[derive.Mask, str], derive.Mask]
@@ -40,29 +39,29 @@ def make_split(
     labeled: str | None = None,
     seed: int = 0,
 ) -> Path:
-    """Write labeled lists, or a new data set whose training masks are annotated in part only; return the folder.
+    """Write labeled lists, or a new data set with partially annotated training masks. Return the folder.
 
     Args:
-        data: a data set with full masks.
-        out: for a data set, a new folder; for lists alone, a folder for them (``DATA/splits/1_16/seed0``).
-        scribbles: share of each region to cover with a curve, in (0, 1].
-        boxes: keep a rectangle inside each region.
-        classes: keep these classes, ``car,tree``.
-        single_positive: keep one class an image, dealt out evenly, first among the images that ``labeled`` names.
-        tags: write ``tags.csv`` with all tags, some, or a single positive one an image.
-        labeled: also, or only, write the lists of so many labeled images, ``1/16``.
-        seed: of whatever is drawn.
+        data: A data set with full masks.
+        out: A new folder for the data set. For lists alone, the folder for them (default ``DATA/splits/1_16/seed0``).
+        scribbles: Share of each region to cover with a curve, in (0, 1].
+        boxes: Keep a rectangle inside each region.
+        classes: Keep these classes, ``car,tree``.
+        single_positive: Keep one class per image, balanced over the images, first over those that ``labeled`` names.
+        tags: Write ``tags.csv`` with all tags, some of them, or a single positive tag per image.
+        labeled: Write lists for this share of labeled images, ``1/16``; without other options, also for a number.
+        seed: The random seed.
 
     Raises:
-        UserError: the input is at fault, or something would be overwritten.
+        UserError: The input is invalid, or an existing file would be overwritten.
     """
     dataset = open_dataset(data)
     if (scribbles, classes, tags) == (None, None, None) and not boxes and not single_positive:
         return _write_lists(dataset, labeled, seed, out)
     if out is None:
-        raise UserError("--out is missing: derived annotation goes into a new folder")
+        raise UserError("missing", option="out", fix="give a new folder for the derived annotation")
     if labeled is not None and not _is_share(labeled):
-        raise UserError(f"--labeled {labeled}: a data set has lists for shares; give one such as 1/16")
+        raise UserError(f"{labeled} is not a share, which a data set requires", option="labeled", fix="give e.g. 1/16")
     change = _derivation(dataset, scribbles, boxes, classes, single_positive, labeled, seed)
     return _write_derived(dataset, Path(out), change, tags, labeled, seed)
 
@@ -76,12 +75,14 @@ def _derivation(
     labeled: str | None,
     seed: int,
 ) -> Derivation | None:
-    """Return the one change of masks that was asked for, None where there is none."""
+    """Return the requested change of masks, or None."""
     if sum((scribbles is not None, boxes, classes is not None, single_positive)) > 1:
-        raise UserError("--scribbles, --boxes, --classes and --single-positive exclude one another: give one of them")
+        problem = "--scribbles, --boxes, --classes and --single-positive exclude each other"
+        raise UserError(problem, fix="give one of them")
     if scribbles is not None:
         if not 0 < scribbles <= 1:
-            raise UserError(f"--scribbles is {scribbles}: it must be in (0, 1], the share of each region to cover")
+            fix = "give the share of each region to cover, in (0, 1]"
+            raise UserError(f"{scribbles} is out of range", option="scribbles", fix=fix)
         return lambda mask, id: derive.scribbles(mask, scribbles, seed, id)
     if boxes:
         return lambda mask, id: derive.boxes(mask)
@@ -92,14 +93,15 @@ def _derivation(
         train = filter(dataset.has_mask, read_dataset_lists(dataset)[0])
         shown = {id: derive.classes_in(dataset.read_mask(id).numpy()) for id in train}
         first = sample_labeled(dataset, labeled, seed)[0] if labeled is not None else ()
-        dealt = derive.assign_classes(shown, set(first), seed)
-        return lambda mask, id: derive.some_classes(mask, (dealt[id],) if id in dealt else ())
+        assigned = derive.assign_classes(shown, set(first), seed)
+        return lambda mask, id: derive.some_classes(mask, (assigned[id],) if id in assigned else ())
     return None
 
 
 def _class_index(dataset: SegmentationDataset, name: str) -> int:
     if name not in dataset.classes:
-        raise UserError(f"--classes: {name!r} is no class of {dataset.name}: {did_you_mean(name, dataset.classes)}")
+        problem = f"unknown class {name!r} of {dataset.name}: {did_you_mean(name, dataset.classes)}"
+        raise UserError(problem, option="classes")
     return dataset.classes.index(name)
 
 
@@ -113,20 +115,22 @@ def _list_folder(root: Path, labeled: str, seed: int) -> Path:
 
 def _write_lists(dataset: SegmentationDataset, labeled: str | None, seed: int, out: str | Path | None) -> Path:
     if labeled is None:
-        raise UserError("nothing to do: give --labeled, --scribbles, --boxes, --classes, --single-positive or --tags")
+        fix = "give --labeled, --scribbles, --boxes, --classes, --single-positive or --tags"
+        raise UserError("nothing to do", fix=fix)
     if out is None and (dataset.root is None or not _is_share(labeled)):
-        raise UserError(f"--labeled {labeled} of {dataset.name}: give --out, a folder for the two lists")
+        problem = f"missing for --labeled {labeled} of {dataset.name}"
+        raise UserError(problem, option="out", fix="give a folder for the two lists")
     folder = Path(out) if out is not None else _list_folder(dataset.root or Path(), labeled, seed)
     paths = [folder / f"{name}.txt" for name in ("labeled", "unlabeled")]
     if existing := next((path for path in paths if path.exists()), None):
-        raise UserError(f"{existing} exists: give another --seed or --out, or remove it")
+        raise UserError("already exists", path=existing, fix="choose another --seed or --out, or remove it")
     lists = sample_labeled(dataset, labeled, seed)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, ids in zip(paths, lists, strict=True):
             write_list(path, ids)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); give another --out") from None
+        raise os_error(error, "cannot be written", folder, "choose another --out") from None
     print(f"{len(lists[0])} labeled, {len(lists[1])} unlabeled images", file=sys.stderr)
     return folder
 
@@ -139,33 +143,31 @@ def _write_derived(
     labeled: str | None,
     seed: int,
 ) -> Path:
-    """Write a data set in the own-folder form, its training masks changed; return the folder."""
-    if not is_free(out):
-        raise UserError(f"{out}: it is not empty; give a new folder as --out")
+    """Write a data set as an own folder, with changed training masks, and return the folder."""
+    require_free(out)
     train, val, test = read_dataset_lists(dataset)
     lists = {"train": train, "val": val, "test": test}
     with new_folder(out, "images", "masks", "splits") as draft:
         for id in dataset.ids:
             link_image(dataset, id, draft / "images")
-        notes = _place_masks(dataset, {*val, *test}, draft, change, tags, seed)
-        content = {"classes": dataset.classes, "palette": dataset.palette, "ignore": IGNORE}
-        (draft / "classes.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        notes = _write_masks(dataset, {*val, *test}, draft, change, tags, seed)
+        write_class_file(draft / "classes.json", dataset)
         for name, ids in lists.items():
             if ids:
                 write_list(draft / "splits" / f"{name}.txt", ids)
-        _place_lists(dataset, draft, labeled, seed)
+        _copy_labeled_lists(dataset, draft, labeled, seed)
     if not val:
-        notes.append(f"warning: {dataset.name} has no val list: validation will see what is kept of the masks only")
+        notes.append(f"warning: {dataset.name} has no val list, so validation will use partial masks")
     print("\n".join(notes), file=sys.stderr)
     return out
 
 
 def link_image(dataset: SegmentationDataset, id: str, folder: Path) -> Path:
-    """Link an image, or copy it where links are not possible, or write it where it is generated; return the file."""
+    """Link an image into a folder, copy it if links are not possible, or write it if it is generated."""
     source = dataset.image_path(id)
     if source is None:
-        pixels = dataset.read_image(id).permute(1, 2, 0).contiguous().numpy()
-        Image.fromarray(pixels).save(target := folder / f"{id}.png", compress_level=1)
+        target = folder / f"{id}.png"
+        write_image_file(target, dataset.read_image(id))
         return target
     target = folder / f"{id}{source.suffix}"
     try:
@@ -175,19 +177,19 @@ def link_image(dataset: SegmentationDataset, id: str, folder: Path) -> Path:
     return target
 
 
-def _place_masks(
+def _write_masks(
     dataset: SegmentationDataset,
-    held_back: set[str],
+    held_out: set[str],
     root: Path,
     change: Derivation | None,
     kind: TagKind | None,
     seed: int,
 ) -> list[str]:
-    """Write the masks, those of training images changed, and their tags; return what to tell."""
+    """Write the masks, those of training images changed, and their tags. Return notes for the user."""
     known, tags = np.zeros(3, dtype=np.int64), dict[str, Tags]()  # pixels: known before, known after, all
     for id in filter(dataset.has_mask, dataset.ids):
         mask = dataset.read_mask(id)
-        if id not in held_back:
+        if id not in held_out:
             full = mask.numpy()
             kept = change(full, id) if change else full
             known += [(full != IGNORE).sum(), (kept != IGNORE).sum(), full.size]
@@ -197,7 +199,7 @@ def _place_masks(
         write_mask_file(root / "masks" / f"{id}.png", mask, dataset.palette)
     before, after = known[:2] / max(1, known[2])
     notes = [f"{after:.2%} of the pixels of annotated training images are known (before: {before:.2%})"]
-    if kind is None:  # those that the data have stay
+    if kind is None:  # keep the tags of the data
         tags = {id: known_tags for id in dataset.ids if (known_tags := dataset.tags(id)) is not None}
     if tags:
         write_tags(root / "tags.csv", dataset.classes, tags)
@@ -212,14 +214,14 @@ def _tags(kind: TagKind, mask: derive.Mask, classes: int, seed: int, id: str) ->
     return (derive.some_tags if kind == "some" else derive.single_tag)(mask, classes, seed, id)
 
 
-def _place_lists(dataset: SegmentationDataset, root: Path, labeled: str | None, seed: int) -> None:
-    """Copy the labeled lists that come with the data, and draw those asked for unless they are among them."""
+def _copy_labeled_lists(dataset: SegmentationDataset, root: Path, labeled: str | None, seed: int) -> None:
+    """Copy the labeled lists of the data, and sample those for ``labeled`` unless they exist."""
     found: dict[Path, tuple[Sequence[str], Sequence[str]]] = {}
     if dataset.root is not None:
         for path in sorted((dataset.root / "splits").rglob("labeled.txt")):
             if (unlabeled := path.with_name("unlabeled.txt")).is_file():
-                place = root / path.parent.relative_to(dataset.root)
-                found[place] = read_list(path, dataset), read_list(unlabeled, dataset)
+                folder = root / path.parent.relative_to(dataset.root)
+                found[folder] = read_list(path, dataset), read_list(unlabeled, dataset)
     if labeled is not None and not dataset.published_lists(labeled, seed):
         found[_list_folder(root, labeled, seed)] = sample_labeled(dataset, labeled, seed)
     for folder, lists in found.items():

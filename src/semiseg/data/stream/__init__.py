@@ -1,1 +1,1 @@
-"""From lists of images to batches."""
+"""The training stream, from lists of images to batches."""

@@ -1,4 +1,4 @@
-"""How the stream reads images: whole or at a part of their size, from their files or from a cache."""
+"""Reads the images and masks of the training stream, optionally at reduced size or from a cache."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ class ImageReader:
     """Reads the images of a data set.
 
     Args:
-        dataset: the data.
-        factor: images are decoded at ``1 / factor`` of their size: 1, 2, 4 or 8.
-        cache: where decoded images are kept; None: nowhere.
+        dataset: The data.
+        factor: Images are decoded at ``1 / factor`` of their size: 1, 2, 4 or 8.
+        cache: The cache of decoded images, if any.
     """
 
     def __init__(self, dataset: SegmentationDataset, factor: int = 1, cache: DecodedCache | None = None) -> None:
         self.dataset, self.factor, self.cache = dataset, factor, cache
 
     def image(self, id: str) -> Decoded:
-        """Read an image; raises UserError, naming the file, if it cannot be read."""
+        """Read an image. Raises UserError if it cannot be read."""
         path = self.dataset.image_path(id)
         if self.cache is None or path is None:
             return self.dataset.read_decoded(id, self.factor)
         return self.cache.read(path, self.factor, lambda: self.dataset.read_decoded(id, self.factor))
 
     def sample(self, id: str) -> tuple[Decoded, Tensor]:
-        """Read an image and its mask, uint8 ``(H, W)``; raises UserError if their sizes differ."""
+        """Read an image and its mask, uint8 ``(H, W)``. Raises UserError if their sizes differ."""
         image, mask = self.image(id), self.dataset.read_mask(id)
         check_size(self.dataset, id, image.size, mask)
         return image, mask

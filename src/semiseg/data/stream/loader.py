@@ -1,4 +1,4 @@
-"""The training stream: step -> batch, a function of the seed and the step alone."""
+"""The training stream: batches as a pure function of the seed and the step."""
 
 from __future__ import annotations
 
@@ -27,9 +27,15 @@ from semiseg.seeding import derive_seed
 
 @dataclass(frozen=True)
 class View:
-    """A weak view: image, mask and valid as ``weak_view`` returns them, the area of the whole image, its tags.
+    """A weak view of one image.
 
-    ``skipped`` says by id why images could not be read that should have been shown.
+    Attributes:
+        image: uint8 ``(3, S, S)``, as ``weak_view`` returns it.
+        mask: uint8 ``(S, S)``.
+        valid: bool ``(S, S)``.
+        area: The number of pixels of the resized image.
+        tags: One tag per class.
+        skipped: Why the images that this one replaces could not be read, by id.
     """
 
     image: Tensor
@@ -42,19 +48,18 @@ class View:
 
 @dataclass(frozen=True)
 class StreamConfig:
-    """How batches are made.
+    """Options of the training stream.
 
     Attributes:
-        batch_size: labeled images a step, over all processes together.
-        crop_size: side of the square crops, in pixels.
-        image_scale: factor on the size of every image, before the random one.
-        scale_min: least random scale.
-        scale_max: greatest random scale.
-        seed: of order and views.
-        unlabeled_batch_size: unlabeled images a step, over all processes together; 0 for methods without them.
-        fill: whether 255 inside a labeled image means that a teacher may label it (annotation in part), or that nobody
-            should (full annotation).
-        strict: whether an unlabeled image that cannot be read is an error; otherwise another stands in for it.
+        batch_size: Labeled images per step, over all ranks.
+        crop_size: Side of the square crops, in pixels.
+        image_scale: Factor on the size of every image, before the random one.
+        scale_min: Smallest random scale.
+        scale_max: Largest random scale.
+        seed: The random seed of orders and views.
+        unlabeled_batch_size: Unlabeled images per step, over all ranks; 0 for methods without unlabeled images.
+        fill: Whether a teacher may label the pixels of labeled images that are 255 (partial annotation).
+        strict: Whether an unreadable unlabeled image raises UserError; otherwise another image replaces it.
     """
 
     batch_size: int
@@ -69,14 +74,23 @@ class StreamConfig:
 
 
 class TrainStream(Dataset[Batch]):
-    """The batches of a run, by global step.
+    """The batches of a run, indexed by global step.
 
-    Unlabeled images: an epoch is one pass over all of them, in an order of its own (``Pool.draw``); what its last batch
-    lacks is taken from the start of that order. Labeled images: pass after pass without regard to epochs, so that a
-    batch may span two. Of each global batch a process gets a contiguous part. No mask of an unlabeled image is opened.
+    An epoch visits every unlabeled image once, in an order of its own (``Pool.sample``). Its last batch is filled from
+    the start of that order. Labeled images are visited in passes that do not depend on epochs, so a batch may span two
+    passes. Each rank reads a contiguous shard of the global batch. Masks of unlabeled images are never opened.
+
+    Args:
+        dataset: The data.
+        labeled: Ids of the labeled images.
+        unlabeled: Ids of the unlabeled images, or a pool of them.
+        config: The options.
+        rank: The rank of this process.
+        world_size: The number of processes.
+        reader: Reads the images; by default at full size and without a cache.
 
     Raises:
-        UserError: a list is empty, a batch does not divide among the processes, or a file is at fault.
+        UserError: A list is empty, the batch size is not a multiple of the world size, or a file cannot be read.
     """
 
     def __init__(
@@ -90,36 +104,36 @@ class TrainStream(Dataset[Batch]):
         reader: ImageReader | None = None,
     ) -> None:
         if not labeled:
-            raise UserError(f"{dataset.name}: no labeled images; annotate a few")
+            raise UserError("no labeled images", path=dataset.name, fix="annotate a few")
         if config.unlabeled_batch_size and not unlabeled:
             raise UserError(
-                f"{dataset.name}: this method needs unlabeled images and there are none; add images without masks, "
-                "lower --labeled, or take --method supervised"
+                "this method needs unlabeled images and there are none",
+                path=dataset.name,
+                fix="add images without masks, lower --labeled, or choose --method supervised",
             )
         if not 0 < config.scale_min <= config.scale_max:
-            raise UserError(f"scale range {config.scale_min} to {config.scale_max}: give 0 < scale_min <= scale_max")
+            problem = f"scale range {config.scale_min} to {config.scale_max} is invalid"
+            raise UserError(problem, fix="give 0 < scale_min <= scale_max")
         self.dataset, self.config, self.reader = dataset, config, reader or ImageReader(dataset)
         self.labeled = as_string_array(labeled)
-        self.unlabeled: Pool = (
-            unlabeled if isinstance(unlabeled, Pool) else ListPool(self.reader, unlabeled, config.seed)
-        )
+        self.unlabeled = unlabeled if isinstance(unlabeled, Pool) else ListPool(self.reader, unlabeled, config.seed)
         self._tagged = dataset.any_tags(self.labeled, self.unlabeled.names)
-        self._labeled_part = _part(config.batch_size, rank, world_size)
-        self._unlabeled_part = _part(config.unlabeled_batch_size, rank, world_size)
+        self._labeled_shard = _shard(config.batch_size, rank, world_size)
+        self._unlabeled_shard = _shard(config.unlabeled_batch_size, rank, world_size)
         if config.unlabeled_batch_size:
             self.steps_per_epoch = math.ceil(len(unlabeled) / config.unlabeled_batch_size)
         else:
             self.steps_per_epoch = math.ceil(len(labeled) / config.batch_size)
 
     def __getitem__(self, step: int) -> Batch:
-        """Return this process's part of the batch of a global step."""
+        """Return this rank's shard of the batch of a global step."""
         return self.read(step)[0]
 
     def read(self, step: int) -> tuple[Batch, dict[str, str]]:
-        """Return the same, and by id why unlabeled images of it could not be read, for which others stand in."""
-        labeled = [self._labeled_view(step * self.config.batch_size + place) for place in self._labeled_part]
+        """Return the batch of a step, and why unlabeled images that were replaced could not be read, by id."""
+        labeled = [self._labeled_view(step * self.config.batch_size + index) for index in self._labeled_shard]
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
-        unlabeled = [self._unlabeled_view(epoch, step_in_epoch, place) for place in self._unlabeled_part]
+        unlabeled = [self._unlabeled_view(epoch, step_in_epoch, index) for index in self._unlabeled_shard]
         side = self.config.crop_size
         valid = torch.stack([view.valid for view in labeled])
         masks = torch.stack([view.mask for view in labeled]).long().masked_fill_(~valid, 255)
@@ -142,27 +156,35 @@ class TrainStream(Dataset[Batch]):
         id = self.labeled[int(permutation(len(self.labeled), self.config.seed, "labeled", turn)[position])]
         return self._view(*self.reader.sample(id), id, "labeled", turn, 0, id)
 
-    def _unlabeled_view(self, epoch: int, step: int, place: int) -> View:
-        lap, id = self.unlabeled.sample(epoch, step, place, self.config.unlabeled_batch_size)
-        shown, image, skipped = self._readable(id, epoch)
+    def _unlabeled_view(self, epoch: int, step: int, index: int) -> View:
+        lap, id = self.unlabeled.sample(epoch, step, index, self.config.unlabeled_batch_size)
+        shown, image, skipped = self._read_or_replace(id, epoch)
         return replace(self._view(image, None, shown, "unlabeled", epoch, lap, id), skipped=skipped)
 
-    def _readable(self, id: str, epoch: int) -> tuple[str, Decoded, dict[str, str]]:
-        """Return an unlabeled image's id and pixels, or those of the one that stands in for it; why others could not.
+    def _read_or_replace(self, id: str, epoch: int) -> tuple[str, Decoded, dict[str, str]]:
+        """Read an unlabeled image, or a replacement if it is unreadable.
 
-        Which one that is depends on seed, epoch and id alone, so that any number of workers and a resumed run agree.
+        The replacement depends on seed, epoch and id alone, so it is the same for any number of workers and after a
+        resume.
+
+        Returns:
+            The id of the image, the image, and why the images before it could not be read, by id.
         """
-        skipped: dict[str, str] = {}
+        failed: dict[str, UserError] = {}
         for candidate in chain([id], self.unlabeled.fallbacks(id, epoch)):
             try:
-                return candidate, self.unlabeled.read(candidate), skipped
+                image = self.unlabeled.read(candidate)
             except Unreachable:
                 raise
             except UserError as error:
                 if self.config.strict:
                     raise
-                skipped[candidate] = str(error)
-        raise UserError(f"{skipped[id]}; none of {len(skipped)} unlabeled images can be read")
+                failed[candidate] = error
+            else:
+                return candidate, image, {id: str(error) for id, error in failed.items()}
+        first = failed[id]
+        problem = f"{first.problem}, and none of {len(failed)} unlabeled images can be read"
+        raise UserError(problem, path=first.location, fix=first.fix)
 
     def _view(self, image: Decoded, mask: Tensor | None, id: str, *key: int | str) -> View:
         config = self.config
@@ -174,27 +196,26 @@ class TrainStream(Dataset[Batch]):
         return View(*view, area, self.dataset.tags(id) or (UNKNOWN,) * len(self.dataset.classes), {})
 
     def _tags(self, views: list[View]) -> Tensor:
-        """The tags of a part of the batch, int8 ``(B, C)``, or ``(0, 0)`` where no image of the run has any."""
+        """Return the tags of a batch, int8 ``(B, C)``, or ``(0, 0)`` if no image of the run has tags."""
         shape = (len(views), len(self.dataset.classes)) if self._tagged else (0, 0)
         return torch.tensor([view.tags for view in views] if self._tagged else [], dtype=torch.int8).reshape(shape)
 
 
-def _part(batch: int, rank: int, world_size: int) -> range:
-    if batch % world_size:
-        raise UserError(
-            f"batch size {batch} does not divide among {world_size} processes; make --batch-size a multiple of "
-            f"{world_size}"
-        )
-    share = batch // world_size
-    return range(rank * share, (rank + 1) * share)
+def _shard(batch_size: int, rank: int, world_size: int) -> range:
+    """Return the batch indices of one rank."""
+    if batch_size % world_size:
+        problem = f"batch size {batch_size} does not divide among {world_size} processes"
+        raise UserError(problem, option="batch-size", fix=f"choose a multiple of {world_size}")
+    size = batch_size // world_size
+    return range(rank * size, (rank + 1) * size)
 
 
 def _stack(tensors: list[Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return torch.stack(tensors) if tensors else torch.empty((0, *shape), dtype=dtype)
 
 
-class _Reported(Dataset["tuple[Batch, dict[str, str]] | UserError"]):
-    """The stream with UserError as a value: a worker process would wrap an exception into a page of traceback."""
+class _ErrorsAsValues(Dataset["tuple[Batch, dict[str, str]] | UserError"]):
+    """Returns UserError instead of raising it, because workers turn exceptions into long tracebacks."""
 
     def __init__(self, stream: TrainStream) -> None:
         self.stream = stream
@@ -207,10 +228,10 @@ class _Reported(Dataset["tuple[Batch, dict[str, str]] | UserError"]):
 
 
 class StepLoader(DataLoader["tuple[Batch, dict[str, str]] | UserError"]):
-    """A DataLoader of whole batches, in the order of steps, that raises the stream's UserError in the main process.
+    """A DataLoader of whole batches in the order of steps. It raises the stream's UserError in the main process.
 
     Attributes:
-        skipped: by id, why unlabeled images of the batches handed on so far could not be read.
+        skipped: Why unlabeled images of the batches so far could not be read, by id.
     """
 
     skipped: dict[str, str]
@@ -225,15 +246,15 @@ class StepLoader(DataLoader["tuple[Batch, dict[str, str]] | UserError"]):
                 self.skipped |= skipped
                 yield batch
         finally:
-            # Where a fault of ours goes up, its traceback keeps the workers, and the program's end would wait for them.
+            # An exception's traceback keeps the iterator alive, and the process would wait for its workers at exit.
             if isinstance(items, _MultiProcessingDataLoaderIter):
                 items._shutdown_workers()
 
 
-def _leave_signals_to_the_run(worker: int) -> None:
-    """Ignore what asks a run to end: Ctrl-C and SLURM tell all its processes, and its last step needs its batch.
+def _ignore_signals(worker: int) -> None:
+    """Ignore signals in a worker: Ctrl-C and SLURM send them to all processes, and the last step needs its batch.
 
-    A worker ends when the run closes its loader, and within seconds of the run's own death.
+    The run shuts its workers down when it closes the loader. If the run dies, they exit within seconds.
     """
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
         if hasattr(signal, name):
@@ -243,15 +264,15 @@ def _leave_signals_to_the_run(worker: int) -> None:
 def make_loader(
     stream: TrainStream, first_step: int, last_step: int, workers: int = 0, pin_memory: bool = False
 ) -> StepLoader:
-    """Return a loader of the batches of steps ``first_step`` to ``last_step - 1``, alike for any number of workers."""
+    """Return a loader of the steps ``first_step`` to ``last_step - 1``. The batches do not depend on ``workers``."""
     loader = StepLoader(
-        _Reported(stream),
-        batch_size=None,  # an item is a batch
+        _ErrorsAsValues(stream),
+        batch_size=None,  # items are batches
         sampler=range(first_step, last_step),
         num_workers=workers,
         pin_memory=pin_memory,
-        worker_init_fn=_leave_signals_to_the_run,
-        generator=torch.Generator(),  # otherwise iterating draws a number from the global generator
+        worker_init_fn=_ignore_signals,
+        generator=torch.Generator(),  # the default would advance the global generator
     )
     loader.skipped = {}
     return loader

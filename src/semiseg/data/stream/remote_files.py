@@ -1,7 +1,7 @@
-"""Files wherever they lie: read by fsspec, and kept for a while on the local disk, where many processes may share them.
+"""Read files from any URL with fsspec, and keep copies in a bounded directory that processes share.
 
-Where copies are kept does not change a run, so that it is no option of it: ``SEMISEG_CACHE`` is the folder
-(``~/.cache/semiseg`` where it is not set), ``SEMISEG_CACHE_GB`` how much may lie in it.
+The location of the copies does not change a run, so it is not an option of it. ``SEMISEG_CACHE`` sets the directory
+(default ``~/.cache/semiseg``) and ``SEMISEG_CACHE_GB`` its size limit.
 """
 
 from __future__ import annotations
@@ -18,44 +18,44 @@ from typing import Any
 
 from semiseg.data.files.image_files import reason
 from semiseg.data.stream.decoded_cache import user_cache
-from semiseg.errors import UserError, require_regular_file
+from semiseg.errors import UserError, os_error, require_regular_file
 
 EXTRA = ("fsspec", "filelock", "webdataset")
 CACHE_GB = 50.0
-ABANDONED = 3600  # seconds after which nobody writes a part any more
-WAITS = (1.0, 4.0)  # seconds before a second and a third attempt to get a file
-TIMEOUTS = {"total": None, "sock_connect": 20, "sock_read": 60}  # seconds; aiohttp's own 300 in all ends large files
+STALE_SECONDS = 3600  # age of abandoned downloads
+RETRY_WAITS = (1.0, 4.0)  # seconds before the second and the third attempt to download a file
+TIMEOUTS = {"total": None, "sock_connect": 20, "sock_read": 60}  # seconds; aiohttp's total of 300 aborts large files
 
 
 class Unreachable(UserError):
-    """A place cannot be read now: no fault of one image, which another could stand in for."""
+    """A URL or file cannot be read at the moment. Replacing one image would not help."""
 
 
 def require_shards() -> None:
-    """Raise UserError where the extra is not installed."""
+    """Raise UserError if the extra for shards is not installed."""
     for name in EXTRA:
         try:
             importlib.import_module(name)
         except ImportError:
-            raise UserError("images in shards need an extra: pip install 'semiseg[shards]'") from None
+            raise UserError("images in shards need an extra", fix="run pip install 'semiseg[shards]'") from None
 
 
-def is_remote(place: str) -> bool:
-    """Tell whether a place is a URL, and not a path."""
-    return "://" in place and not place.startswith("file://")
+def is_remote(url: str) -> bool:
+    """Return whether ``url`` is remote; paths and ``file://`` URLs are local."""
+    return "://" in url and not url.startswith("file://")
 
 
-def local_path(place: str) -> Path:
-    """Return the path that a place on this machine means."""
-    return Path(place.removeprefix("file://"))
+def local_path(url: str) -> Path:
+    """Return the path of a local URL."""
+    return Path(url.removeprefix("file://"))
 
 
-def read_bytes(place: str) -> bytes | None:
-    """Return what a file anywhere holds, None where there is none; raises Unreachable."""
-    with io_errors(place):
-        if not is_remote(place):
-            require_regular_file(local_path(place))
-        system, path = _open(place)
+def read_bytes(url: str) -> bytes | None:
+    """Return the content of a file, or None if it does not exist. Raises Unreachable on other errors."""
+    with io_errors(url):
+        if not is_remote(url):
+            require_regular_file(local_path(url))
+        system, path = _open(url)
         try:
             content: bytes = system.cat_file(path)
         except (FileNotFoundError, IsADirectoryError):
@@ -63,101 +63,109 @@ def read_bytes(place: str) -> bytes | None:
     return content
 
 
-def list_urls(place: str) -> list[str]:
-    """Return the places of all files in a folder anywhere that can be listed, sorted; raises Unreachable."""
-    with io_errors(place):
-        system, path = _open(place)
+def list_urls(url: str) -> list[str]:
+    """Return the sorted URLs of the files in a folder. Raises Unreachable if it cannot be listed."""
+    with io_errors(url):
+        system, path = _open(url)
         names = system.ls(path, detail=False)
-        return sorted(place.rstrip("/") + "/" + str(name).rstrip("/").rpartition("/")[2] for name in names)
+        return sorted(url.rstrip("/") + "/" + str(name).rstrip("/").rpartition("/")[2] for name in names)
 
 
 @contextmanager
-def io_errors(place: str) -> Iterator[None]:
-    """Turn whatever the libraries behind fsspec raise into one line that names the place."""
+def io_errors(url: str) -> Iterator[None]:
+    """Convert the exceptions of fsspec and its libraries to Unreachable or UserError."""
     try:
         yield
     except UserError:
         raise
     except FileNotFoundError:
-        raise Unreachable(f"{place}: no such file or folder: check the address") from None
-    except ImportError as error:  # fsspec says what to install for s3:// and others
-        raise UserError(f"{place}: {reason(error)}") from None
-    except Exception as error:  # each protocol's library has exceptions of its own
-        raise Unreachable(f"{place}: cannot be read ({reason(error)}): check the address and the connection") from None
+        raise Unreachable("no such file or folder", path=url, fix="check the address") from None
+    except ImportError as error:  # fsspec says which package s3:// and others need
+        raise UserError(reason(error), path=url) from None
+    except Exception as error:  # each protocol has its own exceptions
+        fix = "check the address and the connection"
+        raise Unreachable(f"cannot be read ({reason(error)})", path=url, fix=fix) from None
 
 
-def _open(place: str) -> tuple[Any, str]:
-    """Return fsspec's file system for a place, which it makes anew in each process, and the path in it."""
+def _open(url: str) -> tuple[Any, str]:
+    """Return the fsspec file system of a URL, which fsspec creates once per process, and the path in it."""
     import fsspec
 
     options: dict[str, Any] = {}
-    if place.startswith(("http://", "https://")):
+    if url.startswith(("http://", "https://")):
         import aiohttp
 
         options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(**TIMEOUTS)}
-    system, path = fsspec.core.url_to_fs(place, **options)
+    system, path = fsspec.core.url_to_fs(url, **options)
     return system, path
 
 
 def cache_folder() -> Path:
-    """Return the folder for copies, made where it is missing."""
+    """Return the directory of copies, and create it if necessary."""
     folder = Path(os.environ.get("SEMISEG_CACHE") or user_cache()) / "shards"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Unreachable(f"{folder}: cannot be written ({error.strerror}): set SEMISEG_CACHE to a folder") from None
+        raise _not_writable(folder, error) from None
     return folder
 
 
 def cache_bytes() -> int:
-    """Return how many bytes of copies may lie on the disk; raises UserError where that is no number."""
+    """Return the size limit of the copies in bytes. Raises UserError if it is not a positive number."""
     text = os.environ.get("SEMISEG_CACHE_GB", str(CACHE_GB))
     try:
         limit = float(text)
     except ValueError:
         limit = 0
     if not limit > 0:
-        raise UserError(f"SEMISEG_CACHE_GB is {text!r}: it must be a number of gigabytes above 0")
+        raise UserError(f"SEMISEG_CACHE_GB is {text!r}", fix="set it to a number of gigabytes above 0")
     return int(min(limit, 1e9) * 1e9)
 
 
-def fetch(place: str, size: int = 0) -> Path:
-    """Return the path of a file's local copy, which is got where it is missing, whole or not at all.
+def fetch(url: str, size: int = 0) -> Path:
+    """Return the path of the local copy of a file, and download it if necessary.
 
-    Processes and threads that want the same file at once wait for the one that gets it. What was not asked for longest
-    makes room; a file that somebody is reading stays readable where the system lets one unlink open files.
+    A copy appears complete or not at all. Processes and threads that need the same file wait for one download. The
+    least recently used copies are removed to stay within the limit. Open files stay readable on systems that allow
+    unlinking them.
 
     Args:
-        place: a URL, or a path, which is returned as it is.
-        size: in bytes, where it is known: a copy of another size is got anew.
+        url: A URL, or a local path, which is returned unchanged.
+        size: The size in bytes if known. A copy of another size is downloaded again.
 
     Raises:
-        Unreachable: it cannot be read, has another size, or there is no room.
+        Unreachable: The file cannot be read or has another size, or the copy cannot be written.
     """
-    if not is_remote(place):
-        return local_path(place)
+    if not is_remote(url):
+        return local_path(url)
     from filelock import FileLock
 
-    folder, name = cache_folder(), hashlib.sha256(place.encode()).hexdigest()[:32]
+    folder, name = cache_folder(), hashlib.sha256(url.encode()).hexdigest()[:32]
     path = folder / f"{name}.tar"
-    if _is_whole(path, size):
+    if _is_complete(path, size):
         return path
     try:
-        with FileLock(folder / f"{name[:2]}.lock"):  # of 256, so that they do not pile up
-            if not _is_whole(path, size):
+        with FileLock(folder / f"{name[:2]}.lock"):  # at most 256 lock files
+            if not _is_complete(path, size):
                 evict_copies(folder, size)
-                _download(place, path.with_suffix(".part"), size)
+                _download(url, path.with_suffix(".part"), size)
                 os.replace(path.with_suffix(".part"), path)
         evict_copies(folder, 0, keep=path)
     except NotImplementedError:
-        raise Unreachable(f"{folder}: this file system has no locks: set SEMISEG_CACHE to a local folder") from None
+        fix = "set SEMISEG_CACHE to a local folder"
+        raise Unreachable("this file system does not support locks", path=folder, fix=fix) from None
     except OSError as error:
-        raise Unreachable(f"{folder}: cannot be written ({reason(error)}): set SEMISEG_CACHE to a folder") from None
+        raise _not_writable(folder, error) from None
     return path
 
 
-def _is_whole(path: Path, size: int) -> bool:
-    """Tell whether a copy is there, and note that it was asked for."""
+def _not_writable(folder: Path, error: OSError) -> Unreachable:
+    failure = os_error(error, "cannot be written", folder, "set SEMISEG_CACHE to another folder")
+    return Unreachable(failure.problem, path=folder, fix=failure.fix)
+
+
+def _is_complete(path: Path, size: int) -> bool:
+    """Return whether a copy exists, and mark it as recently used."""
     with suppress(FileNotFoundError):
         if size in (0, path.stat().st_size):
             os.utime(path)
@@ -165,18 +173,19 @@ def _is_whole(path: Path, size: int) -> bool:
     return False
 
 
-def _download(place: str, part: Path, size: int) -> None:
-    for wait in (*WAITS, None):
+def _download(url: str, part: Path, size: int) -> None:
+    for wait in (*RETRY_WAITS, None):
         try:
-            with io_errors(place):
-                system, path = _open(place)
+            with io_errors(url):
+                system, path = _open(url)
                 try:
                     system.get_file(path, str(part))
                 except OSError as error:
                     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
                         raise Unreachable(
-                            f"{part.parent}: cannot be written ({error.strerror}): make room, lower SEMISEG_CACHE_GB, "
-                            "or set SEMISEG_CACHE to another folder"
+                            f"cannot be written ({error.strerror})",
+                            path=part.parent,
+                            fix="free disk space, lower SEMISEG_CACHE_GB, or set SEMISEG_CACHE to another folder",
                         ) from None
                     raise
             break
@@ -186,21 +195,21 @@ def _download(place: str, part: Path, size: int) -> None:
             time.sleep(wait)
     found = part.stat().st_size
     if size and found != size:
-        raise Unreachable(f"{place}: it has {found} bytes, {size} by the index: make the index anew")
+        raise Unreachable(f"it has {found} bytes, but the index says {size}", path=url, fix="create the index again")
 
 
 def evict_copies(folder: Path, needed: int, keep: Path | None = None) -> None:
-    """Remove copies, those first that were not asked for longest, until ``needed`` bytes more fit under the bound."""
+    """Remove the least recently used copies until ``needed`` more bytes fit into the limit."""
     found: list[tuple[float, int, Path]] = []
     for path in folder.iterdir():
-        with suppress(FileNotFoundError):  # another process makes room as well
+        with suppress(FileNotFoundError):  # another process evicts copies too
             if path.suffix in (".tar", ".part"):
-                about = path.stat()
-                found.append((about.st_mtime, about.st_size, path))
+                status = path.stat()
+                found.append((status.st_mtime, status.st_size, path))
     excess = needed + sum(size for _, size, _ in found) - cache_bytes()
-    for written, size, path in sorted(found):
+    for modified, size, path in sorted(found):
         if excess <= 0:
             return
-        if path != keep and (path.suffix == ".tar" or time.time() - written > ABANDONED):
+        if path != keep and (path.suffix == ".tar" or time.time() - modified > STALE_SECONDS):
             path.unlink(missing_ok=True)
             excess -= size

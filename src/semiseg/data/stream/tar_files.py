@@ -1,4 +1,4 @@
-"""One tar file of images: what is in it, and an image of it, without unpacking the rest."""
+"""Index a tar file of images, and read single images from it without unpacking the rest."""
 
 from __future__ import annotations
 
@@ -13,36 +13,33 @@ from semiseg.data.files.image_files import IMAGE_SUFFIXES, decode, reason
 from semiseg.data.stream.remote_files import Unreachable, fetch, is_remote
 from semiseg.errors import UserError, require_regular_file
 
-ATTEMPTS = 3  # at a copy that others may remove
-GONE = "its copy is removed before it can be read: raise SEMISEG_CACHE_GB"
-MAX_IMAGE_BYTES = (
-    1 << 30
-)  # bytes of one image: a header may claim what no memory holds, and a sparse file seem to have it
+ATTEMPTS = 3  # to open a copy that another process may evict
+MAX_IMAGE_BYTES = 1 << 30  # headers can claim any size, and sparse files can match it
 Members = dict[str, tuple[int, int]]
-"""Of a tar file: where an image's bytes begin and how many they are, by its key, in the order of the file."""
+"""The offset and the size in bytes of each image in a tar file by key, in the order of the file."""
 
 
-def open_tar(place: str, size: int = 0) -> tuple[Path, Members, int]:
-    """Return a local copy of a tar file anywhere, what is in it, and its size in bytes.
+def open_tar(url: str, size: int = 0) -> tuple[Path, Members, int]:
+    """Return the path of a local copy of a tar file, its images, and its size in bytes.
 
     Raises:
-        Unreachable: it cannot be got or read.
+        Unreachable: The file cannot be downloaded or read.
     """
     for _ in range(ATTEMPTS):
-        path = fetch(place, size)
-        with suppress(FileNotFoundError):  # of a copy: another process has just made room for its own
-            return path, read_members(path, place), path.stat().st_size
-    raise missing_error(place)
+        path = fetch(url, size)
+        with suppress(FileNotFoundError):  # another process has just evicted the copy
+            return path, read_members(path, url), path.stat().st_size
+    raise missing_error(url)
 
 
-def read_members(path: Path, place: str) -> Members:
-    """Find the images in a tar file; nothing of it is unpacked.
+def read_members(path: Path, url: str) -> Members:
+    """Find the images in a tar file without unpacking it.
 
-    Of several files with one key (``a.jpg``, ``a.json``, ``a.mask.png``) the first called KEY.jpg or the like is the
-    image.
+    Files with the same key belong together (``a.jpg``, ``a.json``, ``a.mask.png``). The image is the first one called
+    KEY.jpg, or KEY with another image suffix.
 
     Raises:
-        Unreachable: it cannot be read, or is compressed.
+        Unreachable: The file cannot be read, or is compressed.
     """
     from webdataset.tariterators import base_plus_ext
 
@@ -53,40 +50,52 @@ def read_members(path: Path, place: str) -> Members:
                 key, ending = base_plus_ext(member.name)
                 if member.isreg() and not member.issparse() and key and f".{ending.lower()}" in IMAGE_SUFFIXES:
                     found.setdefault(key, (member.offset_data, member.size))
-                tar.members = []  # type: ignore[attr-defined]  # it would keep them all
+                tar.members = []  # type: ignore[attr-defined]  # otherwise it keeps all members in memory
     except FileNotFoundError:
         raise
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
-        raise Unreachable(f"{place}: no plain tar file, or a damaged one ({reason(error)}): replace it") from None
+        problem = f"not a plain tar file, or damaged ({reason(error)})"
+        raise Unreachable(problem, path=url, fix="replace it") from None
     return found
 
 
-def read_image(place: str, size: int, key: str, path: Path, where: tuple[int, int], factor: int = 1) -> Decoded:
-    """Read an image as ``decode`` does, from a local copy of its tar file, which is got anew if it has gone.
+def read_image(url: str, size: int, key: str, path: Path, location: tuple[int, int], factor: int = 1) -> Decoded:
+    """Decode an image from the local copy of its tar file, which is downloaded again if it was evicted.
+
+    Args:
+        url: The tar file.
+        size: Its size in bytes, 0 if unknown.
+        key: The key of the image.
+        path: The local copy.
+        location: Offset and size of the image in bytes.
+        factor: The reduction, see ``decode``.
 
     Raises:
-        UserError: the image cannot be read, is absurdly large, or has a name that leads out of its folder.
-        Unreachable: the tar file cannot be got.
+        UserError: The image cannot be read, is too large, or its name leads out of its folder.
+        Unreachable: The tar file cannot be downloaded.
     """
-    begin, count = where
+    offset, count = location
+    name = f"{url}: {key}"
     if escapes_folder(key):
-        raise UserError(f"{place}: {key}: the image's name leads out of its folder; pack it anew under another name")
+        raise UserError("the image's name leads out of its folder", path=name, fix="rename it and pack it again")
     for _ in range(ATTEMPTS):
         with suppress(FileNotFoundError), open(path, "rb") as file:
-            if count > min(MAX_IMAGE_BYTES, os.fstat(file.fileno()).st_size - begin):
-                raise UserError(f"{place}: {key}: the image cannot be read (it claims {count} bytes); pack it anew")
-            file.seek(begin)
-            return decode(BytesIO(file.read(count)), f"{place}: {key}", factor)
-        fetch(place, size)
-    raise missing_error(place)
+            if count > min(MAX_IMAGE_BYTES, os.fstat(file.fileno()).st_size - offset):
+                raise UserError(f"the image cannot be read (it claims {count} bytes)", path=name, fix="pack it again")
+            file.seek(offset)
+            return decode(BytesIO(file.read(count)), name, factor)
+        fetch(url, size)
+    raise missing_error(url)
 
 
 def escapes_folder(name: str) -> bool:
-    """Tell whether a name, joined to a folder, may mean a place outside of it, here or on another system."""
-    path = PureWindowsPath(name)  # which knows both slashes
+    """Return whether a name joined to a folder may lead out of it, on this system or another."""
+    path = PureWindowsPath(name)  # recognizes both kinds of slashes
     return bool(path.root) or ".." in path.parts
 
 
-def missing_error(place: str) -> Unreachable:
-    """Return what to say of a tar file, or of its local copy, that is not there each time one looks."""
-    return Unreachable(f"{place}: {GONE if is_remote(place) else 'no such file: check the path'}")
+def missing_error(url: str) -> Unreachable:
+    """Return the error for a tar file that does not exist, or whose copies are evicted before they can be read."""
+    if is_remote(url):
+        return Unreachable("its copy is evicted before it can be read", path=url, fix="raise SEMISEG_CACHE_GB")
+    return Unreachable("no such file", path=url, fix="check the path")

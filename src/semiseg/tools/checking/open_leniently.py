@@ -7,8 +7,8 @@ from pathlib import Path
 
 from semiseg.data import DATASETS, detect_layout, open_dataset
 from semiseg.data.dataset import IGNORE, SegmentationDataset
-from semiseg.data.files.image_files import IMAGE_SUFFIXES, JPEG_SUFFIXES, MASK_SUFFIXES, list_files
-from semiseg.data.folder_dataset import JPEG_MASK, FolderDataset, match_masks
+from semiseg.data.files.image_files import IMAGE_SUFFIXES, JPEG_SUFFIXES, MASK_SUFFIXES, list_files, lossy_mask_error
+from semiseg.data.folder_dataset import FolderDataset, match_masks
 from semiseg.data.tag_file import Tags
 from semiseg.errors import UserError
 
@@ -48,7 +48,7 @@ class RestOfFolder(FolderDataset):
         images = list_files(self.root / "images", IMAGE_SUFFIXES, self.refusals)
         masks = list_files(self.root / "masks", MASK_SUFFIXES, self.refusals)
         jpegs = list_files(self.root / "masks", JPEG_SUFFIXES, self.refusals)
-        self.refusals += [f"{path}: {JPEG_MASK}" for path in jpegs.values()]
+        self.refusals += [str(lossy_mask_error(path, "JPEG")) for path in jpegs.values()]
         return images, match_masks(images, masks)
 
     def _read_classes(self) -> tuple[str, ...]:
