@@ -108,7 +108,7 @@ def gradients(network: nn.Module) -> Tensor:
 
 
 def start_over(run: Path) -> None:
-    """Take away what a run has learned, as a refusal to resume says; what it was asked for stays."""
+    """Delete the checkpoints and metrics of a run, but keep its configuration."""
     (run / "metrics.jsonl").unlink()
     for path in (run / "checkpoints").iterdir():
         path.unlink()

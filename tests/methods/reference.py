@@ -48,7 +48,7 @@ class Case:
         seed: added to the seed of each step's batch.
         supervised_loss: ``ce`` or ``ohem``.
         weighted: whether the labeled loss weights the classes.
-        micro_batches: number of shards in which each global batch is processed.
+        micro_batches: number of micro-batches per global batch.
         teacher_dtype: the dtype of the teacher's forward pass, None for that of the step.
         autocast: whether the whole step runs under autocast to bfloat16.
         portable: whether the committed summary contains the case. bfloat16 rounds too coarsely to compare machines.

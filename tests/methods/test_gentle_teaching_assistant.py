@@ -77,13 +77,13 @@ def test_gentle_weights_by_hand() -> None:
 
 
 def test_weights_come_from_the_teacher_on_mixed_images() -> None:
-    method, asked = make(NAME), []
-    method.teacher.register_forward_pre_hook(lambda _, args: asked.append(args[0].clone()))
+    method, inputs = make(NAME), []
+    method.teacher.register_forward_pre_hook(lambda _, args: inputs.append(args[0].clone()))
     for seed in range(6):  # every second batch is mixed
         torch.manual_seed(seed)
         method(make_batch(), NOW)
-    assert len(asked) == 12
-    assert any(not torch.equal(weak, mixed) for weak, mixed in zip(asked[::2], asked[1::2], strict=True))
+    assert len(inputs) == 12
+    assert any(not torch.equal(weak, mixed) for weak, mixed in zip(inputs[::2], inputs[1::2], strict=True))
 
 
 def test_network_without_head_is_rejected() -> None:

@@ -258,7 +258,7 @@ def test_pseudo_labels_train_the_student_only() -> None:
 
 def test_both_branches_learn_labels_in_the_burn_in() -> None:
     method, batch = make("pseudoseg", burn_in=0.6), make_batch()
-    method.label = lambda *_: pytest.fail("nobody is to label yet")
+    method.label = lambda *_: pytest.fail("labels in the burn-in")
     output = method(Batch(**vars(batch) | {"unlabeled_images": torch.empty(0, 3, 16, 16)}), PROGRESS)
     output.loss.backward()
     assert set(output.scalars) == {"loss/supervised", "loss/auxiliary"}

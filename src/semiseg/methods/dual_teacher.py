@@ -1,7 +1,7 @@
 """Dual Teacher: Na, Ha, Chang, Han, Hwang, "Switching Temporary Teachers for Semi-Supervised Semantic Segmentation",
 NeurIPS 2023 (https://arxiv.org/abs/2310.18640).
 
-One EMA teacher and its student become alike, until the teacher's labels teach nothing (the coupling problem). Here two
+One EMA teacher and its student become equal, until the teacher's labels teach nothing (the coupling problem). Here two
 *temporary* teachers take turns, each with its own strong augmentation. Only the active teacher t labels, and only it
 follows the student s::
 
@@ -46,7 +46,7 @@ class DualTeacherOptions(TeacherOptions):
     shift_steps: Annotated[int, NOT_NEGATIVE] = 0
     """Length of a shift in steps; 0: an epoch, but never more than an eighth of the run (the paper: an epoch)."""
     threshold_mode: ThresholdMode = "pixel"
-    """What the threshold selects: pixel (the paper), image or batch (the release's shares as weights), none."""
+    """Weights: pixel, the threshold selects pixels (paper); image, batch: their trusted share (release); none: 1."""
     consistency_weight: Annotated[float, NOT_NEGATIVE] = 0.2
     """lambda_c (release: 0.2); 0 leaves the sub-models out and saves their forward pass."""
     consistency_on: Literal["unlabeled", "all"] = "unlabeled"

@@ -30,7 +30,7 @@ class MeanTeacherOptions(TeacherOptions):
     """Options of the single teacher; each default with its source."""
 
     mixing: str = "cutmix"
-    """Region by which strong views are mixed: cutmix (French et al. 2020) or classmix (Olsson et al. 2021)."""
+    """Mixing of strong views: cutmix (French et al. 2020) or classmix (Olsson et al. 2021)."""
     threshold: Annotated[float, FRACTION] = 0.95
     """Smallest confidence of a trusted pseudo-label (as in Dual Teacher; French et al. 0.97, ClassMix 0.968)."""
     unsupervised_loss: Literal["ce", "mse"] = "ce"

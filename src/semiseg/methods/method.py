@@ -91,7 +91,7 @@ class PseudoLabelOptions(UnlabeledOptions):
     threshold: Annotated[float, FRACTION] = 0.95
     """Smallest confidence tau of a trusted pseudo-label (paper)."""
     threshold_mode: ThresholdMode = "pixel"
-    """What the threshold selects: pixel (as published), image, batch or none."""
+    """Weights: pixel, the threshold selects pixels (as published); image, batch: their trusted share; none: 1."""
     label_temperature: Annotated[float, FRACTION] = 0.0
     """Pseudo-labels: 0, the predicted class (as published); 1, probabilities; between, sharpened ones (ours)."""
 

@@ -10,7 +10,7 @@ views (consistency). So should its features of a pixel, which should also differ
     N_i     = random cells of other images, without those that have the pseudo-label of i
     L       = CE(f(x_l), y) + lambda_1 L_unsup + lambda_2 L_con
 
-There is no public code, and we do not know the constants of the published runs: each such default is ours.
+The code is not public, and we do not know the constants of the published runs. Defaults marked "ours" are our choice.
 """
 
 from collections.abc import Callable, Sequence

@@ -42,7 +42,7 @@ class PseudoSegOptions(UnlabeledOptions):
     background: int = -1
     """Class without a map of its own, present where no other class is (paper, VOC: 0); -1: every class has a map."""
     known_share: Annotated[float, FRACTION] = 0.75
-    """Labeled share of a crop from which a class not seen in it counts as absent (ours; release: 0)."""
+    """Smallest labeled share of a crop in which unseen classes count as absent (ours; release: 0)."""
     color_strength: Annotated[float, FRACTION] = 0.5
     """Strength of color jitter in the strong view (release: 0.5)."""
     cutout: Annotated[float, FRACTION] = 0.195

@@ -94,7 +94,7 @@ def pseudo_label_loss(
         logits: ``(N, C, H, W)``, the student's for ``labels.images``.
         labels: Pseudo-labels of N views.
         threshold: tau, in [0, 1].
-        mode: What the threshold selects; see `confidence_weights`.
+        mode: See `confidence_weights`.
     """
     weights, trusted_fraction = confidence_weights(labels.confidence, labels.valid, threshold, mode)
     return weighted_cross_entropy(logits, labels.targets, weights, labels.valid), trusted_fraction
@@ -143,7 +143,7 @@ def filled_cross_entropy(
         fill: ``F``, bool ``(N, H, W)``.
         temperature: Of the labels, in [0, 1]; 0: the predicted class.
         threshold: In [0, 1].
-        mode: What the threshold selects.
+        mode: See `confidence_weights`.
     """
     _, confidence = pseudo_label(teacher_logits)
     weights, _ = confidence_weights(confidence, fill, threshold, mode)

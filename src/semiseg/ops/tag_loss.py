@@ -49,7 +49,7 @@ def tag_loss(logits: Tensor, tags: Tensor, shown: Tensor, area: Tensor) -> Tenso
     Absence applies to every pixel. ``P_ic`` is the score of the class among the visible pixels. Presence is a mixture:
     with probability ``s_i`` the tag refers to the visible part, which ``P_ic`` must then explain; otherwise it refers
     to the rest and has no effect. A whole image (s = 1) gives ``-log P``. A crop of a fifth of the image costs at most
-    0.22, however certain the network is that the class is not in it. Unknown classes are in no term: their gradient
+    0.22, however certain the network is that the class is not in it. Unknown classes have no term: their gradient
     comes only from the softmax with known classes, and is 0 if no class of the image is known.
 
     Args:
