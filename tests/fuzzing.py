@@ -1,4 +1,4 @@
-"""What tests/test_fuzz.py draws, and for how long."""
+"""Decorator and strategies of tests/system/test_fuzz.py."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 MINUTES = float(os.environ.get("SEMISEG_FUZZ_MINUTES", "0"))
-"""How long all of it takes: 0 is the same few draws each time; ``make fuzz MINUTES=60`` draws others each time."""
+"""Duration of all fuzz tests together. 0 selects a few fixed examples, any other value random ones."""
 
-MOST_BYTES = 4 * 2**30
-"""What a reader may take beside what the tests have, of whatever size its input says that it is."""
+MAX_BYTES = 4 * 2**30
+"""Memory that a reader may allocate, whatever size its input claims."""
 
 TARGETS: list[str] = []
 Body = Callable[..., None]
 
 
 def fuzz(examples: int = 40, **strategies: st.SearchStrategy[Any]) -> Callable[[Body], Callable[[Path], None]]:
-    """Draw arguments for a test that takes a ``folder`` beside them; no draw may take five seconds or `MOST_BYTES`."""
+    """Run a test that takes a ``folder`` with generated arguments, each within five seconds and `MAX_BYTES`."""
     profile = settings(
         max_examples=examples,
         deadline=timedelta(seconds=5),
@@ -40,13 +40,13 @@ def fuzz(examples: int = 40, **strategies: st.SearchStrategy[Any]) -> Callable[[
 
     def decorate(body: Body) -> Callable[[Path], None]:
         TARGETS.append(body.__name__)
-        drawn = profile(given(**strategies)(body))
+        run = profile(given(**strategies)(body))
 
         def test(folder: Path) -> None:
             until = time.monotonic() + 60 * MINUTES / len(TARGETS)
-            with bounded(MOST_BYTES):
+            with memory_limit(MAX_BYTES):
                 while True:
-                    drawn(folder=folder)
+                    run(folder=folder)
                     if time.monotonic() >= until:
                         return
 
@@ -57,14 +57,14 @@ def fuzz(examples: int = 40, **strategies: st.SearchStrategy[Any]) -> Callable[[
 
 
 @contextmanager
-def bounded(more: int) -> Iterator[None]:
-    """Let the process take so many bytes more than it has; beyond it raises MemoryError (where that can be set)."""
+def memory_limit(extra: int) -> Iterator[None]:
+    """Limit the memory that the process may allocate in addition, on Linux. Beyond, MemoryError is raised."""
     if not Path("/proc/self/statm").exists():
         yield
         return
     before = resource.getrlimit(resource.RLIMIT_AS)
-    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (taken + more, before[1]))
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + extra, before[1]))
     try:
         yield
     finally:
@@ -73,7 +73,7 @@ def bounded(more: int) -> Iterator[None]:
 
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 ENDLESS = 2**200
-"""Stands for a number of more digits than Python reads, which hypothesis could not print."""
+"""Placeholder for a number with more digits than Python parses, which hypothesis cannot print."""
 numbers = st.one_of(st.integers(), st.integers(-3, 300), st.floats(), st.just(ENDLESS), st.just(2**63))
 scalars = st.one_of(st.none(), st.booleans(), numbers, names)
 documents = st.recursive(
@@ -85,7 +85,7 @@ paths = st.one_of(names, st.just("x" * 300), st.just("a/" * 3000), st.just("\0")
 
 
 def to_json(content: Any) -> str:
-    """Write JSON, ``ENDLESS`` with five thousand digits."""
+    """Return JSON in which ``ENDLESS`` has five thousand digits."""
     if content == ENDLESS:
         return "9" * 5000
     if isinstance(content, dict):
@@ -97,33 +97,33 @@ def to_json(content: Any) -> str:
 
 @st.composite
 def lines_of(draw: st.DrawFn, *pieces: str) -> str:
-    """Text that is put together from pieces that mean something, and from what means nothing."""
+    """Generate text from meaningful pieces, separators and random names."""
     piece = st.one_of(st.sampled_from([*pieces, " ", "\t", "\n", ",", ":", ";", "#", "/", ".png", "255"]), names)
     return "".join(draw(st.lists(piece, max_size=30)))
 
 
-def inside(node: Any) -> Iterator[tuple[Any, Any]]:
-    """Every place in a document: the list or dict that it is in, and its index or key there."""
+def nested_values(node: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield each value of a document by its container and its key or index there."""
     if isinstance(node, dict | list):
         for key in [*node] if isinstance(node, dict) else range(len(node)):
             yield node, key
-            yield from inside(node[key])
+            yield from nested_values(node[key])
 
 
 @st.composite
-def spoiled(draw: st.DrawFn, document: Any) -> Any:
-    """The document with up to three values replaced, removed or doubled, anywhere in it."""
+def corrupted(draw: st.DrawFn, document: Any) -> Any:
+    """Generate the document with up to three values replaced, removed or duplicated at any depth."""
     document = copy.deepcopy(document)
     for _ in range(draw(st.integers(1, 3))):
-        places = list(inside(document))  # each as likely, however deep it lies
-        if not places:
+        values = list(nested_values(document))  # equally likely at any depth
+        if not values:
             continue
-        parent, key = draw(st.sampled_from(places))
+        parent, key = draw(st.sampled_from(values))
         node = parent[key]
-        what = draw(st.sampled_from(["replace", "replace", "remove", "double"]))
-        if what == "remove":
+        action = draw(st.sampled_from(["replace", "replace", "remove", "duplicate"]))
+        if action == "remove":
             del parent[key]
-        elif what == "double" and isinstance(parent, list):
+        elif action == "duplicate" and isinstance(parent, list):
             parent.append(copy.deepcopy(node))
         else:
             parent[key] = draw(documents)
@@ -132,10 +132,10 @@ def spoiled(draw: st.DrawFn, document: Any) -> Any:
 
 @st.composite
 def damaged(draw: st.DrawFn, data: bytes) -> bytes:
-    """The bytes cut off, or with some of them changed, doubled or left out."""
-    spoilt = bytearray(data)
+    """Generate the bytes truncated, or with some of them changed, duplicated or removed."""
+    changed = bytearray(data)
     for _ in range(draw(st.integers(1, 4))):
-        at = draw(st.integers(0, max(len(spoilt) - 1, 0)))
+        at = draw(st.integers(0, max(len(changed) - 1, 0)))
         end = at + draw(st.integers(0, 8))
-        spoilt[at:end] = draw(st.one_of(st.binary(max_size=8), st.just(bytes(spoilt[at:end]) * 2)))
-    return bytes(spoilt[: draw(st.integers(0, len(spoilt)))] if draw(st.booleans()) else spoilt)
+        changed[at:end] = draw(st.one_of(st.binary(max_size=8), st.just(bytes(changed[at:end]) * 2)))
+    return bytes(changed[: draw(st.integers(0, len(changed)))] if draw(st.booleans()) else changed)

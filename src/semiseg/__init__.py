@@ -24,8 +24,8 @@ __all__ = [
 
 if TYPE_CHECKING:
     from semiseg.errors import UserError
-    from semiseg.tools.checking import check
     from semiseg.tools.models.trained_model import load
+    from semiseg.workflows.check import check
     from semiseg.workflows.compare import compare
     from semiseg.workflows.evaluate import evaluate
     from semiseg.workflows.export import export
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "UserError": "semiseg.errors",
-    "check": "semiseg.tools.checking",
+    "check": "semiseg.workflows.check",
     "compare": "semiseg.workflows.compare",
     "evaluate": "semiseg.workflows.evaluate",
     "export": "semiseg.workflows.export",

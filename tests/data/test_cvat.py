@@ -95,7 +95,7 @@ def test_labelmap_without_colors_uses_the_voc_color_map(root: Path) -> None:
 
 def test_missing_and_resized_files_raise_an_error(root: Path) -> None:
     (root / "JPEGImages" / "d.png").unlink()
-    with refused("Train.txt", "'d' is no image"):
+    with refused("Train.txt", "'d' is not an image"):
         resolve_split(open_dataset(root), None, 0)
     Image.new("RGB", (5, 6)).save(root / "JPEGImages" / "b.png")
     with refused("SegmentationClass/b.png", "the mask is 32x24", "is 5x6"):

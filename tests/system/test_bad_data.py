@@ -1,4 +1,4 @@
-"""Damaged and odd files: each is read right, or refused in one line that names it, before the first step."""
+"""Tests with damaged and unusual files: each is read correctly, or raises an error before the first step."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ EXACT, NEAR = 0, 12
 
 
 def picture(pixels: NDArray[Any], mode: str = "", **options: Any) -> Write:
-    """Return what writes the pixels in a mode, as the format that the name or ``format`` says."""
+    """Return a function that writes the pixels in a mode. The path or ``format`` selects the file format."""
     return lambda path: (Image.fromarray(pixels).convert(mode) if mode else Image.fromarray(pixels)).save(
         path, **options
     )
 
 
 def indexed(**options: Any) -> Write:
-    """Return what writes the mask as a palette's indices, shown in COLORS."""
+    """Return a function that writes the mask as indices of the palette."""
 
     def write(path: Path) -> None:
         image = Image.fromarray(MASK)
@@ -57,7 +57,7 @@ def indexed(**options: Any) -> Write:
     return write
 
 
-def turned(orientation: int) -> Write:
+def rotated(orientation: int) -> Write:
     exif = Image.Exif()
     exif[0x0112] = orientation
     return picture(PICTURE, exif=exif)
@@ -69,23 +69,23 @@ def encoded(format: str, pixels: Pixels = PICTURE, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def holding(content: bytes) -> Write:
+def containing(content: bytes) -> Write:
     return lambda path: path.write_bytes(content)
 
 
-def cut(format: str, share: float) -> Write:
+def truncated(format: str, share: float) -> Write:
     content = encoded(format)
-    return holding(content[: int(len(content) * share)])
+    return containing(content[: int(len(content) * share)])
 
 
-def garbled(format: str = "PNG") -> Write:
+def corrupted(format: str = "PNG") -> Write:
     content = encoded(format)
     begin = content.index(b"IDAT") + 4
-    return holding(content[:begin] + bytes(9) + content[begin + 9 :])
+    return containing(content[:begin] + bytes(9) + content[begin + 9 :])
 
 
 def png(width: int, height: int, data: bytes) -> bytes:
-    """A gray PNG that says how large it is, with its pixels compressed in ``data``."""
+    """Return a gray PNG with the given size in its header and the compressed pixels ``data``."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -95,7 +95,7 @@ def png(width: int, height: int, data: bytes) -> bytes:
 
 
 def huge_jpeg() -> bytes:
-    """A JPEG whose frame header says 30000 x 20000."""
+    """Return a JPEG whose header claims 30000 x 20000 pixels."""
     content = bytearray(encoded("JPEG"))
     frame = content.index(b"\xff\xc0")
     content[frame + 5 : frame + 9] = struct.pack(">HH", 20000, 30000)
@@ -103,7 +103,7 @@ def huge_jpeg() -> bytes:
 
 
 def bomb() -> bytes:
-    """180 million pixels, all of them there, in less than a megabyte."""
+    """Return a valid PNG of 180 million pixels in less than a megabyte."""
     deflate = zlib.compressobj(1)
     return png(18000, 10000, b"".join(deflate.compress(bytes(18001)) for _ in range(10000)) + deflate.flush())
 
@@ -116,28 +116,28 @@ def rgb(pixels: Pixels) -> Pixels:
     return np.stack([pixels] * 3, axis=-1)
 
 
-# Name: the file, how it is written, and either what is read (pixels, how near) or words of the refusal.
-Read = tuple[NDArray[Any], int]
-IMAGES: dict[str, tuple[str, Write, Read | str]] = {
+# Name: file, function that writes it, and the expected pixels with a tolerance or words of the error.
+Expected = tuple[NDArray[Any], int]
+IMAGES: dict[str, tuple[str, Write, Expected | str]] = {
     "jpeg": ("x.jpg", picture(PICTURE, quality=95), (PICTURE, NEAR)),
-    "jpeg without pixels": ("x.jpg", cut("JPEG", 0.3), "cannot be read"),
-    "jpeg cut in the middle": ("x.jpg", cut("JPEG", 0.7), "cannot be read"),
-    "jpeg cut at its head": ("x.jpg", holding(encoded("JPEG")[:9]), "cannot be read"),
-    "jpeg without its end mark": ("x.jpg", holding(encoded("JPEG")[:-2]), "truncated"),
-    "png cut at its head": ("x.png", holding(encoded("PNG")[:20]), "cannot be read"),
-    "png cut in the middle": ("x.png", cut("PNG", 0.6), "cannot be read"),
-    "png without its end mark": ("x.png", holding(encoded("PNG")[:-12]), "cannot be read"),
-    "png garbled": ("x.png", garbled(), "cannot be read"),
-    "tiff cut": ("x.tif", cut("TIFF", 0.5), "cannot be read"),
-    "webp cut": ("x.webp", cut("WEBP", 0.5), "cannot be read"),
-    "bmp cut": ("x.bmp", cut("BMP", 0.5), "truncated"),
-    "zero bytes": ("x.png", holding(b""), "cannot be read"),
-    "text": ("x.png", holding(b"a letter, not a picture\n"), "cannot identify"),
-    "html of an error page": ("x.jpg", holding(b"<html>404</html>"), "cannot identify"),
-    "postscript": ("x.png", holding(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "cannot identify"),
-    "a jpeg named png": ("x.png", holding(encoded("JPEG", quality=95)), (PICTURE, NEAR)),
-    "a png named jpeg": ("x.jpg", holding(encoded("PNG")), (PICTURE, EXACT)),
-    "a gif named png": ("x.png", holding(encoded("GIF", rgb(MASK * 100))), (rgb(MASK * 100), EXACT)),
+    "jpeg without pixels": ("x.jpg", truncated("JPEG", 0.3), "cannot be read"),
+    "jpeg cut in the middle": ("x.jpg", truncated("JPEG", 0.7), "cannot be read"),
+    "jpeg cut at its head": ("x.jpg", containing(encoded("JPEG")[:9]), "cannot be read"),
+    "jpeg without its end mark": ("x.jpg", containing(encoded("JPEG")[:-2]), "truncated"),
+    "png cut at its head": ("x.png", containing(encoded("PNG")[:20]), "cannot be read"),
+    "png cut in the middle": ("x.png", truncated("PNG", 0.6), "cannot be read"),
+    "png without its end mark": ("x.png", containing(encoded("PNG")[:-12]), "cannot be read"),
+    "png garbled": ("x.png", corrupted(), "cannot be read"),
+    "tiff cut": ("x.tif", truncated("TIFF", 0.5), "cannot be read"),
+    "webp cut": ("x.webp", truncated("WEBP", 0.5), "cannot be read"),
+    "bmp cut": ("x.bmp", truncated("BMP", 0.5), "truncated"),
+    "zero bytes": ("x.png", containing(b""), "cannot be read"),
+    "text": ("x.png", containing(b"a letter, not a picture\n"), "cannot identify"),
+    "html of an error page": ("x.jpg", containing(b"<html>404</html>"), "cannot identify"),
+    "postscript": ("x.png", containing(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "cannot identify"),
+    "a jpeg named png": ("x.png", containing(encoded("JPEG", quality=95)), (PICTURE, NEAR)),
+    "a png named jpeg": ("x.jpg", containing(encoded("PNG")), (PICTURE, EXACT)),
+    "a gif named png": ("x.png", containing(encoded("GIF", rgb(MASK * 100))), (rgb(MASK * 100), EXACT)),
     "upper-case suffix": ("x.PNG", picture(PICTURE, format="PNG"), (PICTURE, EXACT)),
     "gray": ("x.png", picture(GRAY), (rgb(GRAY), EXACT)),
     "gray and alpha": ("x.png", picture(np.dstack([GRAY, GRAY // 2])), (rgb(GRAY), EXACT)),
@@ -160,14 +160,14 @@ IMAGES: dict[str, tuple[str, Write, Read | str]] = {
     "float tiff with NaN": ("x.tif", picture(np.where(MASK == 1, np.nan, 1).astype(np.float32)), "not finite"),
     "float tiff with infinity": ("x.tif", picture(np.where(MASK == 1, np.inf, 1).astype(np.float32)), "not finite"),
     "cmyk jpeg": ("x.jpg", picture(PICTURE, "CMYK", quality=95), (PICTURE, NEAR)),
-    "exif 2": ("x.png", turned(2), (PICTURE[:, ::-1], EXACT)),
-    "exif 3": ("x.png", turned(3), (PICTURE[::-1, ::-1], EXACT)),
-    "exif 4": ("x.png", turned(4), (PICTURE[::-1], EXACT)),
-    "exif 5": ("x.png", turned(5), (PICTURE.transpose(1, 0, 2), EXACT)),
-    "exif 6": ("x.png", turned(6), (np.rot90(PICTURE, -1), EXACT)),
-    "exif 7": ("x.png", turned(7), (np.rot90(PICTURE, 2).transpose(1, 0, 2), EXACT)),
-    "exif 8": ("x.png", turned(8), (np.rot90(PICTURE), EXACT)),
-    "exif 9": ("x.png", turned(9), (PICTURE, EXACT)),
+    "exif 2": ("x.png", rotated(2), (PICTURE[:, ::-1], EXACT)),
+    "exif 3": ("x.png", rotated(3), (PICTURE[::-1, ::-1], EXACT)),
+    "exif 4": ("x.png", rotated(4), (PICTURE[::-1], EXACT)),
+    "exif 5": ("x.png", rotated(5), (PICTURE.transpose(1, 0, 2), EXACT)),
+    "exif 6": ("x.png", rotated(6), (np.rot90(PICTURE, -1), EXACT)),
+    "exif 7": ("x.png", rotated(7), (np.rot90(PICTURE, 2).transpose(1, 0, 2), EXACT)),
+    "exif 8": ("x.png", rotated(8), (np.rot90(PICTURE), EXACT)),
+    "exif 9": ("x.png", rotated(9), (PICTURE, EXACT)),
     "damaged exif, png": ("x.png", picture(PICTURE, exif=b"garbage"), (PICTURE, EXACT)),
     "damaged exif, webp": ("x.webp", picture(PICTURE, exif=b"garbage", lossless=True), (PICTURE, EXACT)),
     "damaged exif, jpeg": (
@@ -193,9 +193,13 @@ IMAGES: dict[str, tuple[str, Write, Read | str]] = {
     "one pixel": ("x.png", picture(PICTURE[:1, :1]), (PICTURE[:1, :1], EXACT)),
     "one row": ("x.png", picture(PICTURE[:1]), (PICTURE[:1], EXACT)),
     "one column": ("x.png", picture(PICTURE[:, :1]), (PICTURE[:, :1], EXACT)),
-    "no width": ("x.png", holding(png(0, 9, b"")), "cannot be read"),
-    "png header of 30000 x 20000": ("x.png", holding(png(30000, 20000, zlib.compress(bytes(99)))), "600000000 pixels"),
-    "jpeg header of 30000 x 20000": ("x.jpg", holding(huge_jpeg()), "600000000 pixels"),
+    "no width": ("x.png", containing(png(0, 9, b"")), "cannot be read"),
+    "png header of 30000 x 20000": (
+        "x.png",
+        containing(png(30000, 20000, zlib.compress(bytes(99)))),
+        "600000000 pixels",
+    ),
+    "huge jpeg": ("x.jpg", containing(huge_jpeg()), "600000000 pixels"),
     "png bomb": ("x.png", lambda path: path.write_bytes(bomb()), "180000000 pixels"),
     "space": ("my photo (1).png", picture(PICTURE), (PICTURE, EXACT)),
     "a suffix and a space": ("x.png copy.png", picture(PICTURE), (PICTURE, EXACT)),
@@ -205,10 +209,10 @@ IMAGES: dict[str, tuple[str, Write, Read | str]] = {
     "quotes": ("a'b\"c.png", picture(PICTURE), (PICTURE, EXACT)),
     "backslash": ("a\\b.png", picture(PICTURE), (PICTURE, EXACT)),
     "a very long name": (f"{'n' * 251}.png", picture(PICTURE), (PICTURE, EXACT)),
-    "line end in the name": ("a\nb.png", picture(PICTURE), "no list can hold this name"),
-    "space before the name": (" a.png", picture(PICTURE), "no list can hold this name"),
-    "space behind the name": ("a .png", picture(PICTURE), "no list can hold this name"),
-    "a name that is no UTF-8": (os.fsdecode(b"a\xff.png"), picture(PICTURE), "no list can hold this name"),
+    "line end in the name": ("a\nb.png", picture(PICTURE), "the name cannot be listed"),
+    "space before the name": (" a.png", picture(PICTURE), "the name cannot be listed"),
+    "space behind the name": ("a .png", picture(PICTURE), "the name cannot be listed"),
+    "a name that is not UTF-8": (os.fsdecode(b"a\xff.png"), picture(PICTURE), "the name cannot be listed"),
     "broken link": ("x.png", linked("nowhere.png"), "No such file"),
     "line of 65,536 pixels": (
         "x.png",
@@ -217,15 +221,15 @@ IMAGES: dict[str, tuple[str, Write, Read | str]] = {
     ),
     "line of 65,535 pixels": ("x.png", picture(np.zeros((1, 65535), dtype=np.uint8)), (np.zeros((1, 65535, 3)), EXACT)),
     "link to itself": ("x.png", linked("x.png"), "cannot be read"),
-    "folder": ("x.png", lambda path: path.mkdir(), "folder, pipe or device"),
-    "pipe": ("x.png", os.mkfifo, "folder, pipe or device"),
-    "link to a device": ("x.png", linked("/dev/zero"), "folder, pipe or device"),
+    "folder": ("x.png", lambda path: path.mkdir(), "not a regular file"),
+    "pipe": ("x.png", os.mkfifo, "not a regular file"),
+    "link to a device": ("x.png", linked("/dev/zero"), "not a regular file"),
 }
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Three classes, four whole images, of which one is for validation."""
+    """Return a folder with three classes and four valid images, one of them for validation."""
     root = tmp_path / "data"
     for folder, pixels in (("images", PICTURE), ("masks", MASK)):
         (root / folder).mkdir(parents=True)
@@ -236,8 +240,8 @@ def data(tmp_path: Path) -> Path:
     return root
 
 
-def looked_through(root: Path) -> FolderDataset:
-    """Do with a folder what training does before its first step."""
+def open_for_training(root: Path) -> FolderDataset:
+    """Validate a folder like training does before its first step."""
     dataset = open_validated_data(TrainConfig(data=str(root), method="supervised"))[0]
     assert isinstance(dataset, FolderDataset)
     return dataset
@@ -253,16 +257,16 @@ def put_image(root: Path, name: str) -> Path:
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_a_labeled_image_is_read_right_or_refused_before_the_first_step(data: Path, name: str) -> None:
+def test_labeled_image_is_read_or_raises_an_error_before_the_first_step(data: Path, name: str) -> None:
     path, expected = put_image(data, name), IMAGES[name][2]
     checked = semiseg.check(data)
     if isinstance(expected, str):
         with pytest.raises(UserError) as caught:
-            looked_through(data)
+            open_for_training(data)
         assert str(path) in str(caught.value) and expected in str(caught.value)
         assert not checked.usable
         return
-    dataset, (pixels, near) = looked_through(data), expected
+    dataset, (pixels, near) = open_for_training(data), expected
     read = dataset.read_image(path.stem).permute(1, 2, 0).numpy()
     assert read.shape == (*pixels.shape[:2], 3) and read.dtype == np.uint8
     assert np.abs(read.astype(int) - pixels.astype(int)).max() <= near
@@ -270,7 +274,7 @@ def test_a_labeled_image_is_read_right_or_refused_before_the_first_step(data: Pa
 
 
 OTHER = Image.new("L", (WIDTH, HEIGHT), 2)
-# Name: the file, how it is written, and what is read or words of the refusal.
+# Name: file, function that writes it, and the expected mask or words of the error.
 MASKS: dict[str, tuple[str, Write, Pixels | str]] = {
     "palette": ("x.png", indexed(), MASK),
     "three equal channels": ("x.png", picture(rgb(MASK)), MASK),
@@ -288,19 +292,19 @@ MASKS: dict[str, tuple[str, Write, Pixels | str]] = {
     "colors without a palette": ("x.png", picture(COLORS), "the mask holds colors, such as (90, 10, 10)"),
     "sixteen bits beyond eight": ("x.png", picture(MASK.astype(np.uint16) * 500), "value 500 is not an integer"),
     "float tiff of fractions": ("x.tif", picture(MASK.astype(np.float32) / 2), "value 0.5 is not an integer"),
-    "float tiff with NaN": ("x.tif", picture(np.where(MASK == 1, np.nan, 1).astype(np.float32)), "value nan is no"),
-    "a value above the classes": ("x.png", picture(MASK + 1), "value 3 is none of the 3 classes"),
+    "float tiff with NaN": ("x.tif", picture(np.where(MASK == 1, np.nan, 1).astype(np.float32)), "value nan is not"),
+    "a value above the classes": ("x.png", picture(MASK + 1), "value 3 is not one of the 3 classes"),
     "off by one row": ("x.png", picture(MASK[1:]), "the mask is 36x23, its image"),
     "off by one column": ("x.png", picture(MASK[:, 1:]), "the mask is 35x24, its image"),
     "transposed": ("x.png", picture(np.ascontiguousarray(MASK.T)), "the mask is 24x36, its image"),
     "one pixel": ("x.png", picture(MASK[:1, :1]), "the mask is 1x1, its image"),
     "jpeg": ("x.jpg", picture(MASK), "a JPEG mask is blurred"),
-    "a jpeg named png": ("x.png", holding(encoded("JPEG", MASK)), "a JPEG mask is blurred"),
+    "a jpeg named png": ("x.png", containing(encoded("JPEG", MASK)), "a JPEG mask is blurred"),
     "webp": ("x.webp", picture(rgb(MASK)), "a lossy WebP mask is blurred"),
     "webp with exif": ("x.webp", picture(rgb(MASK), exif=b"garbage"), "a lossy WebP mask is blurred"),
     "webp with alpha, named png": (
         "x.png",
-        holding(encoded("WEBP", np.dstack([rgb(MASK), GRAY]))),
+        containing(encoded("WEBP", np.dstack([rgb(MASK), GRAY]))),
         "a lossy WebP mask",
     ),
     "webp of several": ("x.webp", picture(rgb(MASK), save_all=True, append_images=[OTHER]), "a lossy WebP mask is"),
@@ -308,38 +312,38 @@ MASKS: dict[str, tuple[str, Write, Pixels | str]] = {
     "lossless webp with exif": ("x.webp", picture(rgb(MASK), lossless=True, exif=b"garbage"), MASK),
     "tiff, lzw": ("x.tif", picture(MASK, compression="tiff_lzw"), MASK),
     "tiff, jpeg inside": ("x.tif", picture(MASK, compression="jpeg"), "a TIFF (jpeg inside) mask is blurred"),
-    "zero bytes": ("x.png", holding(b""), "the mask cannot be read"),
-    "text": ("x.png", holding(b"0 0 1 1"), "the mask cannot be read"),
-    "cut": ("x.png", holding(encoded("PNG", MASK)[:60]), "the mask cannot be read"),
-    "header of 30000 x 20000": ("x.png", holding(png(30000, 20000, zlib.compress(bytes(99)))), "600000000 pixels"),
+    "zero bytes": ("x.png", containing(b""), "the mask cannot be read"),
+    "text": ("x.png", containing(b"0 0 1 1"), "the mask cannot be read"),
+    "cut": ("x.png", containing(encoded("PNG", MASK)[:60]), "the mask cannot be read"),
+    "huge png": ("x.png", containing(png(30000, 20000, zlib.compress(bytes(99)))), "600000000 pixels"),
     "broken link": ("x.png", linked("nowhere.png"), "the mask cannot be read (No such file"),
-    "folder": ("x.png", lambda path: path.mkdir(), "folder, pipe or device"),
-    "pipe": ("x.png", os.mkfifo, "folder, pipe or device"),
+    "folder": ("x.png", lambda path: path.mkdir(), "not a regular file"),
+    "pipe": ("x.png", os.mkfifo, "not a regular file"),
 }
 
 
 @pytest.mark.parametrize("name", MASKS)
-def test_a_mask_is_read_right_or_refused_before_the_first_step(data: Path, name: str) -> None:
+def test_mask_is_read_or_raises_an_error_before_the_first_step(data: Path, name: str) -> None:
     file, write, expected = MASKS[name]
     Image.fromarray(PICTURE).save(data / "images" / "x.png")
     write(data / "masks" / file)
     checked = semiseg.check(data)
     if isinstance(expected, str):
         with refused(str(data / "masks" / file), expected):
-            looked_through(data)
+            open_for_training(data)
         assert not checked.usable
         return
-    assert np.array_equal(looked_through(data).read_mask("x").numpy(), expected)
+    assert np.array_equal(open_for_training(data).read_mask("x").numpy(), expected)
     assert checked.usable, checked.of("problem")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 @pytest.mark.parametrize("folder", ["images", "masks"])
-def test_a_file_that_one_may_not_read_is_named(data: Path, folder: str) -> None:
+def test_unreadable_permissions_name_the_file(data: Path, folder: str) -> None:
     path = data / folder / "good0.png"
     path.chmod(0)
     with refused(str(path), "Permission denied"):
-        looked_through(data)
+        open_for_training(data)
 
 
 def two_of_one_stem(data: Path) -> None:
@@ -392,21 +396,21 @@ def pipes_beside(data: Path) -> None:
         os.mkfifo(data / name)
 
 
-# How a folder is spoiled, and None where it is read right, else words of the refusal.
+# Name: change to the folder, and None if it stays valid, else words of the error.
 FOLDERS: dict[str, tuple[Callable[[Path], object], str | None]] = {
     "two images of one stem": (two_of_one_stem, "same stem"),
     "two masks of one stem": (two_masks_of_one_stem, "same stem"),
     "names that differ by case": (names_that_differ_by_case, None),
     "files of other programs": (files_of_other_programs, None),
     "no images": (no_images, "images: no images there"),
-    "no masks": (no_masks, "has a mask; annotate a few"),
+    "no masks": (no_masks, "none of 3 training images has a mask"),
     "empty list": (listing(b""), "the val list is empty"),
     "list of blank lines": (listing(b"\r\n \r\n"), "the val list is empty"),
     "list with CRLF": (listing(b"good3\r\ngood2\r\n"), None),
     "list with a byte order mark and no last line end": (listing(b"\xef\xbb\xbfgood3"), None),
     "list with blank lines and suffixes": (listing(b"\n\nimages/good3.png\n\n"), None),
     "list that names one twice": (listing(b"good3\ngood3\n"), "'good3' is listed twice"),
-    "list in UTF-16": (listing("good3\n".encode("utf-16")), "it must be a UTF-8 text file"),
+    "list in UTF-16": (listing("good3\n".encode("utf-16")), "val.txt: cannot be read (UnicodeDecodeError)"),
     "list of an image that is not there": (listing(b"good9\n"), "'good9' is not an image of data"),
     "pipe for class names": (pipe_for_names, "classes.txt: cannot be read"),
     "pipe for tags": (pipe_for_tags, "tags.csv: cannot be read"),
@@ -415,29 +419,25 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str | None]] = {
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_a_folder_is_read_right_or_refused(data: Path, name: str) -> None:
-    spoil, expected = FOLDERS[name]
-    spoil(data)
+def test_folder_is_read_or_raises_an_error(data: Path, name: str) -> None:
+    change, expected = FOLDERS[name]
+    change(data)
     checked = semiseg.check(data)
     assert checked.usable == (expected is None), checked.of("problem")
     if expected is None:
-        dataset = looked_through(data)
+        dataset = open_for_training(data)
         assert {"good0", "good1", "good2", "good3"} <= set(dataset.ids)
         assert np.array_equal(dataset.read_image("good0").permute(1, 2, 0).numpy(), PICTURE)
         return
     with refused(expected):
-        looked_through(data)
+        open_for_training(data)
 
 
-def test_there_are_as_many_cases_as_promised() -> None:
-    assert len(IMAGES) + len(MASKS) + len(FOLDERS) >= 110
-
-
-# Training, and what comes after.
+# Training and prediction.
 
 OPTIONS: dict[str, Any] = {
     **{"encoder": "test_resnet", "weights": "none", "crop_size": 32, "batch_size": 2, "workers": 0},
-    **{"accelerator": "cpu", "steps": 6, "val_every": 2, "labeled": "4"},
+    **{"accelerator": "cpu", "steps": 6, "val_every": 3, "labeled": "4"},
 }
 
 
@@ -451,12 +451,12 @@ def lines_of(run: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k not in times} for line in read_metrics(run / "metrics.jsonl")]
 
 
-@pytest.mark.parametrize("listed", ["labeled", "val", "test"])
-def test_the_command_refuses_an_image_that_it_needs_before_the_first_step(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], listed: str
+@pytest.mark.parametrize("role", ["labeled", "val", "test"])
+def test_train_command_fails_before_the_first_step(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], role: str
 ) -> None:
     write_lines(data / "splits" / "test.txt", "good2")
-    path = data / "images" / {"labeled": "good0.png", "val": "good3.png", "test": "good2.png"}[listed]
+    path = data / "images" / {"labeled": "good0.png", "val": "good3.png", "test": "good2.png"}[role]
     path.write_bytes(encoded("PNG")[:60])
     options = [f"--{key.replace('_', '-')}={value}" for key, value in (OPTIONS | {"labeled": "2"}).items()]
     steps: list[object] = []
@@ -468,7 +468,8 @@ def test_the_command_refuses_an_image_that_it_needs_before_the_first_step(
     assert not steps and not (tmp_path / "run").exists()
 
 
-def test_unlabeled_images_that_cannot_be_read_end_no_run_are_told_once_and_resume_is_exact(
+@pytest.mark.slow
+def test_unreadable_unlabeled_images_are_skipped_and_resume_is_exact(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ids = resolve_split(open_dataset(tiny_folder), "4", 0).unlabeled
@@ -487,8 +488,8 @@ def test_unlabeled_images_that_cannot_be_read_end_no_run_are_told_once_and_resum
     assert "3 of 8 unlabeled images could not be read" in page and all(path.stem in page for path in bad)
 
     step = Trainer.step
-    with monkeypatch.context() as patch:  # the power fails in the fourth step
-        patch.setattr(Trainer, "step", lambda self, batch, at: step(self, batch, at) if at.step < 3 else 1 / 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", lambda self, batch, at: step(self, batch, at) if at.step < 4 else 1 / 0)
         with pytest.raises(ZeroDivisionError):
             semiseg.train(tiny_folder, "mean-teacher", tmp_path / "resumed", **OPTIONS)
     resumed = semiseg.train(resume=tmp_path / "resumed")
@@ -503,8 +504,9 @@ def test_unlabeled_images_that_cannot_be_read_end_no_run_are_told_once_and_resum
     assert last.startswith("semiseg: ") and "the image cannot be read" in last
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labeled", [False, True])
-def test_files_that_go_or_break_while_training(
+def test_files_that_are_removed_or_damaged_during_training(
     tiny_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -515,13 +517,13 @@ def test_files_that_go_or_break_while_training(
     paths = [tiny_folder / "images" / f"{id}.png" for id in (split.labeled if labeled else split.unlabeled)]
     step = Trainer.step
 
-    def spoiling(self: Trainer, batch: Any, progress: Any) -> Any:
+    def damaging(self: Trainer, batch: Any, progress: Any) -> Any:
         if progress.step == 1:
             paths[0].unlink()
             paths[1].write_bytes(paths[1].read_bytes()[:200])
         return step(self, batch, progress)
 
-    monkeypatch.setattr(Trainer, "step", spoiling)
+    monkeypatch.setattr(Trainer, "step", damaging)
     options = [f"--{key.replace('_', '-')}={value}" for key, value in OPTIONS.items()]
     options += ["--steps=8", "--val-every=8"]  # two passes
     status = call(monkeypatch, "train", "--data", tiny_folder, "--out", tmp_path / "run", *options)
@@ -533,7 +535,8 @@ def test_files_that_go_or_break_while_training(
         assert status == 0 and skipped == {path.stem for path in paths[:2]}
 
 
-def test_predict_goes_on_past_bad_photographs_and_again_after_the_mend(
+@pytest.mark.slow
+def test_predict_skips_unreadable_images_and_continues_after_their_repair(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = "shapes:images=10,val=3,test=2,size=48"
@@ -543,13 +546,13 @@ def test_predict_goes_on_past_bad_photographs_and_again_after_the_mend(
     cases = {f"{index}-{IMAGES[name][0]}": IMAGES[name] for index, name in enumerate(IMAGES) if "long" not in name}
     for file, (_, write, _) in cases.items():
         write(photos / file)
-    # What no list can hold has a mask all the same: predict keeps no lists.
+    # predict needs no lists, so that names which cannot be listed are valid.
     bad = [f for f, (_, _, wish) in cases.items() if isinstance(wish, str) and "no list" not in wish]
     capsys.readouterr()
     assert call(monkeypatch, "predict", run, photos, "--out", out, "--accelerator", "cpu") == 2
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == len(bad) + 1 and f"{len(bad)} of {len(cases)} images cannot be read" in told[-1]
-    assert all(any(f"/{file}: the image cannot be read" in line for line in told[:-1]) for file in bad)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == len(bad) + 1 and f"{len(bad)} of {len(cases)} images cannot be read" in lines[-1]
+    assert all(any(f"/{file}: the image cannot be read" in line for line in lines[:-1]) for file in bad)
     masks = {path.name: path.read_bytes() for path in out.iterdir()}
     assert masks.keys() == {f"{os.path.splitext(file)[0]}.png" for file in cases.keys() - bad}
     for file in bad:

@@ -1,6 +1,6 @@
-"""Arbitrary files and values: what reads them says what is wrong in a `UserError`, or reads what was written.
+"""Fuzz tests: readers of arbitrary files and values raise only UserError, and read what was written.
 
-In the suite, few draws, the same each time; ``make fuzz MINUTES=60`` draws anew for an hour.
+The test suite uses a few fixed examples. ``make fuzz MINUTES=60`` generates new examples for an hour.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import yaml
 from hypothesis import strategies as st
 from PIL import Image
 
-from fuzzing import damaged, documents, fuzz, lines_of, names, paths, scalars, spoiled, to_json
+from fuzzing import corrupted, damaged, documents, fuzz, lines_of, names, paths, scalars, to_json
 from semiseg.cli.train import train
 from semiseg.config import TrainConfig, from_mapping, read_yaml, to_mapping
 from semiseg.data import Coco, FolderDataset, LabelStudio, SegmentationDataset, Shapes, open_dataset, resolve_split
@@ -45,8 +45,8 @@ OPTIONS = [*to_mapping(TrainConfig(), *(kind.Options() for kind in METHODS.value
 
 
 @contextlib.contextmanager
-def told() -> Iterator[None]:
-    """What goes wrong inside is told."""
+def only_user_errors() -> Iterator[None]:
+    """Suppress UserError, whose message must not be empty."""
     try:
         yield
     except UserError as error:
@@ -55,7 +55,7 @@ def told() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An own folder of two images, one with a mask, with room for files beside them."""
+    """Return an own folder of two images, one of them with a mask. Tests write further files into it."""
     root = tmp_path_factory.mktemp("fuzz")
     for name in ("images", "masks"):
         (root / name).mkdir()
@@ -74,9 +74,9 @@ def write(path: Path, content: str | bytes) -> Path:
 
 
 @fuzz(content=st.one_of(st.binary(), lines_of("train00001", "train00002", "\\", "_gtFine", "\r", "\x85", "\u2028")))
-def test_lists(folder: Path, content: Any) -> None:
+def test_list_files(folder: Path, content: Any) -> None:
     path = write(folder / "list.txt", content)
-    with told():
+    with only_user_errors():
         ids = read_list(path, SHAPES)
         assert {*ids} <= {*SHAPES.ids} and len({*ids}) == len(ids)
         write_list(path, ids)
@@ -84,7 +84,7 @@ def test_lists(folder: Path, content: Any) -> None:
 
 
 @fuzz(ids=st.lists(names.filter(lambda id: id == id.strip() and id and not {*id} & {*"\r\n/\ufeff"}), unique=True))
-def test_a_list_is_read_as_it_was_written(folder: Path, ids: list[str]) -> None:
+def test_list_file_round_trip(folder: Path, ids: list[str]) -> None:
     write_list(folder / "written.txt", ids)
     assert read_lines(folder / "written.txt") == tuple(ids)
 
@@ -95,7 +95,7 @@ PICKLES = [pickle.dumps(np.random.default_rng(0).permutation(6), protocol=protoc
 @fuzz(content=st.one_of(st.binary(), *map(damaged, PICKLES)))
 def test_permutations(folder: Path, content: bytes) -> None:
     path = write(folder / "split.pkl", content)
-    with told():
+    with only_user_errors():
         assert sorted(order := read_permutation(path)) == list(range(len(order)))
 
 
@@ -104,16 +104,16 @@ def test_permutations(folder: Path, content: bytes) -> None:
         names, paths, lines_of("1/16", "0", "split_0.pkl:"), st.sampled_from(["1/0", "9" * 5000, "x.pkl:" + "9" * 5000])
     )
 )
-def test_labeled(folder: Path, labeled: str) -> None:
-    with told():
+def test_labeled_option(folder: Path, labeled: str) -> None:
+    with only_user_errors():
         split = resolve_split(SHAPES, labeled, 0)
         assert split.labeled
 
 
 @fuzz(data=st.one_of(paths, lines_of("shapes:", "images=", "9" * 5000, "size=48", "hf:")), examples=20)
-def test_data(folder: Path, data: str) -> None:
-    if not data.startswith("hf:"):  # that of another library; a name is looked up on a hub
-        with told():
+def test_data_option(folder: Path, data: str) -> None:
+    if not data.startswith("hf:"):  # would look up names on the hub
+        with only_user_errors():
             open_dataset(data)
 
 
@@ -127,7 +127,7 @@ def test_data(folder: Path, data: str) -> None:
 )
 def test_palettes(folder: Path, content: Any) -> None:
     path = write(folder / "p.txt", content)
-    with told():
+    with only_user_errors():
         palette = read_palette(path)
         assert len(palette.names) == len(palette.colors) and palette.known
         assert all(0 <= value <= 255 for color in palette.colors for value in color)
@@ -135,17 +135,17 @@ def test_palettes(folder: Path, content: Any) -> None:
 
 @fuzz(content=st.one_of(st.binary(), lines_of("tree:0,128,0::", "car:1,2,3:", "background:", "9" * 5000, "²")))
 def test_labelmaps(folder: Path, content: Any) -> None:
-    with told():
+    with only_user_errors():
         assert read_labelmap(write(folder / "labelmap.txt", content)).known
 
 
 CLASSES = {"classes": ["a", "b"], "palette": [[0, 0, 0], [1, 2, 3]], "ignore": 255}
 
 
-@fuzz(content=st.one_of(st.binary(), documents.map(to_json), spoiled(CLASSES).map(to_json), st.just("[" * 100_000)))
+@fuzz(content=st.one_of(st.binary(), documents.map(to_json), corrupted(CLASSES).map(to_json), st.just("[" * 100_000)))
 def test_class_files(folder: Path, content: Any) -> None:
     write(folder / "classes.json", content)
-    with told():
+    with only_user_errors():
         dataset = FolderDataset(folder)
         assert all(isinstance(name, str) for name in dataset.classes)
         dataset.read_mask("a")
@@ -153,9 +153,9 @@ def test_class_files(folder: Path, content: Any) -> None:
 
 
 @fuzz(content=st.one_of(st.binary(), lines_of("image", "tags", "car", "tree", "a", "b", '"', "?", "1", "0")))
-def test_tags(folder: Path, content: Any) -> None:
+def test_tag_files(folder: Path, content: Any) -> None:
     path = write(folder / "tags-in.csv", content)
-    with told():
+    with only_user_errors():
         tags = read_tags(path, ("car", "tree"), ("a", "b"))
         write_tags(path, ("car", "tree"), tags)
         assert read_tags(path, ("car", "tree"), ("a", "b")) == tags
@@ -168,28 +168,26 @@ plain_names = names.filter(lambda name: name and name == name.strip() and "\r" n
     classes=st.lists(plain_names, min_size=2, max_size=4, unique=True),
     values=st.lists(st.integers(-1, 1), min_size=4, max_size=4),
 )
-def test_tags_are_read_as_they_were_written(folder: Path, classes: list[str], values: list[int]) -> None:
+def test_tag_file_round_trip(folder: Path, classes: list[str], values: list[int]) -> None:
     tags = {"a": (1, *values[1 : len(classes)]), "b c": (-1, *values[1 : len(classes)])}
     write_tags(folder / "tags-out.csv", tuple(classes), tags)
     assert read_tags(folder / "tags-out.csv", tuple(classes), tags) == tags
 
 
-# Regions.
+# Run lengths and polygons.
 
 
 @fuzz(
     counts=st.one_of(documents, st.lists(st.integers(-1, 50)), names, st.just("o" * 300_000), st.just([0] * 300_000)),
     size=st.one_of(st.none(), documents, st.just([6, 8])),
 )
-def test_counts(folder: Path, counts: Any, size: Any) -> None:
+def test_coco_run_lengths(folder: Path, counts: Any, size: Any) -> None:
     with contextlib.suppress(ValueError):
         assert counts_region(counts, size, 6, 8).shape == (6, 8)
 
 
 @fuzz(seed=st.integers(0, 2**32 - 1), share=st.floats(0, 1), height=st.integers(1, 40), width=st.integers(1, 40))
-def test_run_lengths_are_read_as_they_were_written(
-    folder: Path, seed: int, share: float, height: int, width: int
-) -> None:
+def test_run_length_round_trip(folder: Path, seed: int, share: float, height: int, width: int) -> None:
     from pycocotools import mask as coco
 
     region = np.random.default_rng(seed).random((height, width)) < share
@@ -205,8 +203,8 @@ def test_run_lengths_are_read_as_they_were_written(
 BRUSH = encode_brush(np.eye(6, 8) > 0)
 
 
-@fuzz(rle=st.one_of(documents, damaged(bytes(BRUSH)).map(list), spoiled({"rle": BRUSH})))
-def test_brushes(folder: Path, rle: Any) -> None:
+@fuzz(rle=st.one_of(documents, damaged(bytes(BRUSH)).map(list), corrupted({"rle": BRUSH})))
+def test_brush_run_lengths(folder: Path, rle: Any) -> None:
     with contextlib.suppress(ValueError):
         assert brush_region(rle.get("rle") if isinstance(rle, dict) else rle, 6, 8).shape == (6, 8)
 
@@ -233,18 +231,18 @@ COCO = {
 def read_all(dataset: SegmentationDataset) -> None:
     for id in dataset.ids:
         if dataset.has_mask(id):
-            with told():
+            with only_user_errors():
                 assert dataset.read_mask(id).shape == (6, 8)
 
 
-@fuzz(content=st.one_of(spoiled(COCO).map(to_json), documents.map(to_json), st.binary()), examples=80)
+@fuzz(content=st.one_of(corrupted(COCO).map(to_json), documents.map(to_json), st.binary()), examples=80)
 def test_coco(folder: Path, content: Any) -> None:
     root = folder / "coco"
     if not root.exists():
         shutil.copytree(folder / "images", root / "images")
         (root / "annotations").mkdir()
     write(root / "annotations" / "instances_x.json", content)
-    with told():
+    with only_user_errors():
         read_all(Coco(root))
 
 
@@ -276,13 +274,13 @@ TASKS = [
 ]
 
 
-@fuzz(content=st.one_of(spoiled(TASKS).map(to_json), documents.map(to_json), st.binary()), examples=80)
+@fuzz(content=st.one_of(corrupted(TASKS).map(to_json), documents.map(to_json), st.binary()), examples=80)
 def test_label_studio(folder: Path, content: Any) -> None:
     root = folder / "studio"
     if not root.exists():
         shutil.copytree(folder / "images", root / "images")
     write(root / "project.json", content)
-    with told():
+    with only_user_errors():
         read_all(LabelStudio(root))
 
 
@@ -293,17 +291,17 @@ def test_label_studio_tables(folder: Path, content: str, suffix: str) -> None:
         shutil.copytree(folder / "images", root / "images")
         Image.fromarray(np.eye(6, 8, dtype=np.uint8)).save(root / "task-1-annotation-2-by-1-tag-car-0.png")
     write(root / "project.csv", f"annotation_id,annotator,id,image\n{content}{suffix}")
-    with told():
+    with only_user_errors():
         read_all(LabelStudio(root))
 
 
 INDEX = {"shardlist": [{"url": "a.tar", "nsamples": 3, "filesize": 2048}, {"url": "b/c.tar", "nsamples": 2}]}
 
 
-@fuzz(content=st.one_of(spoiled(INDEX).map(to_json), documents.map(to_json), st.binary()))
-def test_indices_of_shards(folder: Path, content: Any) -> None:
+@fuzz(content=st.one_of(corrupted(INDEX).map(to_json), documents.map(to_json), st.binary()))
+def test_shard_indexes(folder: Path, content: Any) -> None:
     path = write(folder / "index.json", content)
-    with told():
+    with only_user_errors():
         shards = parse_index(str(path), path.read_bytes())
         assert 0 < len(shards) < 2**62
         assert all(".." not in Path(shards.place(number)).parts for number in range(len(shards.names)))
@@ -317,14 +315,14 @@ def test_shards(folder: Path, data: st.DataObject, content: bytes | None) -> Non
         for name in ("a", "b"):
             tar.add(folder / "images" / f"{name}.png", f"{name}.png")
     path = write(folder / "shard.tar", data.draw(damaged(whole.getvalue())) if content is None else content)
-    with told():
+    with only_user_errors():
         for key, where in read_members(path, str(path)).items():
-            with told():
+            with only_user_errors():
                 assert read_image(str(path), 0, key, path, where).pixels.shape[0] == 3
 
 
-def test_what_is_spoiled_above_can_be_read_as_it_is(folder: Path, tmp_path: Path) -> None:
-    """Otherwise, whatever is spoiled in it, nothing would be tried but the first question."""
+def test_unmodified_documents_are_valid(folder: Path, tmp_path: Path) -> None:
+    """Otherwise the tests above would only reach the first validation step."""
     for kind, content in ((Coco, COCO), (LabelStudio, TASKS)):
         root = tmp_path / kind.__name__
         shutil.copytree(folder / "images", root / "images")
@@ -353,15 +351,15 @@ yaml_texts = st.one_of(
 @fuzz(content=yaml_texts)
 def test_yaml(folder: Path, content: Any) -> None:
     path = write(folder / "config.yaml", content)
-    with told():
+    with only_user_errors():
         values = read_yaml(path)
         from_mapping((TrainConfig,), values, str(path))
 
 
 @fuzz(values=st.dictionaries(st.sampled_from(OPTIONS), scalars, max_size=4), method=st.sampled_from([*METHODS]))
-def test_configurations_go_there_and_back(folder: Path, values: dict[str, Any], method: str) -> None:
-    kinds, path = (TrainConfig, METHODS[method].Options), folder / "there.yaml"
-    with told():
+def test_configuration_round_trip(folder: Path, values: dict[str, Any], method: str) -> None:
+    kinds, path = (TrainConfig, METHODS[method].Options), folder / "config.yaml"
+    with only_user_errors():
         parts = from_mapping(kinds, values, "values")
         path.write_text(yaml.safe_dump(to_mapping(*parts), allow_unicode=True), encoding="utf-8")
         assert repr(from_mapping(kinds, read_yaml(path), str(path))) == repr(parts)  # repr: NaN is not equal to itself
@@ -371,7 +369,7 @@ def test_configurations_go_there_and_back(folder: Path, values: dict[str, Any], 
     option=st.sampled_from(OPTIONS), value=st.one_of(names, scalars.map(str), st.just("9" * 4000), paths), examples=20
 )
 def test_command_lines(folder: Path, option: str, value: str) -> None:
-    with pytest.MonkeyPatch.context() as patch, told():
+    with pytest.MonkeyPatch.context() as patch, only_user_errors():
         patch.setattr("semiseg.workflows.train.train_with", lambda *_: Path("run"))
         patch.setattr("semiseg.tools.report.run_files.result_line", lambda _: "")
         with contextlib.suppress(SystemExit):
@@ -401,10 +399,10 @@ HEADER = {
 }
 
 
-@fuzz(content=st.binary(), header=spoiled(HEADER), examples=20)
+@fuzz(content=st.binary(), header=corrupted(HEADER), examples=20)
 def test_checkpoints(folder: Path, content: bytes, header: dict[str, Any]) -> None:
-    with told():
+    with only_user_errors():
         load_checkpoint(write(folder / "bytes.pt", content))
     torch.save(header | {"method": {}}, folder / "header.pt")
-    with told():
+    with only_user_errors():
         read_checkpoint(folder / "header.pt")

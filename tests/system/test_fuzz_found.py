@@ -1,4 +1,4 @@
-"""What fuzzing and reading for it found, one by one."""
+"""Regression tests for malformed inputs, most of them found by fuzzing."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def images(tmp_path: Path) -> Path:
         [{"value": {"rle": [], "labels": {"a": 1}}}],
     ],
 )
-def test_a_result_of_another_form_is_no_export(images: Path, result: Any) -> None:
+def test_label_studio_rejects_malformed_results(images: Path, result: Any) -> None:
     tasks = json.loads(to_json(TASKS))
     tasks[0]["annotations"][0]["result"] = result
     (images / "all.json").write_text(json.dumps(tasks))
@@ -47,7 +47,7 @@ def test_a_result_of_another_form_is_no_export(images: Path, result: Any) -> Non
         LabelStudio(images)
 
 
-def test_a_folder_called_like_an_export_is_none(images: Path) -> None:
+def test_label_studio_ignores_folder_named_like_an_export(images: Path) -> None:
     (images / "x.json").mkdir()
     with pytest.raises(UserError, match="no JSON or CSV export"):
         LabelStudio(images)
@@ -56,7 +56,7 @@ def test_a_folder_called_like_an_export_is_none(images: Path) -> None:
 
 
 @pytest.mark.parametrize(("part", "key"), [("categories", "id"), ("images", "width")])
-def test_numbers_without_bounds_in_coco(images: Path, part: str, key: str) -> None:
+def test_coco_rejects_infinite_numbers(images: Path, part: str, key: str) -> None:
     content = json.loads(to_json(COCO))
     content[part][0][key] = float("inf")
     (images / "all.json").write_text(json.dumps(content))
@@ -67,13 +67,13 @@ def test_numbers_without_bounds_in_coco(images: Path, part: str, key: str) -> No
 @pytest.mark.parametrize(
     ("key", "value"), [("classes", 3), ("palette", [[0, 0]]), ("palette", 4), ("config", []), ("step", "x")]
 )
-def test_a_checkpoint_with_a_strange_head(tmp_path: Path, key: str, value: Any) -> None:
+def test_checkpoint_with_malformed_header(tmp_path: Path, key: str, value: Any) -> None:
     torch.save(HEADER | {"method": {}, key: value}, tmp_path / "x.pt")
     with pytest.raises(UserError, match=r"x\.pt: not a checkpoint of semiseg"):
         read_checkpoint(tmp_path / "x.pt")
 
 
-def test_run_lengths_and_pickles_that_ask_for_memory_without_end(tmp_path: Path) -> None:
+def test_run_lengths_and_pickles_of_unbounded_size(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="more than 60 bits"):
         counts_region("o" * 1_000_000, None, 6, 8)
     (tmp_path / "x.pkl").write_bytes(b"\x80\x02Nr\xff\xff\xff\x7f.")
@@ -81,7 +81,7 @@ def test_run_lengths_and_pickles_that_ask_for_memory_without_end(tmp_path: Path)
         read_permutation(tmp_path / "x.pkl")
 
 
-def test_lines_of_lists_and_palettes(tmp_path: Path) -> None:
+def test_line_ends_and_very_long_lines(tmp_path: Path) -> None:
     (tmp_path / "l.txt").write_text("a\x0cb\r\nc\u2028d\n", encoding="utf-8")
     assert read_lines(tmp_path / "l.txt") == ("a\x0cb", "c\u2028d")
     for text in ("tree 0 " + "1" * 5000 + " 0", "tree" + " " * 50_000):
@@ -90,12 +90,12 @@ def test_lines_of_lists_and_palettes(tmp_path: Path) -> None:
             read_palette(tmp_path / "p.txt")
 
 
-def test_a_class_called_image_has_tags(tmp_path: Path) -> None:
+def test_tags_of_a_class_named_image(tmp_path: Path) -> None:
     write_tags(tmp_path / "tags.csv", ("car", "image"), {"a": (1, 0)})
     assert read_tags(tmp_path / "tags.csv", ("car", "image"), ("a",)) == {"a": (1, 0)}
 
 
 @pytest.mark.parametrize("key", ["images", "val", "test"])
-def test_generated_images_without_number(key: str) -> None:
+def test_shapes_limits_the_number_of_images(key: str) -> None:
     with pytest.raises(UserError, match=r"shapes: a number is out of range\. Give 1 to 1000000 images"):
         Shapes.from_text(f"{key}=2552552552")

@@ -1,4 +1,4 @@
-"""``semiseg check``: is the data fit for training?"""
+"""``semiseg check``: validate a data set before training."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from semiseg.errors import UserError
 
 @dataclass
 class Check:
-    """Check a data set before it is trained on: exit status 0 if it is usable (warnings allowed), 2 if not."""
+    """Check a data set before training. Exit status 0 if it is usable (warnings allowed), 2 if not."""
 
     data: tyro.conf.Positional[str]
-    """Data set: a directory, or shapes[:images=N,size=S,...]."""
+    """Data set: a directory, hf:..., or shapes[:images=N,size=S,...]."""
     json: bool = False
     """Print one JSON object and nothing else."""
     html: str | None = None
-    """Write a page that says the same, with pictures, to a new file."""
+    """Also write the findings, with pictures, to a new HTML file."""
 
 
 def check(argv: Argv) -> None:
-    """Look through data before the first training."""
-    from semiseg.tools.checking import check as run  # api would load what trains, which takes longer than the check
-    from semiseg.tools.checking import in_words
-    from semiseg.tools.checking.finding import counted
+    """Check a data set before training."""
+    from semiseg.tools.checking import format_check
+    from semiseg.tools.checking.finding import format_count
+    from semiseg.workflows.check import check as run
 
     a: Check = parse(Check, argv, "semiseg check")
     with progress_bar() as progress:
@@ -38,17 +38,17 @@ def check(argv: Argv) -> None:
     if a.json:
         print(json.dumps(checked.to_json()))
     else:
-        print(in_words(checked, _block()))
+        print(format_check(checked, _bar_character()))
         if a.html:
             print(f"\npage: {a.html}")
     if not checked.usable:
-        problems = counted(len(checked.of("problem")), "problem")
-        raise UserError(f"{a.data}: it cannot be trained on; correct what is listed ({problems})")
+        problems = format_count(len(checked.of("problem")), "problem")
+        raise UserError(f"not usable for training ({problems})", path=a.data, fix="fix the problems listed above")
 
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[int, int], None] | None]:
-    """Show on a terminal how far the reading has come; None elsewhere."""
+    """Show a progress bar if stderr is a terminal. Yield the function that updates it, or None."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -61,8 +61,8 @@ def progress_bar() -> Iterator[Callable[[int, int], None] | None]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _block() -> str:
-    """Return what bars are made of: a full block where the terminal can show it."""
+def _bar_character() -> str:
+    """Return a full block, or # if the encoding of stdout does not support it."""
     try:
         "█…".encode(sys.stdout.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):

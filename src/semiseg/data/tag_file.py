@@ -62,7 +62,7 @@ def read_tags(path: Path, classes: tuple[str, ...], ids: Iterable[str]) -> dict[
             named = dict(zip(header[1:], (VALUES.get(cell, INVALID) for cell in row[1:]), strict=True))
         for column, (name, value) in enumerate(named.items(), 1):
             if name not in classes:
-                raise fail(f"unknown class {name!r}: {did_you_mean(name, classes)}")
+                raise fail(f"unknown class {name!r}: {did_you_mean(name, classes)}", "correct the name")
             if value == INVALID:
                 raise fail(f"{name} is {row[column]!r}", "write 1 (present), 0 (absent), or nothing (unknown)")
         tags[id] = tuple(named.get(name, UNKNOWN) for name in classes)
@@ -86,7 +86,7 @@ def _check_header(path: Path, header: list[str], classes: tuple[str, ...]) -> No
         raise _line_error(path, 1, problem, "write image and then class names, or image,tags")
     for name in header[1:]:
         if name not in classes:
-            raise _line_error(path, 1, f"unknown class {name!r}: {did_you_mean(name, classes)}")
+            raise _line_error(path, 1, f"unknown class {name!r}: {did_you_mean(name, classes)}", "correct the name")
         if header[1:].count(name) > 1:
             raise _line_error(path, 1, f"{name!r} is listed twice", "remove one of the columns")
 

@@ -33,13 +33,15 @@ TURNS = {
 }
 
 
-def list_files(directory: Path, suffixes: tuple[str, ...], clashes: list[str] | None = None) -> Mapping[str, Path]:
+def list_files(
+    directory: Path, suffixes: tuple[str, ...], clashes: list[UserError] | None = None
+) -> Mapping[str, Path]:
     """Map the stem of each file in a folder with one of the suffixes to its path, sorted, without opening files.
 
     Args:
         directory: The folder. If it does not exist, the result is empty.
         suffixes: Lower-case suffixes; upper-case ones match too.
-        clashes: Collects a message for each pair of files with the same stem, and returns the first. If None,
+        clashes: Collects an error for each pair of files with the same stem, of which the first is returned. If None,
             such a pair raises UserError.
 
     Raises:
@@ -60,7 +62,7 @@ def list_files(directory: Path, suffixes: tuple[str, ...], clashes: list[str] | 
             )
             if clashes is None:
                 raise clash
-            clashes.append(str(clash))
+            clashes.append(clash)
             continue
         found[stem] = kinds[ending]
     return FolderFiles(directory, found)

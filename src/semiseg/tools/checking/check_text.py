@@ -1,112 +1,109 @@
-"""A check in words, for a terminal: a summary, the classes with bars, the findings, and what to do."""
+"""Format the result of a check for a terminal: summary, class table with bars, findings and remedies."""
 
 from __future__ import annotations
 
 import textwrap
 
 from semiseg.errors import printable
-from semiseg.tools.checking.examine import DataCheck
-from semiseg.tools.checking.finding import SEVERITIES, Finding, counted
+from semiseg.tools.checking.data_check import DataCheck
+from semiseg.tools.checking.finding import SEVERITIES, Finding, format_count
 
 WIDTH = 100
-BAR = 16  # characters of the most frequent class
-MOST_CLASSES = 40
+BAR_WIDTH = 16  # characters of the most frequent class
+MAX_CLASSES = 40
 
 
-def in_words(checked: DataCheck, block: str = "█") -> str:
-    """Return the whole check as text; ``block`` is what bars are made of."""
-    parts = [_summary(checked), _classes(checked, block), _findings(checked), _to_do(checked)]
+def format_check(result: DataCheck, block: str = "█") -> str:
+    """Return the result of a check as text, with bars made of ``block``."""
+    parts = [_summary(result), _classes(result, block), _findings(result), _remedies(result)]
     return "\n\n".join("\n".join(part) for part in parts if part)
 
 
-def verdict(checked: DataCheck) -> str:
-    """Return in a few words whether the data can be trained on."""
-    problems, warnings, _ = (len(checked.of(severity)) for severity in SEVERITIES)
-    word = "usable" if checked.usable else "not usable yet"
-    counts = [counted(count, noun) for count, noun in ((problems, "problem"), (warnings, "warning")) if count]
-    return f"{word}: {', '.join(counts) or 'nothing to complain of'}"
+def verdict(result: DataCheck) -> str:
+    """Return whether the data are usable, and the number of problems and warnings."""
+    problems, warnings, _ = (len(result.of(severity)) for severity in SEVERITIES)
+    counts = [format_count(count, noun) for count, noun in ((problems, "problem"), (warnings, "warning")) if count]
+    return f"{'usable' if result.usable else 'not usable yet'}: {', '.join(counts) or 'no problems or warnings'}"
 
 
-def facts(checked: DataCheck) -> dict[str, str]:
-    """Return what there is, by a word each."""
-    lists = ", ".join(f"{count} {name}" for name, count in checked.lists.items())
-    sizes = [f"{width}x{height}" for width, height in checked.sizes]
+def facts(result: DataCheck) -> dict[str, str]:
+    """Return the size of the data set as labels and values."""
+    sizes = [f"{width}x{height}" for width, height in result.sizes]
     if sizes:
-        one_size = sizes[0] == sizes[2]  # the smallest and the largest
-        sizes = [f"all {sizes[0]}" if one_size else f"{sizes[0]} to {sizes[2]}, median {sizes[1]}"]
-    found = {
-        "images": f"{checked.images}, {counted(checked.masks, 'mask')}" if checked.images else "",
-        "lists": lists,
+        smallest, median, largest = sizes
+        sizes = [f"all {median}" if smallest == largest else f"{smallest} to {largest}, median {median}"]
+    values = {
+        "images": f"{result.images}, {format_count(result.masks, 'mask')}" if result.images else "",
+        "lists": ", ".join(f"{count} {name}" for name, count in result.lists.items()),
         "sizes": sizes[0] if sizes else "",
-        "classes": str(len(checked.classes)) if checked.classes else "",
-        "annotated": "" if checked.known is None else f"{checked.known:.1%} of the pixels of labeled images",
+        "classes": str(len(result.classes)) if result.classes else "",
+        "annotated": "" if result.known is None else f"{result.known:.1%} of the pixels of labeled images",
     }
-    return {name: text for name, text in found.items() if text}
+    return {name: text for name, text in values.items() if text}
 
 
-def remedies(checked: DataCheck) -> list[str]:
-    """Return what is to be done, each thing once, for the gravest findings first."""
-    return list(dict.fromkeys(finding.remedy for finding in checked.findings if finding.remedy))
+def remedies(result: DataCheck) -> list[str]:
+    """Return the distinct remedies of the findings, most severe first."""
+    return list(dict.fromkeys(finding.remedy for finding in result.findings if finding.remedy))
 
 
-def mark(checked: DataCheck, finding: Finding) -> str:
-    """Return the number that "What to do" has for a finding; a dash where nothing has to be done."""
-    return str(remedies(checked).index(finding.remedy) + 1) if finding.remedy else "-"
+def remedy_number(result: DataCheck, finding: Finding) -> str:
+    """Return the number of a finding's remedy under "What to do", or a dash if it has none."""
+    return str(remedies(result).index(finding.remedy) + 1) if finding.remedy else "-"
 
 
-def _summary(checked: DataCheck) -> list[str]:
-    return [f"{printable(checked.name)} is {verdict(checked)}", *_columns(facts(checked))]
-
-
-def _columns(rows: dict[str, str]) -> list[str]:
+def _summary(result: DataCheck) -> list[str]:
+    rows = facts(result)
     width = max(map(len, rows), default=0)
-    return [f"  {name:<{width}}  {text}" for name, text in rows.items()]
+    return [
+        f"{printable(result.name)} is {verdict(result)}",
+        *(f"  {name:<{width}}  {text}" for name, text in rows.items()),
+    ]
 
 
-def _classes(checked: DataCheck, block: str) -> list[str]:
-    """Return the class table, the most frequent first where not all have place."""
-    if not checked.classes:
+def _classes(result: DataCheck, block: str) -> list[str]:
+    """Return the class table; if there are too many classes, only the most frequent ones."""
+    if not result.classes:
         return []
-    shown = sorted(checked.classes, key=lambda one: -one.pixels)[:MOST_CLASSES]
-    places = {one.name: place for place, one in enumerate(checked.classes)}
-    if len(shown) == len(checked.classes):
-        shown = list(checked.classes)
-    name_width = min(32, max(len("class"), *(len(printable(one.name)) for one in shown)))
-    most = max(one.share for one in shown) or 1.0
-    lines = [f"{'':>3}  {'class':<{name_width}}  {'labeled pixels':<{BAR + 8}}  images: labeled     val    test"]
-    for one in shown:
-        bar = block * max(round(BAR * one.share / most), 1 if one.pixels else 0)
+    shown = list(enumerate(result.classes))
+    if len(shown) > MAX_CLASSES:
+        shown = sorted(shown, key=lambda item: -item[1].pixels)[:MAX_CLASSES]
+    name_width = min(32, max(len("class"), *(len(printable(one.name)) for _, one in shown)))
+    largest = max(one.share for _, one in shown) or 1.0
+    lines = [f"{'':>3}  {'class':<{name_width}}  {'labeled pixels':<{BAR_WIDTH + 8}}  images: labeled     val    test"]
+    for index, one in shown:
+        bar = block * max(round(BAR_WIDTH * one.share / largest), 1 if one.pixels else 0)
         images = " ".join(f"{one.images[role]:>7}" for role in ("labeled", "val", "test"))
         name = textwrap.shorten(printable(one.name), name_width, placeholder="…") or printable(one.name)[:name_width]
-        lines.append(f"{places[one.name]:>3}  {name:<{name_width}}  {one.share:>7.2%} {bar:<{BAR}}          {images}")
-    left = len(checked.classes) - len(shown)
-    if left:
-        lines.append(f"     and {counted(left, 'rarer class', 'rarer classes')} (--json and --html have all)")
+        lines.append(f"{index:>3}  {name:<{name_width}}  {one.share:>7.2%} {bar:<{BAR_WIDTH}}          {images}")
+    hidden = len(result.classes) - len(shown)
+    if hidden:
+        lines.append(f"     and {format_count(hidden, 'rarer class', 'rarer classes')} (--json and --html list all)")
     return lines
 
 
-def _findings(checked: DataCheck) -> list[str]:
+def _findings(result: DataCheck) -> list[str]:
     lines: list[str] = []
     for severity in SEVERITIES:
-        if found := checked.of(severity):
+        if found := result.of(severity):
             lines += ["", f"{severity.capitalize()}s"] if lines else [f"{severity.capitalize()}s"]
-            lines += [line for one in found for line in _item(mark(checked, one), one.text)]
+            lines += [line for one in found for line in _item(remedy_number(result, one), one.text)]
     return lines
 
 
-def _to_do(checked: DataCheck) -> list[str]:
-    steps = remedies(checked)
+def _remedies(result: DataCheck) -> list[str]:
+    steps = remedies(result)
     lines = [line for number, text in enumerate(steps, start=1) for line in _item(str(number), text)]
-    if checked.command:
-        lines.append(f"{len(steps) + 1:>3}  {checked.command}")  # in one line, to be copied
+    if result.command:
+        lines.append(f"{len(steps) + 1:>3}  {result.command}")  # one line, ready to copy
     return ["What to do", *lines] if lines else []
 
 
-def _item(mark: str, text: str) -> list[str]:
+def _item(number: str, text: str) -> list[str]:
     return textwrap.wrap(
         text,
         WIDTH,
-        initial_indent=f"{mark:>3}  ",
+        initial_indent=f"{number:>3}  ",
         subsequent_indent=" " * 5,
         break_long_words=False,
         break_on_hyphens=False,

@@ -1,4 +1,4 @@
-"""What lies beside the images and masks, and how the files are named."""
+"""Findings about file names and stray files, without opening any file."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from pathlib import Path
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.file_dataset import FileDataset
 from semiseg.data.files.image_files import IMAGE_SUFFIXES, JPEG_SUFFIXES, MASK_SUFFIXES
-from semiseg.tools.checking.finding import Finding, counted, image_names, listed, relative
+from semiseg.tools.checking.finding import Finding, format_count, format_names, image_names, relative
 
 
 def file_findings(dataset: SegmentationDataset) -> list[Finding]:
-    """Return what names and folders give away, without opening a file."""
-    findings = _same_but_for_case(dataset)
+    """Report names that differ only by case, masks without image and files with unsupported suffixes."""
+    findings = _case_conflicts(dataset)
     if isinstance(dataset, FileDataset):
         folders = {path.parent for path in dataset.images.values()}
         mask_folders = {path.parent for path in dataset.masks.values()} or {dataset.root / "masks"}
-        findings += _of_other_kinds(dataset, folders, IMAGE_SUFFIXES, "images")
-        # Where masks have other stems than images (Cityscapes), more files than masks belong beside them.
+        findings += _unsupported_files(dataset, folders, IMAGE_SUFFIXES, "images")
+        # If masks and images have different stems (Cityscapes), mask folders hold further files.
         if all(path.stem == id for id, path in dataset.masks.items()):
-            findings += _without_image(dataset, mask_folders)
-            findings += _of_other_kinds(dataset, mask_folders - folders, (*MASK_SUFFIXES, *JPEG_SUFFIXES), "masks")
+            findings += _masks_without_image(dataset, mask_folders)
+            findings += _unsupported_files(dataset, mask_folders - folders, (*MASK_SUFFIXES, *JPEG_SUFFIXES), "masks")
     return findings
 
 
-def _same_but_for_case(dataset: SegmentationDataset) -> list[Finding]:
+def _case_conflicts(dataset: SegmentationDataset) -> list[Finding]:
     groups: dict[str, list[str]] = defaultdict(list)
     for id in dataset.ids:
         groups[id.casefold()].append(id)
@@ -35,47 +35,47 @@ def _same_but_for_case(dataset: SegmentationDataset) -> list[Finding]:
     if not ids:
         return []
     files = image_names(dataset, ids)
-    text = f"{len(files)} images whose names differ only by case: {listed(files)}"
-    remedy = "rename them: other systems would keep only one of each"
+    text = f"{len(files)} images whose names differ only by case: {format_names(files)}"
+    remedy = "rename them, because other file systems keep only one of each"
     return [Finding("warning", "case", text, remedy, files)]
 
 
-def _without_image(dataset: FileDataset, folders: set[Path]) -> list[Finding]:
-    strays = [path for path in _files(folders, MASK_SUFFIXES) if path.stem not in dataset.images]
-    if not strays:
+def _masks_without_image(dataset: FileDataset, folders: set[Path]) -> list[Finding]:
+    paths = [path for path in _files(folders, MASK_SUFFIXES) if path.stem not in dataset.images]
+    if not paths:
         return []
-    files = tuple(relative(path, dataset.root) for path in strays)
-    text = f"{counted(len(files), 'mask')} without image: {listed(files)}"
+    files = tuple(relative(path, dataset.root) for path in paths)
+    text = f"{format_count(len(files), 'mask')} without image: {format_names(files)}"
     unmasked = {id.casefold(): id for id in dataset.ids if id not in dataset.masks}
-    guess = next((hint for path in strays if (hint := _meant(path, dataset, unmasked))), "")
-    return [Finding("warning", "mask-without-image", text, f"name each mask after its image{guess}", files)]
+    suggestion = next((hint for path in paths if (hint := _suggest_name(path, dataset, unmasked))), "")
+    return [Finding("warning", "mask-without-image", text, f"name each mask after its image{suggestion}", files)]
 
 
-def _meant(mask: Path, dataset: FileDataset, unmasked: Mapping[str, str]) -> str:
-    """Return which image a mask may be of: one whose name is the same but for case, or the beginning of the mask's."""
+def _suggest_name(mask: Path, dataset: FileDataset, unmasked: Mapping[str, str]) -> str:
+    """Suggest a name for a mask if an image has the same name in another case, or a prefix of it."""
     stem = mask.stem.casefold()
-    beginnings = (stem[:length] for length in range(len(stem), 0, -1))
-    id = next((unmasked[beginning] for beginning in beginnings if beginning in unmasked), None)
+    prefixes = (stem[:length] for length in range(len(stem), 0, -1))
+    id = next((unmasked[prefix] for prefix in prefixes if prefix in unmasked), None)
     if id is None:
         return ""
-    return f": {mask.name} may be meant for {dataset.images[id].name}, and would be {id}{mask.suffix}"
+    return f"; {mask.name} may belong to {dataset.images[id].name} and would be {id}{mask.suffix}"
 
 
-def _of_other_kinds(
+def _unsupported_files(
     dataset: FileDataset, folders: Iterable[Path], suffixes: tuple[str, ...], noun: str
 ) -> list[Finding]:
     others = [path for path in _files(folders, None) if path.suffix.lower() not in suffixes]
     if not others:
         return []
     files = tuple(relative(path, dataset.root) for path in others)
-    text = f"{counted(len(files), 'file')} among the {noun} of a kind that is not read: {listed(files)}"
+    text = f"{format_count(len(files), 'file')} of an unsupported type among the {noun}: {format_names(files)}"
     return [Finding("note", "other-files", text, files=files)]
 
 
 def _files(folders: Iterable[Path], suffixes: tuple[str, ...] | None) -> list[Path]:
-    """Return the files of some folders, sorted, hidden ones left out; only those with one of the suffixes, if given."""
+    """Return the files in some folders with one of the suffixes (any if None), sorted, without hidden files."""
     found = []
     for folder in sorted(folder for folder in folders if folder.is_dir()):
         paths = (folder / name for name in os.listdir(folder) if not name.startswith("."))
-        found += [path for path in paths if path.is_file()]  # False for a link to itself, where DirEntry raises
+        found += [path for path in paths if path.is_file()]  # False for a symlink loop, where DirEntry raises
     return sorted(path for path in found if suffixes is None or path.suffix.lower() in suffixes)

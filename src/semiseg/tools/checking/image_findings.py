@@ -1,4 +1,4 @@
-"""What is told about images: those that cannot be read, sizes, and pictures that are there twice."""
+"""Findings about images: unreadable files, unusual sizes, duplicates and near-duplicates."""
 
 from __future__ import annotations
 
@@ -8,87 +8,96 @@ from dataclasses import dataclass
 
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.errors import printable
-from semiseg.tools.checking.finding import Finding, Severity, counted, faults, image_names, listed
+from semiseg.tools.checking.finding import (
+    Finding,
+    Severity,
+    format_count,
+    format_names,
+    from_file_errors,
+    image_names,
+)
 from semiseg.tools.checking.list_findings import Lists, Role
-from semiseg.tools.checking.near_duplicates import twins
-from semiseg.tools.checking.scan import Seen
+from semiseg.tools.checking.near_duplicates import find_near_duplicates
+from semiseg.tools.checking.scan import SampleScan
 
-COMMON = 0.9  # share of images of one size from which another size is odd
-MOST_WITHIN = 30_000  # images that are compared with one another: some ten seconds
-SMALL = 32  # pixels of the shorter side: what encoders make one field of
+COMMON_SHARE = 0.9  # share of images of one size from which other sizes are reported
+MAX_COMPARED = 30_000  # training images that are compared with one another, which takes about ten seconds
+MIN_SIDE = 32  # pixels; encoders reduce this to one cell
 TRAINING: tuple[Role, ...] = ("labeled", "unlabeled")
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two images that look alike, ``one`` of the list ``role`` and ``other`` of ``other_role``, by their ids."""
+    """Two near-duplicates by id, and their lists: ``training``, ``val`` or ``test``."""
 
     one: str
     other: str
     role: str
     other_role: str
-    likeness: float
+    similarity: float
 
 
-def image_faults(dataset: SegmentationDataset, seen: Sequence[Seen], lists: Lists) -> list[Finding]:
-    """Name every image that cannot be read; it is a problem where training or a measurement would read it."""
+def unreadable_images(dataset: SegmentationDataset, scans: Sequence[SampleScan], lists: Lists) -> list[Finding]:
+    """Report images that cannot be read. They are problems if training or evaluation reads them."""
     used = {*lists.ids("labeled", "unlabeled", "val"), *filter(dataset.has_mask, lists.ids("test"))}
-    return faults({one.id: one.image_fault for one in seen if one.image_fault}, used, "image", dataset.root)
+    errors = {sample.id: sample.image_error for sample in scans if sample.image_error}
+    return from_file_errors(errors, used, "image", dataset.root)
 
 
-def size_findings(dataset: SegmentationDataset, seen: Sequence[Seen]) -> list[Finding]:
-    """Tell images that are very small, of one color, or of another size than nearly all the rest."""
+def size_findings(dataset: SegmentationDataset, scans: Sequence[SampleScan]) -> list[Finding]:
+    """Report images that are very small, of one color, or not of the common size."""
     findings = []
-    sized = {one.id: one.size for one in seen if one.size}
-    if small := [id for id, size in sized.items() if min(size) < SMALL]:
+    sizes = {sample.id: sample.size for sample in scans if sample.size}
+    if small := [id for id, size in sizes.items() if min(size) < MIN_SIDE]:
         files = image_names(dataset, small)
-        text = f"{counted(len(files), 'image')} with a side under {SMALL} pixels: {listed(files)}"
-        findings.append(Finding("warning", "small", text, "give larger images, or leave these out", files))
-    if flat := [one.id for one in seen if one.look and one.look.flat]:
+        text = f"{format_count(len(files), 'image')} with a side under {MIN_SIDE} pixels: {format_names(files)}"
+        findings.append(Finding("warning", "small", text, "use larger images or remove these", files))
+    if flat := [sample.id for sample in scans if sample.fingerprint and sample.fingerprint.flat]:
         files = image_names(dataset, flat)
-        text = f"{counted(len(files), 'image')} of (nearly) one color throughout: {listed(files)}"
-        findings.append(Finding("warning", "flat", text, "look at them; leave out what shows nothing", files))
-    common, count = max(Counter(sized.values()).items(), key=lambda item: item[1], default=((0, 0), 0))
-    if len(sized) > count >= COMMON * len(sized):
-        files = image_names(dataset, [id for id, size in sized.items() if size != common])
+        text = f"{format_count(len(files), 'image')} of (nearly) one color: {format_names(files)}"
+        findings.append(Finding("warning", "flat", text, "inspect them and remove empty ones", files))
+    common, count = max(Counter(sizes.values()).items(), key=lambda item: item[1], default=((0, 0), 0))
+    if len(sizes) > count >= COMMON_SHARE * len(sizes):
+        files = image_names(dataset, [id for id, size in sizes.items() if size != common])
         width, height = common
-        text = f"{counted(len(files), 'image')} not of the common size {width}x{height}: {listed(files)}"
+        text = f"{format_count(len(files), 'image')} not of the common size {width}x{height}: {format_names(files)}"
         findings.append(Finding("note", "odd-size", text, files=files))
     return findings
 
 
-def copies(dataset: SegmentationDataset, seen: Sequence[Seen], lists: Lists) -> list[Finding]:
-    """Tell images whose pixels are the same, across lists and within; flat ones are told elsewhere."""
-    groups: dict[bytes, list[Seen]] = defaultdict(list)
-    for one in seen:
-        if one.look and not one.look.flat and lists.roles[one.id] != "unlisted":
-            groups[one.digest].append(one)
+def duplicate_findings(dataset: SegmentationDataset, scans: Sequence[SampleScan], lists: Lists) -> list[Finding]:
+    """Report images with identical pixels, across lists and within a list. Flat images are excluded."""
+    groups: dict[bytes, list[SampleScan]] = defaultdict(list)
+    for sample in scans:
+        if sample.fingerprint and not sample.fingerprint.flat and lists.roles[sample.id] != "unlisted":
+            groups[sample.digest].append(sample)
     across: list[str] = []
     within: list[str] = []
     contradicting: list[str] = []
     for group in groups.values():
         if len(group) < 2:
             continue
-        ids = [one.id for one in group]
+        ids = [sample.id for sample in group]
         (across if len({_side(lists, id) for id in ids}) > 1 else within).extend(ids)
-        if len({one.mask_digest for one in group if one.mask_digest}) > 1:
+        if len({sample.mask_digest for sample in group if sample.mask_digest}) > 1:
             contradicting += ids
     findings = []
     if across:
         files = image_names(dataset, across)
-        text = f"the same pictures in training and measurement: {_with_lists(files, across, lists)}"
-        remedy = "keep each picture in one list: what a network has seen does not measure it"
+        text = f"identical images in training and evaluation: {_with_lists(files, across, lists)}"
+        remedy = "keep each image in one list, because evaluation on training images is meaningless"
         findings.append(Finding("warning", "leak", text, remedy, files))
     if contradicting:
         files = image_names(dataset, contradicting)
-        text = f"the same picture with different masks: {listed(files)}"
+        text = f"identical images with different masks: {format_names(files)}"
         findings.append(Finding("warning", "contradiction", text, "keep the better mask of each", files))
     if within:
         files = image_names(dataset, within)
-        grave = not lists.has_val  # which images are held out is drawn: copies may come to lie on both sides
-        text = f"{len(files)} images of which a list holds copies: {listed(files)}"
-        remedy = "keep one of each: some will be held out for validation, their copies learned from" if grave else ""
-        findings.append(Finding("warning" if grave else "note", "copies", text, remedy, files))
+        random_val = not lists.has_val  # the random validation split may separate duplicates
+        text = f"{len(files)} images with a duplicate in the same list: {format_names(files)}"
+        remedy = "keep one of each, because some will be held out for validation and their duplicates trained on"
+        severity: Severity = "warning" if random_val else "note"
+        findings.append(Finding(severity, "copies", text, remedy if random_val else "", files))
     return findings
 
 
@@ -98,70 +107,75 @@ def _side(lists: Lists, id: str) -> str:
 
 
 def _with_lists(files: Sequence[str], ids: Sequence[str], lists: Lists) -> str:
-    return listed([f"{file} ({lists.roles[id]})" for file, id in zip(files, ids, strict=True)])
+    return format_names([f"{file} ({lists.roles[id]})" for file, id in zip(files, ids, strict=True)])
 
 
-def look_alikes(dataset: SegmentationDataset, seen: Sequence[Seen], lists: Lists) -> tuple[list[Finding], list[Pair]]:
-    """Tell images that look much like one of another list, or of their own; one line for each, and the pairs.
+def near_duplicate_findings(
+    dataset: SegmentationDataset, scans: Sequence[SampleScan], lists: Lists
+) -> tuple[list[Finding], list[Pair]]:
+    """Report near-duplicates across lists and within training.
 
-    Copies do not count: their digests tell of them.
+    Images with identical pixels do not count, because ``duplicate_findings`` reports them.
+
+    Returns:
+        The findings, and the pairs of near-duplicates, most similar first.
     """
-    sides: Mapping[str, list[Seen]] = defaultdict(list)
+    sides: Mapping[str, list[SampleScan]] = defaultdict(list)
     known: set[tuple[str, bytes]] = set()
-    for one in seen:
-        side = _side(lists, one.id)
-        if one.look and (side, one.digest) not in known:
-            known.add((side, one.digest))
-            sides[side].append(one)
+    for sample in scans:
+        side = _side(lists, sample.id)
+        if sample.fingerprint and (side, sample.digest) not in known:
+            known.add((side, sample.digest))
+            sides[side].append(sample)
     across = [
         *_pairs(sides, "val", "training"),
         *_pairs(sides, "test", "training"),
         *_pairs(sides, "test", "val"),
     ]
     findings, within = [], []
-    if len(sides["training"]) <= MOST_WITHIN:
+    if len(sides["training"]) <= MAX_COMPARED:
         within = _pairs(sides, "training", "training")
     else:
-        text = f"more than {MOST_WITHIN} training images: look-alikes among themselves were not looked for"
+        text = f"more than {MAX_COMPARED} training images: not searched for near-duplicates of one another"
         findings.append(Finding("note", "not-compared", text))
     if across:
-        remedy = "where they are frames of one video or series, put all of it into one list: on near twins of what it "
-        remedy += "learned from, a network looks better than it is"
-        findings.append(_alike(dataset, across, sides, "near-leak", "warning", remedy))
-    held_out_near = any(lists.roles[pair.one] == lists.roles[pair.other] == "labeled" for pair in within)
-    if within and (lists.has_val or not held_out_near):  # val is held out of the labeled images
-        findings.append(_alike(dataset, within, sides, "near-copies", "note", ""))
+        remedy = "if they are frames of one video or series, put the series into one list; otherwise the scores are "
+        remedy += "too optimistic"
+        findings.append(_near_duplicates(dataset, across, sides, "near-leak", "warning", remedy))
+    of_labeled = any(lists.roles[pair.one] == lists.roles[pair.other] == "labeled" for pair in within)
+    if within and (lists.has_val or not of_labeled):  # validation images are sampled from the labeled ones
+        findings.append(_near_duplicates(dataset, within, sides, "near-copies", "note", ""))
     elif within:
-        remedy = "write splits/val.txt by hand, so that what is held out has no near twin to learn from"
-        findings.append(_alike(dataset, within, sides, "near-copies", "warning", remedy))
-    return findings, sorted(across or within, key=lambda pair: -pair.likeness)
+        remedy = "write splits/val.txt so that no near-duplicate of a validation image is trained on"
+        findings.append(_near_duplicates(dataset, within, sides, "near-copies", "warning", remedy))
+    return findings, sorted(across or within, key=lambda pair: -pair.similarity)
 
 
-def _alike(
+def _near_duplicates(
     dataset: SegmentationDataset,
     pairs: Sequence[Pair],
-    sides: Mapping[str, Sequence[Seen]],
+    sides: Mapping[str, Sequence[SampleScan]],
     kind: str,
     severity: Severity,
     remedy: str,
 ) -> Finding:
     counts = Counter((pair.role, pair.other_role) for pair in pairs)
-    told = ", ".join(
-        f"{count} of {counted(len(sides[role]), f'{role} image')} much like "
+    text = ", ".join(
+        f"{count} of {format_count(len(sides[role]), f'{role} image')} nearly identical to "
         + ("another" if role == other else f"a {other} image")
         for (role, other), count in counts.items()
     )
-    first = sorted(pairs, key=lambda pair: -pair.likeness)[:1]
-    named = " and ".join(image_names(dataset, [id for pair in first for id in (pair.one, pair.other)]))
+    most_similar = max(pairs, key=lambda pair: pair.similarity)
+    example = " and ".join(image_names(dataset, [most_similar.one, most_similar.other]))
     files = image_names(dataset, list(dict.fromkeys(pair.one for pair in pairs)))
-    return Finding(severity, kind, f"{told}, such as {printable(named)}", remedy, files)
+    return Finding(severity, kind, f"{text}, such as {printable(example)}", remedy, files)
 
 
-def _pairs(sides: Mapping[str, list[Seen]], name: str, other: str) -> list[Pair]:
+def _pairs(sides: Mapping[str, list[SampleScan]], name: str, other: str) -> list[Pair]:
     one_side, other_side = sides.get(name, []), sides.get(other, [])
-    looks, other_looks = ([one.look for one in side if one.look] for side in (one_side, other_side))
+    own, others = ([sample.fingerprint for sample in side if sample.fingerprint] for side in (one_side, other_side))
     return [
-        Pair(one_side[twin.one].id, other_side[twin.other].id, name, other, twin.likeness)
-        for twin in twins(looks, None if name == other else other_looks)
-        if one_side[twin.one].digest != other_side[twin.other].digest
+        Pair(one_side[match.first].id, other_side[match.second].id, name, other, match.similarity)
+        for match in find_near_duplicates(own, None if name == other else others)
+        if one_side[match.first].digest != other_side[match.second].digest
     ]

@@ -1,10 +1,10 @@
-"""Which image serves for what, and what is wrong with the lists that say so."""
+"""Read the lists of a data set, and find what is wrong with them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,7 @@ from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.file_dataset import FileDataset
 from semiseg.data.splits.list_files import find_id, read_lines, read_list
 from semiseg.errors import UserError
-from semiseg.tools.checking.finding import Finding, counted, from_messages, image_names, listed, relative
+from semiseg.tools.checking.finding import Finding, format_count, format_names, from_errors, image_names, relative
 
 Role = Literal["labeled", "unlabeled", "val", "test", "unlisted"]
 ROLES: tuple[Role, ...] = ("labeled", "unlabeled", "val", "test")
@@ -22,13 +22,13 @@ NAMES = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Lists:
-    """What the lists that come with the data say.
+    """The lists of a data set.
 
     Attributes:
-        roles: what each image serves for, if every training image with a mask is labeled; ``unlisted``: nothing.
-        has_val: whether there is a val list.
-        incomplete: whether a list names images that are not there.
-        findings: what is wrong with them.
+        roles: The role of each image. Training images with a mask are labeled; images in no list are ``unlisted``.
+        has_val: Whether there is a val list.
+        incomplete: Whether a list names missing images.
+        findings: What is wrong with the lists.
     """
 
     roles: Mapping[str, Role]
@@ -37,12 +37,12 @@ class Lists:
     findings: tuple[Finding, ...]
 
     def ids(self, *roles: Role) -> list[str]:
-        """Return the images of some roles, in the data's order."""
+        """Return the images with one of the roles, in the order of the data set."""
         return [id for id, role in self.roles.items() if role in roles]
 
 
 def read_lists(dataset: SegmentationDataset) -> Lists:
-    """Read train, val and test list, and those of labeled images beside them; a line that is wrong is passed over."""
+    """Read the train, val and test list and the lists of labeled images below ``splits/``, skipping invalid lines."""
     findings: list[Finding] = []
     named: dict[str, tuple[str, ...] | None] = {}
     incomplete = False
@@ -51,15 +51,15 @@ def read_lists(dataset: SegmentationDataset) -> Lists:
         named[name] = _read(dataset, name, missing, findings)
         if missing:
             incomplete = True
-            text = f"{len(missing)} of {len(missing) + len(named[name] or ())} images of the {name} list are not there"
-            remedy = "add the images, take the lines out, or leave them out by --existing-only"
-            findings.append(Finding("problem", "missing-images", f"{text}: {listed(missing)}", remedy, tuple(missing)))
+            text = f"{len(missing)} of {len(missing) + len(named[name] or ())} images of the {name} list are missing"
+            remedy = "add the images, remove the lines, or skip them with --existing-only"
+            text = f"{text}: {format_names(missing)}"
+            findings.append(Finding("problem", "missing-images", text, remedy, tuple(missing)))
         elif named[name] == ():
             findings.append(Finding("problem", "empty-list", f"the {name} list is empty", f"fill the {name} list"))
-    roles = _roles(dataset, named)
-    lists = Lists(roles, named["val"] is not None, incomplete, ())
-    findings += [*_overlaps(dataset, named), *_roles_in_doubt(dataset, lists, named), *_labeled_lists(dataset, lists)]
-    return Lists(roles, lists.has_val, incomplete, tuple(findings))
+    lists = Lists(_roles(dataset, named), named["val"] is not None, incomplete, ())
+    findings += [*_overlaps(dataset, named), *_role_findings(dataset, lists, named), *_labeled_lists(dataset, lists)]
+    return replace(lists, findings=tuple(findings))
 
 
 def _read(
@@ -68,8 +68,8 @@ def _read(
     try:
         return dataset.split(name, missing)
     except UserError as error:
-        findings += from_messages([str(error)], "list", dataset.root)
-    missing.clear()  # the refusal has been told, and what follows is a rough reading
+        findings += from_errors([error], "list", dataset.root)
+    missing.clear()  # already reported; read what is valid
     path = dataset.list_path(name) if isinstance(dataset, FileDataset) else None
     try:
         lines = read_lines(path) if path else ()
@@ -98,86 +98,89 @@ def _overlaps(dataset: SegmentationDataset, named: Mapping[str, tuple[str, ...] 
     for one, other in combinations(NAMES, 2):
         if both := sorted({*(named[one] or ())} & {*(named[other] or ())}):
             files = image_names(dataset, both)
-            text = f"{counted(len(both), 'image')} in both the {one} and the {other} list: {listed(files)}"
+            text = f"{format_count(len(both), 'image')} in both the {one} and the {other} list: {format_names(files)}"
             findings.append(Finding("problem", "overlap", text, "keep each image in one of the two lists", files))
     return findings
 
 
-def _roles_in_doubt(
+def _role_findings(
     dataset: SegmentationDataset, lists: Lists, named: Mapping[str, tuple[str, ...] | None]
 ) -> list[Finding]:
-    """Say which images cannot serve for what their list asks of them, and what the lists leave open."""
+    """Return findings for lists without masks, unlisted images and missing lists."""
     findings = []
     if unmasked := [id for id in lists.ids("val") if not dataset.has_mask(id)]:
         files = image_names(dataset, unmasked)
-        text = f"{counted(len(files), 'image')} of the val list without mask: {listed(files)}"
-        findings.append(Finding("problem", "val-without-mask", text, "add the masks or take the lines out", files))
+        text = f"{format_count(len(files), 'image')} of the val list without mask: {format_names(files)}"
+        findings.append(Finding("problem", "val-without-mask", text, "add the masks or remove the lines", files))
     if unmasked := [id for id in lists.ids("test") if not dataset.has_mask(id)]:
         files = image_names(dataset, unmasked)
-        text = f"{counted(len(files), 'test image')} without mask: left out of the test"
+        text = f"{format_count(len(files), 'test image')} without mask, skipped in evaluation"
         findings.append(Finding("note", "test-without-mask", text, files=files))
     if not lists.ids("labeled"):
-        text = f"none of {counted(len(lists.ids('unlabeled')), 'training image')} has a mask"
+        text = f"none of {format_count(len(lists.ids('unlabeled')), 'training image')} has a mask"
         findings.append(Finding("problem", "no-masks", text, "annotate a few images"))
     if ids := lists.ids("unlisted"):
         files = image_names(dataset, ids)
-        text = f"{counted(len(files), 'image')} in no list, and of no use: {listed(files)}"
+        text = f"{format_count(len(files), 'image')} in no list, not used: {format_names(files)}"
         findings.append(Finding("note", "unlisted", text, files=files))
     if not named["val"]:
-        text = "no val list: a fifth of the labeled images, drawn by the seed, is held out for validation"
+        text = "no val list: training holds out a random fifth of the labeled images for validation"
         findings.append(Finding("note", "no-val-list", text))
     if not lists.ids("unlabeled"):
-        text = "no unlabeled images: semi-supervised methods need some, or fewer labels by --labeled"
+        text = "no unlabeled images: semi-supervised methods need some, or fewer labels (--labeled)"
         findings.append(Finding("note", "no-unlabeled", text))
     return findings
 
 
 def _labeled_lists(dataset: SegmentationDataset, lists: Lists) -> list[Finding]:
-    """Look through the lists below ``splits/`` that ``--labeled 1/16`` and the like would take."""
+    """Return findings for the lists below ``splits/`` that ``--labeled 1/16`` and similar values select."""
     if dataset.root is None:
         return []
     missing: dict[str, list[str]] = {}
     unmasked: dict[str, list[str]] = {}
-    leaking: dict[str, list[str]] = {}
-    twice: dict[str, list[str]] = {}
-    listed_in: dict[Path, set[str]] = {}
-    refusals = []
+    held_out: dict[str, list[str]] = {}
+    duplicated: dict[str, list[str]] = {}
+    ids_by_list: dict[Path, set[str]] = {}
+    errors = []
     for path in sorted((dataset.root / "splits").rglob("*labeled.txt")):
         absent: list[str] = []
         try:
             ids = read_list(path, dataset, absent)
         except UserError as error:
-            refusals.append(str(error))
+            errors.append(error)
             continue
-        place = relative(path, dataset.root)
-        missing[place] = absent
-        unmasked[place] = [id for id in ids if path.name == "labeled.txt" and not dataset.has_mask(id)]
-        leaking[place] = [id for id in ids if lists.roles[id] in ("val", "test")]
-        listed_in[path] = set(ids)
-    for path, ids_of_path in listed_in.items():
+        name = relative(path, dataset.root)
+        missing[name] = absent
+        unmasked[name] = [id for id in ids if path.name == "labeled.txt" and not dataset.has_mask(id)]
+        held_out[name] = [id for id in ids if lists.roles[id] in ("val", "test")]
+        ids_by_list[path] = set(ids)
+    for path, ids_of_path in ids_by_list.items():
         if path.name == "labeled.txt":
-            both = ids_of_path & listed_in.get(path.with_name("unlabeled.txt"), set())
-            twice[relative(path, dataset.root)] = sorted(both)
+            both = ids_of_path & ids_by_list.get(path.with_name("unlabeled.txt"), set())
+            duplicated[relative(path, dataset.root)] = sorted(both)
+    remove = "remove them from one of the lists"
     return [
-        *from_messages(refusals, "labeled-list", dataset.root, "warning"),
-        *_in_lists("missing-images", "images that are not there", missing, "add them, or --existing-only"),
-        *_in_lists("labeled-without-mask", "labeled images without mask", unmasked, "add the masks, or another list"),
-        *_in_lists("overlap", "images of the val or test list", leaking, "take them out of one of the lists"),
-        *_in_lists("overlap", "images of the unlabeled list beside it", twice, "take them out of one of the lists"),
+        *from_errors(errors, "labeled-list", dataset.root, "warning"),
+        *_in_lists("missing-images", "missing images", missing, "add them or use --existing-only"),
+        *_in_lists(
+            "labeled-without-mask", "labeled images without mask", unmasked, "add the masks or use another list"
+        ),
+        *_in_lists("overlap", "images that are also in the val or test list", held_out, remove),
+        *_in_lists("overlap", "images that are also in the unlabeled list", duplicated, remove),
     ]
 
 
-def _in_lists(kind: str, what: str, found: Mapping[str, list[str]], remedy: str) -> list[Finding]:
+def _in_lists(kind: str, subject: str, found: Mapping[str, list[str]], remedy: str) -> list[Finding]:
     paths = [path for path, ids in found.items() if ids]
     ids = sorted({id for ids in found.values() for id in ids})
     if not ids:
         return []
-    text = f"{listed(paths)}: {what}, {len(ids)} in all: {listed(ids)}"
+    text = f"{format_names(paths)}: {len(ids)} {subject}: {format_names(ids)}"
     return [Finding("warning", kind, text, remedy, tuple(paths))]
 
 
 def published_shares(dataset: SegmentationDataset) -> list[str]:
-    """Return what ``--labeled`` may be by lists below ``splits/``, shares before numbers, those of few images first."""
+    """Return the values of ``--labeled`` that have lists below ``splits/``: shares first, smallest first."""
     if dataset.root is None:
         return []
     splits = dataset.root / "splits"

@@ -1,4 +1,4 @@
-"""What is told about masks: those that cannot be used, what they show, and which classes have too little to learn."""
+"""Findings about masks: unreadable files, class statistics, rare classes and ambiguous values."""
 
 from __future__ import annotations
 
@@ -11,25 +11,32 @@ from numpy.typing import NDArray
 
 from semiseg.data.dataset import IGNORE, SegmentationDataset
 from semiseg.data.splits.annotation_kind import SPARSE_SHARE
-from semiseg.tools.checking.finding import Finding, Severity, counted, faults, listed, mask_names
+from semiseg.tools.checking.finding import (
+    Finding,
+    Severity,
+    format_count,
+    format_names,
+    from_file_errors,
+    mask_names,
+)
 from semiseg.tools.checking.list_findings import Lists, Role
-from semiseg.tools.checking.scan import Seen
+from semiseg.tools.checking.scan import SampleScan
 
-MEASURED: tuple[Role, ...] = ("labeled", "val", "test")
-FEW_PIXELS = 1e-4  # of the known pixels of labeled images
-FEW_IMAGES = (2, 10)  # a class is rare below a hundredth of the labeled images, within these bounds
+MASK_ROLES: tuple[Role, ...] = ("labeled", "val", "test")
+RARE_PIXELS = 1e-4  # share of the annotated pixels of labeled images
+RARE_IMAGES = (2, 10)  # bounds of a hundredth of the labeled images, below which a class is rare
 ALMOST_ALL = 0.9
 
 
 @dataclass(frozen=True)
 class ClassCount:
-    """How much there is of a class.
+    """The frequency of a class.
 
     Attributes:
-        name: the class.
-        pixels: its pixels in the masks of labeled images.
-        share: of the known pixels there, in [0, 1].
-        images: how many masks of each list show it.
+        name: The class.
+        pixels: Its number of pixels in the masks of labeled images.
+        share: Its share of the annotated pixels there, in [0, 1].
+        images: The number of masks in each list that contain it.
     """
 
     name: str
@@ -39,12 +46,12 @@ class ClassCount:
 
 
 @dataclass(frozen=True)
-class Masks:
-    """The masks that can be read, of images that serve for something.
+class MaskStatistics:
+    """Statistics of the readable masks of listed images.
 
     Attributes:
-        ids: by list, the images.
-        pixels: by list, int64 ``(images, 256)``: how many pixels have each value.
+        ids: The images of each list.
+        pixels: int64 ``(images, 256)`` for each list, the number of pixels with each value.
     """
 
     ids: dict[str, list[str]]
@@ -52,118 +59,131 @@ class Masks:
 
     @property
     def known(self) -> float | None:
-        """The share of labeled images' pixels that are annotated, in [0, 1]; None where there is no mask."""
+        """The annotated share of the pixels of labeled images, in [0, 1]; None without masks."""
         pixels = self.pixels["labeled"]
         return float(1 - pixels[:, IGNORE].sum() / pixels.sum()) if pixels.sum() else None
 
 
-def gather(seen: Sequence[Seen], lists: Lists) -> Masks:
-    """Sort the masks that could be read by lists."""
-    found = {role: [one for one in seen if lists.roles[one.id] == role] for role in MEASURED}
-    masks = {role: [(one.id, one.pixels) for one in ones if one.pixels is not None] for role, ones in found.items()}
-    return Masks(
-        {role: [id for id, _ in rows] for role, rows in masks.items()},
+def collect_masks(scans: Sequence[SampleScan], lists: Lists) -> MaskStatistics:
+    """Group the statistics of the readable masks by list."""
+    rows = {
+        role: [
+            (sample.id, sample.pixels)
+            for sample in scans
+            if lists.roles[sample.id] == role and sample.pixels is not None
+        ]
+        for role in MASK_ROLES
+    }
+    return MaskStatistics(
+        {role: [id for id, _ in found] for role, found in rows.items()},
         {
-            role: np.array([pixels for _, pixels in rows], dtype=np.int64).reshape(-1, IGNORE + 1)
-            for role, rows in masks.items()
+            role: np.array([pixels for _, pixels in found], dtype=np.int64).reshape(-1, IGNORE + 1)
+            for role, found in rows.items()
         },
     )
 
 
-def count_classes(dataset: SegmentationDataset, masks: Masks) -> tuple[ClassCount, ...]:
-    """Return how much there is of each class."""
+def count_classes(dataset: SegmentationDataset, masks: MaskStatistics) -> tuple[ClassCount, ...]:
+    """Return the frequency of each class."""
     labeled = masks.pixels["labeled"].sum(axis=0)
     known = max(1, int(labeled[:IGNORE].sum()))
-    shown = {role: (pixels > 0).sum(axis=0) for role, pixels in masks.pixels.items()}
+    images = {role: (pixels > 0).sum(axis=0) for role, pixels in masks.pixels.items()}
     return tuple(
         ClassCount(
-            name, int(labeled[value]), int(labeled[value]) / known, {role: int(shown[role][value]) for role in MEASURED}
+            name=name,
+            pixels=int(labeled[value]),
+            share=int(labeled[value]) / known,
+            images={role: int(images[role][value]) for role in MASK_ROLES},
         )
         for value, name in enumerate(dataset.classes)
     )
 
 
-def mask_faults(dataset: SegmentationDataset, seen: Sequence[Seen], lists: Lists) -> list[Finding]:
-    """Name every mask that cannot be used; it is a problem where training or a measurement would read it."""
-    used = set(lists.ids(*MEASURED))
-    return faults({one.id: one.mask_fault for one in seen if one.mask_fault}, used, "mask", dataset.root)
+def unreadable_masks(dataset: SegmentationDataset, scans: Sequence[SampleScan], lists: Lists) -> list[Finding]:
+    """Report masks that cannot be used. They are problems if training or evaluation reads them."""
+    errors = {sample.id: sample.mask_error for sample in scans if sample.mask_error}
+    return from_file_errors(errors, set(lists.ids(*MASK_ROLES)), "mask", dataset.root)
 
 
-def class_findings(classes: Sequence[ClassCount], masks: Masks) -> list[Finding]:
-    """Tell classes that no label shows, or hardly any."""
+def class_findings(classes: Sequence[ClassCount], masks: MaskStatistics) -> list[Finding]:
+    """Report classes that are absent from the labeled masks or rare in them."""
     labeled = len(masks.ids["labeled"])
     if not labeled:
         return []
-    few = min(max(FEW_IMAGES[0], math.ceil(labeled / 100)), FEW_IMAGES[1])
+    min_images = min(max(RARE_IMAGES[0], math.ceil(labeled / 100)), RARE_IMAGES[1])
     findings = []
     absent = [one for one in classes if not one.images["labeled"]]
-    if measured := [one.name for one in absent if one.images["val"] or one.images["test"]]:
-        text = f"{_classes(measured)} in val or test masks, but in no labeled one: {listed(measured)}"
-        remedy = "annotate training images that show it: nobody learns what no label shows, and it counts as 0 % IoU"
-        findings.append(Finding("warning", "class-not-learned", text, remedy, ()))
-    if nowhere := [one.name for one in absent if one.name not in measured]:
-        text = f"{_classes(nowhere)} in no mask at all: {listed(nowhere)}"
-        remedy = "annotate images that show it, or take the name out of the class file"
-        findings.append(Finding("warning", "class-absent", text, remedy, ()))
-    rare = [one for one in classes if 0 < one.images["labeled"] < few or 0 < one.share < FEW_PIXELS]
+    if evaluated := [one.name for one in absent if one.images["val"] or one.images["test"]]:
+        text = f"{_classes(evaluated)} in val or test masks, but in no labeled mask: {format_names(evaluated)}"
+        remedy = "annotate training images that show it, because it counts as 0 % IoU without labels"
+        findings.append(Finding("warning", "class-not-learned", text, remedy))
+    if nowhere := [one.name for one in absent if one.name not in evaluated]:
+        text = f"{_classes(nowhere)} in no mask: {format_names(nowhere)}"
+        remedy = "annotate images that show it, or remove it from the class file"
+        findings.append(Finding("warning", "class-absent", text, remedy))
+    rare = [one for one in classes if 0 < one.images["labeled"] < min_images or 0 < one.share < RARE_PIXELS]
     if rare:
-        named = [f"{one.name} ({counted(one.images['labeled'], 'image')}, {one.share:.2%} of pixels)" for one in rare]
-        text = f"{_classes(rare)} hardly in any labeled mask: {listed(named)}"
-        findings.append(Finding("warning", "class-rare", text, "annotate more images that show it", ()))
+        names = [
+            f"{one.name} ({format_count(one.images['labeled'], 'image')}, {one.share:.2%} of pixels)" for one in rare
+        ]
+        text = f"{_classes(rare)} rare in the labeled masks: {format_names(names)}"
+        findings.append(Finding("warning", "class-rare", text, "annotate more images that show it"))
     return findings
 
 
 def _classes(found: Sequence[object]) -> str:
-    return counted(len(found), "class", "classes")
+    return format_count(len(found), "class", "classes")
 
 
-def content_findings(dataset: SegmentationDataset, masks: Masks) -> list[Finding]:
-    """Tell masks that know nothing, that show one class only, or whose 255 was hardly meant to be ignored."""
-    ids = [id for role in MEASURED for id in masks.ids[role]]
-    pixels = np.concatenate([masks.pixels[role] for role in MEASURED])
+def content_findings(dataset: SegmentationDataset, masks: MaskStatistics) -> list[Finding]:
+    """Report masks of 255 only, of a single class, or in which 255 probably means foreground."""
+    ids = [id for role in MASK_ROLES for id in masks.ids[role]]
+    pixels = np.concatenate([masks.pixels[role] for role in MASK_ROLES])
     if not ids:
         return []
     shown, ignored = pixels[:, :IGNORE] > 0, pixels[:, IGNORE] > 0
-    kinds = shown.sum(axis=1)
+    class_counts = shown.sum(axis=1)
     findings = []
-    if len(unknown := _named(dataset, ids, kinds == 0)):
-        text = f"{counted(len(unknown), 'mask')} of nothing but 255, which is ignored: {listed(unknown)}"
+    if empty := _select(dataset, ids, class_counts == 0):
+        text = f"{format_count(len(empty), 'mask')} of 255 (ignored) only: {format_names(empty)}"
         severity: Severity = "problem" if masks.known == 0 else "warning"
-        findings.append(Finding(severity, "mask-unknown", text, "annotate something in it, or remove it", unknown))
+        findings.append(Finding(severity, "mask-unknown", text, "annotate something or remove the mask", empty))
     foreground = _foreground_255(dataset, ids, shown, ignored)
     findings += foreground
-    if len(single := _named(dataset, ids, kinds == 1)) and not foreground:
-        names = [dataset.classes[value] for value in np.flatnonzero(shown[kinds == 1].any(axis=0))]
-        text = f"{len(single)} of {counted(len(ids), 'mask')} of a single class ({listed(names)}): {listed(single)}"
-        if len(single) >= ALMOST_ALL * len(ids):
-            remedy = (
-                "if a mask's other pixels were not looked at, they have to be 255, and --annotation single-positive"
-            )
-            findings.append(Finding("warning", "mask-single", text, remedy, single))
-        else:
-            findings.append(Finding("note", "mask-single", text, files=single))
+    if (single := _select(dataset, ids, class_counts == 1)) and not foreground:
+        names = [dataset.classes[value] for value in np.flatnonzero(shown[class_counts == 1].any(axis=0))]
+        findings.append(_single_class(single, names, len(ids)))
     if masks.known is not None and masks.known < SPARSE_SHARE:
         text = f"{masks.known:.1%} of the pixels of labeled images are annotated, the rest is 255"
-        remedy = "if nobody annotated the rest, train with --annotation partial, so that a teacher fills it in"
+        remedy = "if the rest was not annotated, train with --annotation partial, which lets a teacher label it"
         findings.append(Finding("warning", "partial", text, remedy))
     return findings
+
+
+def _single_class(files: tuple[str, ...], names: Sequence[str], total: int) -> Finding:
+    text = f"{len(files)} of {format_count(total, 'mask')} of a single class ({format_names(names)})"
+    text = f"{text}: {format_names(files)}"
+    if len(files) < ALMOST_ALL * total:
+        return Finding("note", "mask-single", text, files=files)
+    remedy = "if the other pixels were not annotated, set them to 255 and train with --annotation single-positive"
+    return Finding("warning", "mask-single", text, remedy, files)
 
 
 def _foreground_255(
     dataset: SegmentationDataset, ids: Sequence[str], shown: NDArray[np.bool_], ignored: NDArray[np.bool_]
 ) -> list[Finding]:
-    """Tell masks of 0 and 255, unless 255 stands beside other classes too: then it is what nobody annotated."""
-    classes = shown.sum(axis=1)
-    suspect = ignored & (classes == 1) & shown[:, 0]
-    if not suspect.any() or (ignored & (classes > 0) & ~suspect).any() or len(dataset.classes) < 2:
+    """Report masks of 0 and 255, unless 255 also occurs beside other classes and so means "not annotated"."""
+    class_counts = shown.sum(axis=1)
+    suspect = ignored & (class_counts == 1) & shown[:, 0]
+    if not suspect.any() or (ignored & (class_counts > 0) & ~suspect).any() or len(dataset.classes) < 2:
         return []
-    files = _named(dataset, ids, suspect)
-    every = not shown[:, 1:].any()
-    text = f"{counted(len(files), 'mask')} of 0 and 255 only: {listed(files)}"
-    text += ": no mask shows anything but class 0" if every else ""
-    remedy = f"255 is ignored: where it is meant as {dataset.classes[1]}, save it as 1"
-    return [Finding("problem" if every else "warning", "foreground-255", text, remedy, files)]
+    files = _select(dataset, ids, suspect)
+    only_background = not shown[:, 1:].any()
+    text = f"{format_count(len(files), 'mask')} of 0 and 255 only: {format_names(files)}"
+    text += "; all masks show only class 0" if only_background else ""
+    remedy = f"if 255 means {dataset.classes[1]}, save it as 1, because 255 is ignored"
+    return [Finding("problem" if only_background else "warning", "foreground-255", text, remedy, files)]
 
 
-def _named(dataset: SegmentationDataset, ids: Sequence[str], chosen: NDArray[np.bool_]) -> tuple[str, ...]:
+def _select(dataset: SegmentationDataset, ids: Sequence[str], chosen: NDArray[np.bool_]) -> tuple[str, ...]:
     return mask_names(dataset, [id for id, wanted in zip(ids, chosen, strict=True) if wanted])

@@ -1,4 +1,4 @@
-"""Which images look alike: a difference hash finds candidates, a thumbnail of each has the last word."""
+"""Find near-duplicate images: a difference hash selects candidates, the correlation of thumbnails confirms them."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 BITS = 64
-# Chosen by images of Pascal VOC and CamVid, saved anew as JPEG of quality 30, 1.3 times as bright, half as large, or
-# less 2 % at each side: nine of ten pass both bounds. Of different photographs of VOC no pair passes either; of
-# CamVid's, a second apart, those pass in which the car stands.
-DISTANCE = 8  # bits of the hash that may differ
-LIKENESS = 0.95  # correlation of the thumbnails
-FLAT = 3.0  # gray levels of standard deviation below which an image shows nothing that could look alike
-SIDE = 16
-PAIRS_AT_ONCE = 1 << 24  # 64 MB a matrix
+# Chosen on images of Pascal VOC and CamVid that were saved as JPEG of quality 30, brightened by 1.3, halved in size, or
+# cropped by 2 % at each side: nine of ten pass both thresholds. No pair of distinct VOC images passes either threshold.
+# Frames of CamVid one second apart pass only while the car stands.
+MAX_DISTANCE = 8  # bits of the hash
+MIN_SIMILARITY = 0.95  # correlation of the thumbnails
+FLAT_DEVIATION = 3.0  # gray levels of standard deviation below which an image has no usable content
+THUMBNAIL_SIDE = 16
+PAIRS_PER_BLOCK = 1 << 24  # 64 MB per matrix
 
 
 @dataclass(frozen=True)
-class Look:
-    """An image from afar.
+class Fingerprint:
+    """Features of an image that are invariant to brightness and contrast.
 
     Attributes:
-        hash: bool ``(64,)``: whether each of 8 x 9 fields is darker than its neighbor on the right.
-        thumbnail: float32 ``(256,)``, gray, of mean 0 and norm 1.
-        flat: whether it shows nothing.
+        hash: bool ``(64,)``; whether each of 8 x 9 cells is darker than its right neighbor.
+        thumbnail: float32 ``(256,)``, gray, with mean 0 and norm 1.
+        flat: Whether the image has (nearly) one color throughout.
     """
 
     hash: NDArray[np.bool_]
@@ -36,60 +36,63 @@ class Look:
     flat: bool
 
 
-def look_of(image: Tensor) -> Look:
-    """Return what an image, uint8 ``(3, H, W)``, looks like; brightness and contrast leave no trace in it."""
+def fingerprint(image: Tensor) -> Fingerprint:
+    """Return the fingerprint of an image, uint8 ``(3, H, W)``."""
     gray = PIL.Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).convert("L")
-    fields, small = (
-        np.asarray(gray.resize(size, PIL.Image.Resampling.BOX), dtype=np.float32) for size in ((9, 8), (SIDE, SIDE))
+    cells, thumbnail = (
+        np.asarray(gray.resize(size, PIL.Image.Resampling.BOX), dtype=np.float32)
+        for size in ((9, 8), (THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     )
-    centered = (small - small.mean()).ravel()
+    centered = (thumbnail - thumbnail.mean()).ravel()
     norm = float(np.linalg.norm(centered))
-    return Look((fields[:, 1:] > fields[:, :-1]).ravel(), centered / max(norm, 1e-6), norm / SIDE < FLAT)
+    flat = norm / THUMBNAIL_SIDE < FLAT_DEVIATION
+    return Fingerprint((cells[:, 1:] > cells[:, :-1]).ravel(), centered / max(norm, 1e-6), flat)
 
 
 @dataclass(frozen=True)
-class Twin:
-    """The image at place ``one`` of the first list and the one at ``other`` of the second, and how alike they are."""
+class Match:
+    """Two similar images, by their index in the first and the second list."""
 
-    one: int
-    other: int
-    likeness: float
+    first: int
+    second: int
+    similarity: float
 
 
-def twins(first: Sequence[Look], second: Sequence[Look] | None = None) -> list[Twin]:
-    """Return for each image of the first list that has a twin in the second its nearest one there.
+def find_near_duplicates(first: Sequence[Fingerprint], second: Sequence[Fingerprint] | None = None) -> list[Match]:
+    """Return the most similar near-duplicate in the second list for each image of the first that has one.
 
-    All pairs are compared, as products of matrices: some seconds for twenty thousand images. Flat images have no twin.
+    All pairs are compared by matrix products, which takes some seconds for twenty thousand images. Flat images have no
+    near-duplicates.
 
     Args:
-        first: images.
-        second: others; where absent, each image of the first list is compared with the rest of it.
+        first: Fingerprints of images.
+        second: Fingerprints of other images. If None, the images of the first list are compared with one another.
     """
     others = first if second is None else second
     if not first or not others:
         return []
-    bits, thumbs, flat = _stacked(others)
-    found = []
-    block = max(1, PAIRS_AT_ONCE // len(others))
+    hashes, thumbnails, flat = _stack(others)
+    matches = []
+    block = max(1, PAIRS_PER_BLOCK // len(others))
     for start in range(0, len(first), block):
-        own_bits, own_thumbs, own_flat = _stacked(first[start : start + block])
-        near = (BITS - own_bits @ bits.T) / 2 <= DISTANCE
+        own_hashes, own_thumbnails, own_flat = _stack(first[start : start + block])
+        near = (BITS - own_hashes @ hashes.T) / 2 <= MAX_DISTANCE
         near &= ~own_flat[:, None] & ~flat
         if second is None:
             near[np.arange(len(near)), start + np.arange(len(near))] = False
         rows = np.flatnonzero(near.any(axis=1))
-        alike = np.where(near[rows], own_thumbs[rows] @ thumbs.T, -1)
-        best = alike.argmax(axis=1)
-        scores = alike[np.arange(len(rows)), best]
-        chosen = scores >= LIKENESS
-        found += [
-            Twin(start + int(row), int(column), float(score))
+        similarity = np.where(near[rows], own_thumbnails[rows] @ thumbnails.T, -1)
+        best = similarity.argmax(axis=1)
+        scores = similarity[np.arange(len(rows)), best]
+        chosen = scores >= MIN_SIMILARITY
+        matches += [
+            Match(start + int(row), int(column), float(score))
             for row, column, score in zip(rows[chosen], best[chosen], scores[chosen], strict=True)
         ]
-    return found
+    return matches
 
 
-def _stacked(looks: Sequence[Look]) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
-    """Return hashes as -1 and 1, so that their product counts differing bits; thumbnails; which are flat."""
-    bits = np.where([look.hash for look in looks], np.float32(1), np.float32(-1))
-    return bits, np.array([look.thumbnail for look in looks]), np.array([look.flat for look in looks])
+def _stack(prints: Sequence[Fingerprint]) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+    """Return the hashes as -1 and 1 (so that a product counts differing bits), the thumbnails and the flat flags."""
+    hashes = np.where([one.hash for one in prints], np.float32(1), np.float32(-1))
+    return hashes, np.array([one.thumbnail for one in prints]), np.array([one.flat for one in prints])

@@ -1,4 +1,4 @@
-"""Open data as training does; where that is refused, take what is left, and keep every reason rather than the first."""
+"""Open a data set like training does, but collect all errors and open as much as possible."""
 
 from __future__ import annotations
 
@@ -7,48 +7,54 @@ from pathlib import Path
 
 from semiseg.data import DATASETS, detect_layout, open_dataset
 from semiseg.data.dataset import IGNORE, SegmentationDataset
-from semiseg.data.files.image_files import IMAGE_SUFFIXES, JPEG_SUFFIXES, MASK_SUFFIXES, list_files, lossy_mask_error
+from semiseg.data.files.image_files import (
+    IMAGE_SUFFIXES,
+    JPEG_SUFFIXES,
+    MASK_SUFFIXES,
+    list_files,
+    lossy_mask_error,
+)
 from semiseg.data.folder_dataset import FolderDataset, match_masks
 from semiseg.data.tag_file import Tags
 from semiseg.errors import UserError
 
 
-def open_anyhow(data: str | Path) -> tuple[SegmentationDataset | None, list[str]]:
-    """Return the data set, None where nothing can be looked at, and why training would refuse it.
+def open_leniently(data: str | Path) -> tuple[SegmentationDataset | None, list[UserError]]:
+    """Return the data set, or None if nothing can be opened, and the errors that training would raise.
 
-    An own folder is opened in parts. A published data set is refused only where folders are missing that make it one:
-    then there is nothing to go on with.
+    An own folder is opened in parts. Other layouts fail only if essential folders are missing.
     """
     try:
         return open_dataset(data), []
     except UserError as error:
-        refusals = [str(error)]
-    # CamVid in its other layout is an own folder by its code alone; text before a colon means data that are generated.
+        errors = [error]
+    # is_dir() excludes generated data, whose text has a colon. CamVid without its own layout is an own folder.
     if Path(data).is_dir() and DATASETS[detect_layout(data)] is FolderDataset:
-        folder = RestOfFolder(data)
+        folder = LenientFolder(data)
         if folder.ids:
-            return folder, list(dict.fromkeys(refusals + folder.refusals))
-    return None, refusals
+            known = {str(error) for error in errors}
+            return folder, errors + [error for error in folder.errors if str(error) not in known]
+    return None, errors
 
 
-class RestOfFolder(FolderDataset):
-    """An own folder that is not fit to be opened, without what made it so.
+class LenientFolder(FolderDataset):
+    """An own folder that collects errors instead of raising them.
 
-    Where the class file cannot be used, the classes are those that the masks' values ask for.
+    If the class file is invalid, the classes are ``class0`` to the largest value of the masks.
 
     Attributes:
-        refusals: what is wrong, as training would say it.
+        errors: The errors that training would raise.
     """
 
     def __init__(self, root: str | Path) -> None:
-        self.refusals: list[str] = []
+        self.errors: list[UserError] = []
         super().__init__(root)
 
     def _find_files(self) -> tuple[Mapping[str, Path], Mapping[str, Path]]:
-        images = list_files(self.root / "images", IMAGE_SUFFIXES, self.refusals)
-        masks = list_files(self.root / "masks", MASK_SUFFIXES, self.refusals)
-        jpegs = list_files(self.root / "masks", JPEG_SUFFIXES, self.refusals)
-        self.refusals += [str(lossy_mask_error(path, "JPEG")) for path in jpegs.values()]
+        images = list_files(self.root / "images", IMAGE_SUFFIXES, self.errors)
+        masks = list_files(self.root / "masks", MASK_SUFFIXES, self.errors)
+        jpegs = list_files(self.root / "masks", JPEG_SUFFIXES, self.errors)
+        self.errors += [lossy_mask_error(path, "JPEG") for path in jpegs.values()]
         return images, match_masks(images, masks)
 
     def _read_classes(self) -> tuple[str, ...]:
@@ -57,7 +63,7 @@ class RestOfFolder(FolderDataset):
             self._check_classes(classes)
             return classes
         except UserError as error:
-            self.refusals.append(str(error))
+            self.errors.append(error)
         self._class_file, self._ignored, self._skipped, self._colors = None, (), (), ()
         largest = max(self._mask_values() - {IGNORE}, default=0)
         return tuple(f"class{index}" for index in range(largest + 1))
@@ -66,5 +72,5 @@ class RestOfFolder(FolderDataset):
         try:
             return super()._read_tags()
         except UserError as error:
-            self.refusals.append(str(error))
+            self.errors.append(error)
             return {}

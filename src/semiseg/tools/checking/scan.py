@@ -1,4 +1,4 @@
-"""Read every image and every mask once and keep the little that the findings need."""
+"""Read every image and mask once and keep the statistics that the findings need."""
 
 from __future__ import annotations
 
@@ -12,76 +12,73 @@ from torch import Tensor
 
 from semiseg.data.dataset import IGNORE, SegmentationDataset, check_size, read_ahead
 from semiseg.errors import UserError
-from semiseg.tools.checking.near_duplicates import Look, look_of
+from semiseg.tools.checking.near_duplicates import Fingerprint, fingerprint
 
-AHEAD = 64  # images that may wait for a thread
+READ_AHEAD = 64  # images that are read in advance
 Progress = Callable[[int, int], None]
-"""Is told how many images have been read, of how many."""
+"""Called with the number of images read and their total number."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What was seen of one image and its mask.
+class SampleScan:
+    """Statistics of one image and its mask.
 
     Attributes:
-        id: the image.
-        size: its width and height, None where it cannot be read.
-        digest: of its pixels; equal for images that are equal, whatever their files are.
-        look: what it looks like from afar, to find its twins.
-        pixels: int64 ``(256,)``, how many pixels of its mask have each value; None without a mask that can be read.
-        mask_digest: of the mask's pixels.
-        image_fault: what reading the image said, and of its mask:
-        mask_fault: what reading the mask said, or that it does not fit its image.
+        id: The image id.
+        size: Width and height of the image; None if it cannot be read.
+        digest: Hash of the pixels of the image, independent of its file format.
+        fingerprint: Features that find near-duplicates of the image; None if it cannot be read.
+        pixels: int64 ``(256,)``, the number of pixels with each value of the mask; None without a valid mask.
+        mask_digest: Hash of the pixels of the mask.
+        image_error: The error of reading the image.
+        mask_error: The error of reading the mask, or of comparing its size with the image.
     """
 
     id: str
     size: tuple[int, int] | None = None
     digest: bytes = b""
-    look: Look | None = None
+    fingerprint: Fingerprint | None = None
     pixels: NDArray[np.int64] | None = None
     mask_digest: bytes = b""
-    image_fault: str = ""
-    mask_fault: str = ""
+    image_error: UserError | None = None
+    mask_error: UserError | None = None
 
 
-def scan(dataset: SegmentationDataset, progress: Progress | None = None) -> list[Seen]:
-    """Read every image and mask of a data set, several at a time (decoding lets other threads run).
-
-    Nothing raises UserError here: what it would say is kept.
-    """
-    seen: list[Seen] = []
-    for one in read_ahead(lambda id: _look_at(dataset, id), dataset.ids, workers=None, ahead=AHEAD):
-        seen.append(one)
+def scan(dataset: SegmentationDataset, progress: Progress | None = None) -> list[SampleScan]:
+    """Read every image and mask of a data set in several threads. Errors are kept in the result, not raised."""
+    scans: list[SampleScan] = []
+    for sample in read_ahead(lambda id: _scan_sample(dataset, id), dataset.ids, workers=None, ahead=READ_AHEAD):
+        scans.append(sample)
         if progress:
-            progress(len(seen), len(dataset))
-    return seen
+            progress(len(scans), len(dataset))
+    return scans
 
 
-def _look_at(dataset: SegmentationDataset, id: str) -> Seen:
-    image, image_fault = _read(dataset.read_image, id)
-    mask, mask_fault = _read(dataset.read_mask, id) if dataset.has_mask(id) else (None, "")
+def _scan_sample(dataset: SegmentationDataset, id: str) -> SampleScan:
+    image, image_error = _read(dataset.read_image, id)
+    mask, mask_error = _read(dataset.read_mask, id) if dataset.has_mask(id) else (None, None)
     if image is not None and mask is not None:
         try:
             check_size(dataset, id, image.shape[-2:], mask)
         except UserError as error:
-            mask_fault, mask = str(error), None
-    return Seen(
+            mask_error, mask = error, None
+    return SampleScan(
         id=id,
         size=None if image is None else (image.shape[2], image.shape[1]),
         digest=b"" if image is None else _digest(image),
-        look=None if image is None else look_of(image),
+        fingerprint=None if image is None else fingerprint(image),
         pixels=None if mask is None else np.bincount(mask.numpy().ravel(), minlength=IGNORE + 1),
         mask_digest=b"" if mask is None else _digest(mask),
-        image_fault=image_fault,
-        mask_fault=mask_fault,
+        image_error=image_error,
+        mask_error=mask_error,
     )
 
 
-def _read(read: Callable[[str], Tensor], id: str) -> tuple[Tensor | None, str]:
+def _read(read: Callable[[str], Tensor], id: str) -> tuple[Tensor | None, UserError | None]:
     try:
-        return read(id), ""
+        return read(id), None
     except UserError as error:
-        return None, str(error)
+        return None, error
 
 
 def _digest(values: Tensor) -> bytes:

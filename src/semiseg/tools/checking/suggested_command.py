@@ -1,4 +1,4 @@
-"""The training command that fits the data."""
+"""Suggest a training command that suits the data."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from semiseg.data.splits.dataset_split import resolve_split
 from semiseg.errors import UserError
 from semiseg.tools.checking.list_findings import Lists, published_shares
 
-FEW = 60  # labels: the settings of docs/start.md, which need no GPU
-FEW_SIDE = 360  # pixels: what is larger is seen smaller by them
-FEW_OPTIONS = ("--preset", "small", "--steps", "1200", "--batch-size", "6")
-FEW_CROP = 128
-SMALLEST_CROP = 32  # pixels: what encoders make one field of
+SMALL_DATA = 60  # labeled images up to which the CPU settings of docs/start.md are suggested
+SMALL_DATA_OPTIONS = ("--preset", "small", "--steps", "1200", "--batch-size", "6")
+SMALL_DATA_SIDE = 360  # pixels to which larger images are scaled by these settings
+SMALL_DATA_CROP = 128
+MIN_CROP = 32  # pixels; encoders reduce this to one cell
 
 
 def training_command(
@@ -27,14 +27,14 @@ def training_command(
     known: float | None,
     sizes: Sequence[tuple[int, int]],
 ) -> str:
-    """Return ``semiseg train ...`` with the options that these data ask for; the defaults are left out.
+    """Return ``semiseg train ...`` with the options that differ from the defaults.
 
     Args:
-        data: what ``--data`` is.
-        dataset: the same, opened.
-        lists: what its images serve for.
-        known: the share of pixels of labeled images that are annotated.
-        sizes: of the smallest, the median and the largest image.
+        data: The value of ``--data``.
+        dataset: The opened data set.
+        lists: Its lists.
+        known: The annotated share of the pixels of labeled images.
+        sizes: Width and height of the smallest, the median and the largest image.
     """
     words = ["semiseg", "train", "--data", str(data)]
     if not lists.ids("unlabeled"):
@@ -45,19 +45,19 @@ def training_command(
     if known is not None and known < SPARSE_SHARE:
         words += ["--annotation", "partial"]
     crop, side = TrainConfig.crop_size, min(sizes[1]) if sizes else TrainConfig.crop_size
-    if len(lists.ids("labeled")) <= FEW and lists.ids("unlabeled"):
-        words += FEW_OPTIONS
-        crop = FEW_CROP
-        if side > FEW_SIDE:
-            words += ["--image-scale", f"{FEW_SIDE / side:.2g}"]
-    crop = max(SMALLEST_CROP, min(crop, side // SMALLEST_CROP * SMALLEST_CROP))
+    if len(lists.ids("labeled")) <= SMALL_DATA and lists.ids("unlabeled"):
+        words += SMALL_DATA_OPTIONS
+        crop = SMALL_DATA_CROP
+        if side > SMALL_DATA_SIDE:
+            words += ["--image-scale", f"{SMALL_DATA_SIDE / side:.2g}"]
+    crop = max(MIN_CROP, min(crop, side // MIN_CROP * MIN_CROP))
     if crop != TrainConfig.crop_size:
         words += ["--crop-size", str(crop)]
     return shlex.join([*words, "--out", "runs/first"])
 
 
 def _fits(dataset: SegmentationDataset, share: str, existing_only: bool) -> bool:
-    """Tell whether training takes the lists that come with the data for a share, and some images stay unlabeled."""
+    """Return whether the published lists of a share are valid and leave images unlabeled."""
     try:
         return bool(resolve_split(dataset, share, 0, existing_only=existing_only).unlabeled)
     except UserError:
