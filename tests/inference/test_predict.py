@@ -206,7 +206,7 @@ def test_images_beside_a_tar_file_or_index_are_refused(
         assert cli.main() == 2 and not packed.exists()
         status, _, errors = call(run, photos, "--out", out)
         assert status == 2 and errors.count("\n") == 1 and not out.exists()
-        assert f"{photos}: 0.png and {name} lie side by side: give {photos / name} itself" in errors
+        assert f"{photos}: the folder holds both 0.png and {name}. Give {photos / name} itself" in errors
         (photos / name).unlink()
     (photos / "index.json").write_text('{"pages": []}')
     assert make_shards(str(photos), packed)[0] == f"{packed}: {IMAGES} images in 1 shards"
