@@ -524,6 +524,7 @@ def test_an_image_removed_after_training_is_reported(call: Call, tiny_folder: Pa
     for path in (tiny_folder / "splits" / "train.txt", tiny_folder / "images" / f"{gone}.png"):
         path.unlink()
     for command in (("train", "--resume"), ("evaluate",)):
+        for command in (("train", "--resume"), ("evaluate",)):
         assert_refused(call(*command, tmp_path / "run"), f"unlabeled.txt: .*'{gone}'.*add the image")
 
 

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from test_list_files import Malicious
 
 import semiseg
 from semiseg import cli
@@ -39,6 +38,16 @@ OPTIONS: dict[str, Any] = {
     **{"encoder": "test_resnet", "weights": "none", "crop_size": 32, "batch_size": 2, "workers": 0, "steps": 1},
     **{"accelerator": "cpu", "labeled": "4"},
 }
+
+
+class Malicious:
+    """An object that creates a directory when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.marker),)
 
 
 @pytest.fixture(scope="module")
