@@ -315,16 +315,12 @@ def test_train_needs_a_directory_for_the_run(call: Call, tmp_path: Path, monkeyp
     assert content(tmp_path) == {}
 
 
-@pytest.mark.parametrize("command", [("train", "--resume"), ("report",)])
-def test_missing_runs_are_reported(call: Call, tmp_path: Path, command: tuple[str, ...]) -> None:
-    assert_refused(call(*command, tmp_path / "nowhere"), "nowhere: not a run .*give a directory")
-
-
-@pytest.mark.parametrize("command", [("evaluate",), ("predict", "--out", "masks", "image.png")])
-def test_missing_checkpoints_are_reported(call: Call, tmp_path: Path, command: tuple[str, ...]) -> None:
-    assert_refused(
-        call(command[0], tmp_path / "nowhere.pt", *command[1:]), "nowhere.pt: no such checkpoint. check the path"
-    )
+def test_missing_runs_and_checkpoints_are_reported(call: Call, tmp_path: Path) -> None:
+    for command in (("train", "--resume"), ("report",)):
+        assert_refused(call(*command, tmp_path / "nowhere"), "nowhere: not a run .*give a directory")
+    for command in (("evaluate",), ("predict", "--out", "masks", "image.png")):
+        result = call(command[0], tmp_path / "nowhere.pt", *command[1:])
+        assert_refused(result, "nowhere.pt: no such checkpoint. check the path")
 
 
 def of_another_network(run: Path) -> None:
@@ -524,7 +520,6 @@ def test_an_image_removed_after_training_is_reported(call: Call, tiny_folder: Pa
     for path in (tiny_folder / "splits" / "train.txt", tiny_folder / "images" / f"{gone}.png"):
         path.unlink()
     for command in (("train", "--resume"), ("evaluate",)):
-        for command in (("train", "--resume"), ("evaluate",)):
         assert_refused(call(*command, tmp_path / "run"), f"unlabeled.txt: .*'{gone}'.*add the image")
 
 

@@ -1,4 +1,4 @@
-"""Imports point one way: cli -> api -> training, evaluation, report -> methods, data, networks -> ops -> torch."""
+"""Imports point one way: cli -> workflows -> tools -> training, inference -> methods, data, networks -> ops."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(semiseg.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 LEAVES = {"batch", "config", "errors", "option_ranges", "presets", "seeding"}
 
-# What each package may import of semiseg, itself aside. A package of tools may import those that it names.
+# The parts of semiseg that each package may import, besides itself.
 ALLOWED: dict[str, set[str]] = {
     "__init__": {"workflows", "tools", "errors"},
     "api": set(),
@@ -46,6 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     "seeding": set(),
 }
 
+# The tools that each tool may import.
 TOOLS: dict[str, set[str]] = {
     "checking": {"report"},
     "comparison": {"models", "report"},
@@ -56,7 +57,7 @@ TOOLS: dict[str, set[str]] = {
     "suggestion": {"models"},
 }
 
-# What ops and methods may import from outside: tensors and the language, no files, engines or loggers.
+# Other packages that ops and methods may import: tensors and the language, but no files, engines or loggers.
 PURE = {
     "torch",
     "torchvision",
@@ -73,13 +74,13 @@ PURE = {
 
 
 def name_of(path: Path) -> str:
-    """``training.trainer`` for ``training/trainer.py``, ``methods`` for ``methods/__init__.py``."""
+    """Return ``training.trainer`` for ``training/trainer.py`` and ``methods`` for ``methods/__init__.py``."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts if len(parts) == 1 or parts[-1] != "__init__" else parts[:-1])
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Every module imported anywhere in the file, also inside functions."""
+    """Yield every module imported in the file, also inside functions."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -106,7 +107,7 @@ def test_imports_point_one_way(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tools").rglob("*.py")), ids=name_of)
-def test_tools_import_only_the_tools_they_name(path: Path) -> None:
+def test_tools_import_only_listed_tools(path: Path) -> None:
     name = name_of(path).split(".")
     for module in imports(path):
         parts = module.split(".")
@@ -115,7 +116,7 @@ def test_tools_import_only_the_tools_they_name(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if name_of(p).split(".")[0] in ("ops", "methods")], ids=name_of)
-def test_ops_and_methods_know_nothing_of_files_engines_and_loggers(path: Path) -> None:
+def test_ops_and_methods_use_no_files_engines_or_loggers(path: Path) -> None:
     outside = {module.split(".")[0] for module in imports(path)} - {"semiseg"}
     assert outside <= PURE
     calls = {
@@ -126,7 +127,7 @@ def test_ops_and_methods_know_nothing_of_files_engines_and_loggers(path: Path) -
     assert not calls & {"open", "print", "input", "exec", "eval"}
 
 
-def test_no_two_modules_share_a_name_except_a_verb_in_cli_and_its_workflow() -> None:
+def test_module_names_are_unique_except_commands_and_their_workflows() -> None:
     names: dict[str, list[str]] = {}
     for path in FILES:
         if path.stem not in ("__init__", "__main__"):
@@ -135,7 +136,7 @@ def test_no_two_modules_share_a_name_except_a_verb_in_cli_and_its_workflow() -> 
     assert all(sorted(packages) == ["cli", "workflows"] for packages in shared.values()), shared
 
 
-def test_the_table_names_what_there_is() -> None:
+def test_the_table_lists_every_package() -> None:
     assert {name_of(path).split(".")[0] for path in FILES} <= ALLOWED.keys()
     assert all(any(name_of(path).startswith(name) for path in FILES) for name in ALLOWED)
 
@@ -152,7 +153,7 @@ def test_methods_do_not_import_one_another() -> None:
             assert own <= {"semiseg.methods.method", "semiseg.methods.teachers"}
 
 
-def test_importing_semiseg_costs_nothing() -> None:
+def test_importing_semiseg_imports_nothing_else() -> None:
     text = (ROOT / "__init__.py").read_text()
     top = [node for node in ast.parse(text).body if isinstance(node, ast.Import | ast.ImportFrom)]
     assert [node.module for node in top if isinstance(node, ast.ImportFrom)] == ["typing"] and len(top) == 1
