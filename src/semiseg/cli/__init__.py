@@ -72,6 +72,7 @@ def main() -> int:
         print(f"semiseg {__version__}")
         return 0
     warnings.filterwarnings("ignore", module=r"PIL\.")  # damaged files are reported in one line of our own
+    warnings.simplefilter("once", DeprecatedOption)
     warnings.formatwarning = format_warning
     try:
         lookup("command", argv[0], COMMANDS)(argv[1:])

@@ -58,6 +58,8 @@ def compare(argv: Argv) -> None:
 
     options = (argument.partition("=")[0] for argument in argv if argument.startswith("--"))
     names = {option.removeprefix("--").replace("-", "_").removeprefix("no_") for option in options}
+    if "tensorboard" in names:
+        names.add("tracker")  # TrainConfig replaces the deprecated option
     given = {f.name: getattr(a.settings, f.name) for f in fields(TrainConfig) if f.name in names}
     arguments: dict[str, Any] = {key: value for key, value in vars(a).items() if key != "settings"}
     table = run(**given, **arguments)
