@@ -17,6 +17,7 @@ from semiseg.data import Shapes
 from semiseg.errors import UserError
 from semiseg.methods import METHODS, Batch, Method
 from semiseg.ops.ema import ema_update
+from semiseg.ops.stochastic_depth import forward_with_sub_models
 from semiseg.training.build import make_method, make_optimizer, networks
 from semiseg.training.checkpoint import load_checkpoint
 from semiseg.training.trainer import Trainer
@@ -126,8 +127,8 @@ def test_sub_models_of_frozen_encoder_differ_from_it() -> None:
     for norm in (module for module in method.student.encoder.modules() if isinstance(module, nn.BatchNorm2d)):
         nn.init.ones_(norm.weight)  # the last ones of branches are initialized with 0
     x = torch.rand(2, 3, 48, 48)
-    z_l, z_m, z_c = method.student_and_sub_models(x, x, x)
-    assert torch.equal(z_l, z_m) and z_c is not None and not torch.allclose(z_l, z_c)
+    logits, same_logits, sub_logits = forward_with_sub_models(method.student, (x, x, x), (0.0, 0.0, 1.0))
+    assert torch.equal(logits, same_logits) and not torch.allclose(logits, sub_logits)
 
 
 @pytest.mark.slow
