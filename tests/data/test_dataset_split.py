@@ -80,9 +80,9 @@ def test_fifth_of_labels_is_held_out_without_val_list(tiny_folder: Path) -> None
     split = resolve_split(dataset, None, 0)
     assert len(split.val) == 2 and len(split.labeled) == 10
     assert "2 of 12 labeled images" in split.notes[0]
-    few = resolve_split(dataset, "2", 0)
-    assert len(few.val) == 1 and len(few.labeled) == 1
-    assert set(few.val).isdisjoint(few.unlabeled)
+    small = resolve_split(dataset, "2", 0)
+    assert len(small.val) == 1 and len(small.labeled) == 1
+    assert set(small.val).isdisjoint(small.unlabeled)
     with pytest.raises(UserError, match="one labeled image"):
         resolve_split(dataset, "1", 0)
 

@@ -179,7 +179,7 @@ def test_missing_folder_or_images_fail(tmp_path: Path) -> None:
 @pytest.mark.parametrize("classes", ["a\nb\n", None])
 def test_folder_without_masks_fails(tmp_path: Path, classes: str | None) -> None:
     root = make(tmp_path / "d", {}, classes=classes)
-    with refused(str(root / "masks"), "mask", "nnotate a few"):
+    with refused(str(root / "masks"), "mask", "a few"):
         resolve_split(open_dataset(root), None, 0)
 
 

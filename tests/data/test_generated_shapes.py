@@ -114,10 +114,10 @@ def test_mean_color_and_gradients_are_independent_of_class(patches: tuple[np.nda
 def nearest_class_accuracy(features: np.ndarray, classes: np.ndarray) -> float:
     """Return the balanced accuracy of 5 nearest neighbors, trained on the first half of the patches (other images)."""
     half = len(features) // 2
-    draw = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     scaled = torch.from_numpy((features - features.mean(0)) / features.std(0))
-    train = np.concatenate([draw.choice(np.flatnonzero(classes[:half] == k), 150) for k in range(7)])
-    test = np.concatenate([half + draw.choice(np.flatnonzero(classes[half:] == k), 150) for k in range(7)])
+    train = np.concatenate([rng.choice(np.flatnonzero(classes[:half] == k), 150) for k in range(7)])
+    test = np.concatenate([half + rng.choice(np.flatnonzero(classes[half:] == k), 150) for k in range(7)])
     nearest = torch.cdist(scaled[test], scaled[train]).topk(5, largest=False).indices.numpy()
     votes = torch.nn.functional.one_hot(torch.from_numpy(classes[train][nearest]).long(), 7).sum(1)
     return float((votes.argmax(1).numpy() == classes[test]).mean())
@@ -137,8 +137,8 @@ def test_texture_does_not_depend_on_class(monkeypatch: pytest.MonkeyPatch) -> No
 
     class Shifted(Random):
         def randrange(self, *bounds: int) -> int:
-            drawn = super().randrange(*bounds)
-            return (drawn + 1) % 6 if bounds == (6,) else drawn
+            value = super().randrange(*bounds)
+            return (value + 1) % 6 if bounds == (6,) else value
 
     monkeypatch.setattr(module, "SHAPES", module.SHAPES[:1] * 6)
     render = module._render.__wrapped__  # without the cache

@@ -221,9 +221,9 @@ def read_all(paths: list[Path], count: int) -> dict[Path, set[str]]:
 
 def assert_pair(lists: dict[Path, set[str]], labeled: Path, count: int, whole: int) -> set[str]:
     """Check that a list and its unlabeled list are disjoint and complete. Return the former."""
-    beside = matching_unlabeled_list(labeled)
-    assert beside is not None and len(lists[labeled]) == count
-    assert not lists[labeled] & lists[beside] and len(lists[labeled] | lists[beside]) == whole
+    unlabeled = matching_unlabeled_list(labeled)
+    assert unlabeled is not None and len(lists[labeled]) == count
+    assert not lists[labeled] & lists[unlabeled] and len(lists[labeled] | lists[unlabeled]) == whole
     return lists[labeled]
 
 
@@ -250,9 +250,11 @@ def test_voc_lists(voc_dir: Path, list_dir: Path) -> None:
     assert ours["92"] == lists[list_dir / "pseudoseg/16_clean_3.txt"] == assert_pair(lists, u2pl, 92, 10582)
     pseudoseg, blended = (list_dir / "cps_voc" / f"{name}_labeled_1-16.txt" for name in ("pseudoseg", "train_aug"))
     assert ours["1_16"] == assert_pair(lists, blended, 662, 10582)
-    beside = matching_unlabeled_list(pseudoseg)
-    assert beside is not None and ours["92"] == lists[pseudoseg] and high_quality == lists[pseudoseg] | lists[beside]
-    assert lists[pseudoseg] & lists[beside] == {"2008_004822"}  # published like this; training on this pair fails
+    unlabeled = matching_unlabeled_list(pseudoseg)
+    assert (
+        unlabeled is not None and ours["92"] == lists[pseudoseg] and high_quality == lists[pseudoseg] | lists[unlabeled]
+    )
+    assert lists[pseudoseg] & lists[unlabeled] == {"2008_004822"}  # published like this; training on this pair fails
 
 
 def test_cityscapes_lists(list_dir: Path) -> None:

@@ -24,12 +24,12 @@ quick = settings(max_examples=15, deadline=None, derandomize=True)
 
 def random_mask(seed: int) -> np.ndarray:
     """Return patches of four classes, some of them unknown, on an image with odd sides."""
-    draw = np.random.default_rng(seed)
-    height, width = draw.integers(1, 40, 2)
-    coarse = draw.choice([0, 1, 2, 3, IGNORE], (height // 5 + 1, width // 7 + 1))
+    rng = np.random.default_rng(seed)
+    height, width = rng.integers(1, 40, 2)
+    coarse = rng.choice([0, 1, 2, 3, IGNORE], (height // 5 + 1, width // 7 + 1))
     mask = np.kron(coarse, np.ones((5, 7), dtype=np.int64))[:height, :width].astype(np.uint8)
-    noise = draw.random(mask.shape) < 0.02
-    mask[noise] = draw.choice([0, 1, 2, 3], int(noise.sum()))
+    noise = rng.random(mask.shape) < 0.02
+    mask[noise] = rng.choice([0, 1, 2, 3], int(noise.sum()))
     return mask
 
 
@@ -55,11 +55,11 @@ def test_connected_regions_match_neighbors(seed: int) -> None:
     labels = derive.connected_regions(mask)
     for k in range(int(labels.max()) + 1):
         assert len(np.unique(mask[labels == k])) == 1
-    for one, other, value, beside in [
+    for one, other, value, neighbor in [
         (labels[1:], labels[:-1], mask[1:], mask[:-1]),
         (labels[:, 1:], labels[:, :-1], mask[:, 1:], mask[:, :-1]),
     ]:
-        assert ((one == other) == (value == beside)).all()
+        assert ((one == other) == (value == neighbor)).all()
 
 
 @given(st.integers(0, 10**6))
@@ -124,8 +124,8 @@ def test_classes_and_tags_of_small_mask() -> None:
 @given(st.integers(0, 10**6))
 @quick
 def test_assigned_classes_are_balanced(seed: int) -> None:
-    draw = np.random.default_rng(seed)
-    shown = {f"{n:02d}": sorted(draw.choice(6, draw.integers(2, 6), replace=False).tolist()) for n in range(40)}
+    rng = np.random.default_rng(seed)
+    shown = {f"{n:02d}": sorted(rng.choice(6, rng.integers(2, 6), replace=False).tolist()) for n in range(40)}
     shown |= {"empty": []}
     first = {f"{n:02d}" for n in range(5, 17)}
     assigned = derive.assign_classes(shown, first, seed)
@@ -215,10 +215,10 @@ def test_failure_leaves_no_files(tiny_folder: Path, tmp_path: Path) -> None:
 
 
 def test_written_lists_equal_those_of_a_run(tiny_folder: Path, tmp_path: Path) -> None:
-    drawn = resolve_split(open_dataset(tiny_folder), "1/4", 5)
+    sampled = resolve_split(open_dataset(tiny_folder), "1/4", 5)
     make_split(tiny_folder, labeled="1/4", seed=5)
     written = resolve_split(open_dataset(tiny_folder), "1/4", 5)
-    assert (written.labeled, written.unlabeled) == (drawn.labeled, drawn.unlabeled)
+    assert (written.labeled, written.unlabeled) == (sampled.labeled, sampled.unlabeled)
     assert "the lists that come with" in written.notes[0]
     folder = make_split(tiny_folder, tmp_path / "lists", labeled="3")
     assert len((folder / "labeled.txt").read_text().split()) == 3
