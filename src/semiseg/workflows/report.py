@@ -15,7 +15,7 @@ def report(runs: Iterable[str | Path], out: str | Path | None = None) -> Path:
 
     Args:
         runs: Run directories.
-        out: The page, or a directory for it. Default: ``RUN/report.html`` for one run, ``report.html`` beside the
+        out: The page, or a directory for it. Default: ``RUN/report.html`` for one run, ``report.html`` next to the
             first run for several.
 
     Raises:

@@ -38,7 +38,7 @@ class Cell:
         labeled_images: The number of labeled images.
         config: Its complete configuration.
         options: The options of its method.
-        run: Its run directory; log and configuration are beside it, the result is inside.
+        run: Its run directory; log and configuration are next to it, the result is inside.
         split: The list on which it is evaluated, test or val.
     """
 
@@ -77,7 +77,7 @@ class Cell:
 
     @property
     def finished(self) -> bool:
-        """Whether it is trained, and evaluated on the current list (a test list may have been added since)."""
+        """Return whether it is trained, and evaluated on the current list (a test list may have been added since)."""
         try:
             content = json.loads(self.result.read_text(encoding="utf-8"))
         except (OSError, ValueError):  # missing, or empty after a power failure

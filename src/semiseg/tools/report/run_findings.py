@@ -48,7 +48,7 @@ def findings(run: RunFiles) -> list[Finding]:
 
 
 def _gain(run: RunFiles) -> list[Finding]:
-    """The gain over a supervised run in the same directory that differs in nothing but the method."""
+    """Report the gain over a supervised run in the same directory that differs in nothing but the method."""
     if run.method == "supervised" or not run.list_sizes.get("unlabeled"):
         return []
     for other in filter(None, map(_supervised_run, sorted(run.path.resolve().parent.glob("*/config.yaml")))):
@@ -62,7 +62,7 @@ def _gain(run: RunFiles) -> list[Finding]:
             text = f"mIoU on {split}: {gain:+.1f} points over supervised training (run {other.name}, {theirs:.1f} %)."
             advice = "Inspect the pseudo-labels below. Try a longer --burn-in, another --threshold or other --weights."
             return [Finding(gain < 0, text, advice if gain < 0 else "")]
-    text = "The gain from unlabeled images is unknown: no supervised run with the same lists and settings is beside it."
+    text = "The gain from unlabeled images is unknown: the directory has no comparable supervised run."
     return [Finding(False, text, "semiseg compare trains both with the same settings and several seeds.")]
 
 
@@ -90,7 +90,7 @@ def _comparable(run: RunFiles, other: RunFiles) -> bool:
 
 
 def _course(run: RunFiles) -> list[Finding]:
-    """Whether mIoU on val was still rising, had settled or had fallen at the end."""
+    """Check whether mIoU on val was still rising, had settled or had fallen at the end."""
     steps, values = run.curve(run.default_network, "miou")
     if len(values) < 3:
         return []
@@ -116,7 +116,7 @@ def _one_class(run: RunFiles) -> float:
 
 
 def _classes(run: RunFiles) -> list[Finding]:
-    """Classes that are never predicted, and classes that val does not contain, from the confusion matrix."""
+    """List classes that are never predicted and classes that val does not contain, from the confusion matrix."""
     if (content := counts_of(run.confusion or {})) is None:
         return []
     classes, counts = content
@@ -134,7 +134,7 @@ def _classes(run: RunFiles) -> list[Finding]:
 
 
 def _trust(run: RunFiles) -> list[Finding]:
-    """Whether too few or too many pseudo-labels pass the threshold at the end."""
+    """Check whether too few or too many pseudo-labels pass the threshold at the end."""
     if "threshold" not in run.config or run.config.get("threshold_mode", "pixel") == "none":
         return []  # Every pixel is used, whatever share exceeds a threshold.
     shares = series(run.training, "trusted_fraction")[1]
@@ -153,7 +153,7 @@ def _trust(run: RunFiles) -> list[Finding]:
 
 
 def _coupling(run: RunFiles) -> list[Finding]:
-    """Whether the teachers had become copies of the student while the learning rate was still high."""
+    """Check whether the teachers had become copies of the student while the learning rate was still high."""
     steps = [line["step"] for line in run.validations]
     if len(set(steps)) < 4:
         return []
@@ -162,12 +162,14 @@ def _coupling(run: RunFiles) -> list[Finding]:
     values = series(teachers, "disagreement")[1]
     if not values or median(values) >= COUPLED or (run.scores[0].highest or 0.0) <= _one_class(run):
         return []  # Networks that always predict the same class agree, too.
-    text = f"Teachers and student became alike: in mid-run they disagreed on {median(values):.1f} % of val's pixels."
+    text = (
+        f"Teachers and student became too similar: in mid-run they disagreed on {median(values):.1f} % of val's pixels."
+    )
     return [Finding(True, text, "A larger --ema-decay, or two teachers (dual-teacher), keeps them apart.")]
 
 
 def _overfitting(run: RunFiles) -> list[Finding]:
-    """Whether the loss on labels kept falling while mIoU on val fell."""
+    """Check whether the loss on labels kept falling while mIoU on val fell."""
     losses = dict(zip(*series(run.training, "loss/supervised"), strict=True))
     steps, values = run.curve(run.default_network, "miou")
     if len(values) < 3 or max(values) - values[-1] < POINT or run.best_step is None:
@@ -181,7 +183,7 @@ def _overfitting(run: RunFiles) -> list[Finding]:
 
 
 def _lists(run: RunFiles) -> list[Finding]:
-    """Whether val is large enough, and similar enough to test."""
+    """Check whether val is large enough, and similar enough to test."""
     images, score, found = run.list_sizes.get("val", SMALL_VAL), run.scores[0], []
     if images < SMALL_VAL:
         text = f"Val has only {images} images: differences of a few points of mIoU are chance."
@@ -193,7 +195,7 @@ def _lists(run: RunFiles) -> list[Finding]:
 
 
 def _skipped(run: RunFiles) -> list[Finding]:
-    """Unlabeled images that could not be read and were replaced by others."""
+    """List unlabeled images that could not be read and were replaced by others."""
     if not run.skipped:
         return []
     ids = [str(line["skipped"]) for line in run.skipped]
@@ -203,7 +205,7 @@ def _skipped(run: RunFiles) -> list[Finding]:
 
 
 def _networks(run: RunFiles) -> list[Finding]:
-    """Whether another network is clearly better than the default one."""
+    """Check whether another network is clearly better than the default one."""
     first, *others = run.scores
     better = [one for one in others if one.val is not None and first.val is not None and one.val - first.val >= POINT]
     if not better or first.val is None:
@@ -214,7 +216,7 @@ def _networks(run: RunFiles) -> list[Finding]:
 
 
 def _loading(run: RunFiles) -> list[Finding]:
-    """Whether training waited for images."""
+    """Check whether training waited for images."""
     waits = series(run.training, "data_wait_fraction")[1]
     if not waits or median(waits) < SLOW_LOADING:
         return []

@@ -20,8 +20,8 @@ def write_report(
 
     Args:
         run_dirs: Run directories. Files that a run lacks are left out of the page.
-        out: The page, or a directory for it. Default: ``RUN/report.html`` for one run, ``report.html`` beside the
-            first run for several. The pictures of several runs, ``pictures.png`` and ``plots/``, go beside the page.
+        out: The page, or a directory for it. Default: ``RUN/report.html`` for one run, ``report.html`` next to the
+            first run for several. The pictures of several runs, ``pictures.png`` and ``plots/``, are next to the page.
         load_run: Opens a run for the pictures of several runs; without it the page has no pictures.
 
     Raises:
@@ -42,7 +42,7 @@ def write_report(
     if out not in [run.path / "report.html" for run in runs]:
         check_overwrite(out)
     page = run_page(runs[0]) if len(runs) == 1 else multi_run_page(runs, out.parent, load_run)
-    write(out, render(page).encode("utf-8", "backslashreplace"))  # A directory's name need not be UTF-8.
+    write(out, render(page).encode("utf-8", "backslashreplace"))  # Names of directories may contain other bytes.
     return out
 
 
