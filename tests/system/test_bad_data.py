@@ -547,7 +547,7 @@ def test_predict_skips_unreadable_images_and_continues_after_their_repair(
     for file, (_, write, _) in cases.items():
         write(photos / file)
     # predict needs no lists, so that names which cannot be listed are valid.
-    bad = [f for f, (_, _, wish) in cases.items() if isinstance(wish, str) and "no list" not in wish]
+    bad = [f for f, (_, _, wish) in cases.items() if isinstance(wish, str) and "cannot be listed" not in wish]
     capsys.readouterr()
     assert call(monkeypatch, "predict", run, photos, "--out", out, "--accelerator", "cpu") == 2
     lines = capsys.readouterr().err.splitlines()
