@@ -142,7 +142,7 @@ def test_captions_are_ignored_and_own_folder_takes_precedence(tmp_path: Path) ->
 
 def test_unannotated_training_images_raise_an_error(tmp_path: Path) -> None:
     root = make_coco(tmp_path / "data", ANNOTATIONS, "annotations/instances_val.json")
-    with refused(str(root), "none of 1 training images has a mask; annotate a few of them"):
+    with refused(str(root), "none of 1 training images has a mask. Annotate a few"):
         resolve_split(open_dataset(root), None, 0)
 
 
