@@ -216,7 +216,7 @@ def test_images_beside_a_tar_file_or_index_are_refused(
 def test_contradicting_arguments_are_refused(run: Path, photos: Path, shards: Path, call: Call) -> None:
     out = shards.with_name("masks")
     for arguments, pattern in (
-        ((photos, shards), "shards must come from one source. Predict each source by itself"),
+        ((photos, shards), "shards must come from one source. Predict each source separately"),
         (("http://127.0.0.1:9/photos",), "http://127.0.0.1:9/photos/index.json: cannot be read"),
         ((shards, "--devices", "0"), "--devices: must be auto or at least 1, got 0"),
     ):

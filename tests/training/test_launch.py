@@ -152,6 +152,8 @@ def two(method: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     first, run, problem = done.stdout.splitlines()
     assert (first, run) == ("script runs once", str(folder / "run")) and run in problem and "exists" in problem
     assert "torch/distributed" not in done.stderr, "the log of the agent is not for users"
+    command = json.loads((folder / "run" / "environment.json").read_text())["command"]
+    assert command == f"semiseg {options}", "ranks record the arguments of the command that the user has given"
     return folder / "run"
 
 

@@ -22,7 +22,7 @@ def collect_images(paths: Iterable[str | Path]) -> dict[str, Path]:
     """Return the image files in ``paths`` (files and directories) by their stem, that is, path without suffix.
 
     Raises:
-        UserError: a path is missing, there is no image, or two images have the same stem.
+        UserError: a path is missing, no image is found, or two images have the same stem.
     """
     found: dict[str, Path] = {}
     for path in map(Path, paths):

@@ -55,7 +55,7 @@ def predict(
         devices: number of processes that share the images; ``auto``: one, or those that torchrun has started.
 
     Raises:
-        UserError: there is no image, two images have the same stem, a file exists, or images cannot be read.
+        UserError: no image is found, two images have the same stem, a file exists, or images cannot be read.
     """
     sources = [str(images)] if isinstance(images, (str, Path)) else [str(source) for source in images]
     kinds = ["", *(["_overlay"] if overlay else []), *(["_confidence"] if confidence else [])]
@@ -130,7 +130,7 @@ def predict_shards(
 
     def plan() -> tuple[Shards, list[int]]:
         if len(sources) > 1:
-            raise UserError("shards must come from one source", path=sources[0], fix="predict each source by itself")
+            raise UserError("shards must come from one source", path=sources[0], fix="predict each source separately")
         shards = open_shards(sources[0])
         todo = plan_shards(shards, out, skip_existing)
         make_folder(out)

@@ -23,7 +23,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
     """Return Fabric for the configured accelerator, devices, nodes and precision.
 
     Raises:
-        UserError: this machine lacks the accelerator or the devices, or the accelerator cannot do what is asked.
+        UserError: this machine lacks the accelerator or the devices, or the accelerator lacks a feature.
     """
     accelerator = find_accelerator(config.accelerator)
     bf16 = config.precision == "bf16" or (

@@ -50,7 +50,7 @@ def launch(
             logging.getLogger(name).addHandler(logging.NullHandler())
             logging.getLogger(name).propagate = False
     with tempfile.TemporaryDirectory(prefix="semiseg-launch-") as directory:
-        (Path(directory) / "call.pkl").write_bytes(pickle.dumps((function, arguments)))
+        (Path(directory) / "call.pkl").write_bytes(pickle.dumps((sys.argv, function, arguments)))
         failures: Mapping[int, ProcessFailure] = {}
         received = None
         # Keep the current directory off the ranks' import path, unless it is on ours.
@@ -82,7 +82,7 @@ def agent_config(devices: int, nodes: int, directory: str) -> LaunchConfig:
         if "NODE_RANK" in os.environ:
             settings["rdzv_configs"] = {"is_host": os.environ["NODE_RANK"] == "0"}
     known = {field.name for field in fields(LaunchConfig)}
-    if "signals_to_handle" in known:  # PyTorch 2.9 has neither: it handles signals by itself and waits for 30 seconds
+    if "signals_to_handle" in known:  # PyTorch 2.9 lacks both settings: its own handlers apply, and it waits 30 s
         settings["signals_to_handle"] = "SIGQUIT"  # raise_signal handles the others
     if "shutdown_timeout" in known:
         settings["shutdown_timeout"] = int(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_TIMEOUT_S))

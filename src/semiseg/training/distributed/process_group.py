@@ -1,4 +1,4 @@
-"""What the ranks of a training or prediction exchange besides tensors: results, errors and shares of the work."""
+"""Exchange results, errors and shares of the work among the ranks of a training or prediction."""
 
 from __future__ import annotations
 

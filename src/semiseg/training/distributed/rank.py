@@ -32,7 +32,7 @@ def main(directory: Path) -> int:
     status = 0
     outcome: Any
     try:
-        function, arguments = pickle.loads((directory / "call.pkl").read_bytes())
+        sys.argv, function, arguments = pickle.loads((directory / "call.pkl").read_bytes())
         outcome = function(*arguments)
     except ReportedElsewhere as error:
         outcome = error  # status 0: the launcher must not stop the rank that is about to report it
