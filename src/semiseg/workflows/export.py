@@ -12,10 +12,11 @@ from semiseg.config import to_mapping
 from semiseg.data import Shapes, open_dataset
 from semiseg.errors import UserError, lookup
 from semiseg.networks import SegmentationNetwork
-from semiseg.tools.exporting import FORMATS, Description, write_export
+from semiseg.tools.exporting import Description
 from semiseg.tools.exporting.export_config import public_settings
 from semiseg.tools.exporting.model_card import model_card
 from semiseg.tools.exporting.traced_network import size_rule
+from semiseg.tools.exporting.write_export import FORMATS, write_export
 from semiseg.tools.models.trained_model import Model, load
 from semiseg.tools.report.run_files import read_run
 from semiseg.training.find_method import short_name
