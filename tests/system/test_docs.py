@@ -241,6 +241,8 @@ def missing_name(code: str) -> bool:
         return False  # a placeholder, such as methods/NAME.py
     if re.fullmatch(r"[\w./-]+\.py", code):
         return not python_file_exists(code)
+    if match := re.fullmatch(r"([\w./-]+\.py)?::(\w+)", code):  # a test
+        return match[2] not in words() or bool(match[1] and not python_file_exists(match[1]))
     if re.fullmatch(rf"{NAME}(\.{NAME})+", code):
         return code.rpartition(".")[2] not in EXTENSIONS and not dotted_name_exists(code)
     if re.fullmatch(r"(\w+/)+", code) and (PACKAGE / code.split("/")[0]).is_dir():
@@ -270,6 +272,8 @@ def test_names_in_backticks_exist(page: Path) -> None:
         "_order_of_nothing",
         "NoSuchClass",
         "tools/missing/",
+        "test_arrows.py::test_no_such_test",
+        "::test_no_such_test",
     ],
 )
 def test_missing_names_are_found(code: str) -> None:
@@ -290,6 +294,7 @@ def test_missing_names_are_found(code: str) -> None:
         "images/",
         "--ema-decay",
         "Method",
+        "test_arrows.py::test_imports_point_one_way",
     ],
 )
 def test_existing_names_are_accepted(code: str) -> None:
