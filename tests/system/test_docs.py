@@ -31,7 +31,7 @@ SRC = ROOT / "src"
 PACKAGE = SRC / "semiseg"
 DOCS = sorted(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts)
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS, *sorted((ROOT / "configs").rglob("*.md"))]
-CHECKED = [ROOT / "README.md", ROOT / "docs" / "README.md", ROOT / "docs" / "start.md"]
+CHECKED = [page for page in PAGES if page.name not in ("reference.md", "dependencies.md")]
 NOTEBOOK = ROOT / "notebooks" / "first_model.ipynb"
 
 
