@@ -37,7 +37,6 @@ def unpack(folder: Path) -> Path:
     with tarfile.open(run / "checkpoints.tar.xz") as archive:
         archive.extractall(run / "checkpoints", filter="data")
     (run / "checkpoints.tar.xz").unlink()
-    (run / "samples").mkdir()  # part of every run; Git keeps no empty directories
     return run
 
 

@@ -87,5 +87,5 @@ def predict_shard(renderer: PredictionRenderer, shards: Shards, number: int, out
 def as_png(picture: Any) -> bytes:
     """Return a Pillow image as PNG bytes."""
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
+    picture.save(buffer, format="PNG")
     return buffer.getvalue()

@@ -71,6 +71,7 @@ class Samples:
             The files ``STEP_NAME.png``.
         """
         names = {"classes": list(self.dataset.classes), "palette": [list(color) for color in self.dataset.palette]}
+        self.folder.mkdir(exist_ok=True)  # a copy of a run may lack its empty directories
         write_atomically(self.folder / "classes.json", json.dumps(names).encode())
         files = self.write_networks(method, progress.step + 1)
         self.write_pseudo_labels(method, progress)
