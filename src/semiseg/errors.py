@@ -56,7 +56,8 @@ class UserError(Exception):
         head = "".join(f"{part}: " for part in (self.location, self.option) if part)
         if not self.fix:
             return head + self.problem
-        return f"{head}{self.problem}. {self.fix[0].upper()}{self.fix[1:]}."
+        end = "" if self.problem.endswith("?") else "."  # "did you mean X?" ends the sentence
+        return f"{head}{self.problem}{end} {self.fix[0].upper()}{self.fix[1:]}."
 
 
 class ReportedElsewhere(UserError):

@@ -16,6 +16,7 @@ from semiseg.methods import METHODS
 from semiseg.presets import PRESETS
 from semiseg.tools.comparison.comparison_request import plan_comparison
 from semiseg.training.resolve_config import resolve
+from semiseg.training.run_directory import RunDirectory
 
 DUAL_TEACHER = (TrainConfig, METHODS["dual-teacher"].Options)
 
@@ -239,3 +240,28 @@ def test_close_names_are_suggested() -> None:
     assert lookup("network", "a", {"a": 1}) == 1
     with pytest.raises(UserError, match="unknown network 'b': choose from a"):
         lookup("network", "b", {"a": 1})
+
+
+def test_error_message_does_not_put_a_period_after_a_question() -> None:
+    with pytest.raises(UserError) as error:
+        resolve({"method": "dual-techer"})
+    assert "did you mean dual-teacher? Give your own" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "line", "message"), [("supervised", "lr: -1", "--lr: must be"), ("fixmatch", "threshold: 3", "--thr")]
+)
+def test_value_out_of_range_names_its_file(tmp_path: Path, method: str, line: str, message: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(line)
+    option, _, value = line.partition(": ")
+    with pytest.raises(UserError, match=f"c.yaml: {message}"):
+        resolve({"method": method}, file=str(file))
+    with pytest.raises(UserError, match=f"^options: {message}"):
+        resolve({"method": method, option: float(value)}, file=str(file))
+
+
+def test_run_without_method_names_its_file(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("lr: 1.0")
+    with pytest.raises(UserError, match=r"config\.yaml: names no method\. Restore the file"):
+        RunDirectory(tmp_path).read_config()

@@ -46,5 +46,11 @@ def resolve(values: dict[str, Any], preset: str | None = None, file: str | None 
     for given, replaced in (("steps", "epochs"), ("epochs", "steps")):
         if given in values:
             below.pop(replaced, None)
-    config, options = from_mapping(classes, below | values | {"method": name}, "options")
+    try:
+        config, options = from_mapping(classes, below | values | {"method": name}, "options")
+    except UserError as error:  # a range is checked after merging: name the file if the value comes from it
+        named = str(error).removeprefix("options: ").partition(":")[0].removeprefix("--").replace("-", "_")
+        if named not in from_file or named in values:
+            raise
+        raise UserError(error.problem, path=file, option=error.option, fix=error.fix) from None
     return config, options

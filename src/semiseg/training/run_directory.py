@@ -131,7 +131,9 @@ class RunDirectory:
         """Return the run's configuration and the options of its method."""
         source = self.path / "config.yaml"
         values = read_yaml(source)
-        method = find_method(str(values.get("method")), named_in=source)
+        if "method" not in values:
+            raise UserError("names no method", path=source, fix="restore the file")
+        method = find_method(str(values["method"]), named_in=source)
         config, options = from_mapping((TrainConfig, method.Options), values, str(source))
         return config, options
 
