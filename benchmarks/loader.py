@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def generate(root: Path, size: str, images: int) -> Path:
-    """Make an own folder of JPEGs with the detail and the file size of photographs, all with masks, and one for val."""
+    """Make a plain folder of JPEGs with the detail and file size of photographs, all with masks, and one for val."""
     width, height = map(int, size.split("x"))
     draw = np.random.default_rng(0)
     for name in ("images", "masks"):

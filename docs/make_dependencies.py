@@ -88,7 +88,7 @@ No package that semiseg needs to run, extras included, is under the GPL, the AGP
 | 2.9.0 | 0.24.0 | version 0.1.0: operations, methods, networks, metrics, loading, one run, bf16, exact resume |
 
 2.9.0 is the oldest version that `pyproject.toml` allows. Versions in between are untested. The lock excludes 2.13.0,
-because torchvision cannot be imported beside its CPU-only build.
+because torchvision cannot be imported with its CPU-only build installed.
 
 ## Known vulnerabilities
 

@@ -38,7 +38,7 @@ def tiny_folder(_tiny_source: Path, tmp_path: Path) -> Path:
 
 
 def real_data(name: str, variable: str, holds: str) -> Path:
-    """The folder in an environment variable, or ../shared/data/NAME beside the repository; skips where it is absent."""
+    """The folder in an environment variable, or ../shared/data/NAME next to the repository; skips if it is missing."""
     root = Path(__file__).resolve().parents[1]
     path = Path(os.environ.get(variable) or root.parent / "shared" / "data" / name)
     if not (path / holds).is_dir():

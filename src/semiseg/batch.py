@@ -1,4 +1,4 @@
-"""The part of a batch that one rank processes in one step."""
+"""The shard of a batch that one rank processes in one step."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ import yaml
 from semiseg.errors import UserError, did_you_mean, is_utf8, os_error, require_regular_file, short_repr
 from semiseg.option_ranges import Range, out_of_range
 
-MAX_YAML_ALIASES = 20  # each may stand for many others, so that a short file could fill the memory
+MAX_YAML_ALIASES = 20  # aliases can expand exponentially
 MAX_INT = 10**9  # a larger number is a typing mistake
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -37,16 +37,16 @@ class TrainConfig:
     method: str = "dual-teacher"
     """Training method; `semiseg methods` lists them."""
     labeled: str | None = None
-    """Labels to use: a fraction (1/16), a number (23), a list file, or split_0.pkl:N; all masks if absent."""
+    """Labels to use: a fraction (1/16), a number (23), a list file, or split_0.pkl:N. Default: all masks."""
     unlabeled: str | None = None
-    """Unlabeled images: a list file, or shards (a directory or URL); if absent, the published list or the rest."""
+    """Unlabeled images: a list file, or shards (a directory or URL). Default: the published list, or all others."""
     existing_only: bool = False
     """Skip listed images that do not exist and report how many; otherwise they are an error."""
     strict: bool = False
     """Stop at an unlabeled image that cannot be read; otherwise another image replaces it, with a warning."""
     annotation: Literal["full", "partial", "single-positive"] = "full"
-    """What 255 in a labeled mask means: pixels to ignore (full), or pixels not annotated, which a teacher may label
-    (partial: any pixels are annotated; single-positive: those of one class per image)."""
+    """Meaning of 255 in a labeled mask. full: ignored pixels. partial: pixels not annotated, which a teacher may label
+    (an arbitrary subset of pixels is annotated). single-positive: likewise, with one class annotated per image."""
 
     architecture: str = "deeplabv3plus-separable"
     """Decoder; `semiseg networks` lists them."""
@@ -112,7 +112,7 @@ class TrainConfig:
     workers: Annotated[int, Range(0, 2**10)] = 2
     """Processes that load images; 0: load in the main process."""
     decode: Literal["full", "reduced"] = "full"
-    """reduced: decode images at 1/2, 1/4 or 1/8 of their size if no view needs more; faster, slightly sharper."""
+    """reduced: decode at 1/2, 1/4 or 1/8 size if every crop is at most that large; faster, slightly sharper."""
     cache: str | None = None
     """Directory that keeps decoded images for later epochs, runs and processes; auto: the user's cache directory."""
     accelerator: Device = "auto"

@@ -1,4 +1,4 @@
-"""Exceptions that the command line turns into one line, and helpers that word them."""
+"""Exceptions that the command line prints as one line, and helpers that format messages."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ OS_FIXES = {
 
 
 class UserError(Exception):
-    """The user's input is at fault.
+    """The user's input is invalid.
 
     ``str(error)`` is one line: ``<path or option>: <problem>. <Fix>.`` The command line prints it to stderr without a
     traceback and exits with status 2.
 
     Args:
         problem: What is wrong, without a closing period.
-        path: The file or directory at fault.
-        option: The option at fault, as ``--labeled`` or ``labeled``. With ``path``, the path comes first.
+        path: The file or directory with the problem.
+        option: The option with the problem, as ``--labeled`` or ``labeled``. With ``path``, the path comes first.
         fix: What to do, as an imperative without a closing period.
 
     Example:
@@ -100,8 +100,8 @@ def os_error(error: OSError, action: str, path: str | Path | None = None, fix: s
     Args:
         error: The error.
         action: What failed: ``cannot be read``, ``cannot be written``.
-        path: The file; that of the error if absent.
-        fix: What to do; the entry of ``OS_FIXES`` if absent.
+        path: The file. Defaults to the file name of the error.
+        fix: What to do. Defaults to the entry of ``OS_FIXES``.
     """
     name = path if path is not None else os.fsdecode(error.filename or "")
     reason = error.strerror or str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Own folders: what is read, and one-line errors for the rest."""
+"""Plain folders: supported files, and one-line errors for all others."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Own folders with masks in the colors of a palette file: every supported format, and invalid files."""
+"""Plain folders with masks in the colors of a palette file: every supported format, and invalid files."""
 
 from __future__ import annotations
 

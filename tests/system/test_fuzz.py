@@ -55,7 +55,7 @@ def only_user_errors() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an own folder of two images, one of them with a mask. Tests write further files into it."""
+    """Return a plain folder of two images, one of them with a mask. Tests write further files into it."""
     root = tmp_path_factory.mktemp("fuzz")
     for name in ("images", "masks"):
         (root / name).mkdir()

@@ -161,9 +161,9 @@ def test_read_upload_rejects(data: bytes, status: int, message: str) -> None:
 
 
 def test_pixels_include_the_padding_of_the_network(networks: Networks) -> None:
-    assert networks.pixels(1, 1_000_000) == 32_000_000
-    assert networks.pixels(3024, 4032) <= uploads.MAX_PIXELS  # a photo of a phone, in both orientations
-    assert networks.pixels(4032, 3024) <= uploads.MAX_PIXELS
+    assert networks.peak_pixels(1, 1_000_000) == 32_000_000
+    assert networks.peak_pixels(3024, 4032) <= uploads.MAX_PIXELS  # a photo of a phone, in both orientations
+    assert networks.peak_pixels(4032, 3024) <= uploads.MAX_PIXELS
     line = encoded(Image.new("L", (1_000_000, 1)))
     assert len(line) < 2000
     with pytest.raises(Refused, match="more than 13 million as the network resizes and pads it") as refusal:

@@ -92,7 +92,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @dataclass(frozen=True)
-class Strike:
+class TimedSignal:
     """A signal at a certain moment of a run.
 
     Attributes:
@@ -135,12 +135,14 @@ class Strike:
         return {0, -self.number} if self.number == signal.SIGKILL else {0, -self.number, 128 + self.number}
 
 
-def random_strike(rng: random.Random, number: signal.Signals) -> Strike:
+def random_timed_signal(rng: random.Random, number: signal.Signals) -> TimedSignal:
     """Return a signal at a random moment: at the start, in a step, or, every other time, while saving."""
     if rng.random() < 0.2:
-        return Strike(number, rng.random() < 0.5, 0, rng.uniform(0, 6))
+        return TimedSignal(number, rng.random() < 0.5, 0, rng.uniform(0, 6))
     saving = rng.random() < 0.5
-    return Strike(number, rng.random() < 0.5, rng.randrange(1, 24), rng.uniform(0, 0.01 if saving else 0.2), saving)
+    return TimedSignal(
+        number, rng.random() < 0.5, rng.randrange(1, 24), rng.uniform(0, 0.01 if saving else 0.2), saving
+    )
 
 
 def start_or_resume(run: Path) -> subprocess.Popen[bytes]:
@@ -158,26 +160,26 @@ def assert_reports_resume_command(stderr: str, number: signal.Signals, run: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "strikes",
+    "timed_signals",
     [
         # Before the first checkpoint, then while the next one is written, then two signals that save.
         [
-            Strike(signal.SIGKILL, True, 1, 0),
-            Strike(signal.SIGKILL, True, 9, 0, saving=True),
-            Strike(signal.SIGTERM, True, SUITE.randrange(10, 13), SUITE.uniform(0, 0.1)),
-            Strike(signal.SIGINT, True, SUITE.randrange(16, 19), SUITE.uniform(0, 0.1)),
+            TimedSignal(signal.SIGKILL, True, 1, 0),
+            TimedSignal(signal.SIGKILL, True, 9, 0, saving=True),
+            TimedSignal(signal.SIGTERM, True, SUITE.randrange(10, 13), SUITE.uniform(0, 0.1)),
+            TimedSignal(signal.SIGINT, True, SUITE.randrange(16, 19), SUITE.uniform(0, 0.1)),
         ],
     ],
     ids=["killed twice, terminated, interrupted"],
 )
-def test_stopped_run_resumes_exactly(undisturbed: Path, tmp_path: Path, strikes: list[Strike]) -> None:
+def test_stopped_run_resumes_exactly(undisturbed: Path, tmp_path: Path, timed_signals: list[TimedSignal]) -> None:
     run = tmp_path / "run"
-    for strike in strikes:
-        print(strike)
-        status, stderr = strike.send(start_or_resume(run), run)
-        assert status == (-strike.number if strike.number == signal.SIGKILL else 128 + strike.number)
-        if strike.number != signal.SIGKILL:
-            assert_reports_resume_command(stderr, strike.number, run)
+    for timed_signal in timed_signals:
+        print(timed_signal)
+        status, stderr = timed_signal.send(start_or_resume(run), run)
+        assert status == (-timed_signal.number if timed_signal.number == signal.SIGKILL else 128 + timed_signal.number)
+        if timed_signal.number != signal.SIGKILL:
+            assert_reports_resume_command(stderr, timed_signal.number, run)
     finish(start_or_resume(run))
     assert_same(run, undisturbed)
     finish(start_or_resume(run))  # a finished run stays as it is
@@ -191,7 +193,7 @@ def test_second_ctrl_c_stops_in_the_middle_of_a_step(tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = start(*OPTIONS, "--batch-size", "8", "--crop-size", "256", "--out", str(run))
     assert process.stderr is not None
-    Strike.wait(process, lambda: lines(run) >= 1)
+    TimedSignal.wait(process, lambda: lines(run) >= 1)
     os.kill(process.pid, signal.SIGINT)
     while b"finishing the step" not in (line := process.stderr.readline()):
         assert line, "the process ended before it announced the signal"
@@ -210,10 +212,10 @@ def test_second_ctrl_c_stops_in_the_middle_of_a_step(tmp_path: Path) -> None:
 def test_run_stopped_at_random_moments_resumes_exactly(undisturbed: Path, tmp_path: Path, attempt: int) -> None:
     rng, run = random.Random(f"{SEED} {attempt}"), tmp_path / "run"
     number = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGUSR1)[attempt % 5]
-    for strike in [random_strike(rng, number) for _ in range(rng.randint(1, 2))]:
-        status, _ = strike.send(start_or_resume(run), run)
-        print(f"seed {SEED}, attempt {attempt}: {strike} ended with status {status}")
-        assert status in strike.expected_statuses()
+    for timed_signal in [random_timed_signal(rng, number) for _ in range(rng.randint(1, 2))]:
+        status, _ = timed_signal.send(start_or_resume(run), run)
+        print(f"seed {SEED}, attempt {attempt}: {timed_signal} ended with status {status}")
+        assert status in timed_signal.expected_statuses()
     finish(start_or_resume(run))
     assert_same(run, undisturbed)
 

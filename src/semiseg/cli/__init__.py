@@ -60,7 +60,7 @@ def main() -> int:
     """Run the command line.
 
     Returns:
-        The exit status: 0 success, 1 a bug or failed runs, 2 the user's input is at fault, 128 + N signal N.
+        The exit status: 0 success, 1 a bug or failed runs, 2 the input is invalid, 128 + N signal N.
     """
     argv = sys.argv[1:]
     if isinstance(sys.stdout, io.TextIOWrapper):

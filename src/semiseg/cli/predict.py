@@ -36,7 +36,7 @@ class Predict:
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Device to compute on."""
     devices: int | Literal["auto"] = "auto"
-    """Number of devices (processes) that share the images; auto: one, or those started by torchrun."""
+    """Number of devices (processes) that split the images; auto: one, or those started by torchrun."""
 
 
 def predict(argv: Argv) -> None:

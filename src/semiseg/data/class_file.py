@@ -55,7 +55,7 @@ def write_class_file(path: Path, dataset: SegmentationDataset) -> None:
 
 
 def _palette(palette: Any, ignore: Any, classes: int) -> tuple[tuple[Color, ...], tuple[int, ...]]:
-    """Return the colors and the value to ignore. ``ignore`` may be a color, which stands for its value."""
+    """Return the colors and the value to ignore. ``ignore`` may be a color, which is replaced by its value."""
     colors = tuple(_color(entry) for entry in palette)
     if isinstance(ignore, list):
         if len(colors) < classes:

@@ -1,4 +1,4 @@
-"""The user's own folder: DIR/images, DIR/masks with the same stems, and optional class names and lists."""
+"""A plain folder: DIR/images, DIR/masks with the same stems, and optional class names and lists."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from semiseg.errors import UserError
 
 
 class FolderDataset(FileDataset):
-    """The user's own folder, which needs no configuration.
+    """A plain folder, which needs no configuration.
 
     ``images/*`` and ``masks/*`` share their stems (a mask may end with ``_L``, as CamVid's). An image without a mask is
     unlabeled. A mask holds integers, palette indices, or colors of a palette; 255 is ignored. Optional files:
@@ -210,7 +210,7 @@ def match_masks(images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[s
 
 
 def write_folder(dataset: SegmentationDataset, directory: str | Path, ids: Iterable[str] | None = None) -> Path:
-    """Write a data set, or the given ids of it, as an own folder of PNG files, and return the folder.
+    """Write a data set, or the given ids of it, as a plain folder of PNG files, and return the folder.
 
     Raises:
         UserError: The folder exists and is not empty.

@@ -1,4 +1,4 @@
-"""Image tags in ``tags.csv``: which classes each image shows, as far as known."""
+"""Image tags in ``tags.csv``: known present and absent classes per image."""
 
 from __future__ import annotations
 

@@ -73,9 +73,9 @@ class Predictor:
         """Return float32 ``(C, H, W)`` that sums to 1 over C, for an image uint8 ``(3, H, W)``; on the device."""
         images = self.network_input(image)
         with evaluation_mode(self.networks):
-            total = self._one(self.networks[0], images, image.shape[-2:])
+            total = self._network_probabilities(self.networks[0], images, image.shape[-2:])
             for network in self.networks[1:]:
-                total += self._one(network, images, image.shape[-2:])
+                total += self._network_probabilities(network, images, image.shape[-2:])
         return total if len(self.networks) == 1 else total.div_(len(self.networks))
 
     def __call__(self, image: Tensor) -> Prediction:
@@ -93,10 +93,10 @@ class Predictor:
         size = self._seen_size(*image.shape[-2:])
         return interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
 
-    def pixels(self, height: int, width: int) -> int:
+    def peak_pixels(self, height: int, width: int) -> int:
         """Return the number of pixels to process for an image of this size: the largest of image and network input.
 
-        Networks resize and pad whole images, so that a line of pixels becomes a wide strip.
+        Networks resize and pad whole images, so a 1-pixel-high image can become much larger.
         """
         seen = self._seen_size(height, width)
         pads = [getattr(network, "padded_size", None) for network in self.networks] if self.window is None else []
@@ -108,7 +108,7 @@ class Predictor:
             return height, width
         return max(1, round(height * self.image_scale)), max(1, round(width * self.image_scale))
 
-    def _one(self, network: nn.Module, images: Tensor, size: torch.Size) -> Tensor:
+    def _network_probabilities(self, network: nn.Module, images: Tensor, size: torch.Size) -> Tensor:
         """Return probabilities ``(C, *size)`` of one network."""
         if self.window is None:
             return _resized(network(images).float(), size)[0].softmax(dim=0)

@@ -1,1 +1,1 @@
-"""What people do around training, one package each."""
+"""Commands other than training: one package each."""

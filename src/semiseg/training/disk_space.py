@@ -17,7 +17,7 @@ from semiseg.errors import DISK_FULL, OS_FIXES, UserError, os_error
 
 
 def checkpoint_bytes(method: nn.Module, config: TrainConfig) -> int:
-    """Return the peak size of a run's checkpoints, reached while a new last.pt is written beside the old one.
+    """Return the peak size of a run's checkpoints, reached while a new last.pt is written next to the old one.
 
     Pictures, log and report add a few megabytes.
     """
@@ -54,7 +54,7 @@ def require_disk_space(path: Path, needed: int) -> str:
 
 @contextmanager
 def add_file_name(path: Path) -> Iterator[None]:
-    """Add the name of the file to errors of the operating system; a failed write does not know it."""
+    """Add the file name to an `OSError`: that of a failed write has none."""
     try:
         yield
     except OSError as error:

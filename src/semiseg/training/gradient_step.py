@@ -16,17 +16,17 @@ from semiseg.seeding import derive_seed, generator
 
 
 def forward_backward(fabric: Fabric, wrapped: Any, config: TrainConfig, batch: Batch, progress: Progress) -> StepOutput:
-    """Add the gradient of this rank's part of the global batch.
+    """Add the gradient of this rank's shard of the global batch.
 
     The batch is processed in ``config.accumulate`` micro-batches. DDP averages the gradients over the ranks once, in
-    the last backward pass. Random numbers for a sample follow from the step and the sample's index in the global batch.
-    Those that a network draws (dropout) follow from the step and the micro-batch.
+    the last backward pass. Random numbers for a sample are seeded by the step and the sample's index in the global
+    batch. Dropout is seeded by the step and the micro-batch.
 
     Args:
         fabric: Lightning Fabric, launched.
         wrapped: the method, set up by Fabric.
         config: seed and ``accumulate``.
-        batch: the part of the global batch that this rank processes.
+        batch: This rank's shard of the global batch.
         progress: the current step.
 
     Returns:

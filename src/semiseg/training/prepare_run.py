@@ -42,7 +42,7 @@ def create_run(path: Path, config: TrainConfig, options: Any, note: str = "") ->
         note: an additional line to print and to write to log.txt.
 
     Raises:
-        UserError: the input is at fault.
+        UserError: The input is invalid.
     """
     if (run := RunDirectory(path)).belongs_to_this_launch(config, options):
         print(f"{path}: restarted by torchrun. Resuming the run.", file=sys.stderr)
@@ -77,7 +77,7 @@ def check_auto_batch_size(path: Path, config: TrainConfig, options: Any, device:
     """Validate the input of a run with ``--batch-size auto`` before trial steps are taken.
 
     Raises:
-        UserError: there is no GPU, or other input is at fault.
+        UserError: There is no GPU, or other input is invalid.
     """
     from semiseg.training.auto_batch_size import require_gpu
 

@@ -17,7 +17,7 @@ def resolve(values: dict[str, Any], preset: str | None = None, file: str | None 
 
     Args:
         values: options given on the command line or in Python.
-        preset: name of a preset; the file's if absent.
+        preset: Name of a preset. Defaults to the preset of the file.
         file: path of a YAML file of options.
 
     Returns:

@@ -21,10 +21,10 @@ HANDLED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 class SignalHandler:
     """Record the first signal, so that the training loop can finish its step and save.
 
-    While ``deferred`` is set, the signal is only recorded in ``received``; the loop then saves and raises
-    `interruption`. Otherwise, there is nothing to save, and the signal raises at once. A second Ctrl-C always raises at
-    once; a launcher passes it on as SIGTERM. Other repeated signals are ignored, because programs often send several to
-    stop one process.
+    - If ``deferred`` is set, record the first signal in ``received``. The loop then saves and raises `interruption`.
+      Otherwise raise immediately, because there is nothing to save.
+    - A second Ctrl-C raises immediately. A launcher passes it on as SIGTERM.
+    - Ignore other repeated signals, because programs often send several to stop one process.
 
     Args:
         run: the run directory, for the message.
@@ -38,7 +38,7 @@ class SignalHandler:
         self.deferred = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Handle a signal."""
+        """Record the signal, or raise the interruption, as described above."""
         if self.received is not None:
             if number == signal.SIGINT:
                 self.received = signal.SIGINT
@@ -51,7 +51,7 @@ class SignalHandler:
         # With several ranks, SIGTERM may come from the launcher after another rank has died. Then no step finishes.
         if self.rank == 0 and (self.world_size == 1 or number != signal.SIGTERM):
             line = f"{self.received.name}: finishing the step and saving the run; Ctrl-C stops it at once"
-            # Not print, which the signal may have interrupted.
+            # Use os.write: print is not reentrant in a signal handler.
             os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\n{line}\n".encode())
 
     def interruption(self, saved: str = "") -> Interrupted | ReportedElsewhere:

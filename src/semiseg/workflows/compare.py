@@ -49,7 +49,7 @@ def compare(
         The table, see ``semiseg.tools.comparison.comparison_table.make_table``.
 
     Raises:
-        UserError: The input is at fault; nothing was trained.
+        UserError: The input is invalid. Nothing was trained.
         KeyboardInterrupt: The comparison was interrupted; the tables of the finished cells are written.
     """
     given = {key: value for key, value in ({"data": data and str(data)} | options).items() if value is not None}

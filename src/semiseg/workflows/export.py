@@ -45,8 +45,8 @@ def export(
     Args:
         path: A run or a checkpoint.
         format: ``safetensors`` (``semiseg.load`` reads the directory), ``torch`` (``model.pt2``) or ``onnx``.
-        out: A new directory; ``RUN/export-FORMAT`` if absent.
-        network: The network to export; the default of the method if absent.
+        out: A new directory. Defaults to ``RUN/export-FORMAT``.
+        network: The network to export. Defaults to the default network of the method.
         checkpoint: ``best`` or ``last``.
 
     Raises:

@@ -52,7 +52,7 @@ def predict(
         sliding: use a sliding window of the training's crop size.
         skip_existing: skip files that exist instead of raising an error.
         accelerator: ``auto``, ``cpu`` or ``cuda``.
-        devices: number of processes that share the images; ``auto``: one, or those that torchrun has started.
+        devices: Number of processes that split the images; ``auto``: one, or those that torchrun has started.
 
     Raises:
         UserError: no image is found, two images have the same stem, a file exists, or images cannot be read.

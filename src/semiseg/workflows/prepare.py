@@ -23,8 +23,8 @@ def prepare(
         source: The downloaded copy. For shards, a folder of images, or existing shards to index.
         out: The directory to create.
         existing_only: Skip missing images of the lists instead of raising an error.
-        lists: A folder of published lists of labeled images; ``splits/`` of the copy if absent.
-        images_per_shard: The number of images in each shard; 1000 if absent.
+        lists: A folder of published lists of labeled images. Defaults to ``splits/`` of the copy.
+        images_per_shard: The number of images in each shard. Defaults to 1000.
 
     Returns:
         Lines that report what was found and made.

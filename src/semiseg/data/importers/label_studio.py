@@ -277,7 +277,7 @@ def export_files(root: Path) -> list[Path]:
 
 
 def is_label_studio_layout(root: str | Path) -> bool:
-    """Return whether a folder holds PNG masks of Label Studio, or its JSON export without being an own folder."""
+    """Return whether a folder holds PNG masks of Label Studio, or its JSON export without being a plain folder."""
     root = Path(root)
     own = (root / "masks").is_dir() and (root / "images").is_dir()
     exported = not own and any(path.suffix == ".json" for path in export_files(root))

@@ -66,23 +66,23 @@ def some_classes(mask: Mask, classes: tuple[int, ...]) -> Mask:
 def assign_classes(shown: Mapping[str, Sequence[int]], first: Collection[str], seed: int) -> dict[str, int]:
     """Choose the class that the single-positive mask of each image keeps, with classes as balanced as possible.
 
-    Images choose in random order. Each takes the one of its classes that the fewest images have taken. Independent
-    choices would leave classes out when there are few images.
+    Images are processed in random order. Each image keeps its least-used class so far. Independent choices would leave
+    classes out when there are few images.
 
     Args:
         shown: The classes in each image. Images without classes get none.
-        first: Images that choose before the others, so that their classes are balanced among themselves.
+        first: Images that are processed before the others, so that their classes are balanced among themselves.
         seed: The random seed of the order and of ties.
     """
     rng = random.Random(derive_seed("single positive", seed))
     order = [id for id in sorted(shown) if shown[id]]
     rng.shuffle(order)
-    dealt: dict[str, int] = {}
+    kept: dict[str, int] = {}
     for id in sorted(order, key=lambda id: id not in first):
-        counts = Counter(dealt.values())
+        counts = Counter(kept.values())
         least = min(counts[value] for value in shown[id])
-        dealt[id] = rng.choice([value for value in shown[id] if counts[value] == least])
-    return dealt
+        kept[id] = rng.choice([value for value in shown[id] if counts[value] == least])
+    return kept
 
 
 def all_tags(mask: Mask, classes: int) -> Tags:

@@ -51,8 +51,11 @@ def read_list(path: Path, dataset: SegmentationDataset, missing: list[str] | Non
         The ids, in order.
 
     Raises:
-        UserError: The file cannot be read, or a line names an image that does not exist or is listed twice, or the mask
-            of another image.
+        UserError: One of
+
+            - the file cannot be read,
+            - a line names an image that does not exist or is listed twice,
+            - a line names the mask of another image.
     """
     known, lines = set(dataset.ids), read_lines(path)
     if len(set(lines)) == len(lines) and known.issuperset(lines):  # the fast path for plain lists
@@ -70,7 +73,7 @@ def read_list(path: Path, dataset: SegmentationDataset, missing: list[str] | Non
             raise UserError(
                 f"{line!r} is not an image of {dataset.name}",
                 path=path,
-                fix="add the image, remove the line, or leave out missing images by --existing-only",
+                fix="add the image, remove the line, or pass --existing-only to skip missing images",
             )
         (ids if id in known else absent)[id] = None
     if missing is not None:

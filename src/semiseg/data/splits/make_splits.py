@@ -143,7 +143,7 @@ def _write_derived(
     labeled: str | None,
     seed: int,
 ) -> Path:
-    """Write a data set as an own folder, with changed training masks, and return the folder."""
+    """Write a data set as a plain folder, with changed training masks, and return the folder."""
     require_free(out)
     train, val, test = read_dataset_lists(dataset)
     lists = {"train": train, "val": val, "test": test}

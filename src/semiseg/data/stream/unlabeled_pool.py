@@ -49,7 +49,7 @@ class Pool(Protocol):
         """Return the image at one index of the global batch of a step in an epoch.
 
         Returns:
-            How many times the order of the epoch has been restarted, which only the last batch may do, and the id.
+            The wrap-around count (nonzero only in the last batch) and the id.
         """
         ...
 
@@ -222,7 +222,8 @@ def make_pool(reader: ImageReader, split: Split, seed: int, rank_batch_size: int
 def local_copy_bytes(shards: Shards, batch_size: int) -> int:
     """Return the maximum size in bytes of the local copies that ``batch_size`` images per step need at once.
 
-    Each index of the batch reads one window and downloads the next. Every shard counts as the largest one.
+    Each index of the batch reads one window and downloads the next. Assumes that all shards are as large as the
+    largest.
     """
     return min(int(shards.sizes.sum()), 2 * WINDOW * batch_size * int(shards.sizes.max()))
 

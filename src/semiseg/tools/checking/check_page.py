@@ -76,7 +76,7 @@ def _classes(result: DataCheck) -> Section:
 
 
 def _samples(samples: CheckedSamples | None) -> Section:
-    """Show evenly spaced images of each list beside their masks."""
+    """Show evenly spaced images of each list next to their masks."""
     if samples is None:
         return Section("Samples")
     dataset, pictures = samples.dataset, []

@@ -94,7 +94,7 @@ class CheckedSamples:
 def check_data(data: str | Path, progress: Progress | None = None) -> tuple[DataCheck, CheckedSamples | None]:
     """Check a data set and return the result and its samples, or None if it cannot be opened.
 
-    Each image and mask is read once. (Opening an own folder without class file reads its masks before, to find the
+    Each image and mask is read once. (Opening a plain folder without class file reads its masks before, to find the
     largest value.)
     """
     dataset, errors = open_leniently(data)

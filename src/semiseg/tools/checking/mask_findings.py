@@ -172,7 +172,7 @@ def _single_class(files: tuple[str, ...], names: Sequence[str], total: int) -> F
 def _foreground_255(
     dataset: SegmentationDataset, ids: Sequence[str], shown: NDArray[np.bool_], ignored: NDArray[np.bool_]
 ) -> list[Finding]:
-    """Report masks of 0 and 255, unless 255 also occurs beside other classes and so means "not annotated"."""
+    """Report masks of 0 and 255, unless 255 also occurs alongside other classes and so means "not annotated"."""
     class_counts = shown.sum(axis=1)
     suspect = ignored & (class_counts == 1) & shown[:, 0]
     if not suspect.any() or (ignored & (class_counts > 0) & ~suspect).any() or len(dataset.classes) < 2:

@@ -22,13 +22,13 @@ from semiseg.errors import UserError
 def open_leniently(data: str | Path) -> tuple[SegmentationDataset | None, list[UserError]]:
     """Return the data set, or None if nothing can be opened, and the errors that training would raise.
 
-    An own folder is opened in parts. Other layouts fail only if essential folders are missing.
+    A plain folder is opened in parts. Other layouts fail only if essential folders are missing.
     """
     try:
         return open_dataset(data), []
     except UserError as error:
         errors = [error]
-    # is_dir() excludes generated data, whose text has a colon. CamVid without its own layout is an own folder.
+    # is_dir() excludes generated data, whose text has a colon. CamVid without its own layout is a plain folder.
     if Path(data).is_dir() and DATASETS[detect_layout(data)] is FolderDataset:
         folder = LenientFolder(data)
         if folder.ids:
@@ -38,7 +38,7 @@ def open_leniently(data: str | Path) -> tuple[SegmentationDataset | None, list[U
 
 
 class LenientFolder(FolderDataset):
-    """An own folder that collects errors instead of raising them.
+    """A plain folder that collects errors instead of raising them.
 
     If the class file is invalid, the classes are ``class0`` to the largest value of the masks.
 

@@ -85,7 +85,7 @@ class Cell:
         return isinstance(content, dict) and content.get("split") == self.split
 
     def write_config(self) -> Path:
-        """Write its configuration beside its run, for ``semiseg train --config``, and return the path."""
+        """Write its configuration next to its run, for ``semiseg train --config``, and return the path."""
         path = self.run.with_name(f"{self.run.name}.yaml")
         path.parent.mkdir(parents=True, exist_ok=True)
         values = yaml.safe_dump(to_mapping(self.config, self.options), sort_keys=False, allow_unicode=True)

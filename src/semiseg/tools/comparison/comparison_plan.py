@@ -89,7 +89,7 @@ class Plan:
         """Check that every cell can be trained, before training any.
 
         Raises:
-            UserError: Data, labels, methods or network are at fault, or two names would share a directory.
+            UserError: Data, labels, methods or network are invalid, or two names would share a directory.
         """
         for option, names in (("methods", self.entries), ("labeled", dict.fromkeys(key for key, _ in self.splits))):
             owners: dict[str, str] = {}

@@ -29,7 +29,7 @@ def plan_comparison(
     """Return the plan for the arguments of ``semiseg.compare``; they win over the configuration file.
 
     Raises:
-        UserError: An argument or the file is at fault.
+        UserError: An argument or the file is invalid.
     """
     for key in options:
         if key not in SHARED:

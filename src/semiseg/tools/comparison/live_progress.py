@@ -122,8 +122,9 @@ class Display:
 def seconds_left(progress: Sequence[CellProgress], jobs: int) -> float | None:
     """Estimate the remaining seconds; None before the first step.
 
-    The speed of a cell is its own so far, else the mean of cells with the same method, else the mean of all cells. The
-    jobs share the work evenly, and no cell takes less than its own time.
+    A cell's speed is measured. If it has not started, use the mean of cells with the same method, or else the mean of
+    all cells. The estimate assumes that the work is split evenly among the jobs, and is at least the time of the
+    longest cell.
     """
     rates: dict[str, list[float]] = {}
     for one in progress:

@@ -55,9 +55,9 @@ def evaluate(
 
     Args:
         path: A run directory, a checkpoint, or an export as safetensors.
-        data: A data set; that of the run if absent.
+        data: A data set. Defaults to the data of the run.
         split: ``test``, ``val`` or ``labeled``.
-        network: The network whose figures come first; the default of the method if absent.
+        network: The network whose figures come first. Defaults to the default network of the method.
         checkpoint: ``best`` or ``last``.
         sliding: Use a sliding window of the training crop size.
         accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.

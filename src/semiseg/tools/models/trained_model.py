@@ -160,7 +160,7 @@ def load(path: str | Path, network: str | None = None, checkpoint: str = "best",
 
     Args:
         path: The run, checkpoint or export.
-        network: The network that ``model(image)`` uses; the default of the method if absent.
+        network: The network that ``model(image)`` uses. Defaults to the default network of the method.
         checkpoint: ``best`` or ``last``, for a run.
         accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
 

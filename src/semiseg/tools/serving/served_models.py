@@ -69,9 +69,9 @@ class Networks:
         assert self._data is not None
         return self._data.read_image(name)
 
-    def pixels(self, height: int, width: int) -> int:
+    def peak_pixels(self, height: int, width: int) -> int:
         """Return the number of pixels that the most expensive network processes for an image of this size."""
-        return max(predictor.pixels(height, width) for _, predictor in self.predictors.values())
+        return max(predictor.peak_pixels(height, width) for _, predictor in self.predictors.values())
 
     def segment(self, image: Tensor, labels: Iterable[str] = ()) -> list[Answer]:
         """Segment an image uint8 ``(3, H, W)`` with the networks of these labels, or the default ones.

@@ -30,13 +30,13 @@ class Refused(Exception):
         self.status = status
 
 
-def read_upload(data: bytes, pixels: Callable[[int, int], int] = mul) -> Tensor:
+def read_upload(data: bytes, peak_pixels: Callable[[int, int], int] = mul) -> Tensor:
     """Decode an image as uint8 ``(3, H, W)``, RGB, upright.
 
     Args:
         data: The file.
-        pixels: Returns the number of pixels to process for a height and width. It can exceed their product because
-            networks pad: a line of a million pixels becomes a strip of 32 million.
+        peak_pixels: Returns the number of pixels to process for a height and width. It can exceed their product because
+            networks pad: an image of 1 x 1,000,000 pixels becomes one of 32 million.
 
     Raises:
         Refused: Too many bytes or pixels, a format not in ``KINDS``, or not a valid image.
@@ -54,7 +54,7 @@ def read_upload(data: bytes, pixels: Callable[[int, int], int] = mul) -> Tensor:
         height, width = opened.height, opened.width
         if height * width > MAX_PIXELS:
             raise Refused(413, too_large)
-        if pixels(height, width) > MAX_PIXELS:
+        if peak_pixels(height, width) > MAX_PIXELS:
             size = f"the image of {width} x {height} pixels has more than {MAX_PIXELS // 10**6} million"
             raise Refused(413, f"{size} as the network resizes and pads it: send a smaller or less narrow one")
         try:

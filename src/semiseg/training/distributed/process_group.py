@@ -1,4 +1,4 @@
-"""Exchange results, errors and shares of the work among the ranks of a training or prediction."""
+"""Communication between ranks other than tensors: results, errors, and work to share."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class ProcessGroup:
         return result
 
     def map(self, function: Callable[[Sequence[T]], Iterable[R]], tasks: Sequence[T]) -> list[R]:
-        """Share tasks out among the ranks and return the results of all tasks, in their order, on every rank.
+        """Split tasks among the ranks and return the results of all tasks, in their order, on every rank.
 
         Args:
             function: maps the tasks of one rank to their results.
