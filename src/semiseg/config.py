@@ -18,6 +18,7 @@ from semiseg.option_ranges import Range, out_of_range
 MAX_YAML_ALIASES = 20  # aliases can expand exponentially
 MAX_INT = 10**9  # a larger number is a typing mistake
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Annotation = Literal["full", "partial", "single-positive"]
 
 
 class DeprecatedOption(FutureWarning):
@@ -44,7 +45,7 @@ class TrainConfig:
     """Skip listed images that do not exist and report how many; otherwise they are an error."""
     strict: bool = False
     """Stop at an unlabeled image that cannot be read; otherwise another image replaces it, with a warning."""
-    annotation: Literal["full", "partial", "single-positive"] = "full"
+    annotation: Annotation = "full"
     """Meaning of 255 in a labeled mask. full: ignored pixels. partial: pixels not annotated, which a teacher may label
     (an arbitrary subset of pixels is annotated). single-positive: likewise, with one class annotated per image."""
 

@@ -16,7 +16,7 @@ from semiseg.methods import ALIASES, METHODS, VARIANTS, Batch, Method, Progress
 from semiseg.methods.method import as_float
 from semiseg.ops.losses import cross_entropy
 from semiseg.ops.schedules import poly, ramp_up
-from semiseg.training.trainer import LOSS_TERMS
+from semiseg.training.logging.metrics_log import LOSS_TERMS
 from toy import Toy, gradients, make, make_batch, run, state
 
 ALL = list(METHODS)

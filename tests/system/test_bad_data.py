@@ -270,7 +270,7 @@ def test_labeled_image_is_read_or_raises_an_error_before_the_first_step(data: Pa
     read = dataset.read_image(path.stem).permute(1, 2, 0).numpy()
     assert read.shape == (*pixels.shape[:2], 3) and read.dtype == np.uint8
     assert np.abs(read.astype(int) - pixels.astype(int)).max() <= near
-    assert checked.usable, checked.of("problem")
+    assert checked.usable, checked.with_severity("problem")
 
 
 OTHER = Image.new("L", (WIDTH, HEIGHT), 2)
@@ -334,7 +334,7 @@ def test_mask_is_read_or_raises_an_error_before_the_first_step(data: Path, name:
         assert not checked.usable
         return
     assert np.array_equal(open_for_training(data).read_mask("x").numpy(), expected)
-    assert checked.usable, checked.of("problem")
+    assert checked.usable, checked.with_severity("problem")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -423,7 +423,7 @@ def test_folder_is_read_or_raises_an_error(data: Path, name: str) -> None:
     change, expected = FOLDERS[name]
     change(data)
     checked = semiseg.check(data)
-    assert checked.usable == (expected is None), checked.of("problem")
+    assert checked.usable == (expected is None), checked.with_severity("problem")
     if expected is None:
         dataset = open_for_training(data)
         assert {"good0", "good1", "good2", "good3"} <= set(dataset.ids)

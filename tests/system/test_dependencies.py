@@ -20,7 +20,7 @@ from semiseg.data.importers.polygons import polygon_region
 from semiseg.data.stream.shards import open_shards
 from semiseg.errors import UserError
 from semiseg.tools.exporting.write_export import write_onnx
-from semiseg.training.logging.trackers import MODULES, require_trackers
+from semiseg.training.logging.trackers import TRACKERS, require_trackers
 from semiseg.workflows.serve import require_fastapi
 
 ROOT = Path(__file__).parents[2]
@@ -102,6 +102,7 @@ NEEDED = [(extra, re.split(r"\W", line)[0]) for extra in EXTRAS if extra != "dev
 
 @pytest.mark.parametrize(("extra", "package"), NEEDED)
 def test_missing_extra_is_named(extra: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, MODULES.get(package, package), None)
+    module = TRACKERS[package].module if package in TRACKERS else package
+    monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError, match=rf"pip install 'semiseg\[{extra}\]'"):
         ASKED[extra]()

@@ -272,7 +272,7 @@ def test_names_in_backticks_exist(page: Path) -> None:
         "_order_of_nothing",
         "NoSuchClass",
         "tools/missing/",
-        "test_arrows.py::test_no_such_test",
+        "test_imports.py::test_no_such_test",
         "::test_no_such_test",
     ],
 )
@@ -294,7 +294,7 @@ def test_missing_names_are_found(code: str) -> None:
         "images/",
         "--ema-decay",
         "Method",
-        "test_arrows.py::test_imports_point_one_way",
+        "test_imports.py::test_imports_point_one_way",
     ],
 )
 def test_existing_names_are_accepted(code: str) -> None:

@@ -365,7 +365,7 @@ def test_warnings(folder: Path, fault: str) -> None:
     change(folder)
     checked = check(folder)
     assert checked.usable
-    warned = checked.of("warning")
+    warned = checked.with_severity("warning")
     side_effects = {"class-absent", "class-rare", "class-not-learned"} - expected  # there are few masks
     assert {finding.kind for finding in warned} - side_effects == expected
     assert all(finding.remedy for finding in warned)

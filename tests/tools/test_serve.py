@@ -160,14 +160,14 @@ def test_read_upload_rejects(data: bytes, status: int, message: str) -> None:
     assert refusal.value.status == status
 
 
-def test_pixels_include_the_padding_of_the_network(networks: Networks) -> None:
+def test_peak_pixels_include_the_padding_of_the_network(networks: Networks) -> None:
     assert networks.peak_pixels(1, 1_000_000) == 32_000_000
     assert networks.peak_pixels(3024, 4032) <= uploads.MAX_PIXELS  # a photo of a phone, in both orientations
     assert networks.peak_pixels(4032, 3024) <= uploads.MAX_PIXELS
     line = encoded(Image.new("L", (1_000_000, 1)))
     assert len(line) < 2000
     with pytest.raises(Refused, match="more than 13 million as the network resizes and pads it") as refusal:
-        read_upload(line, networks.pixels)
+        read_upload(line, networks.peak_pixels)
     assert refusal.value.status == 413
 
 

@@ -137,11 +137,11 @@ def test_failed_login_is_one_line(kind: str, fake: Fake, tmp_path: Path) -> None
         trackers.Experiment(kind, tmp_path, {})
 
 
-@pytest.mark.parametrize("name", trackers.MODULES)
+@pytest.mark.parametrize("name", trackers.TRACKERS)
 def test_missing_package_is_reported_before_the_run_is_created(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, trackers.MODULES[name], None)
+    monkeypatch.setitem(sys.modules, trackers.TRACKERS[name].module, None)
     with pytest.raises(
         semiseg.UserError, match=rf"--tracker: {name} is not installed. Run pip install 'semiseg\[{name}\]'"
     ):

@@ -42,7 +42,7 @@ def check(argv: Argv) -> None:
         if a.html:
             print(f"\npage: {a.html}")
     if not checked.usable:
-        problems = format_count(len(checked.of("problem")), "problem")
+        problems = format_count(len(checked.with_severity("problem")), "problem")
         raise UserError(f"not usable for training ({problems})", path=a.data, fix="fix the problems listed above")
 
 

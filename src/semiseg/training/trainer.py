@@ -30,7 +30,7 @@ from semiseg.training.decode_plan import make_reader
 from semiseg.training.disk_space import checkpoint_bytes, report_write_errors
 from semiseg.training.gradient_step import forward_backward, mean_over_processes
 from semiseg.training.logging.console import Console
-from semiseg.training.logging.metrics_log import MetricsLog
+from semiseg.training.logging.metrics_log import LOSS_TERMS, MetricsLog
 from semiseg.training.logging.resource_log import write_resources
 from semiseg.training.logging.sample_pictures import Samples
 from semiseg.training.logging.skipped_images import SkippedImages
@@ -42,7 +42,6 @@ from semiseg.training.signals import SignalHandler
 from semiseg.training.validation import evaluate_on_val, write_confusion
 
 DEFAULT_STEPS = 2000
-LOSS_TERMS = ("supervised", "unsupervised", "consistency", "auxiliary", "filled", "tags")
 
 
 @dataclass

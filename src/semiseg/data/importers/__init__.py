@@ -1,1 +1,4 @@
-"""Readers of the export formats of annotation tools and data hubs."""
+"""Readers of the export formats of annotation tools and data hubs.
+
+Register a new reader in ``DATASETS`` and ``LAYOUTS`` in ``semiseg/data/__init__.py``.
+"""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
+from semiseg.config import Annotation
 from semiseg.data.dataset import IGNORE, SegmentationDataset
 from semiseg.data.tag_file import ABSENT
 from semiseg.errors import UserError
 
-Annotation = Literal["full", "partial", "single-positive"]
 SPARSE_SHARE = 0.5
 """Masks with a smaller share of known pixels look partial. Published full masks leave 2 to 10 % at 255."""
 

@@ -54,7 +54,7 @@ def _remedies(result: DataCheck) -> Section:
 
 
 def _findings(result: DataCheck, severity: str) -> Section:
-    found = result.of(severity)
+    found = result.with_severity(severity)
     rows = [[Cell(remedy_number(result, finding), number=True), Cell(finding.text)] for finding in found]
     return Section(f"{severity.capitalize()}s", blocks=[Table(["", ""], rows)] if rows else [])
 

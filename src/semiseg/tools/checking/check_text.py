@@ -21,7 +21,7 @@ def format_check(result: DataCheck, block: str = "█") -> str:
 
 def verdict(result: DataCheck) -> str:
     """Return whether the data are usable, and the number of problems and warnings."""
-    problems, warnings, _ = (len(result.of(severity)) for severity in SEVERITIES)
+    problems, warnings, _ = (len(result.with_severity(severity)) for severity in SEVERITIES)
     counts = [format_count(count, noun) for count, noun in ((problems, "problem"), (warnings, "warning")) if count]
     return f"{'usable' if result.usable else 'not usable yet'}: {', '.join(counts) or 'no problems or warnings'}"
 
@@ -85,7 +85,7 @@ def _classes(result: DataCheck, block: str) -> list[str]:
 def _findings(result: DataCheck) -> list[str]:
     lines: list[str] = []
     for severity in SEVERITIES:
-        if found := result.of(severity):
+        if found := result.with_severity(severity):
             lines += ["", f"{severity.capitalize()}s"] if lines else [f"{severity.capitalize()}s"]
             lines += [line for one in found for line in _item(remedy_number(result, one), one.text)]
     return lines

@@ -70,11 +70,13 @@ class DataCheck:
     @property
     def usable(self) -> bool:
         """Whether training would start, which is the case without problems."""
-        return not self.of("problem")
+        return not self.with_severity("problem")
 
-    def of(self, severity: str) -> tuple[Finding, ...]:
+    def with_severity(self, severity: str) -> tuple[Finding, ...]:
         """Return the findings with a severity."""
         return tuple(finding for finding in self.findings if finding.severity == severity)
+
+    of = with_severity  # the name in version 0.1.0
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as plain dicts and lists."""

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from semiseg.tools.report.run_files import RunFiles, series
+from semiseg.training.logging.metrics_log import LOSS_TERMS
 
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#B8A800",
@@ -31,15 +32,8 @@ NETWORK_COLORS = {
     "teacher3": RED,
     "teachers-average": PURPLE,
 }
-LOSSES = {
-    "loss": ("total", "#333333"),
-    "loss/supervised": ("supervised", BLUE),
-    "loss/auxiliary": ("auxiliary", PURPLE),
-    "loss/unsupervised": ("unsupervised", ORANGE),
-    "loss/consistency": ("consistency", GREEN),
-    "loss/filled": ("filled in", PURPLE),
-    "loss/tags": ("tags", SKY),
-}
+GRAY = "#333333"
+LOSS_COLORS = dict(zip(LOSS_TERMS, cycle((BLUE, ORANGE, GREEN, PURPLE, RED, SKY, YELLOW)), strict=False))
 COUPLING = {
     "disagreement": "pixels with different\nclasses (%)",
     "parameter_distance": "relative parameter\ndistance",
@@ -49,17 +43,18 @@ WIDTH = 5.6  # inches; text stays readable on a phone
 
 def losses(run: RunFiles) -> Figure | None:
     """Plot the loss and its terms over the steps; omit terms that are always zero."""
-    terms = {key: series(run.training, key) for key in LOSSES}
-    terms = {key: (steps, values) for key, (steps, values) in terms.items() if any(values)}
+    terms = {"total": series(run.training, "loss")}
+    terms |= {term: series(run.training, f"loss/{term}") for term in LOSS_TERMS}
+    terms = {term: (steps, values) for term, (steps, values) in terms.items() if any(values)}
     if not terms:
         return None
     figure, (axes,) = _figure(1)
-    for key, (steps, values) in terms.items():
-        label, color = LOSSES[key]
+    for term, (steps, values) in terms.items():
+        color = LOSS_COLORS.get(term, GRAY)
         smooth = running_mean(values)
         if smooth is not values:
             axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
-        axes.plot(steps, smooth, color=color, label=label, linewidth=1.8)
+        axes.plot(steps, smooth, color=color, label=term, linewidth=1.8)
     highest = max(np.percentile(values, 99) for _, values in terms.values())
     if highest > 0:
         axes.set_ylim(0, 1.1 * highest)  # An outlier must not flatten the rest.

@@ -20,14 +20,14 @@ OVERTRUSTED = 10.0  # points by which the trusted share exceeds the pixel accura
 COUPLED = 1.0  # percent of pixels; healthy teachers disagree with the student on 2 to 5 while the learning rate is high
 SMALL_VAL = 20  # images
 SLOW_LOADING = 0.25  # share of the training time
-# Options that do not make two runs incomparable.
-OWN_OPTIONS = {
+IGNORED_IN_COMPARISON = {
     *("method", "workers", "accelerator", "devices", "nodes", "precision", "tensorboard", "tracker", "keep", "strict"),
 }
+"""Options that may differ between a run and the supervised run that it is compared with."""
 
 
-class Finding(NamedTuple):
-    """One finding.
+class RunFinding(NamedTuple):
+    """One sentence about a run's results.
 
     Attributes:
         warning: Whether something may be wrong.
@@ -40,14 +40,13 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
-def findings(run: RunFiles) -> list[Finding]:
+def findings(run: RunFiles) -> list[RunFinding]:
     """Return all findings, warnings first."""
-    rules = (_gain, _course, _classes, _trust, _coupling, _overfitting, _lists, _skipped, _networks, _loading)
-    found = [finding for rule in rules for finding in rule(run)] if run.scores else []
+    found = [finding for rule in RULES for finding in rule(run)] if run.scores else []
     return sorted(found, key=lambda finding: not finding.warning)
 
 
-def _gain(run: RunFiles) -> list[Finding]:
+def _gain_over_supervised(run: RunFiles) -> list[RunFinding]:
     """Report the gain over a supervised run in the same directory that differs in nothing but the method."""
     if run.method == "supervised" or not run.list_sizes.get("unlabeled"):
         return []
@@ -61,9 +60,9 @@ def _gain(run: RunFiles) -> list[Finding]:
             gain = ours - theirs
             text = f"mIoU on {split}: {gain:+.1f} points over supervised training (run {other.name}, {theirs:.1f} %)."
             advice = "Inspect the pseudo-labels below. Try a longer --burn-in, another --threshold or other --weights."
-            return [Finding(gain < 0, text, advice if gain < 0 else "")]
+            return [RunFinding(gain < 0, text, advice if gain < 0 else "")]
     text = "The gain from unlabeled images is unknown: the directory has no comparable supervised run."
-    return [Finding(False, text, "semiseg compare trains both with the same settings and several seeds.")]
+    return [RunFinding(False, text, "semiseg compare trains both with the same settings and several seeds.")]
 
 
 def _supervised_run(config: Path) -> RunFiles | None:
@@ -77,19 +76,19 @@ def _supervised_run(config: Path) -> RunFiles | None:
 
 def _comparable(run: RunFiles, other: RunFiles) -> bool:
     """Return whether two runs have the same settings, lists and length, and this one is complete."""
-    shared = (run.config.keys() & other.config.keys()) - OWN_OPTIONS
+    shared = (run.config.keys() & other.config.keys()) - IGNORED_IN_COMPARISON
     if any(run.config[key] != other.config[key] for key in shared):
         return False
     for name in ("labeled", "val"):
-        paths = [one.path / "splits" / f"{name}.txt" for one in (run, other)]
+        paths = [each.path / "splits" / f"{name}.txt" for each in (run, other)]
         if not all(path.is_file() for path in paths) or paths[0].read_bytes() != paths[1].read_bytes():
             return False
-    last, other_last = (one.validations[-1]["step"] if one.validations else None for one in (run, other))
+    last, other_last = (each.validations[-1]["step"] if each.validations else None for each in (run, other))
     steps = run.config.get("steps")
     return last == other_last and (steps is None or (last is not None and last >= steps))
 
 
-def _course(run: RunFiles) -> list[Finding]:
+def _trend(run: RunFiles) -> list[RunFinding]:
     """Check whether mIoU on val was still rising, had settled or had fallen at the end."""
     steps, values = run.curve(run.default_network, "miou")
     if len(values) < 3:
@@ -97,17 +96,18 @@ def _course(run: RunFiles) -> list[Finding]:
     best, last = max(values), values[-1]
     if best <= _one_class(run):
         text = f"The network has hardly learned: {best:.1f} % mIoU on val is at most what a single class can give."
-        return [Finding(True, text, "Train longer, start from pretrained weights, and check the labels.")]
+        return [RunFinding(True, text, "Train longer, start from pretrained weights, and check the labels.")]
     if best - last >= 2 * POINT:
         text = f"mIoU on val fell from {best:.1f} % at step {run.best_step} to {last:.1f} % at the end."
-        return [Finding(True, text, "The best checkpoint is kept. Try a smaller --lr or a higher --threshold.")]
+        return [RunFinding(True, text, "The best checkpoint is kept. Try a smaller --lr or a higher --threshold.")]
     last_third = len(values) * 2 // 3
     rise = max(values[last_third:]) - max(values[:last_third])
     if last >= best - POINT / 2 and rise >= POINT:
         text = f"mIoU on val was still rising: {rise:+.1f} points in the last third of the run."
-        return [Finding(False, text, f"Train for more than {steps[-1]} steps.")]
+        return [RunFinding(False, text, f"Train for more than {steps[-1]} steps.")]
     settled = next(step for step, value in zip(steps, values, strict=True) if value >= best - POINT)
-    return [Finding(False, f"mIoU on val has settled: it rose by less than {POINT:.0f} point after step {settled}.")]
+    text = f"mIoU on val has settled: it rose by less than {POINT:.0f} point after step {settled}."
+    return [RunFinding(False, text)]
 
 
 def _one_class(run: RunFiles) -> float:
@@ -115,7 +115,7 @@ def _one_class(run: RunFiles) -> float:
     return 100 / max(len(run.classes), 2)
 
 
-def _classes(run: RunFiles) -> list[Finding]:
+def _classes(run: RunFiles) -> list[RunFinding]:
     """List classes that are never predicted and classes that val does not contain, from the confusion matrix."""
     if (content := counts_of(run.confusion or {})) is None:
         return []
@@ -126,14 +126,14 @@ def _classes(run: RunFiles) -> list[Finding]:
     found = []
     if missed:
         advice = "Label images that contain it, or weight rare classes (--class-balance)."
-        found.append(Finding(True, f"Never predicted on val: {_names(missed)}.", advice))
+        found.append(RunFinding(True, f"Never predicted on val: {_names(missed)}.", advice))
     if absent:
         images = "The evaluated val images contain" if run.config.get("val_limit") else "Val contains"
-        found.append(Finding(True, f"{images} no pixel of {_names(absent)}, so its IoU is unknown.", "Extend val."))
+        found.append(RunFinding(True, f"{images} no pixel of {_names(absent)}, so its IoU is unknown.", "Extend val."))
     return found
 
 
-def _trust(run: RunFiles) -> list[Finding]:
+def _trust(run: RunFiles) -> list[RunFinding]:
     """Check whether too few or too many pseudo-labels pass the threshold at the end."""
     if "threshold" not in run.config or run.config.get("threshold_mode", "pixel") == "none":
         return []  # Every pixel is used, whatever share exceeds a threshold.
@@ -145,14 +145,14 @@ def _trust(run: RunFiles) -> list[Finding]:
     if accuracy and 100 * share >= accuracy[-1] + OVERTRUSTED:
         text = f"At the end {100 * share:.0f} % of the pseudo-labels were trusted, but only {accuracy[-1]:.0f} % of "
         text += "the predictions on val are correct: the network learns from its own mistakes."
-        return [Finding(True, text, "Raise --threshold or --burn-in.")]
+        return [RunFinding(True, text, "Raise --threshold or --burn-in.")]
     if share >= BARELY_TRUSTED:
-        return [Finding(False, f"At the end {100 * share:.0f} % of the pseudo-labels were trusted.")]
+        return [RunFinding(False, f"At the end {100 * share:.0f} % of the pseudo-labels were trusted.")]
     text = f"At the end only {100 * share:.1f} % of the pseudo-labels were trusted: unlabeled images had little effect."
-    return [Finding(True, text, "Lower --threshold, train longer, or start from pretrained weights.")]
+    return [RunFinding(True, text, "Lower --threshold, train longer, or start from pretrained weights.")]
 
 
-def _coupling(run: RunFiles) -> list[Finding]:
+def _coupling(run: RunFiles) -> list[RunFinding]:
     """Check whether the teachers had become copies of the student while the learning rate was still high."""
     steps = [line["step"] for line in run.validations]
     if len(set(steps)) < 4:
@@ -165,10 +165,10 @@ def _coupling(run: RunFiles) -> list[Finding]:
     text = (
         f"Teachers and student became too similar: in mid-run they disagreed on {median(values):.1f} % of val's pixels."
     )
-    return [Finding(True, text, "A larger --ema-decay, or two teachers (dual-teacher), keeps them apart.")]
+    return [RunFinding(True, text, "A larger --ema-decay, or two teachers (dual-teacher), keeps them apart.")]
 
 
-def _overfitting(run: RunFiles) -> list[Finding]:
+def _overfitting(run: RunFiles) -> list[RunFinding]:
     """Check whether the loss on labels kept falling while mIoU on val fell."""
     losses = dict(zip(*series(run.training, "loss/supervised"), strict=True))
     steps, values = run.curve(run.default_network, "miou")
@@ -179,50 +179,66 @@ def _overfitting(run: RunFiles) -> list[Finding]:
     if not at_best or not at_end or median(at_end) > 0.7 * median(at_best):
         return []
     text = f"The network overfits its labels: after the best step their loss fell from {median(at_best):.2f} to "
-    return [Finding(True, f"{text}{median(at_end):.2f}, and mIoU on val fell, too.", "Add labels or reduce --steps.")]
+    text += f"{median(at_end):.2f}, and mIoU on val fell, too."
+    return [RunFinding(True, text, "Add labels or reduce --steps.")]
 
 
-def _lists(run: RunFiles) -> list[Finding]:
+def _lists(run: RunFiles) -> list[RunFinding]:
     """Check whether val is large enough, and similar enough to test."""
     images, score, found = run.list_sizes.get("val", SMALL_VAL), run.scores[0], []
     if images < SMALL_VAL:
         text = f"Val has only {images} images: differences of a few points of mIoU are chance."
-        found.append(Finding(True, text, "Add images to val."))
+        found.append(RunFinding(True, text, "Add images to val."))
     if score.val is not None and score.test is not None and score.val - score.test >= 5 * POINT:
         text = f"mIoU is {score.val - score.test:.1f} points lower on test than on val, which selected the checkpoint."
-        found.append(Finding(True, text, "Report the figure on test. The table of classes shows where it is lost."))
+        found.append(RunFinding(True, text, "Report the figure on test. The table of classes shows where it is lost."))
     return found
 
 
-def _skipped(run: RunFiles) -> list[Finding]:
+def _skipped(run: RunFiles) -> list[RunFinding]:
     """List unlabeled images that could not be read and were replaced by others."""
     if not run.skipped:
         return []
     ids = [str(line["skipped"]) for line in run.skipped]
     shown = f"{', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''}"
     text = f"{len(ids)} of {run.list_sizes.get('unlabeled', 0)} unlabeled images could not be read: {shown}."
-    return [Finding(True, text, "Others replaced them. Repair or remove the files; semiseg check lists them all.")]
+    return [RunFinding(True, text, "Others replaced them. Repair or remove the files; semiseg check lists them all.")]
 
 
-def _networks(run: RunFiles) -> list[Finding]:
+def _networks(run: RunFiles) -> list[RunFinding]:
     """Check whether another network is clearly better than the default one."""
     first, *others = run.scores
-    better = [one for one in others if one.val is not None and first.val is not None and one.val - first.val >= POINT]
+    better = [s for s in others if s.val is not None and first.val is not None and s.val - first.val >= POINT]
     if not better or first.val is None:
         return []
-    best = max(better, key=lambda one: one.val or 0.0)
+    best = max(better, key=lambda score: score.val or 0.0)
     text = f"{best.network} is {(best.val or 0.0) - first.val:.1f} points better on val than {first.network}."
-    return [Finding(False, text, f"Use it with --network {best.network}.")]
+    return [RunFinding(False, text, f"Use it with --network {best.network}.")]
 
 
-def _loading(run: RunFiles) -> list[Finding]:
+def _loading(run: RunFiles) -> list[RunFinding]:
     """Check whether training waited for images."""
     waits = series(run.training, "data_wait_fraction")[1]
     if not waits or median(waits) < SLOW_LOADING:
         return []
     text = f"Training spent {100 * median(waits):.0f} % of its time waiting for images."
-    return [Finding(True, text, "Raise --workers.")]
+    return [RunFinding(True, text, "Raise --workers.")]
 
 
 def _names(names: list[str]) -> str:
     return ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:5])} and {len(names) - 5} others"
+
+
+RULES = (
+    _gain_over_supervised,
+    _trend,
+    _classes,
+    _trust,
+    _coupling,
+    _overfitting,
+    _lists,
+    _skipped,
+    _networks,
+    _loading,
+)
+"""The rules, in the order in which the report shows their findings."""

@@ -16,6 +16,9 @@ from semiseg.training.checkpoint import write_atomically
 from semiseg.training.disk_space import add_file_name
 from semiseg.training.logging.trackers import Tracker
 
+LOSS_TERMS = ("supervised", "unsupervised", "consistency", "auxiliary", "filled", "tags")
+"""The terms that a method may log as ``loss/TERM``. Terms that it does not use are logged as 0."""
+
 
 class MetricsLog:
     """Appends lines to metrics.jsonl and passes them to trackers.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 import os
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
@@ -16,7 +17,6 @@ from semiseg.config import TrainConfig, to_mapping
 from semiseg.errors import UserError
 from semiseg.training.checkpoint import write_atomically
 
-MODULES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb", "trackio": "trackio"}
 PROJECT = "semiseg"
 
 
@@ -43,7 +43,7 @@ def require_trackers(config: TrainConfig) -> None:
     """Raise UserError if the package of a tracker is not installed."""
     for name in tracker_names(config):
         try:
-            importlib.import_module(MODULES[name])
+            importlib.import_module(TRACKERS[name].module)
         except ImportError:
             fix = f"run pip install 'semiseg[{name}]', or leave the option out"
             raise UserError(f"{name} is not installed", option="tracker", fix=fix) from None
@@ -53,14 +53,11 @@ def open_trackers(config: TrainConfig, options: Any, folder: Path, resume_at: in
     """Open the trackers of the run in ``folder``, which has taken ``resume_at`` steps.
 
     Raises:
-        UserError: a package is not installed, or a tracker cannot start, e.g. because the login failed.
+        UserError: A package is not installed, or a tracker cannot start, e.g. because the login failed.
     """
     require_trackers(config)
     settings = to_mapping(config, options)
-    return [
-        TensorBoard(folder / "tensorboard", resume_at) if name == "tensorboard" else Experiment(name, folder, settings)
-        for name in tracker_names(config)
-    ]
+    return [TRACKERS[name].open(folder, settings, resume_at) for name in tracker_names(config)]
 
 
 def numbers(values: dict[str, Any]) -> dict[str, float]:
@@ -73,11 +70,11 @@ def numbers(values: dict[str, Any]) -> dict[str, float]:
 class TensorBoard:
     """Writes TensorBoard files to ``tensorboard/`` in the run directory."""
 
-    def __init__(self, folder: Path, resume_at: int) -> None:
+    def __init__(self, folder: Path, settings: dict[str, Any], resume_at: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         # Steps after the checkpoint are trained and written again.
-        self.writer = SummaryWriter(str(folder), purge_step=resume_at + 1)
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_at + 1)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Write the numbers of one line."""
@@ -102,8 +99,8 @@ class Experiment:
     are computed and logged again with the same values; Weights & Biases keeps the first ones.
     """
 
-    def __init__(self, kind: str, folder: Path, settings: dict[str, Any]) -> None:
-        self.module = importlib.import_module(MODULES[kind])
+    def __init__(self, kind: str, folder: Path, settings: dict[str, Any], resume_at: int = 0) -> None:
+        self.module = importlib.import_module(TRACKERS[kind].module)
         id = experiment_id(folder)
         own = {"id": id, "dir": str(folder), "reinit": "finish_previous"} if kind == "wandb" else {"embed": False}
         project = os.environ.get(f"{kind.upper()}_PROJECT", PROJECT)
@@ -129,6 +126,26 @@ class Experiment:
     def close(self) -> None:
         """Send remaining data and finish the experiment."""
         self.module.finish()
+
+
+class TrackerKind(NamedTuple):
+    """How to open one kind of tracker.
+
+    Attributes:
+        module: The module it needs. The extra that installs it has the name of the tracker.
+        open: Maps the run directory, the settings and the number of steps already taken to an open tracker.
+    """
+
+    module: str
+    open: Callable[[Path, dict[str, Any], int], Tracker]
+
+
+TRACKERS = {
+    "tensorboard": TrackerKind("torch.utils.tensorboard", TensorBoard),
+    "wandb": TrackerKind("wandb", partial(Experiment, "wandb")),
+    "trackio": TrackerKind("trackio", partial(Experiment, "trackio")),
+}
+"""The trackers by name. A new one also needs its name in ``TrainConfig.tracker`` and an extra in pyproject.toml."""
 
 
 def named(pictures: Iterable[Path]) -> list[tuple[str, Path]]:
