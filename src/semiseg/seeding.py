@@ -9,7 +9,7 @@ def derive_seed(*parts: int | str) -> int:
     """Derive a 63-bit seed from ``parts``; it is the same on every machine and in every process.
 
     Args:
-        parts: the purpose of the seed, e.g. ``(seed, "unlabeled", epoch, image_id)``. Order matters.
+        parts: The purpose of the seed, e.g. ``(seed, "unlabeled", epoch, image_id)``. Order matters.
 
     Example:
         >>> derive_seed(0, "labeled", 3) == derive_seed(0, "labeled", 3)

@@ -90,11 +90,11 @@ def assert_close(
     """Compare nested results: every expected key must be there, and numbers must be close. New keys are allowed.
 
     Args:
-        value: the result.
-        expected: what it must equal.
-        where: its place in the whole result, for the message.
-        tolerance: the absolute tolerance.
-        percent: the absolute tolerance of the entries named in ``PERCENT``.
+        value: The result.
+        expected: What it must equal.
+        where: Its path in the whole result, for the message.
+        tolerance: The absolute tolerance.
+        percent: The absolute tolerance of the entries named in ``PERCENT``.
     """
     if isinstance(expected, dict):
         assert expected.keys() <= value.keys(), where

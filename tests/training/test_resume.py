@@ -96,11 +96,11 @@ class TimedSignal:
     """A signal at a certain moment of a run.
 
     Attributes:
-        number: the signal.
-        group: whether it goes to all processes of the run instead of the first one.
-        after: the number of lines in metrics.jsonl to wait for.
-        seconds: further delay.
-        saving: whether to wait for the next moment at which a checkpoint is being written, before the delay.
+        number: The signal.
+        group: Whether it goes to all processes of the run instead of the first one.
+        after: The number of lines in metrics.jsonl to wait for.
+        seconds: Further delay.
+        saving: Whether to wait for the next moment at which a checkpoint is being written, before the delay.
     """
 
     number: signal.Signals

@@ -19,9 +19,9 @@ class PredictionRenderer:
     """Predict an image and render the result.
 
     Args:
-        predictor: predicts classes and confidence of an image.
-        palette: the color of each class.
-        kinds: the pictures to write: "" (the mask), ``_overlay``, ``_confidence``.
+        predictor: Predicts classes and confidence of an image.
+        palette: The color of each class.
+        kinds: The pictures to write: "" (the mask), ``_overlay``, ``_confidence``.
     """
 
     def __init__(self, predictor: Predictor, palette: Sequence[Color], kinds: Sequence[str]) -> None:
@@ -32,7 +32,7 @@ class PredictionRenderer:
 
         Args:
             image: uint8 ``(3, H, W)``.
-            kinds: the pictures to return, any of ``self.kinds``.
+            kinds: The pictures to return, any of ``self.kinds``.
         """
         mask, confidence = (tensor.cpu() for tensor in self.predictor(image))
         render = {
@@ -47,7 +47,7 @@ def write_pictures(pictures: Mapping[str, Picture], files: Mapping[str, Path]) -
     """Write each picture to the file of its kind. A file is written completely or not at all.
 
     Raises:
-        UserError: a file cannot be written.
+        UserError: A file cannot be written.
     """
     for kind, picture in pictures.items():
         try:

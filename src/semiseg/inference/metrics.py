@@ -39,8 +39,8 @@ class ConfusionMatrix:
         """Count the pixels of one image or one batch.
 
         Args:
-            prediction: integers ``(H, W)`` or ``(N, H, W)``, each in [0, classes).
-            mask: integers of the same shape, each in [0, classes) or 255.
+            prediction: Integers ``(H, W)`` or ``(N, H, W)``, each in [0, classes).
+            mask: Integers of the same shape, each in [0, classes) or 255.
 
         Raises:
             ValueError: The shapes differ, or a value is not a class.

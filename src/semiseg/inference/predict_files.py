@@ -22,7 +22,7 @@ def collect_images(paths: Iterable[str | Path]) -> dict[str, Path]:
     """Return the image files in ``paths`` (files and directories) by their stem, that is, path without suffix.
 
     Raises:
-        UserError: a path is missing, no image is found, or two images have the same stem.
+        UserError: A path is missing, no image is found, or two images have the same stem.
     """
     found: dict[str, Path] = {}
     for path in map(Path, paths):
@@ -43,13 +43,13 @@ def plan_files(found: Mapping[str, Path], kinds: Iterable[str], out: Path, skip_
     """Return the images to predict, each with the files to write.
 
     Args:
-        found: the images by stem.
-        kinds: the kinds of pictures to write.
-        out: the output directory.
-        skip_existing: whether to leave out files that exist instead of raising an error.
+        found: The images by stem.
+        kinds: The kinds of pictures to write.
+        out: The output directory.
+        skip_existing: Whether to leave out files that exist instead of raising an error.
 
     Raises:
-        UserError: a file exists, or two images would be written to the same file.
+        UserError: A file exists, or two images would be written to the same file.
     """
     owners: dict[Path, Path] = {}
     tasks: dict[Path, dict[str, Path]] = {}
@@ -70,12 +70,12 @@ def predict_files(renderer: PredictionRenderer, tasks: Sequence[Task], skip_unre
     """Predict images and write their pictures; yield for each image whether it could be read.
 
     Args:
-        renderer: predicts and renders.
-        tasks: the images and the files to write.
-        skip_unreadable: whether to print an error about an unreadable image and continue, instead of raising it.
+        renderer: Predicts and renders.
+        tasks: The images and the files to write.
+        skip_unreadable: Whether to print an error about an unreadable image and continue, instead of raising it.
 
     Raises:
-        UserError: a picture cannot be written, or an image cannot be read.
+        UserError: A picture cannot be written, or an image cannot be read.
     """
 
     def read(task: Task) -> tuple[Tensor | UserError, dict[str, Path]]:
@@ -105,7 +105,7 @@ def make_folder(out: Path) -> None:
     """Create a directory and its parents.
 
     Raises:
-        UserError: it cannot be created.
+        UserError: It cannot be created.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -20,12 +20,12 @@ def plan_shards(shards: Shards, out: Path, skip_existing: bool) -> list[int]:
     """Return the indices of the shards to predict.
 
     Args:
-        shards: the shards of images.
-        out: the output directory.
-        skip_existing: whether to leave out shards of masks that exist instead of raising an error.
+        shards: The shards of images.
+        out: The output directory.
+        skip_existing: Whether to leave out shards of masks that exist instead of raising an error.
 
     Raises:
-        UserError: a shard of masks exists, or its name in the index is malformed or leads out of ``out``.
+        UserError: A shard of masks exists, or its name in the index is malformed or leads out of ``out``.
     """
     todo = []
     for number, name in enumerate(shards.names):
@@ -45,16 +45,16 @@ def predict_shard(renderer: PredictionRenderer, shards: Shards, number: int, out
     Print and skip images that cannot be read.
 
     Args:
-        renderer: predicts and renders.
-        shards: the shards of images.
-        number: index of the shard.
-        out: the output directory.
+        renderer: Predicts and renders.
+        shards: The shards of images.
+        number: Index of the shard.
+        out: The output directory.
 
     Returns:
         The number of images that were skipped, and the file, None if the whole shard cannot be read.
 
     Raises:
-        UserError: the shard of masks cannot be written.
+        UserError: The shard of masks cannot be written.
     """
     url, size, file = shards.url(number), int(shards.sizes[number]), out / shards.names[number]
     failed, draft = 0, file.with_name(f".{file.name}.part")

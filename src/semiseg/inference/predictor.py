@@ -124,9 +124,9 @@ def slide(network: nn.Module, images: Tensor, window: int) -> Tensor:
     """Return probabilities float32 ``(1, C, H, W)`` of one image, averaged over overlapping windows.
 
     Args:
-        network: images ``(N, 3, h, w)`` to logits ``(N, C, h, w)``.
+        network: Images ``(N, 3, h, w)`` to logits ``(N, C, h, w)``.
         images: float ``(1, 3, H, W)``.
-        window: side of the square window in pixels; shorter sides of the image are used completely.
+        window: Side of the square window in pixels; shorter sides of the image are used completely.
     """
     height, width = images.shape[-2:]
     tall, wide = min(window, height), min(window, width)

@@ -36,7 +36,7 @@ def find_batch_size(config: TrainConfig, options: Any, fabric: Fabric, group: Pr
     """Return the configuration with the largest batch size that fits, and a note about it. All ranks must call it.
 
     Raises:
-        UserError: not even one labeled and one unlabeled image fit.
+        UserError: Not even one labeled and one unlabeled image fit.
     """
     found = largest_batch(config, options, fabric)
     problem = "auto: not even one image of each kind fits into the GPU's memory"

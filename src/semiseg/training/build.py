@@ -32,13 +32,13 @@ def make_method(config: TrainConfig, options: Any, dataset: SegmentationDataset,
     The initial weights depend only on the seed, so every method starts from the same student.
 
     Args:
-        config: the run's configuration.
-        options: the method's options.
-        dataset: provides the number of classes.
-        weights: replaces ``config.weights``; ``none`` if a checkpoint fills the networks afterwards.
+        config: The run's configuration.
+        options: The method's options.
+        dataset: Provides the number of classes.
+        weights: Replaces ``config.weights``; ``none`` if a checkpoint fills the networks afterwards.
 
     Raises:
-        ValueError: the method cannot use the network or an option; the message is one line.
+        ValueError: The method cannot use the network or an option; the message is one line.
     """
     torch.manual_seed(derive_seed(config.seed, "start"))
     classes = len(dataset.classes)
@@ -116,7 +116,7 @@ def make_stream(
     """Return the batches of this rank; ``reader`` reads their images (default: ``ImageReader(dataset)``).
 
     Raises:
-        UserError: the batch size is not a multiple of the number of processes.
+        UserError: The batch size is not a multiple of the number of processes.
     """
     stream_config = StreamConfig(
         batch_size=config.batch,

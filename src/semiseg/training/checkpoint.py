@@ -66,8 +66,8 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write ``state`` to ``path``; equal states give equal files.
 
     Args:
-        path: the file.
-        state: nested dicts and lists of tensors, numbers, strings and None.
+        path: The file.
+        state: Nested dicts and lists of tensors, numbers, strings and None.
     """
     buffer = io.BytesIO()
     torch.save(_canonical(state), buffer)
@@ -78,7 +78,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Load a checkpoint onto the CPU without executing code (``weights_only=True``).
 
     Raises:
-        UserError: the file does not exist or is not a checkpoint of semiseg.
+        UserError: The file does not exist or is not a checkpoint of semiseg.
     """
     if not path.is_file():
         raise UserError("no such checkpoint", path=path, fix="check the path, or train first")
@@ -137,7 +137,7 @@ def load_optimizer(path: Path, optimizer: Any, state: Any) -> None:
     """Load the optimizer state of the checkpoint ``path``.
 
     Raises:
-        UserError: the state does not fit the parameters, or contains NaN or infinity.
+        UserError: The state does not fit the parameters, or contains NaN or infinity.
     """
     try:
         optimizer.load_state_dict(state)
@@ -156,7 +156,7 @@ def restore(method: Method, state: dict[str, Any], config: TrainConfig, source: 
     """Load the networks of the checkpoint ``source`` into ``method``.
 
     Raises:
-        UserError: the checkpoint is not a last.pt, belongs to another run, or does not fit the networks.
+        UserError: The checkpoint is not a last.pt, belongs to another run, or does not fit the networks.
     """
     if "optimizer" not in state:
         raise UserError("has no optimizer state, so it is not a last.pt", path=source, fix=RESTORE_LAST)

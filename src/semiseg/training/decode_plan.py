@@ -26,7 +26,7 @@ def make_reader(config: TrainConfig, dataset: SegmentationDataset, split: Split)
     """Return the reader of a run's images, and notes about decoding and cache.
 
     Raises:
-        UserError: the cache directory cannot be created or written.
+        UserError: The cache directory cannot be created or written.
     """
     factor, notes = decode_factor(config), []
     if factor > 1:
@@ -57,16 +57,16 @@ def open_cache(
     """Open the cache directory given by ``--cache``.
 
     Args:
-        name: a directory, or ``auto`` for ``semiseg/decoded`` in the user's cache directory.
-        dataset: the data set whose images are read.
-        lists: ids of those images.
-        factor: images are decoded at ``1 / factor`` of their size.
+        name: A directory, or ``auto`` for ``semiseg/decoded`` in the user's cache directory.
+        dataset: The data set whose images are read.
+        lists: Ids of those images.
+        factor: Images are decoded at ``1 / factor`` of their size.
 
     Returns:
         The cache, or None if it has no effect or the disk is too small, and a note about it.
 
     Raises:
-        UserError: the directory cannot be created or written.
+        UserError: The directory cannot be created or written.
     """
     folder = user_cache() / "decoded" if name == "auto" else Path(name)
     if dataset.image_path(lists[0][0]) is None:

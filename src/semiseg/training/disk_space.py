@@ -40,7 +40,7 @@ def require_disk_space(path: Path, needed: int) -> str:
     """Return a note with the needed and the free disk space of a new run at ``path``.
 
     Raises:
-        UserError: the free space is too small.
+        UserError: The free space is too small.
     """
     free = free_bytes(path)
     if free is not None and free < needed:
@@ -68,8 +68,8 @@ def report_write_errors(run: Path, needed: int = 0) -> Iterator[None]:
     """Turn an OSError inside the block into a UserError that says how to resume.
 
     Args:
-        run: the run directory.
-        needed: peak size of the checkpoints in bytes, if known.
+        run: The run directory.
+        needed: Peak size of the checkpoints in bytes, if known.
     """
     try:
         yield

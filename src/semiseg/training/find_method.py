@@ -24,12 +24,12 @@ def find_method(name: str, named_in: Path | None = None) -> type[Method]:
     The file is executed once per process.
 
     Args:
-        name: the name of the method.
-        named_in: the file of a run that names the method, instead of the user. Such a file may be untrusted, so the
+        name: The name of the method.
+        named_in: The file of a run that names the method, instead of the user. Such a file may be untrusted, so the
             code it names must be trusted (see ``TRUSTED``).
 
     Raises:
-        UserError: the method, file or class does not exist, is not a method, or is not trusted.
+        UserError: The method, file or class does not exist, is not a method, or is not trusted.
     """
     if name in METHODS:
         return METHODS[name]

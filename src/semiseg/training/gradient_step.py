@@ -24,10 +24,10 @@ def forward_backward(fabric: Fabric, wrapped: Any, config: TrainConfig, batch: B
 
     Args:
         fabric: Lightning Fabric, launched.
-        wrapped: the method, set up by Fabric.
-        config: seed and ``accumulate``.
+        wrapped: The method, set up by Fabric.
+        config: Seed and ``accumulate``.
         batch: This rank's shard of the global batch.
-        progress: the current step.
+        progress: The current step.
 
     Returns:
         Loss, detached, and scalars; with several micro-batches, their means.

@@ -36,10 +36,10 @@ def create_run(path: Path, config: TrainConfig, options: Any, note: str = "") ->
     If torchrun restarts the processes of a run that this launch created, return the existing directory.
 
     Args:
-        path: the run directory.
-        config: the run's configuration.
-        options: the method's options.
-        note: an additional line to print and to write to log.txt.
+        path: The run directory.
+        config: The run's configuration.
+        options: The method's options.
+        note: An additional line to print and to write to log.txt.
 
     Raises:
         UserError: The input is invalid.
@@ -91,7 +91,7 @@ def open_data(config: TrainConfig) -> tuple[SegmentationDataset, Split]:
     """Open the data set and its split.
 
     Raises:
-        UserError: there is no data set, or it has no images that the method needs.
+        UserError: There is no data set, or it has no images that the method needs.
     """
     if not config.data:
         raise UserError("missing", option="data", fix="give a directory with images/ and masks/, or shapes")
@@ -108,7 +108,7 @@ def open_validated_data(config: TrainConfig) -> tuple[SegmentationDataset, Split
         The data set, the split, and the pixels of each mask value in every labeled image, ``(images, 256)``.
 
     Raises:
-        UserError: as ``open_data``, or an image or mask cannot be used; the message names the file.
+        UserError: As ``open_data``, or an image or mask cannot be used; the message names the file.
     """
     dataset, split = open_data(config)
     check_masks(dataset, (*split.val, *split.test))
@@ -129,7 +129,7 @@ def check_network(config: TrainConfig, options: Any, dataset: SegmentationDatase
     """Build the method and return it.
 
     Raises:
-        UserError: the network does not exist, or the method cannot use it.
+        UserError: The network does not exist, or the method cannot use it.
     """
     try:
         return make_method(config, options, dataset)
@@ -174,7 +174,7 @@ def load_resume_state(run: RunDirectory, dataset: SegmentationDataset, split: Sp
     """Load the last checkpoint of a run, or return None if there is none.
 
     Raises:
-        UserError: the checkpoint cannot be read, the data set has other classes or colors than before, a list is empty,
+        UserError: The checkpoint cannot be read, the data set has other classes or colors than before, a list is empty,
             or a mask is missing.
     """
     for name, ids in (("labeled", split.labeled), ("val", split.val)):
@@ -214,11 +214,11 @@ def check_first_start(run: RunDirectory, first_saved: int) -> bool:
     best.pt of that step without last.pt. Anything beyond that step shows that last.pt existed and is lost.
 
     Args:
-        run: the run directory.
-        first_saved: the step after which the run saves its first checkpoint.
+        run: The run directory.
+        first_saved: The step after which the run saves its first checkpoint.
 
     Raises:
-        UserError: the run had a checkpoint, and starting again would overwrite its results.
+        UserError: The run had a checkpoint, and starting again would overwrite its results.
     """
     reached = max((line["step"] for line in read_metrics(run.metrics)), default=0)
     best = load_checkpoint(run.best)["step"] if run.best.exists() else 0

@@ -16,15 +16,15 @@ def resolve(values: dict[str, Any], preset: str | None = None, file: str | None 
     """Merge defaults, preset, method variant, file and ``values`` into one configuration; later ones take precedence.
 
     Args:
-        values: options given on the command line or in Python.
+        values: Options given on the command line or in Python.
         preset: Name of a preset. Defaults to the preset of the file.
-        file: path of a YAML file of options.
+        file: Path of a YAML file of options.
 
     Returns:
         The run's configuration, and the method's options.
 
     Raises:
-        UserError: an unknown method, preset or key, or a value of the wrong type or range.
+        UserError: An unknown method, preset or key, or a value of the wrong type or range.
     """
     from_file = {key.replace("-", "_"): value for key, value in read_yaml(Path(file)).items()} if file else {}
     preset_in_file = from_file.pop("preset", None)

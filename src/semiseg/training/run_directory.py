@@ -59,7 +59,7 @@ class RunDirectory:
         resumed.
 
         Raises:
-            UserError: the directory exists and is not empty, or cannot be written.
+            UserError: The directory exists and is not empty, or cannot be written.
         """
         path = Path(path)
         cls.refuse_existing(path)
@@ -105,7 +105,7 @@ class RunDirectory:
         when the process ends.
 
         Raises:
-            UserError: another process is training the run.
+            UserError: Another process is training the run.
         """
         if fcntl is None:
             yield UNLOCKED.format("this system does not support file locks")

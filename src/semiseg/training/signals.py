@@ -27,9 +27,9 @@ class SignalHandler:
     - Ignore other repeated signals, because programs often send several to stop one process.
 
     Args:
-        run: the run directory, for the message.
-        rank: rank of this process; only rank 0 reports the signal.
-        world_size: number of ranks.
+        run: The run directory, for the message.
+        rank: Rank of this process; only rank 0 reports the signal.
+        world_size: Number of ranks.
     """
 
     def __init__(self, run: Path, rank: int = 0, world_size: int = 1) -> None:
@@ -58,7 +58,7 @@ class SignalHandler:
         """Return the exception that stops the run.
 
         Args:
-            saved: the end of the message's first part, such as ", saved at step 40".
+            saved: The end of the message's first part, such as ", saved at step 40".
         """
         name = self.received.name if self.received else "a signal to another process"
         if self.rank:

@@ -58,17 +58,17 @@ class Trainer:
 
     Attributes:
         fabric: Lightning Fabric, launched.
-        config: the run's configuration.
-        run: the run directory.
-        method: the method with its networks.
+        config: The run's configuration.
+        run: The run directory.
+        method: The method with its networks.
         wrapped: ``method`` wrapped by Fabric for mixed precision and gradient averaging.
-        optimizer: the optimizer, wrapped by Fabric.
-        stream: the batches of this rank, by global step.
-        samples: writes pictures at every validation.
-        console: shows progress and writes log.txt.
-        signals: keeps the signal that this process received.
-        total_steps: number of optimizer steps of the run.
-        best: the best validation so far.
+        optimizer: The optimizer, wrapped by Fabric.
+        stream: The batches of this rank, by global step.
+        samples: Writes pictures at every validation.
+        console: Shows progress and writes log.txt.
+        signals: Keeps the signal that this process received.
+        total_steps: Number of optimizer steps of the run.
+        best: The best validation so far.
     """
 
     fabric: Fabric
@@ -148,7 +148,7 @@ class Trainer:
         that are logged or validated.
 
         Raises:
-            TrainingStopped: a loss or gradient was not finite.
+            TrainingStopped: A loss or gradient was not finite.
         """
         received = self.signals.received is not None
         alone = received and self.fabric.world_size == 1

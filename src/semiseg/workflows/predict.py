@@ -42,20 +42,20 @@ def predict(
     raise the error at the end.
 
     Args:
-        path: a run or a checkpoint.
-        images: image files and directories of image files; or shards, as a directory or a URL.
-        out: a directory. Existing files are not overwritten.
-        network: the network to use, such as ``student``. Default: the method's own choice.
+        path: A run or a checkpoint.
+        images: Image files and directories of image files; or shards, as a directory or a URL.
+        out: A directory. Existing files are not overwritten.
+        network: The network to use, such as ``student``. Default: the method's own choice.
         checkpoint: ``best`` or ``last``.
-        overlay: also write ``OUT/<stem>_overlay.png`` (in shards ``<key>.overlay.png``).
-        confidence: also write ``OUT/<stem>_confidence.png`` (in shards ``<key>.confidence.png``): gray, 255 is certain.
-        sliding: use a sliding window of the training's crop size.
-        skip_existing: skip files that exist instead of raising an error.
+        overlay: Also write ``OUT/<stem>_overlay.png`` (in shards ``<key>.overlay.png``).
+        confidence: Also write ``OUT/<stem>_confidence.png`` (in shards ``<key>.confidence.png``): gray, 255 is certain.
+        sliding: Use a sliding window of the training's crop size.
+        skip_existing: Skip files that exist instead of raising an error.
         accelerator: ``auto``, ``cpu`` or ``cuda``.
         devices: Number of processes that split the images; ``auto``: one, or those that torchrun has started.
 
     Raises:
-        UserError: no image is found, two images have the same stem, a file exists, or images cannot be read.
+        UserError: No image is found, two images have the same stem, a file exists, or images cannot be read.
     """
     sources = [str(images)] if isinstance(images, (str, Path)) else [str(source) for source in images]
     kinds = ["", *(["_overlay"] if overlay else []), *(["_confidence"] if confidence else [])]
@@ -83,13 +83,13 @@ def predict_rank(
     """Predict this rank's share of the images and return the masks of all ranks.
 
     Args:
-        config: accelerator and devices.
-        model: the arguments of `load`: run, network, checkpoint, accelerator.
+        config: Accelerator and devices.
+        model: The arguments of `load`: run, network, checkpoint, accelerator.
         mode: ``whole`` or ``slide``.
-        kinds: pictures to write.
-        sources: what contains the images.
-        out: the output directory.
-        skip_existing: whether to skip files that exist.
+        kinds: Pictures to write.
+        sources: What contains the images.
+        out: The output directory.
+        skip_existing: Whether to skip files that exist.
     """
     from semiseg.training.distributed.fabric_setup import launched
     from semiseg.training.distributed.process_group import process_group

@@ -37,13 +37,13 @@ def train(
     """Train a model and return its run directory.
 
     Args:
-        data: a directory with ``images/`` and ``masks/``, or ``shapes`` for generated images.
-        method: name of the method (see ``semiseg methods``). Default: Dual Teacher.
-        out: a new directory. Default: ``runs/DATA-METHOD``.
-        preset: a named set of options (``small``).
-        config: a YAML file of options.
-        resume: a run to resume. Of the other arguments, only ``devices`` and ``nodes`` may be given with it.
-        options: any option of ``semiseg train``, with ``_`` for ``-``.
+        data: A directory with ``images/`` and ``masks/``, or ``shapes`` for generated images.
+        method: Name of the method (see ``semiseg methods``). Default: Dual Teacher.
+        out: A new directory. Default: ``runs/DATA-METHOD``.
+        preset: A named set of options (``small``).
+        config: A YAML file of options.
+        resume: A run to resume. Of the other arguments, only ``devices`` and ``nodes`` may be given with it.
+        options: Any option of ``semiseg train``, with ``_`` for ``-``.
 
     Raises:
         UserError: The input is invalid. The message says what to fix.

@@ -42,7 +42,7 @@ def weak_view(
         factor: The reduction: one pixel of ``image`` covers ``factor * factor`` pixels of the full image.
 
     Returns:
-        image uint8 ``(3, S, S)``, mask uint8 ``(S, S)`` (all 255 without a mask), valid bool ``(S, S)``.
+        Image uint8 ``(3, S, S)``, mask uint8 ``(S, S)`` (all 255 without a mask), valid bool ``(S, S)``.
     """
     rng = random.Random(seed)
     whole = whole or (image.shape[-2], image.shape[-1])

@@ -63,7 +63,7 @@ def check_world_size(config: TrainConfig) -> TrainConfig:
     """Return ``config`` as ``adopt_launcher`` does, after checking that the batch divides among the ranks.
 
     Raises:
-        UserError: as ``adopt_launcher``, or the batch size is not a multiple of the number of ranks.
+        UserError: As ``adopt_launcher``, or the batch size is not a multiple of the number of ranks.
     """
     config = adopt_launcher(config)
     if problem := batch_problem(config, world_size(config)):

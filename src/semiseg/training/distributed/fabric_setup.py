@@ -23,7 +23,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
     """Return Fabric for the configured accelerator, devices, nodes and precision.
 
     Raises:
-        UserError: this machine lacks the accelerator or the devices, or the accelerator lacks a feature.
+        UserError: This machine lacks the accelerator or the devices, or the accelerator lacks a feature.
     """
     accelerator = find_accelerator(config.accelerator)
     bf16 = config.precision == "bf16" or (
@@ -78,7 +78,7 @@ def launched(config: TrainConfig) -> Iterator[Fabric]:
     Gloo's threads must not outlive the interpreter, or the process may end with SIGABRT.
 
     Raises:
-        UserError: as `make_fabric`.
+        UserError: As `make_fabric`.
     """
     fabric = make_fabric(config)
     fabric.launch()

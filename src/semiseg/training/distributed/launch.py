@@ -35,15 +35,15 @@ def launch(
     dies, the agent stops the others.
 
     Args:
-        function: importable by its module and name.
-        arguments: can be pickled.
-        devices: ranks on this machine.
-        nodes: machines. With several, the command runs on each, and ``MASTER_ADDR`` and ``MASTER_PORT`` name one.
-        resume_hint: returns a sentence that says how to continue.
+        function: Importable by its module and name.
+        arguments: Can be pickled.
+        devices: Ranks on this machine.
+        nodes: Machines. With several, the command runs on each, and ``MASTER_ADDR`` and ``MASTER_PORT`` name one.
+        resume_hint: Returns a sentence that says how to continue.
 
     Raises:
-        UserError, TrainingStopped, Interrupted: as raised on a rank.
-        ProcessLost: a rank was killed, or has failed and printed why.
+        UserError, TrainingStopped, Interrupted: As raised on a rank.
+        ProcessLost: A rank was killed, or has failed and printed why.
     """
     if "LOGLEVEL" not in os.environ:  # our errors say what the agent logs
         for name in ("torch.distributed.elastic", "torch.distributed.launcher"):
@@ -121,11 +121,11 @@ def find_cause(
     """Return the error that stopped the ranks, rather than one that followed from it on another rank.
 
     Args:
-        outcomes: as ``read_outcomes`` returns.
-        failures: the ranks that exited with a status other than 0, by global rank.
-        received: the signal that this process has received.
-        ranks: the world size.
-        resume_hint: returns a sentence that says how to continue.
+        outcomes: As ``read_outcomes`` returns.
+        failures: The ranks that exited with a status other than 0, by global rank.
+        received: The signal that this process has received.
+        ranks: The world size.
+        resume_hint: Returns a sentence that says how to continue.
     """
     errors = [error for error in outcomes.values() if isinstance(error, BaseException)]
     for error in errors:

@@ -73,7 +73,7 @@ class ProcessGroup:
         """Call ``function`` on rank 0 and return its result there, None elsewhere.
 
         Raises:
-            BaseException: whatever ``function`` raised, on rank 0. ReportedElsewhere on the others.
+            BaseException: Whatever ``function`` raised, on rank 0. ReportedElsewhere on the others.
         """
         result: R | None = None
         if self.rank == 0:
@@ -96,11 +96,11 @@ class ProcessGroup:
         """Split tasks among the ranks and return the results of all tasks, in their order, on every rank.
 
         Args:
-            function: maps the tasks of one rank to their results.
-            tasks: the same on all ranks.
+            function: Maps the tasks of one rank to their results.
+            tasks: The same on all ranks.
 
         Raises:
-            UserError: as ``on_all_ranks``, after the other ranks have finished their tasks.
+            UserError: As ``on_all_ranks``, after the other ranks have finished their tasks.
         """
         shares = self.all_gather(self.on_all_ranks(lambda: [*function(tasks[self.rank :: self.world_size])]))
         return [shares[index % self.world_size][index // self.world_size] for index in range(len(tasks))]
@@ -124,10 +124,10 @@ def process_group(fabric: Fabric, resume_hint: Callable[[], str]) -> Iterator[Pr
 
     Args:
         fabric: Lightning Fabric, launched.
-        resume_hint: returns a sentence that says how to continue.
+        resume_hint: Returns a sentence that says how to continue.
 
     Raises:
-        ProcessLost: another rank has died.
+        ProcessLost: Another rank has died.
     """
     try:
         yield ProcessGroup(fabric)

@@ -47,7 +47,7 @@ def attempt(store: Any, rank: int, world_size: int) -> str:
     counts its own. Therefore, each rank writes a random key, and rank 0 answers with the prefix until all have read it.
 
     Raises:
-        UserError: not all ranks have started within `TIMEOUT`.
+        UserError: Not all ranks have started within `TIMEOUT`.
     """
     key = uuid.uuid4().hex
     if rank:

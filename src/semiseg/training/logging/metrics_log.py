@@ -25,9 +25,9 @@ class MetricsLog:
 
     Args:
         path: metrics.jsonl.
-        resume_at: step of the checkpoint; later lines, and a line truncated by a crash, are dropped.
+        resume_at: Step of the checkpoint; later lines, and a line truncated by a crash, are dropped.
         enabled: False on all ranks but 0.
-        trackers: opened trackers.
+        trackers: Opened trackers.
     """
 
     def __init__(self, path: Path, resume_at: int, enabled: bool = True, trackers: Sequence[Tracker] = ()) -> None:
@@ -85,7 +85,7 @@ def lines_until(path: Path, step: int) -> list[dict[str, Any]]:
     """Return the lines up to a step.
 
     Raises:
-        UserError: a line before the last of them is damaged. They were synced before the checkpoint, so a crash cannot
+        UserError: A line before the last of them is damaged. They were synced before the checkpoint, so a crash cannot
             cause this, and resuming would lose them.
     """
     lines = _lines(path)

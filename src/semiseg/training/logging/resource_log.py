@@ -23,9 +23,9 @@ def write_resources(path: Path, method: nn.Module, device: torch.device, time_s:
 
     Args:
         path: ``resources.json``.
-        method: the method with its networks.
-        device: the device it trains on.
-        time_s: seconds of training and validation, including those before a resume.
+        method: The method with its networks.
+        device: The device it trains on.
+        time_s: Seconds of training and validation, including those before a resume.
     """
     peaks = [peak for peak in (_previous(path).get("peak_memory_mb"), _peak_memory_mb(device)) if peak is not None]
     content = {

@@ -63,9 +63,9 @@ class Samples:
         """Write the pictures of one validation.
 
         Args:
-            method: the method with its networks.
-            progress: the step before the validation.
-            best: the evaluation, if it is the best so far.
+            method: The method with its networks.
+            progress: The step before the validation.
+            best: The evaluation, if it is the best so far.
 
         Returns:
             The files ``STEP_NAME.png``.
@@ -159,7 +159,7 @@ def select_images(miou: Mapping[str, float], seed: int) -> dict[str, list[str]]:
 
     Args:
         miou: mIoU in percent by image, in the order of the list.
-        seed: the run's seed, which determines the random images.
+        seed: The run's seed, which determines the random images.
     """
     ids = list(miou)
     ranked = sorted((id for id in ids if not math.isnan(miou[id])), key=lambda id: -miou[id])

@@ -20,11 +20,11 @@ class SkippedImages:
     resumed run reports the same images as an uninterrupted one.
 
     Args:
-        found: reason by image id; the loader adds entries.
-        fabric: the run's Fabric.
-        log: gets a line per image with ``skipped`` (the id) and ``reason``.
-        console: prints a warning per image.
-        metrics: path of metrics.jsonl.
+        found: Reason by image id; the loader adds entries.
+        fabric: The run's Fabric.
+        log: Gets a line per image with ``skipped`` (the id) and ``reason``.
+        console: Prints a warning per image.
+        metrics: Path of metrics.jsonl.
     """
 
     def __init__(self, found: dict[str, str], fabric: Fabric, log: MetricsLog, console: Console, metrics: Path) -> None:
