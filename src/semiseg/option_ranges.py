@@ -1,4 +1,4 @@
-"""Ranges of numeric options, declared in the type of a dataclass field and checked in one place."""
+"""Ranges of numeric options, declared in the types of dataclass fields and checked by `out_of_range`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Range:
 
     Args:
         low: Smallest value.
-        high: Largest value; infinity itself is never allowed.
+        high: Largest value. Infinity is never allowed.
         low_open: Exclude ``low``.
         high_open: Exclude ``high``.
 
@@ -38,7 +38,7 @@ class Range:
         return above and below and math.isfinite(value)
 
     def __str__(self) -> str:
-        """Return the rule in words, to complete "it must be ...": ``in [0, 1]``, ``positive``, ``at least 1``."""
+        """Return the rule in words that complete "must be": ``in [0, 1]``, ``positive``, ``at least 1``."""
         if math.isfinite(self.high):
             return f"in {'(' if self.low_open else '['}{self.low:g}, {self.high:g}{')' if self.high_open else ']'}"
         if self.low_open:

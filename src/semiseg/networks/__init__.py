@@ -1,4 +1,4 @@
-"""Segmentation networks, made by ``build(architecture, encoder, classes, weights)``."""
+"""Segmentation networks. ``build(architecture, encoder, classes, weights)`` makes them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from semiseg.ops.stochastic_depth import residual_sites
 __all__ = ["ARCHITECTURES", "SegmentationNetwork", "build", "describe", "list_networks"]
 
 WIDTH = 256
-# Encoder, decoder, head, the stride that images are padded to, and the stride of the decoder's map.
+# Encoder, decoder, head, the stride whose multiples images are padded to, and the stride of the decoder's map.
 Parts = tuple[nn.Module, nn.Module, nn.Module, int, float]
 
 
@@ -85,7 +85,7 @@ def build(architecture: str, encoder: str, classes: int, weights: str = "imagene
 
     Args:
         architecture: A key of ``ARCHITECTURES``.
-        encoder: A name of timm, or else of segmentation_models_pytorch.
+        encoder: Name of an encoder in timm or, if timm lacks it, in segmentation_models_pytorch.
         classes: Number of classes, at least 1.
         weights: Initial weights of the encoder: ``"imagenet"``, ``"none"`` (random), or the path of a state dict.
 
@@ -99,7 +99,7 @@ def build(architecture: str, encoder: str, classes: int, weights: str = "imagene
         raise UserError(f"unknown architecture {architecture!r}{suggestion}", fix=f"choose from {known}")
     body, decoder, head, stride, decoder_stride = ARCHITECTURES[architecture](encoder, classes)
     for module in body.modules():
-        if hasattr(module, "drop_prob"):  # smp's MiT has its own drop path; only `stochastic_depth` may drop here
+        if hasattr(module, "drop_prob"):  # smp's MiT has its own drop path; only `stochastic_depth` may drop branches
             setattr(module, "drop_prob", 0.0)  # noqa: B010 (mypy takes it for a submodule)
     make_batch_norm_lenient(decoder)
     for part in (body, decoder):

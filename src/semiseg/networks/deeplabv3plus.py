@@ -1,4 +1,4 @@
-"""The decoder of most published tables: DeepLabv3+ with full convolutions, as in UniMatch and AugSeg.
+"""DeepLabv3+ with full convolutions, as in UniMatch and AugSeg: the decoder of most published results.
 
 Chen et al., "Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation", ECCV 2018
 (https://arxiv.org/abs/1802.02611), as used in the semi-supervised literature: full 3x3 convolutions instead of
@@ -50,7 +50,7 @@ class DeepLabV3PlusDecoder(nn.Module):
     Args:
         encoder_channels: Channels of the encoder's features, finest first (strides 1, 2, 4, ...).
         channels: Width of the decoder and its output.
-        skip_channels: Width to which the stride-4 features are reduced (paper, table 1: 48).
+        skip_channels: Width of the reduced stride-4 features (paper, table 1: 48).
     """
 
     def __init__(self, encoder_channels: Sequence[int], channels: int = 256, skip_channels: int = 48) -> None:

@@ -14,7 +14,10 @@ from torch.nn import functional as F
 
 
 class _DilatedDepthwise(torch.autograd.Function):
-    """Stride 1. Forward as in PyTorch; backward as a convolution with the flipped kernel and one sum per kernel tap."""
+    """Depthwise convolution of stride 1, with PyTorch's forward pass.
+
+    The gradient of the input is a convolution with the flipped kernel; that of the weight is one sum per kernel tap.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, padding: tuple[int, int], dilation: tuple[int, int]) -> Tensor:
@@ -51,7 +54,7 @@ class DilatedDepthwiseConv2d(nn.Conv2d):
     """``nn.Conv2d`` with stride 1 and one channel per group; same state dict. Input and output ``(N, C, H, W)``."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Convolve ``input``; use PyTorch's convolution unless in fp32 on a CPU."""
+        """Convolve ``input``; anything but float32 on a CPU uses PyTorch's convolution."""
         if input.device.type != "cpu" or input.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
             return super().forward(input)
         output: Tensor = _DilatedDepthwise.apply(input, self.weight, self.padding, self.dilation)

@@ -16,7 +16,7 @@ LEVELS = 4  # intermediate token maps, evenly spaced in depth
 
 
 class ViTEncoder(nn.Module):
-    """A timm transformer without pyramid: four of its token maps, all with the stride of a patch.
+    """A plain vision transformer of timm. Its features are four token maps with the stride of a patch.
 
     Positional embeddings are interpolated to the size of the image, whose sides are multiples of the patch size.
 
@@ -29,7 +29,7 @@ class ViTEncoder(nn.Module):
         full_name = smp_name(name)
         try:
             if not full_name.startswith("tu-"):
-                raise ValueError("it is not in timm")
+                raise ValueError("timm does not have it")
             vit = TimmViTEncoder(full_name.removeprefix("tu-"), pretrained=False, depth=LEVELS, dynamic_img_size=True)
             if len(set(vit.output_strides)) > 1:
                 raise ValueError("its features are a pyramid")
@@ -73,7 +73,7 @@ class DPTDecoder(nn.Module):
         )
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Return the fused map for a list of images and four maps."""
+        """Return the fused map for the features: images and four maps."""
         no_tokens: list[Tensor | None] = [None] * LEVELS
         fused: Tensor = self.project(self.fuse(list(features[1:]), no_tokens))
         return fused

@@ -20,14 +20,14 @@ from semiseg.networks.dpt import ViTEncoder
 from semiseg.networks.encoders import DEPTH, smp_name
 
 LITE0 = "tf_efficientnet_lite0"
-MIN_SHARE = 0.9  # of an encoder's tensors that a file must contain
+MIN_SHARE = 0.9  # smallest fraction of an encoder's tensors that a file must contain
 
 
 def load_encoder_weights(encoder: nn.Module, name: str, weights: str) -> None:
-    """Fill ``encoder`` (made by ``make_encoder(name)``) in place.
+    """Load pretrained weights into ``encoder``, in place.
 
     Args:
-        encoder: The encoder.
+        encoder: An encoder from ``make_encoder(name)``.
         name: Its name.
         weights: ``"none"``, ``"imagenet"``, or the path of a ``.pt``, ``.pth`` or ``.safetensors`` state dict.
 
@@ -91,7 +91,7 @@ def _download(name: str, plain: bool = False) -> dict[str, Tensor]:
 
 @contextmanager
 def _offline_unless_reachable(timeout: float = 5.0) -> Iterator[None]:
-    """Use only the hub's cache if the hub cannot be reached, without its retries (47 s per file)."""
+    """Use only the hub's cache if the hub cannot be reached. This avoids its retries, which take 47 s per file."""
     before = hub.constants.HF_HUB_OFFLINE
     try:
         hub.utils.get_session().head(hub.constants.ENDPOINT, timeout=timeout)
@@ -136,7 +136,7 @@ def _load_matching(encoder: nn.Module, found: dict[str, Tensor], name: str, sour
     Other tensors of a file, such as a classifier, are ignored.
     """
     state = encoder.state_dict()
-    # Old files lack BatchNorm's counters, which are not needed.
+    # Old files lack BatchNorm's counters. They are not needed.
     wanted = {_canonical(key): key for key in state if not key.endswith("num_batches_tracked")}
     found = {_canonical(key): tensor for key, tensor in found.items()}
     probes = list(wanted)[:3]
@@ -159,5 +159,5 @@ def _load_matching(encoder: nn.Module, found: dict[str, Tensor], name: str, sour
 
 
 def _canonical(key: str) -> str:
-    # timm's feature extractors have stages_0 where its classifiers have stages.0, and smp adds "model.".
+    # timm's feature extractors use stages_0, its classifiers stages.0, and smp adds "model.".
     return key.removeprefix("model.").replace(".", "_")

@@ -1,4 +1,4 @@
-"""Encoders by name: timm's first, then those of segmentation_models_pytorch."""
+"""Encoders by name, from timm or else from segmentation_models_pytorch."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def smp_name(name: str) -> str:
     """Return the name of an encoder in segmentation_models_pytorch (``tu-...`` for timm's encoders).
 
     Raises:
-        UserError: Neither library has it; the message suggests similar names.
+        UserError: Neither library has the encoder. The message suggests similar names.
     """
     name = name.removeprefix("tu-")
     if timm.is_model(name):
         return f"tu-{name}"
-    # Names with timm- are deprecated there.
+    # smp deprecated its names with timm-.
     own = [known for known in smp.encoders.get_encoder_names() if not known.startswith("timm-")]
     if name in own:
         return name
@@ -37,7 +37,7 @@ def smp_name(name: str) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean a, b or c?"`` or an empty string."""
+    """Return ``"; did you mean a, b or c?"`` with similar names, or an empty string."""
     close = difflib.get_close_matches(name.lower(), sorted(set(known)), n=3, cutoff=0.6)
     if not close:
         return ""
@@ -45,7 +45,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def mean_and_std(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation per RGB channel in [0, 1] of the encoder's pretraining."""
+    """Return the mean and standard deviation of the encoder's pretraining, per RGB channel in [0, 1]."""
     name = smp_name(name)
     if name.startswith("tu-"):
         settings = timm.get_pretrained_cfg(name.removeprefix("tu-"))
@@ -59,7 +59,7 @@ def mean_and_std(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 def make_encoder(name: str, output_stride: int = 32) -> tuple[nn.Module, list[int]]:
     """Return an encoder with random weights, and the channels of its features.
 
-    The features have strides 1 (the image), 2, 4, 8, 16 and 32, finest first; those at 2 may have no channels.
+    The features have strides 1 (the image), 2, 4, 8, 16 and 32, finest first. The stride-2 map may have 0 channels.
 
     Args:
         name: An encoder of timm or segmentation_models_pytorch.

@@ -1,4 +1,4 @@
-"""One module for every segmentation network: normalize, pad, encode, decode, upsample, crop back."""
+"""The module of every segmentation network: normalize, pad, encode, decode, upsample, crop."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-MIN_SIDE = 32  # of padded images, since some transformers pool keys over this many pixels
+MIN_SIDE = 32  # smallest side of padded images, since some transformers pool keys over this many pixels
 
 
 class SegmentationNetwork(nn.Module):
-    """Images of any size in, logits at that size out.
+    """A segmentation network that maps images of any size to logits of the same size.
 
     Args:
         encoder: Maps normalized images ``(N, 3, H, W)`` to features at strides 1, 2, 4, 8, ... (finest first).
         decoder: Maps these features to one map ``(N, D, H/s, W/s)``.
         head: Maps it to logits ``(N, classes, H/s, W/s)``.
-        stride: Image sides are padded to a multiple of it, on the right and the bottom.
-        mean: Per RGB channel in [0, 1], from the encoder's pretraining.
-        std: Likewise.
-        architecture: Argument of ``build``.
-        encoder_name: Argument of ``build``.
+        stride: Images are padded to sides that are multiples of it, on the right and the bottom.
+        mean: Mean of the encoder's pretraining, per RGB channel in [0, 1].
+        std: Standard deviation of the encoder's pretraining, per RGB channel.
+        architecture: Name of the architecture, as for ``build``.
+        encoder_name: Name of the encoder, as for ``build``.
         classes: Number of classes.
-        decoder_stride: The ``s`` of the decoder's map, in pixels of the padded image.
+        decoder_stride: Stride ``s`` of the decoder's map, in pixels of the padded image.
     """
 
     mean: Tensor
@@ -55,7 +55,7 @@ class SegmentationNetwork(nn.Module):
         self.decoder_stride = decoder_stride
         self.encoder_batchnorm_frozen = False
         self.encoder_frozen = False
-        # They follow from the encoder's name, so checkpoints do not contain them.
+        # Not saved: determined by the encoder name.
         self.register_buffer("mean", torch.tensor(list(mean)).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(list(std)).view(1, 3, 1, 1), persistent=False)
 
@@ -66,13 +66,13 @@ class SegmentationNetwork(nn.Module):
     def encode(self, images: Tensor) -> list[Tensor]:
         """Return the encoder's features, finest first, for float images ``(N, 3, H, W)`` in [0, 1].
 
-        The first one is the normalized and padded image. That at stride 2 may have no channels (transformers).
+        The first map is the normalized and padded image. The stride-2 map may have 0 channels (transformers).
         """
         height, width = self.padded_size(images.shape)
         images = (images - self.mean) / self.std
         padding = (0, width - images.shape[-1], 0, height - images.shape[-2])
         if any(padding):
-            images = F.pad(images, padding, mode="replicate")  # keeps the statistics of the image, and allows 1 x 1
+            images = F.pad(images, padding, mode="replicate")  # keeps the image's statistics and accepts 1 x 1 images
         return list(self.encoder(images))
 
     def decode(self, features: list[Tensor]) -> Tensor:
@@ -86,21 +86,21 @@ class SegmentationNetwork(nn.Module):
         return logits[..., : size[0], : size[1]]
 
     def freeze_encoder_batchnorm(self) -> None:
-        """Stop updating the encoder's BatchNorm statistics, in train mode too; scale and shift still learn.
+        """Stop updating the encoder's BatchNorm statistics, also in train mode. Scale and shift still learn.
 
-        Better at small batches, whose statistics are noisier than ImageNet's (docs/results.md).
+        This is better for small batches, whose statistics are noisier than ImageNet's (docs/results.md).
         """
         self.encoder_batchnorm_frozen = True
         self.train(self.training)
 
     def freeze_encoder(self) -> None:
-        """Stop training the encoder and keep it in eval mode; its activations are not stored for the backward pass."""
+        """Stop training the encoder and keep it in eval mode, so no activations are stored for its backward pass."""
         self.encoder.requires_grad_(False)
         self.encoder_frozen = True
         self.train(self.training)
 
     def train(self, mode: bool = True) -> SegmentationNetwork:
-        """Set the mode; a frozen encoder or its frozen BatchNorm stays in eval mode."""
+        """Set the mode. A frozen encoder, or its frozen BatchNorm, stays in eval mode."""
         super().train(mode)
         if self.encoder_frozen:
             self.encoder.eval()
@@ -111,16 +111,16 @@ class SegmentationNetwork(nn.Module):
         return self
 
     def encoder_parameters(self) -> list[nn.Parameter]:
-        """Return the pretrained parameters."""
+        """Return the encoder's parameters."""
         return list(self.encoder.parameters())
 
     def decoder_parameters(self) -> list[nn.Parameter]:
-        """Return all other parameters."""
+        """Return all parameters outside the encoder."""
         return [*self.decoder.parameters(), *self.head.parameters()]
 
     def padded_size(self, shape: Sequence[int]) -> tuple[int, int]:
-        """Return height and width of padded images for images ``(N, 3, H, W)``."""
-        # BatchNorm cannot train on one value per channel, the deepest features of a single image of one stride.
+        """Return the height and width to which images of ``shape`` ``(N, 3, H, W)`` are padded."""
+        # A single image of exactly one stride would give BatchNorm one value per channel.
         minimum = 2 * self.stride if self.training and shape[0] == 1 else MIN_SIDE
         height, width = (-(-max(side, minimum) // self.stride) * self.stride for side in shape[-2:])
         return height, width
@@ -129,8 +129,8 @@ class SegmentationNetwork(nn.Module):
 class LenientBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm that uses its running statistics for batches with one value per channel.
 
-    This happens in the image-pooling branch of ASPP for a single image. Otherwise it is ``nn.BatchNorm2d``, with the
-    same state dict. Input and output ``(N, C, H, W)``.
+    Such batches occur in the image-pooling branch of ASPP for a single image. Otherwise the layer equals
+    ``nn.BatchNorm2d``, with the same state dict. Input and output ``(N, C, H, W)``.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ class LenientBatchNorm2d(nn.BatchNorm2d):
 
 
 def make_batch_norm_lenient(module: nn.Module) -> None:
-    """Replace every new ``nn.BatchNorm2d`` in ``module`` by ``LenientBatchNorm2d``; weights are not copied."""
+    """Replace each ``nn.BatchNorm2d`` in ``module`` by a ``LenientBatchNorm2d``, without copying its weights."""
     for parent in list(module.modules()):
         for name, child in parent.named_children():
             if type(child) is nn.BatchNorm2d:
