@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_settings(parser)
     args = parser.parse_args()
-    options = {"label_temperature": 0.0, "ema_reset": "shift"}  # hard labels, as in the release
+    options = {"label_temperature": 0.0, "ema_reset": "shift"}  # hard labels, as in the authors' code
     with ExitStack() as stack:
         ours = Stepper(stack.enter_context(make_trainer("dual-teacher", args, **options)))
         rows = []

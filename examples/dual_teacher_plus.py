@@ -63,10 +63,10 @@ class DualTeacherPlus(DualTeacher):
         rho = certainty(teacher_logits, weak.valid)
         mixed = PseudoLabels.cat([self.strong_view(k, weak, rho, labeled, batch, progress) for k in range(o.views)])
 
-        sub_views = weak.take(slice(None if o.consistency_weight > 0 else 0))
+        sub_views = weak if o.consistency_weight > 0 else weak.select(slice(0))
         plain = mixed.images if o.views == 1 else mixed.images[:0]
         images = (labeled, plain, sub_views.images)
-        logits, mixed_logits, sub_logits = forward_with_sub_models(self.student, images, (0, 0, o.drop_path))
+        logits, mixed_logits, sub_logits = forward_with_sub_models(self.student, images, rates=(0, 0, o.drop_path))
         if o.views == 2:
             features = complementary_dropout(encode(self.student, mixed.images), o.whole_pairs)
             mixed_logits = decode(self.student, features, mixed.images.shape[-2:])
@@ -75,7 +75,7 @@ class DualTeacherPlus(DualTeacher):
         consistency, _ = pseudo_label_loss(sub_logits, sub_views, o.threshold, o.threshold_mode)
         loss = supervised + ramp * (o.unsupervised_weight * unsupervised + o.consistency_weight * consistency)
         terms = {"supervised": supervised, "unsupervised": unsupervised, "consistency": consistency}
-        return StepOutput.of(loss, trusted_fraction, **terms)
+        return StepOutput.from_terms(loss, trusted_fraction, **terms)
 
     def strong_view(
         self, number: int, weak: PseudoLabels, rho: Tensor, labeled: Tensor, batch: Batch, progress: Progress
@@ -99,4 +99,4 @@ class DualTeacherPlus(DualTeacher):
         sources = strong
         if o.label_injection:
             sources = inject_labels(strong, labeled, batch.masks, batch.labeled_valid, rho, self.classes)
-        return strong.mix(region, sources.take(partners(len(weak.images))))
+        return strong.mix(region, sources.select(partners(len(weak.images))))

@@ -59,7 +59,7 @@ EXPECTED: dict[str, Expected] = {
     "pseudoseg": Expected(
         trusting={},
         auxiliary=True,
-        # No threshold either (see dual-student). The grid has 12 cells for 48 pixels; the release has 33 for 513.
+        # No threshold either (see dual-student). The grid has 12 cells for 48 pixels; the authors' code has 33 for 513.
         short_run={"ramp_up": 1.0, "unsupervised_weight": 0.5, "attention_side": 12},
     ),
     "pc2seg": Expected(

@@ -40,20 +40,20 @@ class Case:
     """One method under one set of options, on one kind of batch.
 
     Attributes:
-        method: a key of ``METHODS``.
-        options: the options that differ from the defaults.
-        batch: the name of a function in ``BATCHES``.
-        classes: number of classes.
+        method: A key of ``METHODS``.
+        options: The options that differ from the defaults.
+        batch: The name of a function in ``BATCHES``.
+        classes: Number of classes.
         optimizer: ``sgd`` or ``adamw``.
-        seed: added to the seed of each step's batch.
+        seed: Added to the seed of each step's batch.
         supervised_loss: ``ce`` or ``ohem``.
-        weighted: whether the labeled loss weights the classes.
-        micro_batches: number of micro-batches per global batch.
-        teacher_dtype: the dtype of the teacher's forward pass, None for that of the step.
-        autocast: whether the whole step runs under autocast to bfloat16.
-        portable: whether the committed summary contains the case. bfloat16 rounds too coarsely to compare machines.
+        weighted: Whether the labeled loss weights the classes.
+        micro_batches: Number of micro-batches per global batch.
+        teacher_dtype: The dtype of the teacher's forward pass, None for that of the step.
+        autocast: Whether the whole step runs under autocast to bfloat16.
+        portable: Whether the committed summary contains the case. bfloat16 rounds too coarsely to compare machines.
             Other cases are left out to keep the test fast.
-        chooses: whether some pixels, but not all, must be trusted in at least one step.
+        chooses: Whether some pixels, but not all, must be trusted in at least one step.
     """
 
     method: str
@@ -313,9 +313,9 @@ class Recorded:
     """Exact numbers of one case.
 
     Attributes:
-        steps: for each step, the loss and every scalar.
-        gradients: of the last step, by parameter; parameters without a gradient are left out.
-        state: the state dict after the last step.
+        steps: For each step, the loss and every scalar.
+        gradients: Those of the last step, by parameter; parameters without a gradient are left out.
+        state: The state dict after the last step.
     """
 
     steps: list[dict[str, float]]

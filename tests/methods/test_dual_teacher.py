@@ -1,4 +1,4 @@
-"""Dual Teacher follows the paper and avoids the faults of its public release."""
+"""Dual Teacher follows the paper and avoids the faults of the authors' code."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def states(method: DualTeacher) -> list[Tensor]:
 
 
 def test_each_network_runs_once_per_step() -> None:
-    # The public release runs two student passes per backward pass, and two equal teacher passes.
+    # The authors' code runs two student passes per backward pass, and two equal teacher passes.
     method, calls = dual_teacher(), []
     for name, network in method.predictors.items():
         network.register_forward_hook(lambda *_, name=name: calls.append(name))
@@ -189,7 +189,7 @@ def test_reset_makes_temporary_teachers() -> None:
     ("buffers", "mode", "expected"), [("ema", "eval", "mean"), ("copy", "eval", "latest"), ("own", "eval", "still")]
 )
 def test_batchnorm_statistics_of_a_teacher(buffers: str, mode: str, expected: str) -> None:
-    # Teachers of the public release have the statistics of their own forward passes.
+    # Teachers of the authors' code have the statistics of their own forward passes.
     method = dual_teacher(ema_buffers=buffers, teacher_mode=mode)
     start, seen = method.teachers[0].stem[1].running_mean.clone(), []
     run(
@@ -206,7 +206,7 @@ def test_batchnorm_statistics_of_a_teacher(buffers: str, mode: str, expected: st
 
 @pytest.mark.parametrize("teachers", [1, 2, 3])
 @pytest.mark.parametrize("pool", [("cutmix",), ("cutmix", "classmix"), ("cutmix", "classmix", "third")])
-def test_each_shift_uses_the_next_of_the_pool(
+def test_each_shift_uses_the_next_region_of_the_pool(
     monkeypatch: pytest.MonkeyPatch, teachers: int, pool: tuple[str, ...]
 ) -> None:
     used: list[str] = []
@@ -230,7 +230,7 @@ def test_default_mixing_of_each_teacher() -> None:
 # The loss.
 
 
-def by_hand(method: DualTeacher, batch: Batch, kind: str = "cutmix") -> tuple[Tensor, Tensor]:
+def losses_by_hand(method: DualTeacher, batch: Batch, kind: str = "cutmix") -> tuple[Tensor, Tensor]:
     """Compute the two losses of the first shift, with one forward pass over labeled and mixed images."""
     torch.manual_seed(0)
     x_l, x_w = as_float(batch.labeled_images), as_float(batch.unlabeled_images)
@@ -252,15 +252,15 @@ def by_hand(method: DualTeacher, batch: Batch, kind: str = "cutmix") -> tuple[Te
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0])
-def test_gradient_without_consistency_is_that_of_two_terms(temperature: float) -> None:
+def test_gradient_without_consistency_equals_that_of_two_terms(temperature: float) -> None:
     options = {"consistency_weight": 0.0, "label_temperature": temperature} | TRUSTING
-    method, twin = dual_teacher(**options), dual_teacher(**options)
+    method, reference = dual_teacher(**options), dual_teacher(**options)
     batch = make_batch()
     values = step(method, batch)
-    supervised, unsupervised = by_hand(twin, batch)
+    supervised, unsupervised = losses_by_hand(reference, batch)
     (supervised + unsupervised).backward()
     assert values["loss/unsupervised"] == pytest.approx(unsupervised.item()) != 0
-    torch.testing.assert_close(gradients(method.student), gradients(twin.student), rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(gradients(method.student), gradients(reference.student), rtol=1e-4, atol=1e-7)
 
 
 class Shade(nn.Module):
@@ -276,8 +276,8 @@ class Shade(nn.Module):
 
 
 @pytest.fixture
-def sure_of_white() -> tuple[DualTeacher, Batch, list[Tensor]]:
-    """Return a method whose teacher is confident of one image only, and a list of the student's inputs."""
+def confident_on_white() -> tuple[DualTeacher, Batch, list[Tensor]]:
+    """Return a method whose teacher is confident on the first image only, a batch, and a list for mixing regions."""
     method = make("dual-teacher", 2, network=Shade, consistency_weight=0.0)
     assert isinstance(method, DualTeacher)
     for teacher in method.teachers:
@@ -288,25 +288,25 @@ def sure_of_white() -> tuple[DualTeacher, Batch, list[Tensor]]:
 
 
 def test_confidence_is_mixed_with_the_labels_it_belongs_to(
-    sure_of_white: tuple[DualTeacher, Batch, list[Tensor]], monkeypatch: pytest.MonkeyPatch
+    confident_on_white: tuple[DualTeacher, Batch, list[Tensor]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # In CutMix shifts the public release mixes labels, but not their confidence.
-    method, batch, regions = sure_of_white
+    # In CutMix shifts the authors' code mixes labels, but not their confidence.
+    method, batch, regions = confident_on_white
     cutmix = mixing.REGIONS["cutmix"]
     monkeypatch.setitem(mixing.REGIONS, "cutmix", lambda labels: regions.append(cutmix(labels)) or regions[-1])
     values = step(method, batch)
     inside = regions[0].float().mean(dim=(1, 2))
-    # White is visible inside the first box and outside the second; only there the teacher is confident.
+    # White is visible inside the first box and outside the second. Only there is the teacher confident.
     share = float(inside[0] + 1 - inside[1]) / 2
     assert abs(share - 0.5) > 0.01  # without mixing the confidence it would be 1/2
     assert values["trusted_fraction"] == pytest.approx(share)
     # The student's logit of class 1 is -1/2, so the loss of a trusted pixel is ln(1 + e^0.5) = 0.974077. Other pixels
-    # have no loss; in the release they have a smaller weight.
+    # have no loss; in the authors' code they have a smaller weight.
     assert values["loss/unsupervised"] == pytest.approx(share * 0.974077)
 
 
 def test_student_sees_labeled_then_mixed_then_weak_views() -> None:
-    # Sub-models of the public release see strong colors, those of the paper weak views only.
+    # Sub-models of the authors' code see strong colors, those of the paper weak views only.
     for on in ("unlabeled", "all"):
         method, batch, seen = dual_teacher(consistency_on=on), make_batch(labeled=2, unlabeled=3), []
         method.student.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0]))
@@ -335,7 +335,7 @@ def test_consistency_without_drop_path_is_plain_consistency(on: str, temperature
 
 
 def test_drop_path_makes_sub_models_for_the_consistency_term_only() -> None:
-    # The public release drops layers in every pass of the student.
+    # The authors' code drops layers in every pass of the student.
     whole, thin = (dual_teacher(drop_path=rate, **TRUSTING) for rate in (0.0, 0.9))
     for method in (whole, thin):
         method.student.eval()
@@ -357,7 +357,7 @@ def test_each_sample_has_its_own_sub_model() -> None:
 
 @pytest.mark.parametrize("shift", [0, 1])
 def test_masks_do_not_affect_the_unlabeled_terms(shift: int) -> None:
-    # The public release ignores unlabeled pixels where an unrelated labeled image has no label.
+    # The authors' code ignores unlabeled pixels where an unrelated labeled image has no label.
     method, batch = dual_teacher(consistency_on="all", **TRUSTING), make_batch()
     method.student.eval()
     progress = Progress(3 + 10 * shift, 100, 10)
@@ -370,7 +370,7 @@ def test_masks_do_not_affect_the_unlabeled_terms(shift: int) -> None:
 
 
 def test_colors_differ_between_images() -> None:
-    # The public release samples colors once per batch.
+    # The authors' code samples colors once per batch.
     method, batch, seen = dual_teacher(pool=("classmix",)), make_batch(unlabeled=6), []
     method.student.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     batch.unlabeled_images[:] = torch.tensor([200, 120, 40], dtype=torch.uint8).view(1, 3, 1, 1)
@@ -399,7 +399,7 @@ def test_one_teacher_without_reset_and_consistency_equals_mean_teacher(
 # Data.
 
 
-class Witness(Shapes):
+class RecordingShapes(Shapes):
     """Record the opened files."""
 
     def __init__(self) -> None:
@@ -417,18 +417,17 @@ class Witness(Shapes):
 
 
 @pytest.fixture
-def epochs() -> Iterator[tuple[Witness, tuple[str, ...], tuple[str, ...], TrainStream]]:
-    dataset = Witness()
+def epochs() -> Iterator[tuple[RecordingShapes, tuple[str, ...], tuple[str, ...], TrainStream]]:
+    dataset = RecordingShapes()
     ids = dataset.split("train") or ()
     stream = TrainStream(dataset, ids[:3], ids[3:], StreamConfig(4, crop_size=16, unlabeled_batch_size=4))
     yield dataset, ids[:3], ids[3:], stream
 
 
 def test_a_teacher_sees_the_whole_unlabeled_list_in_its_shift(
-    epochs: tuple[Witness, tuple[str, ...], tuple[str, ...], TrainStream],
+    epochs: tuple[RecordingShapes, tuple[str, ...], tuple[str, ...], TrainStream],
 ) -> None:
-    # In the public release an epoch of 3 labeled and 11 unlabeled images has one step, always with the same unlabeled
-    # images.
+    # In the authors' code an epoch of 3 labeled and 11 unlabeled images has one step, always with the same images.
     dataset, labeled, unlabeled, stream = epochs
     assert stream.steps_per_epoch == 3  # 11 unlabeled images, 4 per step
     method = make("dual-teacher", len(dataset.classes), network=Toy)
@@ -447,9 +446,9 @@ def test_a_teacher_sees_the_whole_unlabeled_list_in_its_shift(
 
 
 def test_no_mask_of_an_unlabeled_image_is_opened(
-    epochs: tuple[Witness, tuple[str, ...], tuple[str, ...], TrainStream],
+    epochs: tuple[RecordingShapes, tuple[str, ...], tuple[str, ...], TrainStream],
 ) -> None:
-    # The public release loads masks of unlabeled images to choose crops.
+    # The authors' code loads masks of unlabeled images to choose crops.
     dataset, labeled, _, stream = epochs
     for index in range(6):
         stream[index]

@@ -18,7 +18,7 @@ def storages(network: nn.Module) -> dict[str, int]:
 
 
 def test_the_classifiers_share_no_storage() -> None:
-    # In the release, steps on the assistant's classifier change the student's after the first epoch.
+    # In the authors' code, steps on the assistant's classifier change the student's after the first epoch.
     method = make(NAME, burn_in=0.1)
     run(method, [make_batch()] * 6, total_steps=20)  # burn-in, its end, and after
     student, assistant, teacher = (storages(n) for n in (method.student, method.assistant, method.teacher))

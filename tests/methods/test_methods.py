@@ -158,7 +158,7 @@ def assert_gradients(method: Method, trained: tuple[str, ...]) -> None:
 
 
 def test_supervised_loss_reaches_every_parameter(name: str) -> None:
-    # The public release optimizes an unused classifier.
+    # The authors' code optimizes an unused classifier.
     method = make(name, **EXPECTED[name].off)
     step(method, make_batch())
     assert_gradients(method, trained=EXPECTED[name].labeled)
@@ -212,13 +212,13 @@ def test_untrusted_labels_do_not_change_the_gradient() -> None:
 def test_loss_of_one_student_does_not_reach_the_other(temperature: float) -> None:
     method, batch = make("dual-student", cutmix=False, label_temperature=temperature), make_batch()
     step(method, batch)
-    twin, images = make("dual-student", cutmix=False), torch.cat([batch.labeled_images, batch.unlabeled_images])
-    z_1, z_2 = twin.student(as_float(images)), twin.student2(as_float(images))
+    reference, images = make("dual-student", cutmix=False), torch.cat([batch.labeled_images, batch.unlabeled_images])
+    z_1, z_2 = reference.student(as_float(images)), reference.student2(as_float(images))
     labels = z_2.detach().softmax(dim=1) if temperature else z_2.argmax(dim=1)
     own = plain_cross_entropy(z_1[:2], batch.masks) + plain_cross_entropy(z_1, labels)
     own.backward()
-    torch.testing.assert_close(gradients(method.student), gradients(twin.student))
-    assert not gradients(twin.student2).any()
+    torch.testing.assert_close(gradients(method.student), gradients(reference.student))
+    assert not gradients(reference.student2).any()
 
 
 def test_students_learn_labels_of_the_other_student() -> None:
@@ -295,7 +295,7 @@ def test_scalars_have_known_names_and_are_detached(name: str) -> None:
 
 
 def test_networks_see_values_between_zero_and_one(name: str) -> None:
-    # The public release changes colors after normalization, where torchvision clamps negative values to 0. Here the
+    # The authors' code changes colors after normalization, where torchvision clamps negative values to 0. Here the
     # networks normalize, so their input must be in [0, 1].
     method, seen = make(name), []
 
@@ -346,7 +346,7 @@ def test_supervised_loss_can_be_replaced(name: str, progress_step: int) -> None:
 
 @pytest.mark.parametrize("classes", [1, 2, 150])
 def test_any_number_of_classes(name: str, classes: int) -> None:
-    # The public release mixes 3 and 150 channels only.
+    # The authors' code mixes 3 and 150 channels only.
     method, batch = make(name, classes), make_batch(classes)
     for progress_step in (0, 15):  # CutMix and ClassMix
         values = step(method, batch, Progress(progress_step, 100, 10))
@@ -464,7 +464,7 @@ def test_state_dict_is_the_whole_state(name: str) -> None:
 @pytest.mark.parametrize("name", WITH_TEACHERS)
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_teacher_mode_option(name: str, mode: str) -> None:
-    # Teachers of the public release label in train mode, with dropout and their own statistics.
+    # Teachers of the authors' code label in train mode, with dropout and their own statistics.
     method, modes = make(name, teacher_mode=mode), []
     for teacher in teachers(method).values():
         teacher.register_forward_pre_hook(lambda module, _: modes.append(module.training))
@@ -509,7 +509,7 @@ def test_sub_models_need_residual_branches() -> None:
         def __init__(self, classes: int) -> None:
             super().__init__(3, classes, 1)
 
-    with pytest.raises(ValueError, match="no residual branches to drop"):
+    with pytest.raises(ValueError, match="no residual branches"):
         make("dual-teacher", network=Plain)
     make("dual-teacher", network=Plain, consistency_weight=0.0)
 

@@ -186,18 +186,18 @@ def test_consistency_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "photometric", lambda images, strength: images.flip(1))
     output = method(batch, PROGRESS)
     output.loss.backward()
-    twin, x_w = make("pc2seg").eval(), as_float(batch.unlabeled_images)
-    p_w, p_s = (twin.student(x).softmax(dim=1) for x in (x_w, x_w.flip(1)))
+    reference, x_w = make("pc2seg").eval(), as_float(batch.unlabeled_images)
+    p_w, p_s = (reference.student(x).softmax(dim=1) for x in (x_w, x_w.flip(1)))
     expected = (p_s - p_w.detach()).square().sum(dim=1)[:, 6:].mean()  # the weak view has no gradient
     expected.backward()
     torch.testing.assert_close(output.scalars["loss/unsupervised"], expected.detach())
-    torch.testing.assert_close(gradients(method.student), gradients(twin.student))
+    torch.testing.assert_close(gradients(method.student), gradients(reference.student))
 
 
 def test_the_burn_in_is_supervised() -> None:
     method, batch = make("pc2seg", burn_in=0.6), make_batch()
-    twin = make("supervised")
-    torch.testing.assert_close(method(batch, PROGRESS).loss, twin(batch, PROGRESS).loss)
+    reference = make("supervised")
+    torch.testing.assert_close(method(batch, PROGRESS).loss, reference(batch, PROGRESS).loss)
 
 
 # Batches and networks.

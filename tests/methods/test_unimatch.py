@@ -141,13 +141,13 @@ def test_pseudo_labels_have_no_gradient() -> None:
     method.options.__dict__["unsupervised_weight"] = 0.0
     torch.manual_seed(0)
     method(batch, NOW).loss.backward()
-    twin = make("unimatch").eval()
+    reference = make("unimatch").eval()
     x_l, x_w = batch.labeled_images.float() / 255, batch.unlabeled_images.float() / 255
-    z_w = twin.student(x_w)
+    z_w = reference.student(x_w)
     q = z_w.detach().softmax(dim=1)
-    loss = (plain_cross_entropy(twin.student(x_l), batch.masks) + 0.5 * plain_cross_entropy(z_w, q)) / 2
+    loss = (plain_cross_entropy(reference.student(x_l), batch.masks) + 0.5 * plain_cross_entropy(z_w, q)) / 2
     loss.backward()
-    torch.testing.assert_close(gradients(method.student), gradients(twin.student), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(gradients(method.student), gradients(reference.student), rtol=1e-4, atol=1e-6)
 
 
 def test_the_two_strong_views_of_unimatch_differ() -> None:
@@ -178,6 +178,6 @@ def test_unimatch_v2_gives_its_views_complementary_channels() -> None:
 def test_unimatch_v2_uses_a_separate_pass_for_labeled_images() -> None:
     method, batch = make("unimatch-v2", threshold=1.0).eval(), make_batch()
     method(batch, NOW).loss.backward()
-    twin = make("unimatch-v2").eval()
-    (plain_cross_entropy(twin.student(batch.labeled_images.float() / 255), batch.masks) / 2).backward()
-    torch.testing.assert_close(gradients(method.student), gradients(twin.student))
+    reference = make("unimatch-v2").eval()
+    (plain_cross_entropy(reference.student(batch.labeled_images.float() / 255), batch.masks) / 2).backward()
+    torch.testing.assert_close(gradients(method.student), gradients(reference.student))

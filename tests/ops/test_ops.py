@@ -244,7 +244,7 @@ VALID = torch.tensor([[[True, True], [True, False]], [[True, True], [True, True]
 @pytest.mark.parametrize(
     ("mode", "expected"),
     [
-        # The threshold of the public release only weights images, so that unsure pixels are trained too.
+        # The threshold of the authors' code only weights images, so that unsure pixels are trained too.
         ("pixel", [[[1, 1], [0, 0]], [[0, 1], [0, 0]]]),
         ("image", [[[2 / 3, 2 / 3], [2 / 3, 2 / 3]], [[1 / 4, 1 / 4], [1 / 4, 1 / 4]]]),
         ("batch", [[[3 / 7, 3 / 7], [3 / 7, 3 / 7]], [[3 / 7, 3 / 7], [3 / 7, 3 / 7]]]),
@@ -258,7 +258,7 @@ def test_confidence_weights_by_hand(mode: str, expected: list[list[list[float]]]
 
 
 def test_the_threshold_is_not_rounded_to_eight_bits() -> None:
-    # The public release rounds confidence to 8 bits, so that the threshold is 243/255.
+    # The authors' code rounds confidence to 8 bits, so that the threshold is 243/255.
     confidence = torch.tensor([[[243 / 255, 0.9499, 0.95]]])
     weights, _ = confidence_weights(confidence, torch.ones(1, 1, 3, dtype=torch.bool), 0.95)
     assert weights.tolist() == [[[1, 0, 1]]]
@@ -331,8 +331,8 @@ def test_cutmix_samples_a_box_per_image() -> None:
 
 @few
 @given(seed=seeds, classes=st.sampled_from([2, 3, 19, 21, 150, 255]), shown=st.integers(1, 150), ignored=st.booleans())
-def test_classmix_picks_half_of_the_classes_an_image_shows(seed: int, classes: int, shown: int, ignored: bool) -> None:
-    # The class mask of the public release works for 3 or 150 channels only.
+def test_classmix_picks_half_of_the_classes_in_an_image(seed: int, classes: int, shown: int, ignored: bool) -> None:
+    # The class mask of the authors' code works for 3 or 150 channels only.
     g = torch.Generator().manual_seed(seed)
     palettes = [torch.randperm(classes, generator=g)[: max(1, shown - i)] for i in range(3)]
     labels = torch.stack([p[torch.randint(len(p), (20, 20), generator=g)] for p in palettes])
@@ -359,7 +359,7 @@ def test_classmix_with_one_class_present_is_a_no_op(label: int) -> None:
     assert torch.equal(paste(region, images[[1, 0]], images), images)
 
 
-def test_classmix_picks_every_class_now_and_then() -> None:
+def test_classmix_picks_every_class_sometimes() -> None:
     torch.manual_seed(0)
     labels = torch.arange(4).repeat_interleave(4).view(1, 4, 4).repeat(400, 1, 1)
     share = classmix_region(labels).double().mean(dim=(0, 2))
@@ -376,13 +376,13 @@ def test_there_are_two_regions() -> None:
 @few
 @given(n=st.integers(2, 40))
 def test_partners_are_other_images(n: int) -> None:
-    # The public release permutes freely, so that images may be pasted onto themselves.
+    # The authors' code permutes freely, so that images may be pasted onto themselves.
     partner = partners(n)
     assert sorted(partner.tolist()) == list(range(n))
     assert (partner != torch.arange(n)).all()
 
 
-def test_few_partners() -> None:
+def test_partners_of_one_two_and_three_images() -> None:
     assert partners(0).tolist() == []
     assert partners(1).tolist() == [0]
     assert partners(2).tolist() == [1, 0]
@@ -419,7 +419,7 @@ def test_photometric_keeps_shape_and_range_and_does_not_change_its_input(strengt
 
 
 def test_photometric_differs_between_images() -> None:
-    # The public release samples colors once per batch.
+    # The authors' code samples colors once per batch.
     torch.manual_seed(0)
     strong = photometric(torch.rand(1, 3, 16, 16).repeat(12, 1, 1, 1))
     kinds = {tuple(image.flatten().tolist()) for image in strong}
@@ -431,12 +431,12 @@ def test_photometric_differs_between_images() -> None:
 def test_photometric_follows_the_seed() -> None:
     images = torch.rand(4, 3, 8, 8)
 
-    def draw(seed: int) -> Tensor:
+    def jittered(seed: int) -> Tensor:
         torch.manual_seed(seed)
         return photometric(images)
 
-    assert torch.equal(draw(1), draw(1))
-    assert not torch.equal(draw(1), draw(2))
+    assert torch.equal(jittered(1), jittered(1))
+    assert not torch.equal(jittered(1), jittered(2))
     assert photometric(images[:0]).shape == (0, 3, 8, 8)
 
 
@@ -465,17 +465,17 @@ def test_color_jitter_adds_brightness_and_differs_between_images() -> None:
 
 
 def test_color_jitter_changes_in_random_order() -> None:
-    def one(seed: int, order: list[int]) -> Tensor:
+    def in_order(seed: int, order: list[int]) -> Tensor:
         torch.manual_seed(seed)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(torch, "randperm", lambda n, generator: torch.tensor(order))
             return color_jitter(image, 0.5)
 
     image = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(1))
-    assert not torch.allclose(one(3, [0, 1, 2, 3]), one(3, [3, 2, 1, 0]))
+    assert not torch.allclose(in_order(3, [0, 1, 2, 3]), in_order(3, [3, 2, 1, 0]))
     torch.manual_seed(3)
-    drawn = color_jitter(image, 0.5)
-    assert any(torch.allclose(drawn, one(3, list(o))) for o in itertools.permutations(range(4)))
+    changed = color_jitter(image, 0.5)
+    assert any(torch.allclose(changed, in_order(3, list(o))) for o in itertools.permutations(range(4)))
 
 
 @few
@@ -551,7 +551,7 @@ def test_during_warm_up_the_teacher_is_the_mean_of_the_students() -> None:
 
 @pytest.mark.parametrize("mode", ["ema", "copy", "own"])
 def test_ema_of_batchnorm_statistics(mode: str) -> None:
-    # In the public release only parameters follow the student.
+    # In the authors' code only parameters follow the student.
     teacher, student = wandering(0), wandering(1)
     with torch.no_grad():
         student.train()(torch.rand(2, 3, 8, 8))

@@ -34,7 +34,7 @@ KINDS = ("resnet18", "resnet50", "tf_efficientnet_lite0", "mit_b0")
 
 
 class Zero(nn.Module):
-    """A branch whose output is 0."""
+    """A branch that returns 0."""
 
     def forward(self, x: Tensor, *others: Any) -> Tensor:
         return torch.zeros_like(x)
@@ -128,7 +128,7 @@ def test_blocks_without_a_skip_path_stay_whole() -> None:
 
 
 @pytest.mark.parametrize("name", [*KINDS, "mit_b0 MLP"])
-def test_mean_over_many_draws_is_the_full_block(name: str) -> None:
+def test_mean_over_many_samples_is_the_full_block(name: str) -> None:
     """The mean is within three standard errors. All values of a sample share its random number."""
     torch.manual_seed(0)
     encoder = natural(make_encoder(name.split()[0])[0])
@@ -139,15 +139,15 @@ def test_mean_over_many_draws_is_the_full_block(name: str) -> None:
     elif name.startswith("mit"):
         setattr(block, "attn" if name.endswith("MLP") else "mlp", Zero())
     arguments = input_of(encoder, block)
-    draws = 2000
+    samples = 2000
     with torch.no_grad():
         full = block(*arguments)
         with stochastic_depth(encoder, 0.3, linear=False):
-            outputs = block(arguments[0].expand(draws, *arguments[0].shape[1:]).clone(), *arguments[1:])
+            outputs = block(arguments[0].expand(samples, *arguments[0].shape[1:]).clone(), *arguments[1:])
     outputs, full = outputs.double().flatten(1), full.double().flatten()
     largest = (outputs[outputs.ne(outputs[0]).any(dim=1)][0] - outputs[0]).abs().argmax()
     values = outputs[:, largest]
-    assert abs(values.mean() - full[largest]) < 3 * values.std() / draws**0.5
+    assert abs(values.mean() - full[largest]) < 3 * values.std() / samples**0.5
     assert 0.2 < (values - values[0]).abs().gt(1e-6).double().mean() < 0.8  # there are two outcomes
 
 
@@ -157,14 +157,14 @@ def test_rate_grows_linearly_with_depth() -> None:
             super().__init__()
             self.blocks = nn.ModuleList(nn.ModuleDict({"drop_path": nn.Identity()}) for _ in range(4))
 
-    chain, draws = Chain(), 4000
+    chain, samples = Chain(), 4000
     torch.manual_seed(0)
     with stochastic_depth(chain, 0.8):
-        results = [block["drop_path"](torch.ones(draws, 2)) for block in chain.blocks]
+        results = [block["drop_path"](torch.ones(samples, 2)) for block in chain.blocks]
     for result, rate in zip(results, (0.2, 0.4, 0.6, 0.8), strict=True):
         assert torch.equal(result[:, 0], result[:, 1])  # one random number per sample
         share = (result[:, 0] == 0).double().mean()
-        assert abs(share - rate) < 3 * (rate * (1 - rate) / draws) ** 0.5
+        assert abs(share - rate) < 3 * (rate * (1 - rate) / samples) ** 0.5
         torch.testing.assert_close(result.max(), torch.tensor(1 / (1 - rate)))
 
 
@@ -216,14 +216,14 @@ def test_samples_of_rate_zero_come_out_bit_identical(encoder: nn.Module) -> None
 
 
 def test_seed_determines_the_sub_model_in_both_modes(encoder: nn.Module) -> None:
-    def draw(seed: int) -> Tensor:
+    def sample(seed: int) -> Tensor:
         torch.manual_seed(seed)
         with stochastic_depth(encoder, 0.5), torch.no_grad():
             return encoder(images(4))[-1]
 
     encoder.eval()
-    assert torch.equal(draw(1), draw(1))
-    assert not torch.equal(draw(1), draw(2))
+    assert torch.equal(sample(1), sample(1))
+    assert not torch.equal(sample(1), sample(2))
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -234,7 +234,7 @@ def test_network_is_restored_after_the_block(name: str, fails: bool) -> None:
     natural(encoder)
     x = images(2)
 
-    def look() -> tuple[Any, ...]:
+    def hooks_and_modes() -> tuple[Any, ...]:
         modules = dict(encoder.named_modules())
         hooks = {key: len(module._forward_hooks) for key, module in modules.items()}
         rates = [getattr(site, "drop_prob", 0.0) for site in residual_sites(encoder)]
@@ -244,18 +244,18 @@ def test_network_is_restored_after_the_block(name: str, fails: bool) -> None:
         result = encoder(x)
         return result[-1] if isinstance(result, list) else result
 
-    before, reference, state = look(), outputs(), {k: v.clone() for k, v in encoder.state_dict().items()}
+    before, reference, state = hooks_and_modes(), outputs(), {k: v.clone() for k, v in encoder.state_dict().items()}
     assert any(before[2])  # its own rate, to be restored
     try:
         with stochastic_depth(encoder, 0.5), torch.no_grad():
             assert not torch.equal(outputs(), reference)
-            assert not any(look()[2])
+            assert not any(hooks_and_modes()[2])
             assert list(encoder.state_dict()) == before[3]
             if fails:
                 raise KeyboardInterrupt
     except KeyboardInterrupt:
         assert fails
-    assert look() == before
+    assert hooks_and_modes() == before
     assert torch.equal(outputs(), reference)
     assert all(torch.equal(value, state[key]) for key, value in encoder.state_dict().items())
 

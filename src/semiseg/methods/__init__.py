@@ -1,4 +1,4 @@
-"""The methods, one file each. ``METHODS`` is the only list of them."""
+"""All methods, one file each. Register a new one in ``METHODS``."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ METHODS: dict[str, type[Method]] = {
 }
 ALIASES = {"cps": "dual-student", "gta-seg": "gentle-teaching-assistant"}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    # French, Laine, Aila, Mackiewicz, Finlayson, BMVC 2020. If half the pixels are confident, all get half the weight.
+    # French, Laine, Aila, Mackiewicz, Finlayson, BMVC 2020. All pixels have the fraction of confident pixels as weight.
     "cutmix-seg": (
         "mean-teacher",
         {
@@ -56,7 +56,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
-"""Published methods that are another method with these options. They override a preset; the user's options win."""
+"""Published methods that equal another method with other options. These override a preset; the user's win."""
 VARIANT_PAPERS: dict[str, tuple[str, dict[str, str]]] = {
     "cutmix-seg": (
         "mean-teacher with CutMix and squared error",

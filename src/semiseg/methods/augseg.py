@@ -1,14 +1,14 @@
 """AugSeg: Zhao, Yang, Long, Pi, Zhou, Wang, "Augmentation Matters: A Simple-yet-Effective Approach to Semi-Supervised
 Semantic Segmentation", CVPR 2023 (https://arxiv.org/abs/2212.04976).
 
-A single EMA teacher with new views. Colors change by a random number of random operations. Images that the teacher is
-unsure of receive a piece of a labeled image, with its labels, before they are mixed::
+A single EMA teacher with stronger views. A random number of random operations changes the colors. Images that the
+teacher is unsure of receive a piece of a labeled image, with its labels, before they are mixed::
 
     yhat, c = argmax, max of softmax f(w(x_u); theta_t);   rho_i = mean over pixels of c (1 - H(p) / log K)
     m_i = A(x_u)_i, with probability 1 - rho_i under a small box of a labeled image (label y, confidence 1)
-    x_i = A(x_u)_i under a box of m_pi(i)                                                CutMix, with labels likewise
+    x_i = A(x_u)_i under a box of m_pi(i)                                                CutMix, applied to labels too
     L   = CE(f(w(x_l)), y_l) + lambda 1/|valid| sum_j 1[c_j >= tau] CE(f(x)_j, yhat_j)
-    theta_t <- alpha theta_t + (1 - alpha) theta_s                                       statistics of BatchNorm too
+    theta_t <- alpha theta_t + (1 - alpha) theta_s                                       BatchNorm statistics too
 """
 
 from dataclasses import dataclass
@@ -32,21 +32,22 @@ class AugSegOptions(PseudoLabelOptions):
     """Options of AugSeg; each default with its source."""
 
     threshold: Annotated[float, FRACTION] = 0.95
-    """Smallest confidence tau of a trusted pseudo-label (release, VOC: 0.95; Cityscapes: none)."""
+    """tau, smallest confidence of a trusted pseudo-label (authors' code, VOC: 0.95; Cityscapes: none)."""
     unsupervised_weight: Annotated[float, NOT_NEGATIVE] = 1.0
-    """lambda (release: 1; Cityscapes with ResNet-50: 2)."""
+    """lambda, weight of the unsupervised loss (authors' code: 1; Cityscapes with ResNet-50: 2)."""
     intensity_changes: Annotated[int, NOT_NEGATIVE] = 3
-    """Largest number of color operations per image (release: 3); 0: none."""
+    """Largest number of color operations per image (authors' code: 3). 0: none."""
     label_injection: bool = True
-    """Paste pieces of labeled images into images that the teacher is unsure of (release)."""
+    """Paste pieces of labeled images into images that the teacher is unsure of (authors' code)."""
     ema_decay: Annotated[float, FRACTION] = 0.999
-    """alpha, reached by the warm-up min(1 - 1/(i + 1), alpha) after a first epoch of copies (release, VOC: 0.999)."""
+    """alpha, decay of the moving average after the warm-up min(1 - 1/(i + 1), alpha) (authors' code, VOC: 0.999).
+    In the first epoch the teacher is a copy of the student."""
 
 
 class AugSeg(SingleTeacherMethod):
     """One teacher, a pool of colors, labels for hard images; see the module's docstring for the equations.
 
-    Departures from the release: boxes are sampled per image and lie inside it; an image is never its own mixing
+    Differences from the authors' code: boxes are sampled per image and lie inside it; an image is never its own mixing
     partner; padding is left out of the loss.
     """
 
@@ -69,19 +70,16 @@ class AugSeg(SingleTeacherMethod):
             rho = certainty(teacher_logits, weak.valid)
             sources = inject_labels(strong, labeled, batch.masks, batch.labeled_valid, rho, self.classes)
         region = cutmix_region(weak.valid)
-        mixed = sources.take(partners(len(unlabeled))).mix(region, strong)
+        mixed = sources.select(partners(len(unlabeled))).mix(region, strong)
 
         logits, mixed_logits = self.student(torch.cat([labeled, mixed.images])).split([len(labeled), len(unlabeled)])
         supervised = self.supervised_loss(logits, batch.masks, self.class_weights)
         unsupervised, trusted_fraction = pseudo_label_loss(mixed_logits, mixed, o.threshold, o.threshold_mode)
         loss = supervised + ramp * o.unsupervised_weight * unsupervised
-        return StepOutput.of(loss, trusted_fraction, supervised=supervised, unsupervised=unsupervised)
+        return StepOutput.from_terms(loss, trusted_fraction, supervised=supervised, unsupervised=unsupervised)
 
     def after_step(self, progress: Progress) -> None:
-        """Copy the student through the first epoch, then average (release).
-
-        In short runs the copies end after an eighth of the run.
-        """
+        """Copy the student in the first epoch, but at most in an eighth of the run; then average."""
         copies = min(progress.steps_per_epoch, progress.total_steps // 8)
         decay = 0.0 if progress.step < copies else ema_decay(progress.step, self.options.ema_decay)
         ema_update(self.teacher, self.student, decay, "ema")

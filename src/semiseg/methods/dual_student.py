@@ -1,13 +1,13 @@
 """Dual Student: Chen, Yuan, Zeng, Wang, "Semi-Supervised Semantic Segmentation with Cross Pseudo Supervision", CVPR
 2021 (CPS, https://arxiv.org/abs/2106.01226).
 
-Two networks of one architecture, with equal encoders and heads of different random initialization. Each labels for the
-other, without threshold and without a moving average. With CutMix::
+Two networks of the same architecture have equal encoders and different random heads. Each labels the images for the
+other, without a threshold or a moving average. With CutMix::
 
     yhat_k = argmax f_k(w(x_u)), mixed by one box                       k = 1, 2, no gradient
     L = CE(f_1(x_l), y) + CE(f_2(x_l), y) + lambda (CE(f_1(x_m), yhat_2) + CE(f_2(x_m), yhat_1))
 
-Without CutMix each network learns the other's labels of the same weak views, of labeled images too.
+Without CutMix, each network learns the other's labels of the same weak views, including those of labeled images.
 """
 
 from collections.abc import Callable
@@ -29,18 +29,19 @@ class DualStudentOptions(UnlabeledOptions):
     """Options of cross pseudo supervision; each default with its source."""
 
     cutmix: bool = True
-    """Mix the unlabeled images by a box (the stronger of the two published forms)."""
+    """Mix the unlabeled images by CutMix (the stronger of the two published variants)."""
     unsupervised_weight: Annotated[float, NOT_NEGATIVE] = 1.0
-    """lambda (CPS on VOC: 1 with CutMix, 1.5 without; Cityscapes: 5 and 6)."""
+    """lambda, weight of the unsupervised loss (CPS on VOC: 1 with CutMix, 1.5 without; Cityscapes: 5 and 6)."""
     label_temperature: Annotated[float, FRACTION] = 0.0
-    """Pseudo-labels: 0, the predicted class (CPS); 1, probabilities; between, sharpened ones (ours)."""
+    """Temperature of pseudo-labels. 0: the predicted class (CPS); 1: class probabilities; between: sharpened
+    probabilities (our extension)."""
 
 
 class DualStudent(Method):
     """Two students that teach each other; see the module's docstring for the equations.
 
-    Departures: CutMix partners are other images of the batch (in the release the second loader repeats the images of
-    the first), one box per image instead of three, and padding is left out of the loss.
+    Differences from the authors' code: CutMix partners are other images of the batch (there: other crops of the same
+    images); each image has one box instead of three; padding is left out of the loss.
     """
 
     Options = DualStudentOptions
@@ -73,7 +74,7 @@ class DualStudent(Method):
         unsupervised1 = weighted_cross_entropy(mixed1, targets2, ones, valid)
         unsupervised = unsupervised1 + weighted_cross_entropy(mixed2, targets1, ones, valid)
         loss = supervised + ramp * o.unsupervised_weight * unsupervised
-        return StepOutput.of(loss, supervised=supervised, unsupervised=unsupervised)
+        return StepOutput.from_terms(loss, supervised=supervised, unsupervised=unsupervised)
 
     def supervised_losses(self, logits1: Tensor, logits2: Tensor, masks: Tensor) -> Tensor:
         """Return the sum of both students' supervised losses."""
@@ -82,7 +83,7 @@ class DualStudent(Method):
 
     @labeling()
     def mixed_labels(self, unlabeled: Tensor, valid: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Return both students' labels of the weak views, the views and their validity, mixed by one box per image."""
+        """Return both students' labels, the images and their validity, all mixed by the same box per image."""
         students, temperature = (self.student, self.student2), self.options.label_temperature
         targets = [soft_label(student(unlabeled), temperature) for student in students]
         region, partner = cutmix_region(valid), partners(len(unlabeled))

@@ -1,7 +1,7 @@
 """Dual Teacher: Na, Ha, Chang, Han, Hwang, "Switching Temporary Teachers for Semi-Supervised Semantic Segmentation",
 NeurIPS 2023 (https://arxiv.org/abs/2310.18640).
 
-One EMA teacher and its student become equal, until the teacher's labels teach nothing (the coupling problem). Here two
+A single EMA teacher converges to its student, so its labels stop being informative (the coupling problem). Here two
 *temporary* teachers take turns, each with its own strong augmentation. Only the active teacher t labels, and only it
 follows the student s::
 
@@ -14,7 +14,7 @@ follows the student s::
     theta_t <- alpha theta_t + (1 - alpha) theta_s                           after the optimizer's step
 
 ``theta~_s`` is a sub-model of the student, made by stochastic depth. Many shallow students must agree with the complete
-teacher, on weak views only.
+teacher, on weak views only. The code leaves padding out of both means and divides by the number of valid pixels.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ from semiseg.ops.ema import ema_decay, ema_update
 from semiseg.ops.losses import pseudo_label_loss
 from semiseg.ops.mixing import REGIONS, partners
 from semiseg.ops.photometric import photometric
-from semiseg.ops.pseudo_labels import PseudoLabels, ThresholdMode
+from semiseg.ops.pseudo_labels import PseudoLabels
 from semiseg.ops.stochastic_depth import forward_with_sub_models, residual_sites
 from semiseg.option_ranges import AT_LEAST_ONE, FRACTION, NOT_NEGATIVE
 
@@ -40,21 +40,20 @@ class DualTeacherOptions(TeacherOptions):
     """Options of Dual Teacher; each default with its source."""
 
     teachers: Annotated[int, AT_LEAST_ONE] = 2
-    """Temporary teachers that take turns (2: the paper; 1, with --ema-reset never: the ablation's single one)."""
+    """Number of teachers. 2 as in the paper; 1 with --ema-reset never reproduces the single-teacher ablation."""
     pool: tuple[str, ...] = ("cutmix", "classmix")
-    """Strong mixing of shift k is pool[k % len(pool)] (paper: CutMix with teacher 1, ClassMix with teacher 2)."""
+    """Regions of strong mixing, one per shift in turn (paper: CutMix with teacher 1, ClassMix with teacher 2)."""
     shift_steps: Annotated[int, NOT_NEGATIVE] = 0
-    """Length of a shift in steps; 0: an epoch, but never more than an eighth of the run (the paper: an epoch)."""
-    threshold_mode: ThresholdMode = "pixel"
-    """Weights: pixel, the threshold selects pixels (paper); image, batch: their trusted share (release); none: 1."""
+    """Length of a shift in steps. 0: an epoch (paper), but at most an eighth of the run (our default)."""
     consistency_weight: Annotated[float, NOT_NEGATIVE] = 0.2
-    """lambda_c (release: 0.2); 0 leaves the sub-models out and saves their forward pass."""
+    """lambda_c (authors' code: 0.2). 0 leaves out the sub-models and saves their forward pass."""
     consistency_on: Literal["unlabeled", "all"] = "unlabeled"
-    """Weak views the sub-models must agree on (release: unlabeled)."""
+    """Images whose weak views the sub-models see (authors' code: unlabeled)."""
     drop_path: Annotated[float, FRACTION] = 0.1
-    """Rate of stochastic depth at the deepest residual branch, linear in depth (release, MiT: 0.1)."""
+    """Rate of stochastic depth at the deepest residual branch, linear in depth (authors' code, MiT: 0.1)."""
     ema_reset: Literal["shift", "never"] = "shift"
-    """Restart of i: shift, each teacher starts again as a copy of the student (release); never, two slow teachers."""
+    """When to reset the EMA warm-up. shift: at the start of each shift the teacher restarts as a copy of the student
+    (authors' code); never: keep averaging."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,89 +64,98 @@ class DualTeacherOptions(TeacherOptions):
 class DualTeacher(TeacherMethod):
     """Two temporary teachers in shifts; see the module's docstring for the equations.
 
-    Departures from the release, each a fault there: confidence is mixed with the labels it belongs to and selects
-    pixels instead of weighting images; sub-models see the weak view; no mask affects the unlabeled terms; the teacher
-    runs once a step; colors change per image and before normalization; an image is never its own mixing partner.
+    Differences from the authors' code (each with a test, see docs/methods/dual-teacher.md):
+
+    - Confidence is mixed with the labels it belongs to. It selects pixels instead of weighting images.
+    - Sub-models see the weak view, and no mask affects the unlabeled terms.
+    - The teacher runs once per step. Colors change per image and before normalization.
+    - An image is never its own mixing partner.
     """
 
     Options = DualTeacherOptions
     summary = "two temporary teachers in shifts"
     papers: ClassVar = {"Na et al. 2023": "https://arxiv.org/abs/2310.18640"}
+    teachers: nn.ModuleList
 
     def __init__(self, build: Callable[[], nn.Module], classes: int, options: DualTeacherOptions) -> None:
         super().__init__(build, classes, options)
         if options.consistency_weight > 0 and not residual_sites(self.student):
-            raise ValueError(
-                "the encoder has no residual branches to drop. Choose another or set --consistency-weight 0"
-            )
+            raise ValueError("the encoder has no residual branches. Choose another or set --consistency-weight 0")
         self.teachers = nn.ModuleList(make_teacher(self.student) for _ in range(options.teachers))
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Return the loss of one step, with the labels of the active teacher."""
-        o, ramp, teacher = self.options, self.ramp(progress), self.active_teacher(progress)
+        options = self.options
+        ramp = self.ramp(progress)
         if ramp == 0:
             return self.supervised_step(batch)
+        teacher = self.active_teacher(progress)
         labeled = as_float(batch.labeled_images)
-        views = self.label_views(batch, labeled, teacher)
-        weak = views.take(slice(len(batch.unlabeled_images)))
-        region = REGIONS[o.pool[self.shift(progress) % len(o.pool)]](weak.classes)
-        strong = weak.with_images(photometric(weak.images, o.color_strength))
-        mixed = strong.mix(region, strong.take(partners(len(strong.images))))
+        weak, sub_views = self.label_views(batch, labeled, teacher)  # w(x_u), yhat, c
 
-        sub_views = views.take(slice(None if o.consistency_weight > 0 else 0))
-        images = (labeled, mixed.images, sub_views.images)
-        logits, mixed_logits, sub_logits = forward_with_sub_models(self.student, images, (0, 0, o.drop_path))
+        # x_m, yhat_m, c_m
+        region = self.mixing_region(weak.classes, progress)
+        strong = weak.with_images(photometric(weak.images, options.color_strength))
+        mixed = strong.mix(region, strong.select(partners(len(strong.images))))
+
+        logits, mixed_logits, sub_logits = forward_with_sub_models(
+            self.student, images=(labeled, mixed.images, sub_views.images), rates=(0, 0, options.drop_path)
+        )
         supervised = self.supervised_loss(logits, batch.masks, self.class_weights)
-        unsupervised, trusted_fraction = pseudo_label_loss(mixed_logits, mixed, o.threshold, o.threshold_mode)
-        consistency, _ = pseudo_label_loss(sub_logits, sub_views, o.threshold, o.threshold_mode)
-        other = self.weak_annotation(batch, teacher, labeled, logits, mixed_logits, region)
-        unlabeled_terms = o.unsupervised_weight * unsupervised + o.consistency_weight * consistency + other.filled
-        loss = supervised + other.tags + ramp * unlabeled_terms
-        terms = {"supervised": supervised, "unsupervised": unsupervised, "consistency": consistency} | other.scalars
-        return StepOutput.of(loss, trusted_fraction, **terms)
+        threshold, mode = options.threshold, options.threshold_mode
+        unsupervised, trusted_fraction = pseudo_label_loss(mixed_logits, mixed, threshold, mode)
+        consistency, _ = pseudo_label_loss(sub_logits, sub_views, threshold, mode)
+        extra = self.extra_annotation(batch, teacher, labeled, logits, mixed_logits, region)
+        unlabeled_terms = options.unsupervised_weight * unsupervised + options.consistency_weight * consistency
+        loss = supervised + extra.tags + ramp * (unlabeled_terms + extra.filled)
+        terms = {"supervised": supervised, "unsupervised": unsupervised, "consistency": consistency} | extra.scalars
+        return StepOutput.from_terms(loss, trusted_fraction, **terms)
 
-    def label_views(self, batch: Batch, labeled: Tensor, teacher: nn.Module) -> PseudoLabels:
-        """Label the weak views: all unlabeled images, then the labeled ones if sub-models see them too."""
+    def label_views(self, batch: Batch, labeled: Tensor, teacher: nn.Module) -> tuple[PseudoLabels, PseudoLabels]:
+        """Return the teacher's labels for the unlabeled images, and for the images that the sub-models see."""
+        options = self.options
         images, valid, tags = as_float(batch.unlabeled_images), batch.unlabeled_valid, batch.unlabeled_tags
-        if self.options.consistency_weight > 0 and self.options.consistency_on == "all":
+        if options.consistency_weight > 0 and options.consistency_on == "all":
             images, valid = torch.cat([images, labeled]), torch.cat([valid, batch.labeled_valid])
             tags = torch.cat([tags, batch.labeled_tags])
-        logits = self.label(teacher, images, tags)
-        return PseudoLabels.from_logits(images, logits, valid, self.options.label_temperature)
+        views = PseudoLabels.from_logits(images, self.label(teacher, images, tags), valid, options.label_temperature)
+        weak = views.select(slice(len(batch.unlabeled_images)))
+        return weak, views if options.consistency_weight > 0 else views.select(slice(0))
+
+    def mixing_region(self, classes: Tensor, progress: Progress) -> Tensor:
+        """Sample this shift's mixing region, bool ``(N, H, W)``, for labels of that shape."""
+        pool = self.options.pool
+        return REGIONS[pool[self.shift(progress) % len(pool)]](classes)
 
     def after_step(self, progress: Progress) -> None:
-        """Let the active teacher follow the student; the others do not change. In the burn-in, all follow."""
-        o, burn_in = self.options, self.burn_in_steps(progress)
-        if progress.step < burn_in:
-            for teacher in self.teachers:
-                ema_update(teacher, self.student, ema_decay(progress.step, o.ema_decay), o.ema_buffers)
-            return
-        shift, updates = divmod(progress.step - burn_in, self.shift_length(progress))
-        if o.ema_reset == "never":  # count this teacher's own updates over all its shifts
-            updates += burn_in + (shift // o.teachers) * self.shift_length(progress)
-        ema_update(self.active_teacher(progress), self.student, ema_decay(updates, o.ema_decay), o.ema_buffers)
+        """Update the active teacher, or all teachers in the burn-in, by the moving average of decay ``alpha_i``.
 
-    @property
-    def predictors(self) -> dict[str, nn.Module]:
-        """The student and every teacher: ``student``, ``teacher1``, ``teacher2``, ..."""
-        return {"student": self.student} | {f"teacher{i + 1}": t for i, t in enumerate(self.teachers)}
+        ``alpha_i = min(1 - 1/(i + 1), alpha)``, so update 0 copies the student. With ``ema_reset`` shift, ``i`` counts
+        the updates since the shift began; with never, all updates of this teacher.
+        """
+        options, burn_in, length = self.options, self.burn_in_steps(progress), self.shift_length(progress)
+        if progress.step < burn_in:
+            teachers, updates = list(self.teachers), progress.step
+        else:
+            shift, updates = divmod(progress.step - burn_in, length)
+            if options.ema_reset == "never":
+                updates += burn_in + shift // options.teachers * length
+            teachers = [self.active_teacher(progress)]
+        for teacher in teachers:
+            ema_update(teacher, self.student, ema_decay(updates, options.ema_decay), options.ema_buffers)
 
     def labeler(self, progress: Progress) -> str:
         """Return the name of the active teacher; in the burn-in, of the first one."""
-        return f"teacher{max(self.shift(progress), 0) % len(self.teachers) + 1}"
+        return f"teacher{self.shift(progress) % len(self.teachers) + 1}"
 
     def active_teacher(self, progress: Progress) -> nn.Module:
         """Return the teacher that labels in this shift and follows the student."""
         return self.teachers[self.shift(progress) % len(self.teachers)]
 
     def shift(self, progress: Progress) -> int:
-        """Return the number of the shift, from 0."""
-        return (progress.step - self.burn_in_steps(progress)) // self.shift_length(progress)
+        """Return the number of the shift, from 0; in the burn-in, 0."""
+        return max(0, progress.step - self.burn_in_steps(progress)) // self.shift_length(progress)
 
     def shift_length(self, progress: Progress) -> int:
         """Return the steps of a shift: an epoch, but at most an eighth of the run, so that every teacher is active."""
         return self.options.shift_steps or max(1, min(progress.steps_per_epoch, progress.total_steps // 8))
-
-    def burn_in_steps(self, progress: Progress) -> int:
-        """Return the number of steps on labels only, before the first shift."""
-        return round(self.options.burn_in * progress.total_steps)

@@ -1,6 +1,6 @@
 """FixMatch for segmentation: Sohn et al., "FixMatch: Simplifying Semi-Supervised Learning with Consistency and
-Confidence", NeurIPS 2020 (https://arxiv.org/abs/2001.07685), in the form that
-UniMatch (Yang et al., CVPR 2023) extends.
+Confidence", NeurIPS 2020 (https://arxiv.org/abs/2001.07685), in the form that UniMatch (Yang et al., CVPR 2023)
+extends.
 
 The student is its own teacher. Its confident predictions on the weak view are the labels of the strong view::
 
@@ -29,7 +29,7 @@ class FixMatchOptions(PseudoLabelOptions):
     threshold: Annotated[float, FRACTION] = 0.95
     """Smallest confidence of a trusted pseudo-label (UniMatch on VOC: 0.95; on Cityscapes: 0)."""
     unsupervised_weight: Annotated[float, NOT_NEGATIVE] = 1.0
-    """lambda (UniMatch's FixMatch: 1)."""
+    """lambda, weight of the unsupervised loss (UniMatch's FixMatch: 1)."""
     color_strength: Annotated[float, FRACTION] = 0.5
     """Strength of color jitter in the strong view (UniMatch: 0.5)."""
 
@@ -37,7 +37,7 @@ class FixMatchOptions(PseudoLabelOptions):
 class FixMatch(Method):
     """One network that labels for itself; see the module's docstring for the equations.
 
-    Departures from UniMatch's version: the pasted image is another one of the batch (there: another crop of the same
+    Differences from UniMatch's version: the pasted image is another image of the batch (there: another crop of the same
     image), and its label comes from the same forward pass.
     """
 
@@ -59,4 +59,4 @@ class FixMatch(Method):
         mixed_logits = self.student(mixed.images)
         unsupervised, trusted_fraction = pseudo_label_loss(mixed_logits, mixed, o.threshold, o.threshold_mode)
         loss = (supervised + ramp * o.unsupervised_weight * unsupervised) / 2
-        return StepOutput.of(loss, trusted_fraction, supervised=supervised, unsupervised=unsupervised)
+        return StepOutput.from_terms(loss, trusted_fraction, supervised=supervised, unsupervised=unsupervised)

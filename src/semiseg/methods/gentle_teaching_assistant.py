@@ -1,13 +1,13 @@
 """Gentle Teaching Assistant: Jin, Wang, Lin, "Semi-Supervised Semantic Segmentation via Gentle Teaching Assistant",
 NeurIPS 2022 (GTA-Seg, https://arxiv.org/abs/2301.07340).
 
-Wrong pseudo-labels do most harm in the classifier. So a third network, the assistant ``theta_a``, learns from them. The
-student learns from labels alone and receives the assistant's features, but not its classifier::
+Wrong pseudo-labels hurt the classifier most, so a third network, the assistant ``theta_a``, learns from them. The
+student learns from labels only. It receives the assistant's features, but not its classifier::
 
     yhat = argmax f(w(x_u); theta_t);   x_m, yhat_m = CutMix of x_u, yhat
-    c_m  = max of softmax f(x_m; theta_t);   K: the pixels without the 20 % of smallest c_m
+    c_m  = max of softmax f(x_m; theta_t);   K: all pixels but the 20 % of lowest c_m
     L_a  = sum_{j in K} omega_j CE(f(x_m; theta_a)_j, yhat_m,j)
-           omega_j = (1 + c_m,j) / sum_k (1 + c_m,k [k in K])                            gentle: sure pixels count more
+           omega_j = (1 + c_m,j) / sum_k (1 + c_m,k [k in K])                            confident pixels weigh more
     L_s  = CE(f(w(x_l); theta_s), y_l)
     theta_s <- a theta_s + (1 - a) theta_a   without the classifier                      after the optimizer's step
     theta_t <- alpha theta_t + (1 - alpha) theta_s
@@ -24,14 +24,14 @@ from torch import Tensor, nn
 from semiseg.methods.method import Batch, Progress, StepOutput, UnlabeledOptions, as_float
 from semiseg.methods.teachers import SingleTeacherMethod
 from semiseg.ops.ema import ema_decay, ema_update
-from semiseg.ops.global_batch import divisor, global_sum
+from semiseg.ops.global_batch import global_mean_denominator, global_sum
 from semiseg.ops.losses import per_pixel_cross_entropy
 from semiseg.ops.mixing import half_box_region, partners, paste
 from semiseg.ops.pseudo_labels import pseudo_label, soft_label
 from semiseg.option_ranges import FRACTION, NOT_NEGATIVE, Range
 
 CLASSIFIER = "head."
-"""Prefix of the parameters of a network's last layer, which the assistant keeps to itself."""
+"""Prefix of the parameters of the last layer, which the assistant does not pass to the student."""
 
 
 @dataclass(frozen=True)
@@ -39,28 +39,34 @@ class GentleTeachingAssistantOptions(UnlabeledOptions):
     """Options of the Gentle Teaching Assistant; each default with its source."""
 
     drop_percent: Annotated[float, Range(0, 100)] = 20.0
-    """Percentage of pixels that are left out of L_a, those of least confidence (release: 20)."""
+    """Percentage of pixels, those of lowest confidence, that are left out of L_a (authors' code: 20)."""
     label_temperature: Annotated[float, FRACTION] = 0.0
-    """Pseudo-labels: 0, the predicted class (release); 1, probabilities; between, sharpened ones (ours)."""
+    """Temperature of pseudo-labels. 0: the predicted class (authors' code); 1: class probabilities; between: sharpened
+    probabilities (our extension)."""
     unsupervised_weight: Annotated[float, NOT_NEGATIVE] = 1.0
-    """Factor of L_a (release: 1)."""
+    """Weight of L_a (authors' code: 1)."""
     representation_decay: Annotated[float, FRACTION] = 0.999
-    """a, reached by the warm-up min(1 - 1/(i + 1), a), i counted from the end of the burn-in (release: 0.999)."""
+    """a, decay of the student's features after the warm-up min(1 - 1/(i + 1), a), which starts after the burn-in
+    (authors' code: 0.999)."""
     ema_decay: Annotated[float, FRACTION] = 0.999
-    """alpha of the teacher, with the same warm-up (release: 0.999)."""
+    """alpha, decay of the teacher, with the same warm-up (authors' code: 0.999)."""
     share_classifier: bool = False
-    """Let assistant and student share the classifier, as in the release by mistake; the paper separates them."""
+    """Share the classifier between assistant and student, as in the authors' code but not in the paper."""
     burn_in: Annotated[float, FRACTION] = 0.0125
-    """Share of the run on labels only; at its end all three networks are equal (release: 1 of 80 epochs)."""
+    """Share of the run that trains on labels only. At its end all three networks are equal (authors' code: 1 of 80
+    epochs)."""
 
 
 class GentleTeachingAssistant(SingleTeacherMethod):
     """Teacher, assistant and student; see the module's docstring for the equations.
 
-    Departures from the release: the classifiers are separate, as in the paper (there they share storage, so that
-    pseudo-labels keep changing the student's); the assistant's learning rate decays like every other; one optimizer
-    steps assistant and student together, before the features are transferred (there: between); the teacher is always
-    in eval mode; padding is left out of the loss.
+    Differences from the authors' code:
+
+    - The classifiers are separate, as in the paper. There they share storage, so pseudo-labels change the student's.
+    - The assistant's learning rate decays like that of the student.
+    - One optimizer steps both networks before the features are transferred. There they are transferred in between.
+    - The teacher is always in eval mode.
+    - Padding is left out of the loss.
     """
 
     Options = GentleTeachingAssistantOptions
@@ -70,13 +76,13 @@ class GentleTeachingAssistant(SingleTeacherMethod):
     def __init__(self, build: Callable[[], nn.Module], classes: int, options: GentleTeachingAssistantOptions) -> None:
         super().__init__(build, classes, options)
         if not any(name.startswith(CLASSIFIER) for name, _ in self.student.named_parameters()):
-            raise ValueError("the network has no layer named head, the classifier that the assistant keeps")
+            raise ValueError("the network has no layer named head, which the assistant needs as its own classifier")
         self.assistant = deepcopy(self.student)
         if options.share_classifier:
             self.assistant.head = self.student.head
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
-        """Return the losses of student and assistant together; no parameter is in both."""
+        """Return the sum of the student's and the assistant's losses, which share no parameter."""
         o, ramp = self.options, self.ramp(progress)
         if ramp == 0:
             return self.supervised_step(batch)
@@ -95,10 +101,12 @@ class GentleTeachingAssistant(SingleTeacherMethod):
         unsupervised = (weights * per_pixel_cross_entropy(assistant_logits, mixed_targets)).sum()
         supervised = self.supervised_loss(student_logits, batch.masks, self.class_weights)
         loss = supervised + ramp * o.unsupervised_weight * unsupervised
-        return StepOutput.of(loss, trusted_fraction, supervised=supervised, unsupervised=unsupervised)
+        return StepOutput.from_terms(loss, trusted_fraction, supervised=supervised, unsupervised=unsupervised)
 
     def gentle_weights(self, confidence: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Return omega, float ``(N, H, W)``, and the fraction of pixels kept; depends on the current shard.
+        """Return the weights omega, float ``(N, H, W)``, and the fraction of pixels kept.
+
+        Both depend on the current shard.
 
         Args:
             confidence: float ``(N, H, W)`` in [0, 1].
@@ -107,14 +115,14 @@ class GentleTeachingAssistant(SingleTeacherMethod):
         kept = valid
         if valid.any():
             kept = valid & (confidence >= confidence[valid].quantile(self.options.drop_percent / 100))
-        total = divisor(((1 + confidence * kept) * valid).sum())
+        total = global_mean_denominator(((1 + confidence * kept) * valid).sum())
         return (1 + confidence) * kept / total, global_sum(kept.sum()) / global_sum(valid.sum()).clamp(min=1)
 
     @torch.no_grad()
     def after_step(self, progress: Progress) -> None:
         """Transfer the assistant's features to the student, then let the teacher follow the student."""
         o = self.options
-        updates = progress.step - round(o.burn_in * progress.total_steps)
+        updates = progress.step - self.burn_in_steps(progress)
         if updates < 0:  # keep all three equal until there are pseudo-labels
             ema_update(self.teacher, self.student, 0.0, "ema")
             ema_update(self.assistant, self.student, 0.0, "ema")

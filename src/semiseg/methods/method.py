@@ -21,7 +21,7 @@ from semiseg.option_ranges import FRACTION, NOT_NEGATIVE, out_of_range
 
 @dataclass
 class Progress:
-    """Position in a run. Not frozen, because Fabric rebuilds a step's inputs in place for lower precision.
+    """Position in a run. It is not frozen, because Fabric converts a step's inputs to lower precision in place.
 
     Attributes:
         step: Current step, from 0.
@@ -52,8 +52,8 @@ class StepOutput:
     scalars: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, loss: Tensor, trusted_fraction: Tensor | None = None, **terms: Tensor) -> StepOutput:
-        """Log each of ``terms`` as ``loss/NAME``; ``trusted_fraction`` is 1 unless given."""
+    def from_terms(cls, loss: Tensor, trusted_fraction: Tensor | None = None, **terms: Tensor) -> StepOutput:
+        """Return ``loss`` with each of its terms as scalar ``loss/NAME``, and ``trusted_fraction`` (default: 1)."""
         scalars = {f"loss/{name}": term.detach() for name, term in terms.items()}
         fraction = loss.new_ones(()) if trusted_fraction is None else trusted_fraction
         return cls(loss, scalars | {"trusted_fraction": fraction})
@@ -61,7 +61,7 @@ class StepOutput:
 
 @dataclass(frozen=True)
 class Options:
-    """Base class of a method's options, which checks the ranges in their types.
+    """Base class of a method's options. It checks that each value is in the range its type declares.
 
     Raises:
         ValueError: An option is out of its range.
@@ -77,11 +77,12 @@ class UnlabeledOptions(Options):
     """Options of every method that learns from unlabeled images."""
 
     unsupervised_weight: Annotated[float, NOT_NEGATIVE] = 1.0
-    """lambda, weight of the unsupervised loss (release: 1)."""
+    """lambda, weight of the unsupervised loss (authors' code: 1)."""
     burn_in: Annotated[float, FRACTION] = 0.0
-    """Share of the run on labels only (ours; 0: as published)."""
+    """Share of the run that trains on labels only (our extension; 0: as published)."""
     ramp_up: Annotated[float, FRACTION] = 0.0
-    """Share of the run over which the unsupervised weights rise linearly after the burn-in (ours; 0: as published)."""
+    """Share of the run, after the burn-in, in which the unsupervised weights rise linearly (our extension; 0: as
+    published)."""
 
 
 @dataclass(frozen=True)
@@ -89,26 +90,28 @@ class PseudoLabelOptions(UnlabeledOptions):
     """Options of methods that trust pseudo-labels by their confidence."""
 
     threshold: Annotated[float, FRACTION] = 0.95
-    """Smallest confidence tau of a trusted pseudo-label (paper)."""
+    """tau, smallest confidence of a trusted pseudo-label (paper)."""
     threshold_mode: ThresholdMode = "pixel"
-    """Weights: pixel, the threshold selects pixels (as published); image, batch: their trusted share; none: 1."""
+    """How confidence weights the loss. pixel: 0 or 1 by threshold (paper); image, batch: fraction of trusted pixels of
+    the image or batch; none: 1."""
     label_temperature: Annotated[float, FRACTION] = 0.0
-    """Pseudo-labels: 0, the predicted class (as published); 1, probabilities; between, sharpened ones (ours)."""
+    """Temperature of pseudo-labels. 0: the predicted class (paper); 1: class probabilities; between: sharpened
+    probabilities (our extension)."""
 
 
 class Method(nn.Module, ABC):
-    """A training method. It owns ``student`` and its companions, and nothing else.
+    """A training method. It owns the student and further networks, such as teachers.
 
     The trainer optimizes every parameter that requires a gradient. In each step it calls ``training_step``, then the
-    optimizer, then ``after_step``. A method's memory is its ``state_dict`` or follows from ``Progress``, so that a
-    resumed run equals an uninterrupted one.
+    optimizer, then ``after_step``. All state must be in the ``state_dict`` or follow from ``Progress``, so that
+    a resumed run equals an uninterrupted one.
 
     Attributes:
         student: The network to train.
         supervised_loss: Loss of labeled images, called with logits, masks and ``class_weights``; set by the trainer.
         class_weights: float ``(C,)``, weight of each class in that loss (1, or balanced). Pseudo-labels are not
             weighted, since the teacher is least reliable on rare classes.
-        teacher_dtype: Precision of the teachers' forward passes, None for that of the step; set by the trainer.
+        teacher_dtype: Precision of the teachers' forward passes; set by the trainer. None: the precision of the step.
     """
 
     Options: ClassVar[type]
@@ -123,7 +126,7 @@ class Method(nn.Module, ABC):
         """Build the student.
 
         Args:
-            build: Returns a new network with logits ``(N, classes, H, W)`` at every call.
+            build: Function that returns a new network, with logits ``(N, classes, H, W)``, at every call.
             classes: Number of classes.
             options: An instance of ``Options``.
         """
@@ -140,16 +143,17 @@ class Method(nn.Module, ABC):
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Compute the loss of one batch.
 
-        Random numbers and means over pixels come from `semiseg.ops.global_batch`, so that N processes learn what one
-        process learns. The trainer also seeds torch's default generators at each step, differently in each process.
+        Random numbers and means over pixels come from `semiseg.ops.global_batch`, so that training does not depend on
+        the number of processes. The trainer also seeds torch's default generators at each step, differently in each
+        process.
         """
 
     def forward(self, batch: Batch, progress: Progress) -> StepOutput:
-        """Run ``training_step``; a distributed wrapper needs this name."""
+        """Return ``training_step``'s result; DDP wraps ``forward``."""
         return self.training_step(batch, progress)
 
     def after_step(self, progress: Progress) -> None:
-        """Update the companions after the optimizer's step. ``progress.step`` is the step just taken."""
+        """Update teachers and other networks after the optimizer's step, which is ``progress.step``."""
         return
 
     @property
@@ -158,10 +162,10 @@ class Method(nn.Module, ABC):
         return {"student": self.student}
 
     def labeler(self, progress: Progress) -> str | None:
-        """Return the name of the predictor that labels unlabeled images at this step, None without unlabeled images.
+        """Return the name of the predictor that labels unlabeled images at this step, or None if the method uses none.
 
-        By default it is the first teacher, or the default network of a method without teachers. A run shows its
-        labels as samples.
+        By default it is the first teacher, or the default network of a method without teachers. Its predictions are
+        shown in the sample pictures.
         """
         if not self.uses_unlabeled:
             return None
@@ -170,17 +174,21 @@ class Method(nn.Module, ABC):
     def ramp(self, progress: Progress) -> float:
         """Return the weight in [0, 1] of all unsupervised terms: 0 in the burn-in, then rising linearly, then 1.
 
-        The options ``burn_in`` and ``ramp_up`` are shares of the run. They are ours, for short runs.
+        The options ``burn_in`` and ``ramp_up`` are shares of the run. They help short runs and are not published.
         """
-        start, length = (round(share * progress.total_steps) for share in (self.options.burn_in, self.options.ramp_up))
-        return ramp_up(progress.step, start, length)
+        length = round(self.options.ramp_up * progress.total_steps)
+        return ramp_up(progress.step, self.burn_in_steps(progress), length)
+
+    def burn_in_steps(self, progress: Progress) -> int:
+        """Return the number of steps of the burn-in, which trains on labels only."""
+        return round(self.options.burn_in * progress.total_steps)
 
     @torch.no_grad()
     def teacher_logits(self, teacher: nn.Module, images: Tensor) -> Tensor:
-        """Return the logits ``(N, C, H, W)`` of a frozen companion, in its current mode and without gradients.
+        """Return the logits ``(N, C, H, W)`` of a teacher, in its current mode and without gradients.
 
         The forward pass runs under autocast to ``teacher_dtype`` if that is set, else at the precision of the step. The
-        weights stay float32: an average of decay 0.99 would not move in bfloat16, which has 8 bits.
+        weights stay float32: an average of decay 0.99 would not change in bfloat16, which has 8 bits of precision.
         """
         dtype = self.teacher_dtype
         with nullcontext() if dtype is None else torch.autocast(images.device.type, dtype=dtype):
@@ -188,10 +196,13 @@ class Method(nn.Module, ABC):
         return logits
 
     def supervised_step(self, batch: Batch, weight: float = 1.0) -> StepOutput:
-        """Return the loss of the labels, ``CE(f(w(x_l)), y_l)``, and of tags if the options have ``tag_weight``.
+        """Return the loss of the labels, ``CE(f(w(x_l)), y_l)``, plus that of tags if the options have ``tag_weight``.
 
-        This is the whole step in the burn-in and in supervised training. ``weight`` is the weight of the supervised
-        loss in the method's other steps, so that it does not change at the end of the burn-in.
+        This is the whole step in the burn-in and in supervised training.
+
+        Args:
+            batch: The labeled images, masks and tags.
+            weight: Weight of the supervised loss in the method's other steps, so that it is the same in the burn-in.
         """
         logits = self.student(as_float(batch.labeled_images))
         loss = self.supervised_loss(logits, batch.masks, self.class_weights)
@@ -211,10 +222,10 @@ def fill_term(batch: Batch, logits: Tensor, label: Callable[[], Tensor], options
     """Return the loss of a teacher's labels on unannotated pixels of labeled images (``filled_cross_entropy``).
 
     Args:
-        batch: Its ``fill`` marks these pixels.
-        logits: The student's, ``(B, C, S, S)``, for the labeled images.
-        label: Returns the teacher's logits for the same views; called only if there are pixels to fill.
-        options: With ``fill_weight``, ``label_temperature``, ``threshold`` and ``threshold_mode``.
+        batch: The batch, whose ``fill`` marks these pixels.
+        logits: The student's logits for the labeled images, ``(B, C, S, S)``.
+        label: Function that returns the teacher's logits for the same views; called only if there are pixels to fill.
+        options: Options with ``fill_weight``, ``label_temperature``, ``threshold`` and ``threshold_mode``.
     """
     o = options
     if not len(batch.fill) or o.fill_weight == 0:
@@ -226,9 +237,9 @@ def tag_term(batch: Batch, logits: Tensor, mixed_logits: Tensor | None = None, r
     """Return the loss of image tags (``tag_loss``): of labeled images and, in mixed images, of unlabeled images.
 
     Args:
-        batch: Its tags, and the size of the image behind each view.
-        logits: The student's, ``(B, C, S, S)``, for the labeled images.
-        mixed_logits: The student's, ``(B_u, C, S, S)``, for the mixed images; None in a step without them.
+        batch: The batch, with its tags and the area of the image that each view was cropped from.
+        logits: The student's logits for the labeled images, ``(B, C, S, S)``.
+        mixed_logits: The student's logits for the mixed images, ``(B_u, C, S, S)``; None in a step without them.
         region: bool ``(B_u, S, S)``, True where mixed image i shows unlabeled image i and not its partner.
     """
     loss = tag_loss(logits, batch.labeled_tags, batch.labeled_valid, batch.labeled_area)
@@ -238,11 +249,11 @@ def tag_term(batch: Batch, logits: Tensor, mixed_logits: Tensor | None = None, r
     return loss + tag_loss(mixed_logits, batch.unlabeled_tags, shown, batch.unlabeled_area)
 
 
-# Deprecated names of version 0.1.0, kept for methods outside this package.
+# Deprecated names of version 0.1.0, kept for users' own methods.
 
 
 def check_range(options: Any, high: float, *names: str) -> None:
-    """Raise ValueError if one of the named options is outside [0, ``high``]. Deprecated: see `Options`."""
+    """Raise ValueError if one of the named options is outside [0, ``high``]. Deprecated: subclass `Options`."""
     for name in names:
         value = getattr(options, name)
         if not 0 <= value <= high or value == float("inf"):

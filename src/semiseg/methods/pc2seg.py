@@ -10,7 +10,8 @@ views (consistency). So should its features of a pixel, which should also differ
     N_i     = random cells of other images, without those that have the pseudo-label of i
     L       = CE(f(x_l), y) + lambda_1 L_unsup + lambda_2 L_con
 
-The code is not public, and we do not know the constants of the published runs. Defaults marked "ours" are our choice.
+The authors' code is not public, and the constants of the published runs are unknown. Our values are marked "our
+default".
 """
 
 from collections.abc import Callable, Sequence
@@ -35,19 +36,19 @@ class PC2SegOptions(UnlabeledOptions):
     """Options of pixel-contrastive consistency; each default with its source."""
 
     unsupervised_weight: Annotated[float, NOT_NEGATIVE] = 1.0
-    """lambda_1, of the consistency between views (ours)."""
+    """lambda_1, weight of the consistency between views (our default)."""
     contrast_weight: Annotated[float, NOT_NEGATIVE] = 0.1
-    """lambda_2, of the contrast between pixels (ours); 0 leaves it out."""
+    """lambda_2, weight of the contrast between pixels (our default). 0 leaves it out."""
     contrast_temperature: Annotated[float, POSITIVE] = 0.1
-    """tau: the lower, the more the nearest negatives count (ours)."""
+    """tau, temperature of the contrast: if low, the most similar negatives dominate (our default)."""
     anchors: Annotated[int, AT_LEAST_ONE] = 256
-    """Largest number of cells per image that are compared with negatives (ours)."""
+    """Largest number of cells per image that are compared with negatives (our default)."""
     negatives: Annotated[int, AT_LEAST_ONE] = 256
-    """Largest number of cells of other images that each anchor is compared with (ours)."""
+    """Largest number of cells of other images that each anchor is compared with (our default)."""
     debias: bool = True
-    """Leave out negatives with the anchor's pseudo-label, which are likely false (the paper's idea)."""
+    """Leave out negatives with the anchor's pseudo-label, which are likely false negatives (paper)."""
     projection: Annotated[int, AT_LEAST_ONE] = 128
-    """Channels of the compared features (ours)."""
+    """Channels of the compared features (our default)."""
     color_strength: Annotated[float, FRACTION] = 0.5
     """Strength of color jitter in the strong view (UniMatch: 0.5)."""
 
@@ -55,10 +56,12 @@ class PC2SegOptions(UnlabeledOptions):
 class PC2Seg(Method):
     """One network, consistent between two views and contrastive between images; see the module's docstring.
 
-    Our choices where the paper's text is open: the deepest features are projected, by two convolutions without
-    normalization; positives and negatives come from the weak view and get no gradient; false negatives are found by
-    their pseudo-labels. (Weighting each negative by the probability of another class would be the same where the
-    network is sure.)
+    Our choices where the paper leaves a detail open:
+
+    - The deepest features are projected by two convolutions without normalization.
+    - Positives and negatives come from the weak view and get no gradient.
+    - False negatives are found by their pseudo-labels. Weighting each negative by the probability of another class
+      would give the same result where the network is confident.
     """
 
     Options = PC2SegOptions
@@ -89,15 +92,15 @@ class PC2Seg(Method):
         if o.contrast_weight > 0:
             contrast = self.contrast([f[len(labeled) :] for f in features], weak_features, targets, valid)
         loss = supervised + ramp * (o.unsupervised_weight * unsupervised + o.contrast_weight * contrast)
-        return StepOutput.of(loss, supervised=supervised, unsupervised=unsupervised, consistency=contrast)
+        return StepOutput.from_terms(loss, supervised=supervised, unsupervised=unsupervised, consistency=contrast)
 
     def contrast(self, strong: list[Tensor], weak: list[Tensor], probabilities: Tensor, valid: Tensor) -> Tensor:
         """Return ``L_con``.
 
         Args:
-            strong: Features of the N strong views, as from ``encode``.
+            strong: Features of the N strong views, from ``encode``.
             weak: Features of the weak views.
-            probabilities: float ``(N, C, H, W)``, the network's for the weak views; they identify false negatives.
+            probabilities: The network's for the weak views, float ``(N, C, H, W)``; they identify false negatives.
             valid: bool ``(N, H, W)``, False on padding.
         """
         o, n, grid = self.options, len(probabilities), strong[-1].shape[-2:]
@@ -120,16 +123,16 @@ class PC2Seg(Method):
         return info_nce(similarity, anchor @ negative.mT, allowed, is_anchor, o.contrast_temperature)
 
     def project(self, deepest: Tensor, grid: Sequence[int]) -> Tensor:
-        """Return ``h``, of unit length, float ``(N, P, D)``, for each of the ``P`` cells of ``grid``.
+        """Return ``h``, float ``(N, P, D)`` of unit length, for each of the ``P`` cells of ``grid``.
 
-        A network may pad a single image more than several images; the additional cells are cut off.
+        A network may pad a single image more than several images. The additional cells are cut off.
         """
         h = self.projector(deepest[..., : grid[0], : grid[1]]).float()
         return F.normalize(h, dim=1).flatten(2).mT
 
 
 def sample_cells(allowed: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Sample ``count`` different cells of each row, allowed ones first; depends on the current shard.
+    """Sample ``count`` different cells of each row, allowed cells first. The result depends on the current shard.
 
     Args:
         allowed: bool ``(N, P)``.

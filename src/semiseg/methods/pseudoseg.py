@@ -1,9 +1,9 @@
 """PseudoSeg: Zou, Zhang, Zhang, Li, Bian, Huang, Pfister, "PseudoSeg: Designing Pseudo Labels for Semantic
 Segmentation", ICLR 2021 (https://arxiv.org/abs/2010.09713).
 
-One network labels weak views for its own strong ones, together with a second branch that localizes classes from
-image-level labels alone: class activation maps, refined by self-attention (SGC). Both make different mistakes, so their
-calibrated mean is the pseudo-label, soft and without threshold::
+One network labels the weak views for its own strong views. A second branch helps: it localizes classes from image-level
+labels alone, by class activation maps that self-attention refines (SGC). Both branches make different mistakes, so the
+pseudo-label is their calibrated mean, soft and without a threshold::
 
     M_c = relu(w_c . F) / max                       CAM of each class c present; F: deepest features, w: classifier
     R   = A M + M,   A = softmax(q k^T / sqrt(d))                              self-attention between cells
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from semiseg.methods.method import Batch, Method, Progress, StepOutput, UnlabeledOptions, as_float
 from semiseg.ops.features import decode, encode, feature_channels, to_cells, to_pixels
-from semiseg.ops.global_batch import divisor, global_sum
+from semiseg.ops.global_batch import global_mean_denominator, global_sum
 from semiseg.ops.losses import IGNORE, weighted_cross_entropy
 from semiseg.ops.photometric import color_jitter, cutout
 from semiseg.ops.pseudo_labels import confidence_weights, labeling, soft_label
@@ -36,28 +36,30 @@ class PseudoSegOptions(UnlabeledOptions):
     """Options of PseudoSeg; each default with its source."""
 
     label_temperature: Annotated[float, FRACTION] = 0.5
-    """T, which sharpens pseudo-labels (paper: 0.5); 1: as fused; 0: the predicted class."""
+    """T, temperature that sharpens pseudo-labels (paper: 0.5). 1: as fused; 0: the predicted class."""
     threshold: Annotated[float, FRACTION] = 0.0
-    """Smallest confidence of a fused prediction that counts (paper: 0, all of them)."""
+    """Smallest confidence of a trusted pseudo-label (paper: 0, all are trusted)."""
     background: int = -1
-    """Class without a map of its own, present where no other class is (paper, VOC: 0); -1: every class has a map."""
+    """Background class, which has no map and is present where no other class is (paper, VOC: 0). -1: none."""
     known_share: Annotated[float, FRACTION] = 0.75
-    """Smallest labeled share of a crop in which unseen classes count as absent (ours; release: 0)."""
+    """Labeled fraction of a crop from which other classes count as absent (our default; authors' code: 0)."""
     color_strength: Annotated[float, FRACTION] = 0.5
-    """Strength of color jitter in the strong view (release: 0.5)."""
+    """Strength of color jitter in the strong view (authors' code: 0.5)."""
     cutout: Annotated[float, FRACTION] = 0.195
-    """Side of the rectangle cut out of the strong view, relative to the crop's (release: 100 of 513 pixels)."""
+    """Side of the rectangle cut out of the strong view, relative to the crop's (authors' code: 100 of 513 pixels)."""
     attention_channels: Annotated[int, AT_LEAST_ONE] = 128
-    """d, channels of query and key (release: 128)."""
+    """d, channels of query and key (authors' code: 128)."""
     attention_side: Annotated[int, Range(2)] = 33
-    """Largest side of the attention's grid, in cells (33: a crop of 513 at stride 16, as in the release)."""
+    """Largest side of the attention's grid, in cells (authors' code: 33, a crop of 513 at stride 16)."""
 
 
 class PseudoSeg(Method):
     """One network and a second branch, which is used in training only; see the module's docstring.
 
-    Departures: padding is left out of pooling, maps, attention and the root mean square; a labeled crop with many
-    unknown pixels does not determine which classes are absent.
+    Differences from the authors' code:
+
+    - Padding is left out of pooling, maps, attention and the root mean square.
+    - A labeled crop with many unknown pixels does not determine which classes are absent.
     """
 
     Options = PseudoSegOptions
@@ -88,10 +90,10 @@ class PseudoSeg(Method):
         unsupervised = weighted_cross_entropy(strong_logits, targets, weights, valid)
         loss = supervised + auxiliary + ramp * o.unsupervised_weight * unsupervised
         terms = {"supervised": supervised, "auxiliary": auxiliary, "unsupervised": unsupervised}
-        return StepOutput.of(loss, trusted_fraction, **terms)
+        return StepOutput.from_terms(loss, trusted_fraction, **terms)
 
     def burn_in_step(self, batch: Batch, labeled: Tensor) -> StepOutput:
-        """Return the loss of the labels alone, for both branches: the second one must be able to label afterwards."""
+        """Return the loss of the labels, for both branches, since both predict pseudo-labels after the burn-in."""
         features = encode(self.student, labeled)
         logits = decode(self.student, features, labeled.shape[-2:])
         supervised = self.supervised_loss(logits, batch.masks, self.class_weights)
@@ -111,14 +113,15 @@ class PseudoSeg(Method):
         shown, known = image_labels(batch.masks, batch.labeled_valid, self.options, self.classes)
         sgc_logits, scores = self.sgc(features, batch.labeled_valid, shown, known)
         bce = F.binary_cross_entropy_with_logits(scores.float(), shown.float(), known.float(), reduction="sum")
-        return self.supervised_loss(sgc_logits, batch.masks, self.class_weights) + bce / divisor(known.sum())
+        bce = bce / global_mean_denominator(known.sum())
+        return self.supervised_loss(sgc_logits, batch.masks, self.class_weights) + bce
 
 
 class SelfAttentionGradCAM(nn.Module):
     """The second branch: image-level classifier, class activation maps, self-attention, a convolution to logits.
 
     The classifier learns from image-level labels and passes gradients to the encoder. Query, key and convolution learn
-    from labeled pixels; features and maps reach them without gradient (release). All maps share one grid, that of the
+    from labeled pixels and pass no gradient to features and maps (authors' code). All maps share the grid of the
     finer of the two deepest levels. The attention's memory grows with the square of its number of cells.
     """
 
@@ -136,13 +139,16 @@ class SelfAttentionGradCAM(nn.Module):
     def forward(
         self, features: list[Tensor], valid: Tensor, shown: Tensor | None = None, known: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return logits ``z_2`` ``(N, C, H, W)``, and the classifier's ``(N, C')``, ``C'`` classes with a map.
+        """Compute the logits of both parts of the branch, with ``C'`` classes that have a map.
 
         Args:
-            features: From ``encode``, for images ``(N, 3, H, W)``.
+            features: Features from ``encode``, for images ``(N, 3, H, W)``.
             valid: bool ``(N, H, W)``, False on padding.
-            shown: bool ``(N, C')``, whether an image shows a class, if that is ``known``; else the classifier decides.
-            known: bool ``(N, C')``.
+            shown: bool ``(N, C')``, whether an image shows a class. Only used where ``known``.
+            known: bool ``(N, C')``. Where False, the classifier decides whether the image shows the class.
+
+        Returns:
+            Pixel logits ``z_2`` ``(N, C, H, W)`` and the classifier's logits ``(N, C')``.
         """
         levels = features[1:][-2:]
         grid = [min(side, self.side) for side in levels[0].shape[-2:]]
@@ -162,7 +168,7 @@ class SelfAttentionGradCAM(nn.Module):
         return to_pixels(self.project(refined), features, valid.shape[-2:]), scores
 
     def refine(self, maps: Tensor, levels: Tensor, inside: Tensor) -> Tensor:
-        """Return ``R = A M + M`` for maps ``(N, C', h, w)``; ``A`` attends to the cells inside the image only."""
+        """Return ``R = A M + M`` for maps ``(N, C', h, w)``; ``A`` attends only to cells inside the image."""
         query, key, value = (t.flatten(2).mT for t in (self.query(levels), self.key(levels), maps))
         keys = inside.flatten(2)
         keys = keys | ~keys.any(dim=2, keepdim=True)  # for an image of padding only, softmax needs at least one key
@@ -171,26 +177,26 @@ class SelfAttentionGradCAM(nn.Module):
 
 
 def activation_maps(features: Tensor, weights: Tensor, shown: Tensor) -> Tensor:
-    """Return ``M_c = relu(sum_k w_ck F_k)``, divided by its maximum, of the shown classes: in [0, 1], 0 elsewhere.
+    """Return ``M_c = relu(sum_k w_ck F_k)``, divided by its maximum, for the shown classes; 0 for the others.
 
     This is Grad-CAM (Selvaraju et al. 2017, equations 1 and 2) for a linear classifier after global average pooling.
-    The gradient of its logit with respect to ``F_k`` is ``w_ck`` over the number of cells, in every cell. So Grad-CAM's
-    map is CAM's (Zhou et al. 2016) up to that number, which the division cancels. No backward pass per class is needed.
+    The gradient of its logit with respect to ``F_k`` is ``w_ck`` divided by the number of cells, in every cell. So
+    Grad-CAM's map equals CAM's (Zhou et al. 2016) up to that number, which cancels. No backward pass is needed.
 
     Args:
         features: F, float ``(N, D, h, w)``.
         weights: w, float ``(C', D)``.
-        shown: bool ``(N, C', h, w)``, True where a class may be.
+        shown: bool ``(N, C', h, w)``, True where a class may be present.
     """
     maps = torch.einsum("ndhw,cd->nchw", features, weights).relu() * shown
     return maps / maps.amax(dim=(2, 3), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
 
 
 def fuse(logits: Tensor, sgc_logits: Tensor, valid: Tensor) -> Tensor:
-    """Return P, the mean of both branches' probabilities after one calibration, float ``(N, C, H, W)``.
+    """Return P, the mean of both branches' calibrated probabilities, float ``(N, C, H, W)``.
 
-    Logits are divided by their root mean square over both branches, all classes and all valid pixels of the global
-    batch, so that their scale favors neither branch. The result depends on the current shard.
+    All logits are divided by one root mean square, over both branches, all classes and all valid pixels of the global
+    batch. The result depends on the current shard.
     """
     both, inside = torch.cat([logits.float(), sgc_logits.float()]), torch.cat([valid, valid])[:, None]
     count = (global_sum(inside.sum()) * both.shape[1]).clamp(min=1)
@@ -200,16 +206,16 @@ def fuse(logits: Tensor, sgc_logits: Tensor, valid: Tensor) -> Tensor:
 
 
 def image_labels(masks: Tensor, valid: Tensor, options: PseudoSegOptions, classes: int) -> tuple[Tensor, Tensor]:
-    """Return which classes each image shows, and for which of them that is known: bool ``(N, C')`` each.
+    """Return whether each image shows each class, and whether that is known: bool ``(N, C')`` each.
 
-    A class among the labeled pixels is shown. Any other class is absent if ``known_share`` of the pixels are labeled,
-    else unknown: it may be among the unlabeled pixels. (Few crops are labeled completely, since borders are unlabeled
-    in VOC and odd objects in CamVid.)
+    A class with labeled pixels is shown. Any other class is absent if ``known_share`` of the pixels are labeled. If
+    fewer are, it is unknown, since it may be among the unlabeled pixels. (Few crops are labeled completely: VOC leaves
+    borders unlabeled, CamVid rare objects.)
 
     Args:
         masks: int64 ``(N, H, W)``, 255 where the class is unknown.
         valid: bool ``(N, H, W)``, False on padding.
-        options: With ``background`` and ``known_share``.
+        options: Options with ``background`` and ``known_share``.
         classes: Number of classes.
     """
     shown = torch.zeros(len(masks), 256, dtype=torch.bool, device=masks.device).scatter_(1, masks.flatten(1), True)

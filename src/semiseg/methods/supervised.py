@@ -1,4 +1,4 @@
-"""Supervised training: the baseline. The same network, schedule and steps, on the labeled images alone."""
+"""Supervised training, the baseline: the same network, schedule and steps, on labeled images only."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -9,10 +9,10 @@ from semiseg.option_ranges import NOT_NEGATIVE
 
 @dataclass(frozen=True)
 class SupervisedOptions(Options):
-    """The only option of supervised training."""
+    """Options of supervised training."""
 
     tag_weight: Annotated[float, NOT_NEGATIVE] = 0.5
-    """Weight of the loss of image tags, if the data has them (ours)."""
+    """Weight of the loss of image tags, if the data has them (our default)."""
 
 
 class Supervised(Method):

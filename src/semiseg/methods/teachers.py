@@ -1,6 +1,6 @@
-"""EMA teachers: how they start, label and follow the student, and the options they share."""
+"""Base classes of methods whose teachers are exponential moving averages (EMA) of the student."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
@@ -18,25 +18,27 @@ class TeacherOptions(PseudoLabelOptions):
     """Options of methods whose teachers also label partially annotated images and images with tags."""
 
     fill_weight: Annotated[float, NOT_NEGATIVE] = 0.5
-    """lambda_f, weight of the teacher's labels on unannotated pixels of labeled images (ours)."""
+    """lambda_f, weight of the teacher's labels on unannotated pixels of labeled images (our default)."""
     tag_weight: Annotated[float, NOT_NEGATIVE] = 0.5
-    """lambda_t, weight of the loss of image tags, if the data has them (ours)."""
+    """lambda_t, weight of the loss of image tags, if the data has them (our default)."""
     ema_decay: Annotated[float, FRACTION] = 0.99
-    """alpha, reached by the warm-up min(1 - 1/(i + 1), alpha) (release)."""
+    """alpha, decay of the moving average after the warm-up min(1 - 1/(i + 1), alpha) (authors' code)."""
     ema_buffers: BufferMode = "ema"
-    """BatchNorm statistics of a teacher: ema (ours, as AugSeg), copy, own (release: from its own forward passes)."""
+    """BatchNorm statistics of a teacher. ema: averaged like the weights (our default, as in AugSeg); copy: those of the
+    student; own: from the teacher's own forward passes (authors' code)."""
     teacher_mode: Literal["eval", "train"] = "eval"
-    """Mode of a labeling teacher: eval (ours, as AugSeg, UniMatch V2) or train: batch statistics, dropout (release)."""
+    """Mode of the teacher when it labels. eval: our default, as in AugSeg and UniMatch V2; train: with batch statistics
+    and dropout (authors' code)."""
     color_strength: Annotated[float, FRACTION] = 0.5
     """Strength of color jitter in the strong view (UniMatch: 0.5)."""
 
 
-class WeakAnnotation(NamedTuple):
-    """Weighted losses of labels that are not full masks, each 0 if the batch has none.
+class ExtraAnnotation(NamedTuple):
+    """Losses for partial masks and image tags; 0 if the batch has none.
 
     Attributes:
-        tags: ``lambda_t L_tags``, from image tags.
-        filled: ``lambda_f L_fill``, from the teacher's labels on unannotated pixels.
+        tags: Weighted loss of image tags, ``lambda_t L_tags``.
+        filled: Weighted loss of the teacher's labels on unannotated pixels, ``lambda_f L_fill``.
         scalars: Both losses without their weights, by name.
     """
 
@@ -51,45 +53,52 @@ def make_teacher(student: nn.Module) -> nn.Module:
 
 
 class TeacherMethod(Method):
-    """A method whose teachers follow the student by an exponential moving average (EMA)."""
+    """A method whose teachers, networks like the student, follow it by an exponential moving average (EMA)."""
+
+    teachers: Iterable[nn.Module]
+
+    @property
+    def predictors(self) -> dict[str, nn.Module]:
+        """The student and every teacher: ``student``, ``teacher1``, ``teacher2``, ..."""
+        return {"student": self.student} | {f"teacher{i + 1}": teacher for i, teacher in enumerate(self.teachers)}
 
     def label(self, teacher: nn.Module, images: Tensor, tags: Tensor) -> Tensor:
-        """Return a teacher's logits ``(N, C, H, W)`` for weak views, classes known to be absent masked out."""
+        """Return a teacher's logits ``(N, C, H, W)`` for weak views, without classes known to be absent."""
         teacher.train(self.options.teacher_mode == "train")
         return mask_absent(self.teacher_logits(teacher, images), tags)
 
-    def weak_annotation(
+    def extra_annotation(
         self, batch: Batch, teacher: nn.Module, labeled: Tensor, logits: Tensor, mixed_logits: Tensor, region: Tensor
-    ) -> WeakAnnotation:
-        """Return the losses of partially annotated masks and image tags; all are 0 for full masks without tags.
+    ) -> ExtraAnnotation:
+        """Return the losses for partial masks and image tags.
 
         Args:
-            batch: Its ``fill`` and tags.
-            teacher: Labels the unannotated pixels.
-            labeled: float ``(B, 3, S, S)``, the labeled images.
-            logits: The student's, ``(B, C, S, S)``, for the labeled images.
-            mixed_logits: The student's, ``(B_u, C, S, S)``, for the mixed images.
+            batch: Supplies ``fill`` and tags.
+            teacher: The teacher that labels the unannotated pixels.
+            labeled: Labeled images, float ``(B, 3, S, S)``.
+            logits: The student's logits for the labeled images, ``(B, C, S, S)``.
+            mixed_logits: The student's logits for the mixed images, ``(B_u, C, S, S)``.
             region: bool ``(B_u, S, S)``, True where mixed image i shows unlabeled image i.
         """
         o = self.options
         filled = fill_term(batch, logits, lambda: self.label(teacher, labeled, batch.labeled_tags), o)
         tags = tag_term(batch, logits, mixed_logits, region)
-        return WeakAnnotation(o.tag_weight * tags, o.fill_weight * filled, {"filled": filled, "tags": tags})
+        return ExtraAnnotation(o.tag_weight * tags, o.fill_weight * filled, {"filled": filled, "tags": tags})
 
 
 class SingleTeacherMethod(TeacherMethod):
-    """A student and one teacher, which follows it after every step."""
+    """A method with one teacher, ``teacher``, which follows the student after every step."""
 
     def __init__(self, build: Callable[[], nn.Module], classes: int, options: Any) -> None:
         super().__init__(build, classes, options)
         self.teacher = make_teacher(self.student)
 
+    @property
+    def teachers(self) -> tuple[nn.Module]:  # type: ignore[override]
+        """The one teacher."""
+        return (self.teacher,)
+
     def after_step(self, progress: Progress) -> None:
-        """Update the teacher, including its BatchNorm statistics unless ``ema_buffers`` says otherwise."""
+        """Update the teacher's weights, and its BatchNorm statistics as ``ema_buffers`` says (default: ema)."""
         buffers: Any = getattr(self.options, "ema_buffers", "ema")
         ema_update(self.teacher, self.student, ema_decay(progress.step, self.options.ema_decay), buffers)
-
-    @property
-    def predictors(self) -> dict[str, nn.Module]:
-        """Student and teacher: ``student``, ``teacher1``."""
-        return {"student": self.student, "teacher1": self.teacher}

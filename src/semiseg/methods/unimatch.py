@@ -1,7 +1,7 @@
 """UniMatch: Yang, Qi, Feng, Zhang, Shi, "Revisiting Weak-to-Strong Consistency in Semi-Supervised Semantic
 Segmentation", CVPR 2023 (https://arxiv.org/abs/2208.09910).
 
-FixMatch with two strong views, which agree through the labels of the weak view, and a stream of perturbed features::
+FixMatch with two strong views, which learn the same labels from the weak view, and a stream of perturbed features::
 
     z_l, z_w = f([w(x_l); w(x_u)]);   yhat, c = argmax, max of softmax z_w               no gradient through z_w
     z_fp     = decoder(dropout of channels(encoder(w(x_u))))
@@ -28,22 +28,22 @@ class UniMatchOptions(PseudoLabelOptions):
     """Options of UniMatch; each default with its source."""
 
     threshold: Annotated[float, FRACTION] = 0.95
-    """Smallest confidence of a trusted pseudo-label (release, VOC: 0.95; Cityscapes: 0)."""
+    """Smallest confidence of a trusted pseudo-label (authors' code, VOC: 0.95; Cityscapes: 0)."""
     unsupervised_weight: Annotated[float, NOT_NEGATIVE] = 0.5
-    """lambda, of the mean of the two strong views (release: 0.25 for each)."""
+    """lambda, weight of the mean loss of the two strong views (authors' code: 0.25 for each)."""
     feature_weight: Annotated[float, NOT_NEGATIVE] = 0.5
-    """mu, of the view with perturbed features (release: 0.5); 0 leaves it out."""
+    """mu, weight of the view with perturbed features (authors' code: 0.5). 0 leaves it out."""
     feature_dropout: Annotated[float, Range(0, 1, high_open=True)] = 0.5
-    """Share of the channels that are dropped in that view (release: 0.5)."""
+    """Fraction of the channels dropped in the view with perturbed features (authors' code: 0.5)."""
     color_strength: Annotated[float, FRACTION] = 0.5
-    """Strength of color jitter in the strong views (release: 0.5)."""
+    """Strength of color jitter in the strong views (authors' code: 0.5)."""
 
 
 class UniMatch(Method):
     """One network, two strong views and one of perturbed features; see the module's docstring for the equations.
 
-    Departures from the release: the pasted image is another one of the batch (there: another crop of the same image),
-    and its label comes from the same forward pass.
+    Differences from the authors' code: the pasted image is another image of the batch (there: another crop of the same
+    image), and its label comes from the same forward pass.
     """
 
     Options = UniMatchOptions
@@ -71,4 +71,4 @@ class UniMatch(Method):
         consistency, trusted_fraction = pseudo_label_loss(perturbed_logits, weak, o.threshold, o.threshold_mode)
         loss = (supervised + ramp * (o.unsupervised_weight * unsupervised + o.feature_weight * consistency)) / 2
         terms = {"supervised": supervised, "unsupervised": unsupervised, "consistency": consistency}
-        return StepOutput.of(loss, trusted_fraction, **terms)
+        return StepOutput.from_terms(loss, trusted_fraction, **terms)

@@ -1,8 +1,8 @@
 """UniMatch V2: Yang, Zhao, Zhao, "UniMatch V2: Pushing the Limit of Semi-Supervised Semantic Segmentation", 2024
 (https://arxiv.org/abs/2410.10777).
 
-Two strong views see complementary halves of the encoder's channels, which replaces UniMatch's stream of perturbed
-features. An EMA teacher labels::
+Two strong views see complementary halves of the encoder's channels. This replaces UniMatch's stream of perturbed
+features. The labels come from an EMA teacher::
 
     yhat, c = argmax, max of softmax f(w(x_u); theta_t)
     d ~ Bernoulli(1/2)^C;   z_1 = decoder(2 d encoder(x_1)),   z_2 = decoder(2 (1 - d) encoder(x_2))
@@ -28,20 +28,20 @@ class UniMatchV2Options(PseudoLabelOptions):
     """Options of UniMatch V2; each default with its source."""
 
     threshold: Annotated[float, FRACTION] = 0.95
-    """Smallest confidence of a trusted pseudo-label (release: 0.95 on every data set)."""
+    """Smallest confidence of a trusted pseudo-label (authors' code: 0.95 on every data set)."""
     whole_pairs: Annotated[float, FRACTION] = 0.5
-    """Probability that a pair of views keeps all its channels (release: half of each batch)."""
+    """Probability that a pair of views keeps all its channels (authors' code: half of each batch)."""
     ema_decay: Annotated[float, FRACTION] = 0.996
-    """alpha, reached by the warm-up min(1 - 1/(i + 1), alpha) over the whole run (release)."""
+    """alpha, decay of the moving average after the warm-up min(1 - 1/(i + 1), alpha) (authors' code: 0.996)."""
     color_strength: Annotated[float, FRACTION] = 0.5
-    """Strength of color jitter in the strong views (release: 0.5)."""
+    """Strength of color jitter in the strong views (authors' code: 0.5)."""
 
 
 class UniMatchV2(SingleTeacherMethod):
     """One EMA teacher, two views of complementary channels; see the module's docstring for the equations.
 
-    Departure from the release: the pasted image is the neighbor in the batch (there: the batch in reverse order, so
-    that the middle image is mixed with itself). The release uses DINOv2 with a DPT decoder; any network works here.
+    Difference from the authors' code: the pasted image is the neighbor in the batch. There the batch is reversed, so
+    the middle image is mixed with itself. The authors use DINOv2 with a DPT decoder; here any network works.
     """
 
     Options = UniMatchV2Options
@@ -64,4 +64,4 @@ class UniMatchV2(SingleTeacherMethod):
         logits = self.student(as_float(batch.labeled_images))
         supervised = self.supervised_loss(logits, batch.masks, self.class_weights)
         loss = (supervised + ramp * o.unsupervised_weight * unsupervised) / 2
-        return StepOutput.of(loss, trusted_fraction, supervised=supervised, unsupervised=unsupervised)
+        return StepOutput.from_terms(loss, trusted_fraction, supervised=supervised, unsupervised=unsupervised)

@@ -1,1 +1,1 @@
-"""Pure tensor functions: everything the methods' equations are made of. Nothing here knows files or engines."""
+"""Tensor functions that the methods' equations are built from. They do not depend on files or on the trainer."""

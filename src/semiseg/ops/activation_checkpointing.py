@@ -1,9 +1,11 @@
 """Activation checkpointing: recompute a block's activations in the backward pass instead of storing them.
 
 Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016 (https://arxiv.org/abs/1604.06174), with
-``torch.utils.checkpoint``: only the input of each block is stored. The second pass equals the first bit for bit.
-PyTorch restores its generators, so dropout is the same. `stochastic_depth` repeats its recorded sub-model, although
-its ``with`` block has ended. BatchNorm updates its running statistics in the first pass only.
+``torch.utils.checkpoint``: only the input of each block is stored. The second pass equals the first bit for bit:
+
+- PyTorch restores its generators, so dropout is the same.
+- The recorded drop masks of `stochastic_depth` are replayed, since its ``with`` block has ended by then.
+- BatchNorm updates its running statistics in the first pass only.
 """
 
 from collections.abc import Iterator
@@ -15,11 +17,11 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from semiseg.ops.stochastic_depth import residual_blocks, same_sub_model
+from semiseg.ops.stochastic_depth import replay_sub_model, residual_blocks
 
 
 def recomputable_blocks(network: nn.Module) -> list[nn.Module]:
-    """Return the residual blocks of ``network`` and their siblings in a sequence, none of them nested."""
+    """Return the outermost residual blocks of ``network``, and the other modules of the sequences they are in."""
     residual = {*residual_blocks(network)}
 
     def find(module: nn.Module, in_sequence: bool) -> Iterator[nn.Module]:
@@ -34,10 +36,10 @@ def recomputable_blocks(network: nn.Module) -> list[nn.Module]:
 
 
 def recompute_activations(network: nn.Module) -> list[nn.Module]:
-    """Recompute each block of ``network`` in every backward pass from now on, and return the blocks.
+    """Make ``network`` recompute each block in every backward pass, and return the blocks.
 
-    Weights, their names and outputs do not change, nor do passes without gradients. The additional time is that of one
-    forward pass.
+    Weights, parameter names and outputs do not change. Passes without gradients are not affected. The additional time
+    is that of one forward pass.
 
     Raises:
         ValueError: The network has no residual blocks.
@@ -61,10 +63,10 @@ def _forward(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
 
 
 class _SecondPass(AbstractContextManager[None]):
-    """Repeat the sub-model that ``block`` is now, and leave BatchNorm's running statistics alone."""
+    """Replay the current drop masks, and do not change BatchNorm's running statistics."""
 
     def __init__(self, block: nn.Module) -> None:
-        self.block, self.sub_model, self.stack = block, same_sub_model(block), ExitStack()
+        self.block, self.sub_model, self.stack = block, replay_sub_model(block), ExitStack()
 
     def __enter__(self) -> None:
         self.stack.enter_context(self.sub_model())
@@ -78,7 +80,8 @@ class _SecondPass(AbstractContextManager[None]):
 def _keep_running_statistics(block: nn.Module) -> Iterator[None]:
     """Let BatchNorm in training mode update copies of its running statistics in the ``with`` block.
 
-    Without statistics to update, BatchNorm would save two tensors fewer for the backward pass, and PyTorch would raise.
+    If it had no statistics to update, BatchNorm would save two tensors less for the backward pass, and PyTorch would
+    raise an error.
     """
     norms = [module for module in block.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     updating = [norm for norm in norms if norm.training and norm.track_running_stats]

@@ -1,4 +1,4 @@
-"""The exponential moving average (EMA) that makes a teacher of a student."""
+"""Exponential moving average (EMA) of the student, which is the teacher."""
 
 from typing import Literal
 
@@ -12,7 +12,7 @@ def ema_decay(updates: int, decay: float) -> float:
     """Return ``min(1 - 1/(i + 1), decay)`` for update ``i``, from 0.
 
     The first update copies the student. Until the bound is reached, the teacher is the mean of all students so far
-    (Tarvainen & Valpola 2017; ClassMix; Dual Teacher's release).
+    (Tarvainen & Valpola 2017; the code of ClassMix and Dual Teacher).
     """
     return min(1 - 1 / (updates + 1), decay)
 
@@ -27,7 +27,7 @@ def ema_update(teacher: nn.Module, student: nn.Module, decay: float, buffers: Bu
         decay: In [0, 1]; 0 copies the student bit for bit.
         buffers: Update of BatchNorm's running statistics. ``"ema"`` averages them like the parameters (AugSeg, French
             et al. 2020), ``"copy"`` copies the student's, and ``"own"`` leaves them to the teacher's own forward passes
-            (Dual Teacher's release, with the teacher in train mode; in eval mode they never change).
+            (Dual Teacher's code, with the teacher in train mode; in eval mode they never change).
     """
     pairs = list(zip(teacher.parameters(), student.parameters(), strict=True))
     if buffers != "own":

@@ -1,7 +1,7 @@
 """Features between a network's encoder and decoder, for methods that perturb or compare them.
 
-The features are a list of maps, finest first. The first one is the normalized image itself. A network has
-``encode(images)``, ``decode(features)`` and ``resize(logits, size)``, as `semiseg.networks.SegmentationNetwork`.
+The features are a list of maps, finest first. The first map is the normalized image itself. The network needs the
+methods ``encode``, ``decode`` and ``resize`` of `semiseg.networks.SegmentationNetwork`.
 """
 
 from collections.abc import Sequence
@@ -43,8 +43,8 @@ def to_cells(maps: Tensor, features: list[Tensor], grid: Sequence[int]) -> Tenso
 
     Args:
         maps: float ``(N, C, H, W)``, over the pixels of the encoded images.
-        features: From ``encode``. Pixels that the network added as padding count as 0 in a cell's mean.
-        grid: ``(h, w)``.
+        features: Features from ``encode``. Pixels that the network added as padding count as 0 in a cell's mean.
+        grid: Number of cells ``(h, w)``.
 
     Returns:
         float ``(N, C, h, w)``.
@@ -55,7 +55,7 @@ def to_cells(maps: Tensor, features: list[Tensor], grid: Sequence[int]) -> Tenso
 
 
 def to_pixels(maps: Tensor, features: list[Tensor], size: Sequence[int]) -> Tensor:
-    """Interpolate ``maps`` ``(N, C, h, w)``, on a grid as in ``to_cells``, to images of size ``(H, W)``."""
+    """Interpolate ``maps`` ``(N, C, h, w)`` on a grid of ``to_cells`` to images of size ``(H, W)``."""
     maps = F.interpolate(maps, features[0].shape[-2:], mode="bilinear", align_corners=False)
     return maps[..., : size[0], : size[1]]
 
@@ -76,12 +76,12 @@ def channel_dropout(features: list[Tensor], rate: float) -> list[Tensor]:
 def complementary_dropout(features: list[Tensor], whole: float = 0.5) -> list[Tensor]:
     """Give two views of each image complementary halves of the channels (UniMatch V2, Yang et al. 2024, section 3.3).
 
-    With ``d ~ Bernoulli(1/2)^C``, view 1 keeps the channels ``d`` and view 2 the others, both times 2. A share of the
-    pairs keeps all channels. Random numbers depend on the current shard (`global_batch`).
+    With ``d ~ Bernoulli(1/2)^C``, view 1 keeps the channels ``d`` and view 2 the others, both times 2. A fraction of
+    the pairs keeps all channels. Random numbers depend on the current shard (`global_batch`).
 
     Args:
         features: Maps ``(2 N, C, h, w)``: view 1 of all images, then view 2; the first map does not change.
-        whole: Probability that a pair keeps all channels (release: half of the pairs of a batch, at random).
+        whole: Probability that a pair keeps all channels (authors' code: half of the pairs of a batch).
     """
     pairs = len(features[0]) // 2
     keeps_all = (uniform(pairs, 1, 1, 1) < whole).float()

@@ -1,8 +1,8 @@
 """Random numbers and means that do not depend on how a global batch is split among ranks and micro-batches.
 
-A sample's random numbers follow from its index in the global batch, and a mean over pixels divides by their number in
-the whole batch. So N processes compute the same update as one. Which samples the functions below receive is set by
-`use_shard`. Outside a run the shard is the whole batch, and random numbers come from torch's default CPU generator.
+A sample's random numbers depend on its index in the global batch, and a mean over pixels divides by their number in the
+whole batch, so N processes compute the same update as one. `use_shard` sets the shard that the other functions assume.
+Outside a run the shard is the whole batch, and random numbers come from torch's default CPU generator.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Shard:
     Attributes:
         index: Position of the shard in the global batch, from 0.
         count: Number of shards.
-        size: Number of labeled images in the shard, equal to that of unlabeled ones; 0 if unknown.
-        processes: Number of shards processed at the same time, each by its own rank.
+        size: Number of labeled images in the shard, which equals the number of unlabeled ones; 0 if unknown.
+        processes: Number of shards that are processed at the same time, each by its own rank.
         generator: Source of random numbers, in the same state for every shard. None: torch's default generator.
     """
 
@@ -51,8 +51,8 @@ def use_shard(shard: Shard) -> Iterator[None]:
 def uniform(samples: int, *shape: int) -> Tensor:
     """Sample from U[0, 1) for each sample of the current shard: float ``(samples, *shape)``, on the CPU.
 
-    Numbers are generated for the whole global batch; those of other shards are discarded. A multiple of the shard's
-    size stands for several views of each sample, one view after the other (labeled, mixed, ...).
+    Numbers are generated for the whole global batch; those of other shards are discarded. If ``samples`` is a multiple
+    of the shard's size, the batch is treated as stacked views of the same images.
     """
     views = samples // _shard.size if _shard.size and samples % _shard.size == 0 else 1
     own = samples // views if views else 0
@@ -61,19 +61,19 @@ def uniform(samples: int, *shape: int) -> Tensor:
 
 
 def uniform_for_all() -> Tensor:
-    """Sample one scalar from U[0, 1) for the whole global batch, on the CPU; equal on every shard."""
+    """Sample one scalar from U[0, 1) on the CPU, the same for every shard of the global batch."""
     return torch.rand((), generator=_shard.generator)
 
 
 def generators(samples: int) -> list[torch.Generator]:
-    """Return a CPU generator for each sample of the current shard, for a varying number of random values."""
+    """Return a CPU generator for each sample of the current shard, for any number of random values per sample."""
     seeds = (uniform(samples, 2) * 2**24).long()  # a float32 holds 24 bits
     return [torch.Generator().manual_seed(high << 24 | low) for high, low in seeds.tolist()]
 
 
 @torch.no_grad()
 def global_sum(count: Tensor) -> Tensor:
-    """Return a count over the current shard, summed over all processes. Every process must call it."""
+    """Sum a count of the current shard over all processes. Every process must call it."""
     if _shard.processes == 1:
         return count
     count = count.clone()
@@ -81,12 +81,15 @@ def global_sum(count: Tensor) -> Tensor:
     return count
 
 
-def divisor(count: Tensor) -> Tensor:
-    """Return the number by which a sum over the current shard is divided to give a mean over ``count`` items.
+def global_mean_denominator(count: Tensor) -> Tensor:
+    """Return the denominator of a mean over ``count`` items of the current shard.
 
-    It is the count itself, at least 1. With several processes, whose gradients are averaged, it is the mean count per
-    process. The average of the quotients is then the mean over the global batch. Consecutive micro-batches of one
-    process do not share their counts: each micro-batch has the same weight.
+    For one process it is the count, at least 1. Several processes average their gradients, so it is the mean count per
+    process: the average of their quotients is then the mean over the global batch. Successive micro-batches of one
+    process do not share counts; all micro-batches have the same weight.
     """
     total = global_sum(count).clamp(min=1)
     return total if _shard.processes == 1 else total / _shard.processes
+
+
+divisor = global_mean_denominator  # deprecated name of version 0.1.0

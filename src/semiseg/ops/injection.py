@@ -22,10 +22,10 @@ def inject_labels(
 
     Args:
         views: N unlabeled images and their pseudo-labels.
-        images: float ``(B, 3, H, W)``, labeled.
-        masks: int64 ``(B, H, W)``, their labels.
+        images: Labeled images, float ``(B, 3, H, W)``.
+        masks: Their labels, int64 ``(B, H, W)``.
         valid: bool ``(B, H, W)``, False on padding.
-        rho: float ``(N,)`` in [0, 1], the teacher's `certainty`.
+        rho: The teacher's `certainty`, float ``(N,)`` in [0, 1].
         classes: Number of classes.
     """
     views = PseudoLabels(*views)

@@ -1,4 +1,4 @@
-"""AugSeg's pool of color changes: a random number of random changes per image (Zhao et al. 2023, section 3.2)."""
+"""AugSeg's color changes: a random number of random changes per image (Zhao et al. 2023, section 3.2)."""
 
 import math
 from collections.abc import Callable
@@ -36,32 +36,32 @@ POOL: dict[str, Change] = {
     "solarize": lambda image, u: TF.solarize(image, min(255.0, 256.0 - math.ceil(255 * u))),
     "hue": lambda image, u: TF.adjust_hue(image, u - 0.5),
 }
-"""The eleven changes, with the ranges of AugSeg's release: blur of sigma 0.1 to 2 pixels, factors 0.05 to 0.95,
+"""The eleven changes, with the ranges of AugSeg's code: blur of sigma 0.1 to 2 pixels, factors 0.05 to 0.95,
 4 to 7 bits, thresholds 1 to 255 of 255, a hue rotation by up to half the circle."""
 
 
-def random_intensity(images: Tensor, most: int = 3) -> Tensor:
-    """Apply ``k ~ U{1, ..., most}`` changes of the pool to each image, sampled with replacement, at random strength.
+def random_intensity(images: Tensor, max_changes: int = 3) -> Tensor:
+    """Apply ``k ~ U{1, ..., max_changes}`` changes of ``POOL`` to each image.
 
-    Images are converted to 8 bits first, as in the release. Random numbers come from the CPU and depend on the current
-    shard (`global_batch`).
+    They are sampled with replacement and have random strengths. Images are converted to 8 bits first, as in AugSeg's
+    code. Random numbers come from the CPU and depend on the current shard (`global_batch`).
 
     Args:
         images: float ``(N, 3, H, W)`` in [0, 1].
-        most: Largest number of changes, at least 1 (AugSeg: 3).
+        max_changes: Largest number of changes, at least 1 (AugSeg: 3).
 
     Returns:
         A new tensor of the same shape and range.
     """
     if not len(images):
         return images
-    return torch.stack([_changed(*pair, most) for pair in zip(images, generators(len(images)), strict=True)])
+    return torch.stack([_changed(*pair, max_changes) for pair in zip(images, generators(len(images)), strict=True)])
 
 
-def _changed(image: Tensor, generator: torch.Generator, most: int) -> Tensor:
+def _changed(image: Tensor, generator: torch.Generator, max_changes: int) -> Tensor:
     changed = (image * 255).round().to(torch.uint8)
     changes = list(POOL.values())
-    for _ in range(int(torch.randint(1, most + 1, (), generator=generator))):
+    for _ in range(int(torch.randint(1, max_changes + 1, (), generator=generator))):
         change = changes[int(torch.randint(len(changes), (), generator=generator))]
         changed = change(changed, torch.rand((), generator=generator).item())
     return changed.to(image.dtype) / 255

@@ -1,6 +1,7 @@
-"""Per-pixel losses, defined on every batch, even without a labeled pixel.
+"""Per-pixel losses, defined for every batch, even without a labeled pixel.
 
-Means divide by counts of the global batch (`divisor`), so they depend on the current shard.
+Means are normalized by pixel counts of the global batch (`global_mean_denominator`), so they depend on the current
+shard.
 """
 
 from collections.abc import Callable
@@ -9,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semiseg.ops.global_batch import divisor
+from semiseg.ops.global_batch import global_mean_denominator
 from semiseg.ops.pseudo_labels import PseudoLabels, ThresholdMode, confidence_weights, pseudo_label, soft_label
 
 IGNORE = 255
 SupervisedLoss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""Loss of labeled images: logits, labels and class weights, as in ``cross_entropy``, to a scalar."""
+"""Loss of labeled images: maps logits, labels and class weights to a scalar, like ``cross_entropy``."""
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
@@ -28,7 +29,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None =
     Returns:
         A scalar; 0, with a gradient of 0, if no pixel is labeled.
     """
-    known = divisor((labels != IGNORE).sum())
+    known = global_mean_denominator((labels != IGNORE).sum())
     if logits.is_cuda and torch.are_deterministic_algorithms_enabled():  # the built-in sum is not deterministic
         return F.cross_entropy(logits, labels, class_weights, ignore_index=IGNORE, reduction="none").sum() / known
     return F.cross_entropy(logits, labels, class_weights, ignore_index=IGNORE, reduction="sum") / known
@@ -46,7 +47,7 @@ def ohem_cross_entropy(
 
     A pixel is hard if the probability of its class is at most ``threshold``, or at most that of the ``min_kept``-th
     hardest pixel of the batch, if this is higher. If fewer pixels are labeled, all are kept. Each shard selects its own
-    hard pixels, as in the releases.
+    hard pixels, as in the authors' code of CPS.
 
     Args:
         logits: ``(N, C, H, W)``.
@@ -73,8 +74,8 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor, vali
     """Return ``1/|valid| sum_j w_j CE(p_j, yhat_j)``: pixels of weight 0 count in the denominator.
 
     This is the unsupervised term of Dual Teacher, ``1/B_u sum_i 1/(HW) sum_j CE(p_ij, yhat_ij)``, with the confidence
-    as weight and padding left out. The sum is divided by all pixels, not only the trusted ones, so the term grows as
-    the teacher becomes more confident (as in FixMatch and UniMatch).
+    as weight and without padding. The sum is divided by the number of all valid pixels, not only trusted ones. So the
+    term grows as the teacher becomes more confident (as in FixMatch and UniMatch).
 
     Args:
         logits: ``(N, C, H, W)``.
@@ -82,7 +83,7 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor, vali
         weights: float ``(N, H, W)`` in [0, 1].
         valid: bool ``(N, H, W)``, False on padding.
     """
-    return (per_pixel_cross_entropy(logits, labels) * weights * valid).sum() / divisor(valid.sum())
+    return (per_pixel_cross_entropy(logits, labels) * weights * valid).sum() / global_mean_denominator(valid.sum())
 
 
 def pseudo_label_loss(
@@ -91,7 +92,7 @@ def pseudo_label_loss(
     """Return ``1/|valid| sum_j 1[c_j >= tau] CE(p_j, yhat_j)`` and the fraction of trusted pixels.
 
     Args:
-        logits: ``(N, C, H, W)``, the student's for ``labels.images``.
+        logits: The student's logits for ``labels.images``, ``(N, C, H, W)``.
         labels: Pseudo-labels of N views.
         threshold: tau, in [0, 1].
         mode: See `confidence_weights`.
@@ -113,20 +114,20 @@ def per_pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def weighted_squared_error(logits: Tensor, probabilities: Tensor, weights: Tensor, valid: Tensor) -> Tensor:
-    """Return ``1/|valid| sum_j w_j sum_k (softmax(z)_jk - q_jk)^2``, a term between 0 and 2.
+    """Return ``1/|valid| sum_j w_j sum_k (softmax(z)_jk - q_jk)^2``, bounded by 2.
 
     The consistency loss of Mean Teacher (Tarvainen & Valpola 2017; French et al. 2020) and of PC2Seg (Zhong et al.
     2021). Unlike cross-entropy it is bounded, so a wrong label costs little, and its gradient vanishes where the
-    student is confident. It is summed over the classes, so that its size does not depend on their number.
+    student is confident. As a sum over classes, its size is independent of the number of classes.
 
     Args:
         logits: ``(N, C, H, W)``.
-        probabilities: q, float ``(N, C, H, W)``, sum 1 over C.
+        probabilities: q, float ``(N, C, H, W)``, which sum to 1 over C.
         weights: float ``(N, H, W)`` in [0, 1]; pixels of weight 0 count in the denominator.
         valid: bool ``(N, H, W)``, False on padding.
     """
     per_pixel = (logits.float().softmax(dim=1) - probabilities).square().sum(dim=1)
-    return (per_pixel * weights * valid).sum() / divisor(valid.sum())
+    return (per_pixel * weights * valid).sum() / global_mean_denominator(valid.sum())
 
 
 def filled_cross_entropy(
@@ -134,14 +135,14 @@ def filled_cross_entropy(
 ) -> Tensor:
     """Return ``1/|F| sum_{j in F} w_j CE(p_j, yhat_j)``: a teacher's labels on unannotated pixels of labeled images.
 
-    Labels and weights are computed as for unlabeled images (``soft_label``, ``confidence_weights``), over ``F`` only:
-    an image's share of trusted pixels is that among its pixels in ``F``.
+    Labels and weights are computed as for unlabeled images (``soft_label``, ``confidence_weights``), but only
+    pixels in ``F`` count for an image's fraction of trusted pixels.
 
     Args:
-        logits: The student's, ``(N, C, H, W)``, for labeled images.
-        teacher_logits: ``(N, C, H, W)``, for the same views.
+        logits: The student's logits for labeled images, ``(N, C, H, W)``.
+        teacher_logits: The teacher's logits for the same views, ``(N, C, H, W)``.
         fill: ``F``, bool ``(N, H, W)``.
-        temperature: Of the labels, in [0, 1]; 0: the predicted class.
+        temperature: Temperature of the labels, in [0, 1]. 0: the predicted class.
         threshold: In [0, 1].
         mode: See `confidence_weights`.
     """
@@ -159,20 +160,20 @@ def info_nce(positives: Tensor, negatives: Tensor, allowed: Tensor, anchors: Ten
     Args:
         positives: Similarity of each anchor and its positive, float ``(..., M)``.
         negatives: Similarity of each anchor and each negative, float ``(..., M, N)``.
-        allowed: bool, of that shape: the negatives of each anchor.
-        anchors: bool ``(..., M)``, the anchors that count.
+        allowed: bool ``(..., M, N)``, True for the negatives of each anchor.
+        anchors: bool ``(..., M)``, True for the anchors that count.
         temperature: tau, positive.
     """
     scores = (negatives / temperature).masked_fill(~allowed, -torch.inf)
     logits = torch.cat([positives[..., None] / temperature, scores], dim=-1)
     per_anchor = logits.logsumexp(dim=-1) - logits[..., 0]
-    return (per_anchor * anchors).sum() / divisor(anchors.sum())
+    return (per_anchor * anchors).sum() / global_mean_denominator(anchors.sum())
 
 
 def balancing_weights(pixels: Tensor, power: float) -> Tensor:
-    """Return class weights ``omega_c = f_c^-power / sum_k f_k^(1 - power)``: rare classes count more.
+    """Return class weights ``omega_c = f_c^-power / sum_k f_k^(1 - power)``, which are higher for rare classes.
 
-    ``f_c`` is the class's share of the labeled pixels. The mean of omega over these pixels is 1, so the size of the
+    ``f_c`` is the class's fraction of the labeled pixels. The mean of omega over these pixels is 1, so the size of the
     loss does not change. Power 0 gives equal weights, 0.5 the inverse square root, 1 equal influence of all classes.
 
     Args:

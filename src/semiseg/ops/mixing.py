@@ -1,4 +1,4 @@
-"""Regions of mixing (CutMix, ClassMix), mixing partners, and pasting.
+"""Mixing regions (CutMix, ClassMix, ...), mixing partners, and pasting.
 
 Random regions depend on the current shard (`global_batch`).
 """
@@ -16,9 +16,9 @@ Region = Callable[[Tensor], Tensor]
 def cutmix_region(labels: Tensor, concentration: tuple[int, int] = (4, 4)) -> Tensor:
     """Sample a box per image (CutMix, Yun et al. 2019; French et al. 2020).
 
-    The share outside the box, ``lambda ~ Beta(a, b)``, is sampled per image; the box has ``sqrt(1 - lambda)`` of either
-    side. Dual Teacher's release samples lambda per batch and clips boxes at the border, which shrinks them. Here the
-    box lies inside the image, so its area is the sampled one.
+    The share outside the box, ``lambda ~ Beta(a, b)``, is sampled per image; the sides of
+    the box are ``sqrt(1 - lambda)`` times those of the image. Dual Teacher's code samples lambda per batch and clips
+    boxes at the border, which shrinks them. Here the box lies inside the image, so it has the sampled area.
 
     Args:
         labels: ``(N, H, W)``; only shape and device are used.
@@ -38,9 +38,9 @@ def cutmix_region(labels: Tensor, concentration: tuple[int, int] = (4, 4)) -> Te
 def occasional_box_region(labels: Tensor) -> Tensor:
     """Sample a box of 2 to 40 % of the image's area with probability 1/2 per image (ST++, UniMatch).
 
-    The ratio of its sides is sampled from U(0.3, 1/0.3). UniMatch samples again until a box fits; here a side that is
-    too long is cut to the image's. Arguments and result are those of `cutmix_region`; the region of an image without a
-    box is empty.
+    The ratio of its sides is sampled from U(0.3, 1/0.3). UniMatch samples again until a box fits; here a side that
+    is too long is cut to that of the image. Arguments and result are those of `cutmix_region`. An image without a box
+    has an empty region.
     """
     n, height, width = labels.shape
     area = (0.02 + 0.38 * uniform(n)) * height * width
@@ -50,10 +50,10 @@ def occasional_box_region(labels: Tensor) -> Tensor:
 
 
 def half_box_region(labels: Tensor) -> Tensor:
-    """Sample a box of half of each image's area in half of all batches (U2PL, Gentle Teaching Assistant).
+    """Sample a box of half of each image's area, in half of all batches (U2PL, Gentle Teaching Assistant).
 
-    Its width is sampled from U(W/2, W), its height follows. Arguments and result are those of `cutmix_region`; in a
-    batch without mixing all regions are empty.
+    Its width is sampled from U(W/2, W) and determines its height. Arguments and result are those of `cutmix_region`.
+    In a batch without mixing all regions are empty.
     """
     n, height, width = labels.shape
     share = 0.5 + 0.5 * uniform(n)
@@ -62,7 +62,7 @@ def half_box_region(labels: Tensor) -> Tensor:
 
 
 def _boxes(labels: Tensor, box_height: Tensor, box_width: Tensor) -> Tensor:
-    """Put a box of the given size, float ``(N,)`` in pixels, at random inside each image: bool like ``labels``."""
+    """Place a box of the given size, float ``(N,)`` in pixels, at random in each image; return bool like ``labels``."""
     n, height, width = labels.shape
     box_height, box_width = box_height.round().clamp(max=height), box_width.round().clamp(max=width)
     top = (uniform(n) * (height - box_height + 1)).floor()
@@ -76,8 +76,7 @@ def _boxes(labels: Tensor, box_height: Tensor, box_width: Tensor) -> Tensor:
 def classmix_region(labels: Tensor) -> Tensor:
     """Select the pixels of half of the classes in each image (ClassMix, Olsson et al. 2021).
 
-    ``floor(n / 2)`` of the ``n`` classes present are picked at random; with one class present the region is empty. Any
-    number of classes works, without a loop.
+    ``floor(n / 2)`` of the ``n`` classes present are picked at random; with one class present the region is empty.
 
     Args:
         labels: int64 ``(N, H, W)``, pseudo-labels (values below 256).
@@ -99,11 +98,11 @@ REGIONS: dict[str, Region] = {"cutmix": cutmix_region, "classmix": classmix_regi
 
 
 def partners(n: int) -> Tensor:
-    """Return the index of a mixing partner for each of ``n`` images: int64 ``(n,)``, another image unless ``n`` is 1.
+    """Return the index of a mixing partner for each of ``n`` images, int64 ``(n,)``: another image unless ``n`` is 1.
 
-    Neighbors exchange, 0 and 1, 2 and 3; of an odd number, the last three rotate. The images of a batch are in random
-    order, so a neighbor is as random as any other image, and it is the same however the batch is split among processes.
-    Dual Teacher's release permutes freely, so that an image may be pasted onto itself.
+    Images are paired (0, 1), (2, 3), ...; if ``n`` is odd, the last three are rotated. A batch is in random order, so a
+    neighbor is as random as any other image, and it does not depend on the number of processes. Dual Teacher's code
+    permutes the batch, so that an image may be pasted onto itself.
     """
     partner = torch.arange(n) ^ 1
     if n % 2:

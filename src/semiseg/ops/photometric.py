@@ -55,8 +55,8 @@ def color_jitter(images: Tensor, strength: float = 0.5) -> Tensor:
     """Change brightness, contrast, saturation and hue of each image, always and in random order (PseudoSeg).
 
     A number from ``[-s, s]`` is added to all values, contrast and saturation are scaled by factors from
-    ``[1 - s, 1 + s]``, and the hue is rotated by up to ``s/2`` of the circle. Sums are clamped to [0, 1]: at the
-    release's ``s`` = 0.5 much of an image may become black or white. Random numbers depend on the current shard
+    ``[1 - s, 1 + s]``, and the hue is rotated by up to ``s/2`` of the circle. Sums are clamped to [0, 1]: with the
+    authors' ``s`` = 0.5, much of an image may become black or white. Random numbers depend on the current shard
     (`global_batch`).
 
     Args:
@@ -90,7 +90,7 @@ def _jittered(image: Tensor, generator: torch.Generator, strength: float) -> Ten
 def cutout(images: Tensor, share: float) -> tuple[Tensor, Tensor]:
     """Fill a rectangle of each image with the mean color (CutOut, DeVries & Taylor 2017).
 
-    Its center is any pixel of the image, so that it may extend beyond the border. Random numbers depend on the current
+    Its center is any pixel of the image, so it may extend beyond the border. Random numbers depend on the current
     shard (`global_batch`).
 
     Args:

@@ -17,7 +17,7 @@ ThresholdMode = Literal["pixel", "image", "batch", "none"]
 
 
 class PseudoLabels(NamedTuple):
-    """N views of unlabeled images with their pseudo-labels, pixel by pixel.
+    """N views of unlabeled images with a pseudo-label for each pixel.
 
     Attributes:
         images: float ``(N, 3, H, W)`` in [0, 1].
@@ -33,7 +33,7 @@ class PseudoLabels(NamedTuple):
 
     @classmethod
     def from_logits(cls, images: Tensor, logits: Tensor, valid: Tensor, temperature: float = 0.0) -> PseudoLabels:
-        """Label ``images`` with the logits ``(N, C, H, W)`` of a network; see `soft_label` for ``temperature``."""
+        """Return the pseudo-labels of ``images`` from logits ``(N, C, H, W)``; for ``temperature`` see `soft_label`."""
         _, confidence = pseudo_label(logits)
         return cls(images, soft_label(logits, temperature), confidence, valid)
 
@@ -47,12 +47,12 @@ class PseudoLabels(NamedTuple):
         """The most probable class of each pixel: int64 ``(N, H, W)``."""
         return self.targets.max(dim=1).indices if self.targets.is_floating_point() else self.targets
 
-    def take(self, index: Tensor | slice) -> PseudoLabels:
+    def select(self, index: Tensor | slice) -> PseudoLabels:
         """Return the views at ``index``, int64 ``(M,)`` or a slice."""
         return PseudoLabels(*(tensor[index] for tensor in self))
 
     def with_images(self, images: Tensor) -> PseudoLabels:
-        """Return the same labels for other views of the same pixels, such as strongly augmented ones."""
+        """Replace the images by other views of the same pixels, such as strongly augmented ones."""
         return self._replace(images=images)
 
     def mix(self, region: Tensor, partner: PseudoLabels) -> PseudoLabels:
@@ -69,9 +69,9 @@ def labeling() -> Iterator[None]:
     """Disable gradients and autocast's weight cache while a network that also learns in this step predicts labels.
 
     Autocast caches lower-precision copies of the weights until it ends. Older versions of PyTorch reused copies made
-    under ``torch.no_grad()`` in later passes with gradients, whose weights then silently received no gradient
-    (pytorch#112583, fixed at the end of 2025). An EMA teacher never learns and does not need this. Also a decorator:
-    ``@labeling()``.
+    under ``torch.no_grad()`` in later passes with gradients, so these weights silently received no gradient
+    (pytorch#112583, fixed at the end of 2025). EMA teachers do not learn and do not need this. It can also be used as a
+    decorator, ``@labeling()``.
     """
     cached = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
@@ -147,16 +147,16 @@ def confidence_weights(
     ========  =======================================================  =====================================
     mode      weight of pixel j of image i                             source
     ========  =======================================================  =====================================
-    pixel     1 where ``c_ij >= threshold``, else 0                    FixMatch; Dual Teacher's specification
-    image     share of image i's pixels with ``c >= threshold``        Dual Teacher's release, CutMix shifts
-    batch     the same share over the whole batch                      ClassMix; DT's release, ClassMix shifts
+    pixel     1 where ``c_ij >= threshold``, else 0                    FixMatch; Dual Teacher's paper
+    image     fraction of image i's pixels with ``c >= threshold``     Dual Teacher's code, CutMix shifts
+    batch     the same fraction over the whole batch                   ClassMix; DT's code, ClassMix shifts
     none      1                                                        CPS
     ========  =======================================================  =====================================
 
     Counts are summed over the processes (`global_sum`), so the result depends on the current shard.
 
     Args:
-        confidence: float ``(N, H, W)`` in [0, 1], of views that are already mixed.
+        confidence: Confidence of the views after mixing, float ``(N, H, W)`` in [0, 1].
         valid: bool ``(N, H, W)``, False on padding, which is neither trusted nor counted.
         threshold: In [0, 1].
         mode: See the table.

@@ -1,9 +1,9 @@
-"""Versatile stochastic depth: sub-models of any residual network, without editing its class.
+"""Stochastic depth for any residual network: random sub-models, without editing the network's class.
 
 Huang et al., "Deep Networks with Stochastic Depth", ECCV 2016 (https://arxiv.org/abs/1603.09382), with the linear
-decay of its section 3. Dual Teacher (Na et al., NeurIPS 2023) makes sub-models of the student with it, "applicable from
-CNNs to transformers". Kept branches are scaled by ``1 / keep`` during training, as in timm's ``DropPath``; Huang et al.
-scale at test time. Both have the same expectation.
+decay of its section 3. Dual Teacher (Na et al., NeurIPS 2023) uses it for sub-models of the student. Kept
+branches are scaled by ``1 / keep`` during training, as in timm's ``DropPath``; Huang et al. scale at test time. Both
+have the same expectation.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from semiseg.ops.global_batch import uniform
 
-# In ResNet blocks without a drop-path module, the first of these that a block has ends its residual branch. (Squeeze
-# and excitation follows the last normalization; a bottleneck has three; an SK block has them inside its convolution.)
+# Candidates for the last module of the residual branch of a ResNet block without drop path, in order of priority.
+# Squeeze-and-excitation follows the last normalization. A bottleneck has three normalizations. SK blocks have them
+# inside their convolutions.
 _BRANCH_ENDS = ("se", "se_module", "bn3", "bn2", "conv3", "conv2")
 _DROP_PATHS = ("drop_path", "drop_path1", "drop_path2", "drop_path3", "stochastic_depth")
 
@@ -67,17 +68,16 @@ def _has_skip(block: nn.Module) -> bool:
 
 @contextmanager
 def stochastic_depth(network: nn.Module, rate: float | Tensor, linear: bool = True) -> Iterator[None]:
-    """Turn each forward pass of ``network`` in the ``with`` block into that of a random sub-model per sample.
+    """Apply stochastic depth to each forward pass in the ``with`` block: every sample uses its own random sub-model.
 
     At site ``i`` of ``n`` (from 1), a sample's residual branch is dropped with probability ``p = rate * i / n``, or
-    ``p = rate`` if not ``linear``. Kept branches are divided by ``1 - p``, so the expectation is the full branch. It
-    works in training and evaluation mode and replaces the network's own drop path. Random numbers are generated on the
-    CPU and depend on the current shard (`global_batch`). The network is restored after the block.
+    ``p = rate`` if not ``linear``. Kept branches are divided by ``1 - p``, so the expectation is the full branch. This
+    applies in training and evaluation mode and replaces the network's own drop path. Random numbers are generated on
+    the CPU and depend on the current shard (`global_batch`). The network is restored after the ``with`` block.
 
     Args:
         network: Any network with residual sites.
-        rate: In [0, 1], for all samples; or float ``(N,)``, one rate per sample of the batches to come. Samples of
-            rate 0 pass unchanged.
+        rate: Rate in [0, 1] for all samples, or one rate per sample, float ``(N,)``. Samples of rate 0 do not change.
         linear: Increase the rate linearly with depth (Huang et al., section 3), up to ``rate`` at the last site.
 
     Raises:
@@ -108,7 +108,7 @@ def forward_with_sub_models(network: nn.Module, images: Sequence[Tensor], rates:
     """Return the logits of several batches from one forward pass, each batch with its own rate of stochastic depth.
 
     Args:
-        network: A network with residual sites, if an image has a rate above 0.
+        network: A network; it needs residual sites if a rate is above 0.
         images: Batches, float ``(N_k, 3, H, W)``, some of them possibly empty.
         rates: One rate per batch, in [0, 1]; 0 is the complete network.
     """
@@ -119,23 +119,27 @@ def forward_with_sub_models(network: nn.Module, images: Sequence[Tensor], rates:
         return network(torch.cat(list(images))).split(sizes)
 
 
-def same_sub_model(block: nn.Module) -> Callable[[], AbstractContextManager[None]]:
-    """Return a function whose context makes ``block`` the sub-model of its next forward pass again.
+def replay_sub_model(block: nn.Module) -> Callable[[], AbstractContextManager[None]]:
+    """Return a context-manager factory that replays the drop masks of the block's next forward pass.
 
-    Activation checkpointing repeats that pass in the backward pass, when the ``stochastic_depth`` block has ended and
-    the generator has moved on. The repeated pass uses the recorded random numbers.
+    Activation checkpointing repeats that pass during the backward pass. By then the ``stochastic_depth`` block has
+    ended and the generator has advanced, so the repeated pass uses the recorded masks.
     """
     inside = {*block.modules()}
-    drops = [(site, drop.drawn, len(drop.drawn)) for drops in _active for site, drop in drops if site in inside]
-    return lambda: _hooked([(site, _Replay(drawn[before:])) for site, drawn, before in drops])
+    drops = [(site, drop.factors, len(drop.factors)) for drops in _active for site, drop in drops if site in inside]
+    return lambda: _hooked([(site, _Replay(factors[before:])) for site, factors, before in drops])
 
 
 class _Drop:
-    """Forward hook: replace a branch ``(N, ...)`` by branch * sample / keep; ``keep`` is ``()`` or ``(N,)``."""
+    """Forward hook that drops a branch ``(N, ...)`` per sample: multiply by 1 / keep with probability keep, else by 0.
+
+    Args:
+        keep: Probability of keeping the branch, ``()`` or ``(N,)``.
+    """
 
     def __init__(self, keep: Tensor) -> None:
         self.keep = keep
-        self.drawn: list[Tensor] = []  # sample / keep of each pass
+        self.factors: list[Tensor] = []  # of each forward pass
         self.scale = torch.where(keep > 0, 1 / keep.clamp(min=torch.finfo(keep.dtype).tiny), 0.0)
 
     def __call__(self, module: nn.Module, args: Any, branch: Tensor) -> Tensor:
@@ -143,37 +147,37 @@ class _Drop:
         if self.keep.ndim and len(self.keep) != samples:
             raise ValueError(f"{len(self.keep)} rates for a batch of {samples}")
         factor = torch.where(uniform(samples) < self.keep, self.scale, 0.0)
-        # non_blocking: the host must not wait for the device to copy a few bytes per site.
+        # non_blocking: do not make the host wait for a few bytes per site.
         factor = factor.to(branch.device, branch.dtype, non_blocking=True)
-        self.drawn.append(factor.view(-1, *[1] * (branch.ndim - 1)))
-        return branch * self.drawn[-1]
+        self.factors.append(factor.view(-1, *[1] * (branch.ndim - 1)))
+        return branch * self.factors[-1]
 
 
 class _Replay:
-    """Forward hook: repeat the factors ``drawn`` by ``_Drop``, pass by pass."""
+    """Forward hook that multiplies by the factors recorded by ``_Drop``, one per forward pass."""
 
-    def __init__(self, drawn: list[Tensor]) -> None:
-        self.drawn = iter(drawn)
+    def __init__(self, factors: list[Tensor]) -> None:
+        self.factors = iter(factors)
 
     def __call__(self, module: nn.Module, args: Any, branch: Tensor) -> Tensor:
-        return branch * next(self.drawn)
+        return branch * next(self.factors)
 
 
-_active: list[list[tuple[nn.Module, _Drop]]] = []  # sites of every active `stochastic_depth`, outermost first
+_active: list[list[tuple[nn.Module, _Drop]]] = []  # hooks of all active `stochastic_depth` blocks, outermost first
 
 
 @contextmanager
 def _hooked(drops: Sequence[tuple[nn.Module, _Drop | _Replay]]) -> Iterator[None]:
     with ExitStack() as stack:
         for site, drop in drops:
-            stack.enter_context(_silenced(site))
+            stack.enter_context(_without_own_drop_path(site))
             stack.callback(site.register_forward_hook(drop).remove)
         yield
 
 
 @contextmanager
-def _silenced(site: nn.Module) -> Iterator[None]:
-    """Turn off the site's own drop path (timm's ``DropPath.drop_prob``, torchvision's ``StochasticDepth.p``)."""
+def _without_own_drop_path(site: nn.Module) -> Iterator[None]:
+    """Disable the site's own drop path (timm's ``DropPath.drop_prob``, torchvision's ``StochasticDepth.p``)."""
     own = [name for name in ("drop_prob", "p") if isinstance(getattr(site, name, None), float | int)]
     before = {name: getattr(site, name) for name in own}
     for name in own:

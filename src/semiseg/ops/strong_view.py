@@ -1,4 +1,4 @@
-"""The strong view of FixMatch, UniMatch and UniMatch V2: color changes and sometimes a box of another image."""
+"""The strong view of FixMatch, UniMatch and UniMatch V2: colors, and CutMix in half of the images."""
 
 from semiseg.ops.mixing import occasional_box_region, partners
 from semiseg.ops.photometric import photometric
@@ -14,4 +14,4 @@ def strong_view(weak: PseudoLabels, color_strength: float) -> PseudoLabels:
     """
     region = occasional_box_region(weak.valid)
     strong = weak.with_images(photometric(weak.images, color_strength))
-    return strong.take(partners(len(weak.images))).mix(region, strong)
+    return strong.select(partners(len(weak.images))).mix(region, strong)

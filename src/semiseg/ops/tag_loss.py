@@ -1,7 +1,7 @@
 """The loss of image tags, which state that a class is present in or absent from a whole image.
 
-A tag is 1 for a present class, 0 for an absent and -1 for an unknown one. *Absent* holds for every pixel, and so for
-every crop. *Present* means that the class is somewhere in the image: the smaller the crop, the less it says about it.
+A tag is 1 for a present class, 0 for an absent and -1 for an unknown one. *Absent* applies to every pixel, and so to
+every crop. *Present* means that the class is somewhere in the image. The smaller a crop, the less this says about it.
 """
 
 import math
@@ -9,27 +9,26 @@ import math
 import torch
 from torch import Tensor
 
-from semiseg.ops.global_batch import divisor
+from semiseg.ops.global_batch import global_mean_denominator
 
 PRESENT, ABSENT, UNKNOWN = 1, 0, -1
 SHARPNESS = 4.0
-"""Exponent of the generalized mean over a class's pixels, which is its score for the image. With 1, the mean, a small
-object hardly counts. With infinity, the maximum, a single pixel decides and learns."""
+"""Exponent of the generalized mean of a class's probability over pixels, which is its score for the image. With 1 (the
+mean) a small object hardly counts. With infinity (the maximum) only a single pixel gets a gradient."""
 
 
 @torch.no_grad()
 def mask_absent(logits: Tensor, tags: Tensor) -> Tensor:
     """Remove the classes known to be absent from an image from a teacher's probabilities.
 
-    Their logits become the lowest finite number, so softmax gives them 0. Each absent class is removed, whether or not
-    the other tags of the image are known.
+    Their logits become the lowest finite number, so their softmax is 0. This also works if other tags are unknown.
 
     Args:
         logits: ``(N, C, H, W)``.
-        tags: int8 ``(N, C)``, see above; ``(0, 0)`` for data without tags.
+        tags: int8 ``(N, C)``, 1 present, 0 absent, -1 unknown; ``(0, 0)`` for data without tags.
 
     Returns:
-        ``(N, C, H, W)``; the argument itself without tags.
+        Logits ``(N, C, H, W)``; ``logits`` itself without tags.
     """
     if not len(tags):
         return logits
@@ -37,7 +36,7 @@ def mask_absent(logits: Tensor, tags: Tensor) -> Tensor:
 
 
 def tag_loss(logits: Tensor, tags: Tensor, shown: Tensor, area: Tensor) -> Tensor:
-    """Return the loss of image tags, ``L_absent + L_present``; depends on the current shard (`divisor`).
+    """Return the loss of image tags, ``L_absent + L_present``. It depends on the current shard (`global_batch`).
 
     Let ``p = softmax(logits)``, ``A_i`` the classes known to be absent from image i, ``V_i`` its visible pixels and
     ``s_i = |V_i| / area_i`` the visible share of the image::
@@ -55,8 +54,8 @@ def tag_loss(logits: Tensor, tags: Tensor, shown: Tensor, area: Tensor) -> Tenso
     Args:
         logits: ``(N, C, H, W)``.
         tags: int8 ``(N, C)``, 1 present, 0 absent, -1 unknown; ``(0, 0)`` for data without tags.
-        shown: bool ``(N, H, W)``, the pixels of the image itself, without padding and pasted pixels.
-        area: ``(N,)``, pixels of the whole image at this scale.
+        shown: bool ``(N, H, W)``, True on pixels of the image itself, False on padding and pasted pixels.
+        area: Number of pixels of the whole image at this scale, ``(N,)``.
 
     Returns:
         A scalar; 0, with a gradient of 0, if no tag is known or no pixel visible.
@@ -74,7 +73,7 @@ def _absent(log_p: Tensor, absent: Tensor, shown: Tensor, pixels: Tensor) -> Ten
     known = absent.any(dim=1) & ~absent.all(dim=1)
     allowed = log_p.masked_fill((absent & known[:, None])[:, :, None, None], -math.inf).logsumexp(dim=1)
     per_image = -torch.where(shown, allowed, 0.0).sum(dim=(1, 2)) / pixels.clamp(min=1)
-    return torch.where(known, per_image, 0.0).sum() / divisor(known.sum())
+    return torch.where(known, per_image, 0.0).sum() / global_mean_denominator(known.sum())
 
 
 def _present(log_p: Tensor, present: Tensor, shown: Tensor, pixels: Tensor, area: Tensor) -> Tensor:
@@ -83,4 +82,4 @@ def _present(log_p: Tensor, present: Tensor, shown: Tensor, pixels: Tensor, area
     share = (pixels / area.clamp(min=1)).clamp(0, 1)[:, None]
     # log(1 - s + s P) from logarithms, since P may underflow.
     log_likelihood = torch.logaddexp((1 - share).log().expand_as(log_score), share.log() + log_score)
-    return -torch.where(present, log_likelihood, 0.0).sum() / divisor(present.sum())
+    return -torch.where(present, log_likelihood, 0.0).sum() / global_mean_denominator(present.sum())
