@@ -65,6 +65,8 @@ def compare(argv: Argv) -> None:
     table = run(**given, **arguments)
     print((Path(a.out) / "table.md").read_text(encoding="utf-8"), end="")
     print(f"report: {(Path(a.out) / 'report.html').resolve()}")
-    if failed := [one for one in table["unfinished"] if one["state"] == "failed"]:
-        cells = "; ".join(f"{one['method']}, {one['labeled']}, seed {one['seed']}: {one['reason']}" for one in failed)
+    if failed := [cell for cell in table["unfinished"] if cell["state"] == "failed"]:
+        cells = "; ".join(
+            f"{cell['method']}, {cell['labeled']}, seed {cell['seed']}: {cell['reason']}" for cell in failed
+        )
         raise CellsFailed(f"{len(failed)} failed: {cells} (logs in {Path(a.out) / 'runs'})")

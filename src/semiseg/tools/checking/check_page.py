@@ -60,15 +60,15 @@ def _findings(result: DataCheck, severity: str) -> Section:
 
 
 def _classes(result: DataCheck) -> Section:
-    largest = max((one.share for one in result.classes), default=0) or 1
+    largest = max((class_count.share for class_count in result.classes), default=0) or 1
     rows = [
         [
             Cell(str(value), number=True),
-            Cell(printable(one.name)),
-            Cell(f"{one.share:.2%}", number=True, percent=100 * one.share / largest),
-            *(Cell(str(one.images[role]), number=True) for role in MASK_ROLES),
+            Cell(printable(class_count.name)),
+            Cell(f"{class_count.share:.2%}", number=True, percent=100 * class_count.share / largest),
+            *(Cell(str(class_count.images[role]), number=True) for role in MASK_ROLES),
         ]
-        for value, one in enumerate(result.classes)
+        for value, class_count in enumerate(result.classes)
     ]
     head = ["", "class", "labeled pixels", *(f"{role} images" for role in MASK_ROLES)]
     caption = "Share of the annotated pixels of labeled images, and the number of masks in each list with the class."

@@ -68,14 +68,16 @@ def _classes(result: DataCheck, block: str) -> list[str]:
     shown = list(enumerate(result.classes))
     if len(shown) > MAX_CLASSES:
         shown = sorted(shown, key=lambda item: -item[1].pixels)[:MAX_CLASSES]
-    name_width = min(32, max(len("class"), *(len(printable(one.name)) for _, one in shown)))
-    largest = max(one.share for _, one in shown) or 1.0
+    name_width = min(32, max(len("class"), *(len(printable(entry.name)) for _, entry in shown)))
+    largest = max(entry.share for _, entry in shown) or 1.0
     lines = [f"{'':>3}  {'class':<{name_width}}  {'labeled pixels':<{BAR_WIDTH + 8}}  images: labeled     val    test"]
-    for index, one in shown:
-        bar = block * max(round(BAR_WIDTH * one.share / largest), 1 if one.pixels else 0)
-        images = " ".join(f"{one.images[role]:>7}" for role in ("labeled", "val", "test"))
-        name = textwrap.shorten(printable(one.name), name_width, placeholder="…") or printable(one.name)[:name_width]
-        lines.append(f"{index:>3}  {name:<{name_width}}  {one.share:>7.2%} {bar:<{BAR_WIDTH}}          {images}")
+    for index, entry in shown:
+        bar = block * max(round(BAR_WIDTH * entry.share / largest), 1 if entry.pixels else 0)
+        images = " ".join(f"{entry.images[role]:>7}" for role in ("labeled", "val", "test"))
+        name = (
+            textwrap.shorten(printable(entry.name), name_width, placeholder="…") or printable(entry.name)[:name_width]
+        )
+        lines.append(f"{index:>3}  {name:<{name_width}}  {entry.share:>7.2%} {bar:<{BAR_WIDTH}}          {images}")
     hidden = len(result.classes) - len(shown)
     if hidden:
         lines.append(f"     and {format_count(hidden, 'rarer class', 'rarer classes')} (--json and --html list all)")
@@ -87,7 +89,7 @@ def _findings(result: DataCheck) -> list[str]:
     for severity in SEVERITIES:
         if found := result.with_severity(severity):
             lines += ["", f"{severity.capitalize()}s"] if lines else [f"{severity.capitalize()}s"]
-            lines += [line for one in found for line in _item(remedy_number(result, one), one.text)]
+            lines += [line for entry in found for line in _item(remedy_number(result, entry), entry.text)]
     return lines
 
 

@@ -112,19 +112,20 @@ def class_findings(classes: Sequence[ClassCount], masks: MaskStatistics) -> list
         return []
     min_images = min(max(RARE_IMAGES[0], math.ceil(labeled / 100)), RARE_IMAGES[1])
     findings = []
-    absent = [one for one in classes if not one.images["labeled"]]
-    if evaluated := [one.name for one in absent if one.images["val"] or one.images["test"]]:
+    absent = [entry for entry in classes if not entry.images["labeled"]]
+    if evaluated := [entry.name for entry in absent if entry.images["val"] or entry.images["test"]]:
         text = f"{_classes(evaluated)} in val or test masks, but in no labeled mask: {format_names(evaluated)}"
         remedy = "annotate training images that show it, because it counts as 0 % IoU without labels"
         findings.append(Finding("warning", "class-not-learned", text, remedy))
-    if nowhere := [one.name for one in absent if one.name not in evaluated]:
+    if nowhere := [entry.name for entry in absent if entry.name not in evaluated]:
         text = f"{_classes(nowhere)} in no mask: {format_names(nowhere)}"
         remedy = "annotate images that show it, or remove it from the class file"
         findings.append(Finding("warning", "class-absent", text, remedy))
-    rare = [one for one in classes if 0 < one.images["labeled"] < min_images or 0 < one.share < RARE_PIXELS]
+    rare = [entry for entry in classes if 0 < entry.images["labeled"] < min_images or 0 < entry.share < RARE_PIXELS]
     if rare:
         names = [
-            f"{one.name} ({format_count(one.images['labeled'], 'image')}, {one.share:.2%} of pixels)" for one in rare
+            f"{entry.name} ({format_count(entry.images['labeled'], 'image')}, {entry.share:.2%} of pixels)"
+            for entry in rare
         ]
         text = f"{_classes(rare)} rare in the labeled masks: {format_names(names)}"
         findings.append(Finding("warning", "class-rare", text, "annotate more images that show it"))

@@ -20,7 +20,7 @@ from semiseg.tools.comparison.table_text import (
     to_markdown,
     unfinished_lines,
 )
-from semiseg.tools.report import plots as figures
+from semiseg.tools.report import plots
 from semiseg.tools.report.html_page import Cell as TableCell
 from semiseg.tools.report.html_page import Page, Picture, Section, Table, number, plot, render, write
 from semiseg.tools.report.load_run import load_run
@@ -107,7 +107,7 @@ def _labels(table: Row, out: Path) -> list[Picture]:
         ]
         for name in dict.fromkeys(row["method"] for row in rows)
     }
-    figure = figures.miou_by_labels(points, f"mIoU on {table['split']} (%)")
+    figure = plots.miou_by_labels(points, f"mIoU on {table['split']} (%)")
     caption = "mIoU over the number of labeled images, best checkpoint; bars: standard deviation over seeds."
     return plot(figure, out / "miou_vs_labels.png", caption)
 
@@ -134,9 +134,9 @@ def _classes(plan: Plan, shown: Mapping[str, Cell], results: Results) -> Section
     for name, cell in shown.items():
         best = [result["best"] for key, result in results.items() if key[:2] == (name, cell.labeled)]
         lines[name] = {
-            "iou": {label: _mean([one["iou"][label] for one in best]) for label in best[0]["iou"]},
-            "miou": _mean([one["miou"] for one in best]),
-            "pixel_accuracy": _mean([one["pixel_accuracy"] for one in best]),
+            "iou": {label: _mean([evaluation["iou"][label] for evaluation in best]) for label in best[0]["iou"]},
+            "miou": _mean([evaluation["miou"] for evaluation in best]),
+            "pixel_accuracy": _mean([evaluation["pixel_accuracy"] for evaluation in best]),
         }
     if not lines:
         return Section("Classes")

@@ -102,17 +102,17 @@ class Display:
 
     def _print_changes(self, progress: Sequence[CellProgress]) -> None:
         """Print a line for each change of state; from time to time also the running cells and a summary."""
-        for one in progress:
-            before = DONE if one.state == DONE else WAITING  # Cells of an earlier call need no line.
-            if self.printed.get(one.cell.run, before) != one.state:
-                texts = {DONE: f"done, best mIoU on val {format_miou(one.miou)}", FAILED: f"failed: {one.reason}"}
-                self._print(f"{one.cell.title}: {texts.get(one.state, one.state)}")
-            self.printed[one.cell.run] = one.state
+        for entry in progress:
+            before = DONE if entry.state == DONE else WAITING  # Cells of an earlier call need no line.
+            if self.printed.get(entry.cell.run, before) != entry.state:
+                texts = {DONE: f"done, best mIoU on val {format_miou(entry.miou)}", FAILED: f"failed: {entry.reason}"}
+                self._print(f"{entry.cell.title}: {texts.get(entry.state, entry.state)}")
+            self.printed[entry.cell.run] = entry.state
         if self.last_summary is None or time.monotonic() - self.last_summary > PLAIN_EVERY_S:
             self.last_summary = time.monotonic()
-            for one in progress:
-                if one.state == RUNNING:
-                    self._print(f"{one.cell.title}: {one.text}, best mIoU on val {format_miou(one.miou)}")
+            for entry in progress:
+                if entry.state == RUNNING:
+                    self._print(f"{entry.cell.title}: {entry.text}, best mIoU on val {format_miou(entry.miou)}")
             self._print(summary(progress, self.jobs))
 
     def _print(self, text: str) -> None:
@@ -127,23 +127,23 @@ def seconds_left(progress: Sequence[CellProgress], jobs: int) -> float | None:
     longest cell.
     """
     rates: dict[str, list[float]] = {}
-    for one in progress:
-        if one.step:
-            rates.setdefault(one.cell.name, []).append(one.time_s / one.step)
+    for entry in progress:
+        if entry.step:
+            rates.setdefault(entry.cell.name, []).append(entry.time_s / entry.step)
     all_rates = [rate for some in rates.values() for rate in some]
     if not all_rates:
         return None
     left = [0.0]
-    for one in progress:
-        if one.state in (WAITING, RUNNING):
-            known = [one.time_s / one.step] if one.step else rates.get(one.cell.name, all_rates)
-            left.append((one.cell.total_steps - one.step) * sum(known) / len(known))
+    for entry in progress:
+        if entry.state in (WAITING, RUNNING):
+            known = [entry.time_s / entry.step] if entry.step else rates.get(entry.cell.name, all_rates)
+            left.append((entry.cell.total_steps - entry.step) * sum(known) / len(known))
     return max(max(left), sum(left) / jobs)
 
 
 def summary(progress: Sequence[CellProgress], jobs: int) -> str:
     """Return one line with the number of cells in each state and the estimated time."""
-    counts = Counter(one.state for one in progress)
+    counts = Counter(entry.state for entry in progress)
     text = ", ".join(f"{counts[state]} {state}" for state in (DONE, RUNNING, WAITING, FAILED) if counts[state])
     left = seconds_left(progress, jobs) if counts[RUNNING] + counts[WAITING] else None
     return f"{len(progress)} cells: {text}{f'; about {format_duration(left)} left' if left else ''}"
@@ -154,9 +154,9 @@ def progress_table(progress: Sequence[CellProgress], jobs: int, rows: int) -> Ta
     table = Table(box=None, pad_edge=False, caption=Text(summary(progress, jobs)), caption_justify="left")
     for head in ("cell", "state", "mIoU, val", "left", ""):
         table.add_column(head, justify="right" if head in ("mIoU, val", "left") else "left", no_wrap=True)
-    for one in sorted(progress, key=lambda one: ORDER.index(one.state))[: max(1, rows)]:
-        left = seconds_left([one], 1) if one.state == RUNNING else None
+    for entry in sorted(progress, key=lambda entry: ORDER.index(entry.state))[: max(1, rows)]:
+        left = seconds_left([entry], 1) if entry.state == RUNNING else None
         time_left = format_duration(left) if left else ""
-        state = Text(one.text, STYLES[one.state])
-        table.add_row(Text(one.cell.title), state, format_miou(one.miou), time_left, Text(one.reason))
+        state = Text(entry.text, STYLES[entry.state])
+        table.add_row(Text(entry.cell.title), state, format_miou(entry.miou), time_left, Text(entry.reason))
     return table

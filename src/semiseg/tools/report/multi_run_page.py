@@ -10,7 +10,7 @@ from pathlib import Path
 import PIL.Image
 
 from semiseg.errors import UserError
-from semiseg.tools.report import plots as figures
+from semiseg.tools.report import plots
 from semiseg.tools.report.html_page import PAGE_WIDTH, Cell, Page, Picture, Section, Table, photo, plot
 from semiseg.tools.report.run_files import RunFiles
 from semiseg.tools.report.run_page import class_table, list_sizes_text, result_lines, score_table, value_text
@@ -47,13 +47,15 @@ def run_names(files: Sequence[RunFiles]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(run.path) for run in files]
 
 
-def compared_curves(runs: Mapping[str, RunFiles], plots: Path) -> list[Picture]:
+def compared_curves(runs: Mapping[str, RunFiles], plot_folder: Path) -> list[Picture]:
     """Plot mIoU on val and the teacher-student distances of several runs."""
     return [
-        *plot(figures.compared_miou(runs), plots / "compared-miou.png", "mIoU on val, default network of each run."),
         *plot(
-            figures.compared_coupling(runs),
-            plots / "compared-coupling.png",
+            plots.compared_miou(runs), plot_folder / "compared-miou.png", "mIoU on val, default network of each run."
+        ),
+        *plot(
+            plots.compared_coupling(runs),
+            plot_folder / "compared-coupling.png",
             "Teacher-student distance: share of val pixels with different classes, and relative parameter distance.",
             min_width=min(240 * len(runs), PAGE_WIDTH),
         ),

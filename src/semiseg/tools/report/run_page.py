@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from semiseg.tools.report import plots as figures
-from semiseg.tools.report import sample_sections
+from semiseg.tools.report import plots, sample_sections
 from semiseg.tools.report.confusion_table import confusion_figure, heat_table, largest_confusions
 from semiseg.tools.report.html_page import Cell, Page, Section, Table, number, plot
 from semiseg.tools.report.run_files import Line, RunFiles, Score, series
@@ -17,15 +16,15 @@ from semiseg.training.logging.console import format_duration
 
 def run_page(run: RunFiles) -> Page:
     """Build the page of one run and save its plots in ``RUN/plots``."""
-    plots = run.path / "plots"
+    plot_folder = run.path / "plots"
     sections = [
         _networks(run),
-        _curves(run, plots),
+        _curves(run, plot_folder),
         _classes(run),
-        _confusion(run, plots),
+        _confusion(run, plot_folder),
         sample_sections.predictions(run),
         sample_sections.pseudo_labels(run),
-        _coupling(run, plots),
+        _coupling(run, plot_folder),
         sample_sections.samples(run),
         _skipped(run),
         _mapping("Configuration", ["option", "value"], run.config),
@@ -145,23 +144,25 @@ def _networks(run: RunFiles) -> Section:
     return Section("Networks", text, [score_table(rows, ["network"])] if rows else [])
 
 
-def _curves(run: RunFiles, plots: Path) -> Section:
+def _curves(run: RunFiles, plot_folder: Path) -> Section:
     shown = {
-        "miou": (figures.miou(run), "mIoU on val of every network."),
-        "losses": (figures.losses(run), "Training losses: running mean, and the single values in pale colors."),
-        "trusted": (figures.trusted(run), "Share of pseudo-labels that pass the threshold."),
+        "miou": (plots.miou(run), "mIoU on val of every network."),
+        "losses": (plots.losses(run), "Training losses: running mean, and the single values in pale colors."),
+        "trusted": (plots.trusted(run), "Share of pseudo-labels that pass the threshold."),
     }
-    blocks = [block for name, (figure, text) in shown.items() for block in plot(figure, plots / f"{name}.png", text)]
+    blocks = [
+        block for name, (figure, text) in shown.items() for block in plot(figure, plot_folder / f"{name}.png", text)
+    ]
     return Section("Curves", blocks=blocks)
 
 
-def _coupling(run: RunFiles, plots: Path) -> Section:
+def _coupling(run: RunFiles, plot_folder: Path) -> Section:
     text = (
         "Distance of the other networks to the student. A teacher that is too close to its student confirms the "
         "student's mistakes; methods with several teachers or students keep them apart."
     )
     caption = "Share of val pixels with different classes, and ‖θ − θ_student‖ / ‖θ_student‖ over the parameters."
-    return Section("Teacher-student distance", text, plot(figures.coupling(run), plots / "coupling.png", caption))
+    return Section("Teacher-student distance", text, plot(plots.coupling(run), plot_folder / "coupling.png", caption))
 
 
 def _classes(run: RunFiles) -> Section:
@@ -174,14 +175,14 @@ def _classes(run: RunFiles) -> Section:
     return Section("Classes", blocks=[class_table(columns, caption)])
 
 
-def _confusion(run: RunFiles, plots: Path) -> Section:
+def _confusion(run: RunFiles, plot_folder: Path) -> Section:
     """Show the matrix as a table, or as a picture if it is large; save the picture in both cases."""
     if run.confusion is None:
         return Section("Confusion")
     source = f"{run.confusion.get('network', '')} on {run.confusion.get('split', '')}".strip()
     text = f"Predicted classes for each true class: {source}, best checkpoint. Each row adds up to 100 %."
     figure = confusion_figure(run.confusion)
-    picture = plot(figure, plots / "confusion.png", "Rows: true class.", min_width=600)
+    picture = plot(figure, plot_folder / "confusion.png", "Rows: true class.", min_width=600)
     table, largest = heat_table(run.confusion), largest_confusions(run.confusion)
     return Section("Confusion", text, [*([largest] if largest else []), *([table] if table else picture)])
 
