@@ -88,5 +88,7 @@ def print_outcome(run: Path) -> None:
     if text := result_line(run):
         print(text, file=sys.stderr)
     print(f"report: {run / 'report.html'}", file=sys.stderr)
-    print(f"next: semiseg evaluate {run}, or semiseg predict {run} PHOTOS --out DIR", file=sys.stderr)
+    has_test = (run / "splits" / "test.txt").is_file() and (run / "splits" / "test.txt").stat().st_size > 0
+    split = "" if has_test else " --split val"
+    print(f"next: semiseg evaluate {run}{split}, or semiseg predict {run} PHOTOS --out DIR", file=sys.stderr)
     print(run)

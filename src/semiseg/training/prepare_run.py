@@ -151,7 +151,7 @@ def configuration_warnings(
     if has_tags and not hasattr(options, "tag_weight"):
         notes.append(f"warning: {config.method} does not use image tags")
     if missing := [name for value, name in enumerate(dataset.classes) if not pixels[value]]:
-        notes.append(f"warning: no labeled pixel of {', '.join(missing)}: the model cannot learn these classes")
+        notes.append(f"warning: no labeled pixel of {', '.join(missing)}: the model cannot learn what no label shows")
     if config.freeze_encoder and config.weights == "none":
         notes.append("warning: the frozen encoder has random weights. Choose other weights with --weights.")
     if len(split.labeled) < config.batch:

@@ -150,6 +150,8 @@ def find_checkpoint(path: str | Path, checkpoint: str = "best") -> Path:
     if path.is_dir():
         run = RunDirectory.open(path)
         path = lookup("checkpoint", checkpoint, {"best": run.best, "last": run.last})
+    elif not path.exists() and not path.suffix:
+        raise UserError("no such run", path=path, fix="check the path")
     if not path.is_file():
         raise UserError("no such checkpoint", path=path, fix="check the path or train until the first validation")
     return path

@@ -187,8 +187,8 @@ def _lists(run: RunFiles) -> list[RunFinding]:
     """Check whether val is large enough, and similar enough to test."""
     images, score, found = run.list_sizes.get("val", SMALL_VAL), run.scores[0], []
     if images < SMALL_VAL:
-        text = f"Val has only {images} images: differences of a few points of mIoU are chance."
-        found.append(RunFinding(True, text, "Add images to val."))
+        text = f"Val has only {images} image{'s' * (images != 1)}: differences of a few points of mIoU are chance."
+        found.append(RunFinding(True, text, "Annotate more images, or list more of them in splits/val.txt."))
     if score.val is not None and score.test is not None and score.val - score.test >= 5 * POINT:
         text = f"mIoU is {score.val - score.test:.1f} points lower on test than on val, which selected the checkpoint."
         found.append(RunFinding(True, text, "Report the figure on test. The table of classes shows where it is lost."))
