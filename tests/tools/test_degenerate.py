@@ -31,7 +31,7 @@ from semiseg.tools.report.run_files import RunFiles
 from semiseg.tools.report.run_findings import findings
 from semiseg.tools.report.run_page import run_page
 from semiseg.tools.suggestion.ranking import RANKINGS, choose, percentile
-from semiseg.tools.suggestion.uncertainty import Measures, _mean_feature, entropy, jensen_shannon
+from semiseg.tools.suggestion.uncertainty import Measurements, _mean_feature, entropy, jensen_shannon
 from semiseg.training.find_method import find_method
 
 many_examples = settings(max_examples=100, deadline=None, derandomize=True)
@@ -184,8 +184,8 @@ def test_disagreement_without_labeled_pixels_is_zero() -> None:
 def test_choice_among_identical_images_is_finite(images: int, annotated: int, value: float, by: str) -> None:
     ones = np.full(images, value, np.float32)
     features = np.zeros((images, 4), np.float32)
-    measures = Measures(tuple("abc"[:images]), ones, ones, features, np.zeros((images, 1), np.float32))
-    choice = choose(measures, np.zeros((annotated, 4), np.float32), 5, by, 0)
+    measurements = Measurements(tuple("abc"[:images]), ones, ones, features, np.zeros((images, 1), np.float32))
+    choice = choose(measurements, np.zeros((annotated, 4), np.float32), 5, by, 0)
     assert sorted(choice.indices) == list(range(images))
     assert np.isfinite([*choice.scores, *choice.distances]).all()
     assert np.isfinite(percentile(ones)).all()

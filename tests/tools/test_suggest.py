@@ -1,4 +1,4 @@
-"""``semiseg suggest``: measures, rankings, draft masks, and the whole command."""
+"""``semiseg suggest``: measurements, rankings, draft masks, and the whole command."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from semiseg.networks import build
 from semiseg.tools.suggestion.contact_sheet import panels
 from semiseg.tools.suggestion.draft_masks import encode_brush, replace_black, write_cvat
 from semiseg.tools.suggestion.ranking import choose, nearest, percentile
-from semiseg.tools.suggestion.uncertainty import Measures, entropy, jensen_shannon, rating_networks
+from semiseg.tools.suggestion.uncertainty import Measurements, entropy, jensen_shannon, rating_networks
 
 TINY = {
     "encoder": "test_resnet",
@@ -52,12 +52,12 @@ def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return semiseg.train(folder, "dual-teacher", out, **TINY)
 
 
-def make_measures(**given: object) -> Measures:
+def make_measures(**given: object) -> Measurements:
     n = len(next(iter(given.values())))  # type: ignore[arg-type]
     zero = np.zeros(n, np.float32)
     default = {"uncertainty": zero, "disagreement": zero, "features": np.eye(n, dtype=np.float32)}
     arrays = default | {key: np.array(value, np.float32) for key, value in given.items()}
-    return Measures(ids=tuple("abcdefgh"[:n]), shares=np.ones((n, 1), np.float32), **arrays)
+    return Measurements(ids=tuple("abcdefgh"[:n]), shares=np.ones((n, 1), np.float32), **arrays)
 
 
 def test_entropy_and_divergence_match_hand_computation() -> None:

@@ -62,13 +62,13 @@ def suggest(
     with new_folder(folder, "images", "masks") as draft:  # first, to fail early if it cannot be written
         model = load(run, None, checkpoint, accelerator)
         candidates = find_candidates(directory, str(data) if data is not None else None)
-        measures = measure(model, candidates.dataset, sample_pool(candidates.ids, pool, seed), _print_progress)
-        if not measures.ids:
+        measurements = measure(model, candidates.dataset, sample_pool(candidates.ids, pool, seed), _print_progress)
+        if not measurements.ids:
             raise UserError("no image could be read", path=candidates.dataset.name, fix="see the lines above")
-        known = measures.features[:0]
+        known = measurements.features[:0]
         if by in DIVERSE:
             known = student_features(model, candidates.known, candidates.annotated)
-        suggestions = describe(measures, choose(measures, known, n, by, seed), model.classes)
+        suggestions = describe(measurements, choose(measurements, known, n, by, seed), model.classes)
         write_suggestions(draft, model, candidates.dataset, suggestions)
     return Suggestions(folder, suggestions)
 

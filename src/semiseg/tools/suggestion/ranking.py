@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from semiseg.seeding import derive_seed
-from semiseg.tools.suggestion.uncertainty import Array, Measures
+from semiseg.tools.suggestion.uncertainty import Array, Measurements
 
 
 @dataclass(frozen=True)
@@ -26,18 +26,18 @@ class Choice:
     distances: list[float]
 
 
-def choose(measures: Measures, annotated: Array, n: int, by: str, seed: int) -> Choice:
+def choose(measurements: Measurements, annotated: Array, n: int, by: str, seed: int) -> Choice:
     """Choose ``n`` images, or all if there are fewer.
 
     Args:
-        measures: Measures of the N images to choose from.
+        measurements: Measurements of the N images to choose from.
         annotated: ``(L, D)``, features of the annotated images; L may be 0.
         n: Number of images.
         by: A key of ``RANKINGS``.
         seed: Seed of ``random``.
     """
-    score, diverse = RANKINGS[by](measures, seed), by in DIVERSE
-    distance = nearest(measures.features, annotated)
+    score, diverse = RANKINGS[by](measurements, seed), by in DIVERSE
+    distance = nearest(measurements.features, annotated)
     indices, scores, distances = [], [], []
     free = np.ones(len(score), dtype=bool)
     for _ in range(min(n, len(score))):
@@ -47,7 +47,7 @@ def choose(measures: Measures, annotated: Array, n: int, by: str, seed: int) -> 
         indices.append(best)
         scores.append(float(value[best]))
         distances.append(float(distance[best]))
-        distance = np.minimum(distance, nearest(measures.features, measures.features[best : best + 1]))
+        distance = np.minimum(distance, nearest(measurements.features, measurements.features[best : best + 1]))
     return Choice(indices, scores, distances)
 
 
@@ -63,13 +63,13 @@ def nearest(features: Array, others: Array) -> Array:
 
 
 def percentile(values: Array) -> Array:
-    """Return for each value the share of values that are not larger, in (0, 1], so that measures can be added."""
+    """Return for each value the share of values that are not larger, in (0, 1], so that measurements can be added."""
     ranks = np.searchsorted(np.sort(values), values, side="right").astype(np.float32)
     return ranks / np.float32(max(1, len(values)))
 
 
-Ranking = Callable[[Measures, int], Array]
-"""Maps measures and a seed to scores ``(N,)``."""
+Ranking = Callable[[Measurements, int], Array]
+"""Maps measurements and a seed to scores ``(N,)``."""
 
 
 RANKINGS: dict[str, Ranking] = {

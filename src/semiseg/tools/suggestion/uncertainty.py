@@ -24,8 +24,8 @@ LONGEST = 1024  # pixels of the longer side; means over the pixels need no more
 
 
 @dataclass(frozen=True)
-class Measures:
-    """Measures of the N images that could be read.
+class Measurements:
+    """Measurements of the N images that could be read.
 
     Attributes:
         ids: The images.
@@ -45,7 +45,7 @@ class Measures:
 
 def measure(
     model: Model, dataset: SegmentationDataset, ids: Sequence[str], progress: Callable[[int, int], None] | None = None
-) -> Measures:
+) -> Measurements:
     """Rate every image without augmentation; each is read once.
 
     Args:
@@ -64,7 +64,7 @@ def measure(
         if progress:
             progress(done, len(ids))
     uncertainty, disagreement, features, shares = zip(*rows, strict=True) if rows else ((), (), (), ())
-    return Measures(
+    return Measurements(
         tuple(read),
         np.array(uncertainty, np.float32),
         np.array(disagreement, np.float32),

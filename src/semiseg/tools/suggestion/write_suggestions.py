@@ -14,7 +14,7 @@ from semiseg.tools.models.trained_model import Model
 from semiseg.tools.suggestion.contact_sheet import contact_sheet, panels
 from semiseg.tools.suggestion.draft_masks import Mask, write_cvat, write_label_studio
 from semiseg.tools.suggestion.ranking import Choice
-from semiseg.tools.suggestion.uncertainty import Measures
+from semiseg.tools.suggestion.uncertainty import Measurements
 from semiseg.visualization.mask_pictures import Picture, save_indexed_png, save_picture
 
 SHEET = 40  # suggestions on one contact sheet
@@ -41,14 +41,14 @@ class Suggestion:
     classes: tuple[str, ...]
 
 
-def describe(measures: Measures, choice: Choice, classes: Sequence[str]) -> tuple[Suggestion, ...]:
-    """Return the chosen images with their measures and classes."""
+def describe(measurements: Measurements, choice: Choice, classes: Sequence[str]) -> tuple[Suggestion, ...]:
+    """Return the chosen images with their measurements and classes."""
     found = []
     for index, score, distance in zip(choice.indices, choice.scores, choice.distances, strict=True):
-        shares = measures.shares[index]
+        shares = measurements.shares[index]
         predicted = tuple(classes[k] for k in shares.argsort()[::-1] if shares[k] > 0)
-        numbers = float(measures.uncertainty[index]), float(measures.disagreement[index]), distance
-        found.append(Suggestion(measures.ids[index], score, *numbers, predicted))
+        numbers = float(measurements.uncertainty[index]), float(measurements.disagreement[index]), distance
+        found.append(Suggestion(measurements.ids[index], score, *numbers, predicted))
     return tuple(found)
 
 
