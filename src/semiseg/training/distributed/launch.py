@@ -49,7 +49,7 @@ def launch(
         for name in ("torch.distributed.elastic", "torch.distributed.launcher"):
             logging.getLogger(name).addHandler(logging.NullHandler())
             logging.getLogger(name).propagate = False
-    with tempfile.TemporaryDirectory(prefix="semiseg-launch-") as directory:
+    with tempfile.TemporaryDirectory(prefix="semiseg-launch-", ignore_cleanup_errors=True) as directory:
         (Path(directory) / "call.pkl").write_bytes(pickle.dumps((sys.argv, function, arguments)))
         failures: Mapping[int, ProcessFailure] = {}
         received = None
@@ -63,6 +63,8 @@ def launch(
             failures = error.failures
         except SignalException as error:
             received = error.sigval
+        except KeyboardInterrupt:  # one more Ctrl-C while the agent stops
+            received = signal.SIGINT
         outcomes = read_outcomes(Path(directory))
     first = next(iter(outcomes.values()), None)
     if outcomes and not failures and not isinstance(first, BaseException):
