@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from semiseg.config import TrainConfig, from_mapping, to_mapping
-from semiseg.errors import UserError
+from semiseg.errors import Interrupted, UserError
 from semiseg.training.disk_space import report_write_errors
 from semiseg.training.distributed.external_launcher import check_world_size, find_launcher, world_size
 from semiseg.training.find_method import find_method, short_name
@@ -84,7 +85,12 @@ def train_on_all_ranks(path: Path, config: TrainConfig, options: Any, resume: bo
 
         arguments = (path, to_mapping(config, options), resume)
         devices = 1 if config.devices == "auto" else config.devices
-        launch(train_launched_rank, arguments, devices, config.nodes, lambda: resume_hint(path))
+        try:
+            launch(train_launched_rank, arguments, devices, config.nodes, lambda: resume_hint(path))
+        except KeyboardInterrupt as error:  # a further Ctrl-C while the ranks stop
+            if isinstance(error, Interrupted):
+                raise
+            raise Interrupted(f"interrupted by SIGINT. {resume_hint(path)}", 128 + signal.SIGINT) from None
     return path
 
 
