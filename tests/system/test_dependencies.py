@@ -72,7 +72,7 @@ def test_page_matches_package_licenses(maker: ModuleType) -> None:
     assert compared > 50
 
 
-def test_nothing_needed_to_run_has_copyleft_or_noncommercial_license() -> None:
+def test_nothing_needed_to_run_has_copyleft_or_noncommercial_license(maker: ModuleType) -> None:
     assert FORBIDDEN.search("GPL-3.0-or-later") and FORBIDDEN.search("GNU Affero General Public License")
     assert FORBIDDEN.search("AGPL-3.0") and FORBIDDEN.search("Free for non-commercial use")
     assert all(row[2] for row in LISTED.values())
