@@ -5,7 +5,8 @@ The functions are loaded on first use, so that importing the package is fast.
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.2.0"
+from semiseg.version import __version__
+
 __all__ = [
     "UserError",
     "__version__",

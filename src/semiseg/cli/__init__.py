@@ -9,7 +9,6 @@ import sys
 import warnings
 from collections.abc import Callable
 
-from semiseg import __version__
 from semiseg.cli.check import check
 from semiseg.cli.compare import compare
 from semiseg.cli.demo import demo
@@ -26,6 +25,7 @@ from semiseg.cli.suggest import suggest
 from semiseg.cli.train import train
 from semiseg.config import DeprecatedOption
 from semiseg.errors import Interrupted, ProcessLost, ReportedElsewhere, UserError, lookup, printable, uncaught_os_error
+from semiseg.version import __version__
 
 PIPE_CLOSED = 141  # 128 + SIGPIPE, the status of a program that the signal terminates
 

@@ -21,7 +21,7 @@ class Report:
 
 def report(argv: Argv) -> None:
     """Write the report of one run, or compare several."""
-    from semiseg import report as run
+    from semiseg.workflows.report import report as run
 
     args: Report = parse(Report, argv, "semiseg report")
     print(run(args.runs, args.out))

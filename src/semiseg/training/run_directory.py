@@ -16,7 +16,6 @@ from typing import Any
 
 import yaml
 
-from semiseg import __version__
 from semiseg.config import TrainConfig, from_mapping, read_yaml, to_mapping
 from semiseg.data import open_dataset
 from semiseg.data.dataset import SegmentationDataset
@@ -26,6 +25,7 @@ from semiseg.errors import UserError, is_utf8, require_regular_file
 from semiseg.training.checkpoint import MAY_CHANGE
 from semiseg.training.distributed.external_launcher import launch_id
 from semiseg.training.find_method import find_method
+from semiseg.version import __version__
 
 try:
     import fcntl

@@ -14,10 +14,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from semiseg import __version__
 from semiseg.data.dataset import Color
 from semiseg.errors import UserError, require_regular_file
 from semiseg.networks import SegmentationNetwork, build
+from semiseg.version import __version__
 
 FORMAT = 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
