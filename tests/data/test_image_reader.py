@@ -99,7 +99,7 @@ def test_reduced_decoding_is_reported_and_checks_mask_size(tmp_path: Path) -> No
         ImageReader(dataset, 2).sample("a")
     config, split = replace(TrainConfig(), decode="reduced"), Split(("a",), (), (), ())
     assert make_reader(replace(config, image_scale=0.25), dataset, split)[1] == ["decode: images at 1/2 of their size"]
-    assert "changes nothing" in make_reader(config, dataset, split)[1][0]
+    assert "has no effect" in make_reader(config, dataset, split)[1][0]
 
 
 def test_unreadable_image_is_named(tmp_path: Path) -> None:

@@ -268,7 +268,7 @@ def test_resumed_run_on_remote_shards_is_exact(
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         assert [line["skipped"] for line in lines if "skipped" in line] == [broken]
     assert_run_records_shards(whole, url)
-    with pytest.raises(UserError, match="the run's shards are not looked into"):
+    with pytest.raises(UserError, match="suggest does not read them"):
         semiseg.suggest(whole, out=tmp_path / "suggested")
     reused = resolve_split(Shapes(images=6, val=2, test=1, size=48), str(whole / "splits" / "labeled.txt"), 0)
     assert len(reused.labeled) == 4 and len(reused.unlabeled) == 2  # the comment in unlabeled.txt is not used as a list

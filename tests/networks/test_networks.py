@@ -172,7 +172,7 @@ def test_missing_network_connection_is_reported_quickly(
         ("segformer", "resnet18.nowhere", "Invalid pretrained tag"),
         ("deeplabv3plus", "densenet121", "strides 4 to 16"),
         ("dpt", "resnet18", "a plain vision transformer"),
-        ("dpt", "mit_b0", "it is not in timm"),
+        ("dpt", "mit_b0", "timm does not have it"),
     ],
 )
 def test_unusable_encoders_are_rejected_in_one_line(architecture: str, encoder: str, message: str) -> None:

@@ -116,8 +116,8 @@ def test_onnx_script_has_at_most_25_lines() -> None:
     [
         ("deeplabv3plus", "test_resnet"),
         ("deeplabv3plus-separable", "tf_efficientnet_lite0"),
-        ("segformer", "mit_b0"),
-        ("dpt", "vit_tiny_patch16_224"),
+        pytest.param("segformer", "mit_b0", marks=pytest.mark.long),
+        pytest.param("dpt", "vit_tiny_patch16_224", marks=pytest.mark.long),
     ],
 )
 def test_every_architecture_can_be_traced_with_dynamic_batch_and_size(architecture: str, encoder: str) -> None:

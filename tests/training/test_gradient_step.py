@@ -6,7 +6,9 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +104,11 @@ def cases_on(world: int) -> tuple[str, ...]:
     return tuple(CASES) if world == 2 else ("supervised", "dual-teacher", "classmix", "augseg")
 
 
-BOTH = [(world, case) for world in (2, 4) for case in cases_on(world)]
+BOTH = [
+    pytest.param(world, case, marks=[pytest.mark.slow] if world == 2 else [pytest.mark.slow, pytest.mark.long])
+    for world in (2, 4)
+    for case in cases_on(world)
+]
 
 
 def train_rank(out: Path) -> None:
@@ -119,8 +125,9 @@ def one() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
-    return {world: launch(world, tmp_path_factory.mktemp(f"{world}-processes")) for world in (2, 4)}
+def many(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], list[dict[str, Any]]]:
+    """Return a function that trains on a number of ranks, once, and returns the results of each."""
+    return cache(lambda world: launch(world, tmp_path_factory.mktemp(f"{world}-processes")))
 
 
 def launch(world: int, out: Path) -> list[dict[str, Any]]:
@@ -145,19 +152,20 @@ def launch(world: int, out: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(("world", "case"), BOTH)
 def test_ranks_learn_what_one_rank_learns(
-    one: dict[str, Any], many: dict[int, list[dict[str, Any]]], world: int, case: str
+    one: dict[str, Any], many: Callable[[int], list[dict[str, Any]]], world: int, case: str
 ) -> None:
     losses, state = one[case]
-    for result in many[world]:
+    for result in many(world):
         assert result[case][0] == pytest.approx(losses, abs=1e-5)
         for name, value in state.items():  # students and teachers
             torch.testing.assert_close(result[case][1][name], value, rtol=1e-5, atol=1e-5, msg=f"{case}: {name}")
 
 
 @pytest.mark.parametrize(("world", "case"), BOTH)
-def test_all_ranks_have_the_same_networks(many: dict[int, list[dict[str, Any]]], world: int, case: str) -> None:
-    for result in many[world][1:]:
-        for name, value in many[world][0][case][1].items():
+def test_all_ranks_have_the_same_networks(many: Callable[[int], list[dict[str, Any]]], world: int, case: str) -> None:
+    first, *others = many(world)
+    for result in others:
+        for name, value in first[case][1].items():
             assert torch.equal(result[case][1][name], value), f"{case}: {name}"
 
 
