@@ -23,6 +23,8 @@ from semiseg import cli
 from semiseg.config import DeprecatedOption
 from semiseg.errors import Interrupted
 
+pytestmark = pytest.mark.slow  # whole commands, trainings or exports
+
 QUICK = (
     *("--encoder", "test_resnet", "--weights", "none", "--crop-size", "32"),
     *("--batch-size", "2", "--steps", "2", "--workers", "0"),

@@ -40,6 +40,8 @@ from semiseg.tools.models.trained_model import read_checkpoint
 from semiseg.tools.suggestion.draft_masks import encode_brush
 from semiseg.training.checkpoint import load_checkpoint, save_checkpoint
 
+pytestmark = pytest.mark.slow  # whole commands, trainings or exports
+
 SHAPES = Shapes(images=6, val=1, test=1, size=48)
 OPTIONS = [*to_mapping(TrainConfig(), *(kind.Options() for kind in METHODS.values()))]
 

@@ -21,6 +21,8 @@ from torch import Tensor
 
 import semiseg
 
+pytestmark = pytest.mark.slow  # whole commands, trainings or exports
+
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 OLD, EXPECTED = FIXTURES / "run-0.1.0", FIXTURES / "run-0.1.0-expected.json"
 TIMES = {"time_s", "images_per_s", "data_wait_fraction"}

@@ -34,6 +34,8 @@ from semiseg.training.checkpoint import load_checkpoint, save_checkpoint
 from semiseg.training.find_method import TRUSTED, find_method, trust
 from trees import refused, write_lines
 
+pytestmark = pytest.mark.slow  # whole commands, trainings or exports
+
 OPTIONS: dict[str, Any] = {
     **{"encoder": "test_resnet", "weights": "none", "crop_size": 32, "batch_size": 2, "workers": 0, "steps": 1},
     **{"accelerator": "cpu", "labeled": "4"},

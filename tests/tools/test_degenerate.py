@@ -34,6 +34,8 @@ from semiseg.tools.suggestion.ranking import RANKINGS, choose, percentile
 from semiseg.tools.suggestion.uncertainty import Measurements, _mean_feature, entropy, jensen_shannon
 from semiseg.training.find_method import find_method
 
+pytestmark = pytest.mark.slow  # whole commands, trainings or exports
+
 many_examples = settings(max_examples=100, deadline=None, derandomize=True)
 few_examples = settings(many_examples, max_examples=4, phases=[Phase.generate])  # for tests that plot
 FIGURES = st.sampled_from([None, math.nan, math.inf, -math.inf, 0.0, 1e-300, 50.0, 100.0])

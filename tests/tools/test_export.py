@@ -20,6 +20,8 @@ from semiseg.networks import build
 from semiseg.tools.exporting import traced_network, write_export
 from semiseg.tools.exporting.export_config import public_settings
 
+pytestmark = pytest.mark.slow  # whole commands, trainings or exports
+
 SHAPES = "shapes:images=10,val=3,test=2,size=48"
 OPTIONS = {"crop_size": 32, "batch_size": 2, "steps": 2, "workers": 0, "accelerator": "cpu", "weights": "none"}
 NO_SEMISEG = "import sys\nfor name in ('torch', 'semiseg', 'torchvision'):\n    sys.modules[name] = None\n"
