@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semiseg.data.files.image_files import list_files
+from semiseg.data.files.file_lists import list_files
 from semiseg.data.files.string_array import FolderFiles, StringArray
 
 STRINGS = st.lists(st.text(max_size=8) | st.just("\udcff"))  # the last: a byte of a file name that is not UTF-8

@@ -11,7 +11,8 @@ from semiseg.data.benchmarks.camvid import CamVid, is_segnet_layout
 from semiseg.data.benchmarks.cityscapes import Cityscapes, is_cityscapes_layout
 from semiseg.data.benchmarks.voc import Voc, voc_root
 from semiseg.data.dataset import IGNORE, Sample, SegmentationDataset
-from semiseg.data.files.image_files import read_image_file, write_mask_file
+from semiseg.data.files.image_files import read_image_file
+from semiseg.data.files.mask_files import write_mask_file
 from semiseg.data.folder_dataset import FolderDataset, write_folder
 from semiseg.data.generated_shapes import Shapes
 from semiseg.data.importers.coco import Coco, coco_files

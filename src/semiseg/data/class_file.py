@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from semiseg.data.dataset import IGNORE, Color, SegmentationDataset
-from semiseg.data.files.image_files import reason
+from semiseg.data.files.image_header import reason
 from semiseg.data.splits.list_files import read_text
 from semiseg.errors import UserError
 

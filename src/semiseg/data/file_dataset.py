@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from semiseg.data.dataset import IGNORE, Decoded, SegmentationDataset
-from semiseg.data.files.image_files import decode, read_image_file, read_mask_file, reason
+from semiseg.data.files.image_files import decode, read_image_file
+from semiseg.data.files.image_header import reason
+from semiseg.data.files.mask_files import read_mask_file
 from semiseg.data.splits.list_files import read_list, read_text
 from semiseg.errors import UserError
 

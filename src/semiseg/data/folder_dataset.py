@@ -18,17 +18,9 @@ from semiseg.data.class_file import read_class_file, write_class_file
 from semiseg.data.dataset import IGNORE, Color, SegmentationDataset, default_palette
 from semiseg.data.file_dataset import FileDataset, value_table
 from semiseg.data.files.atomic_folder import require_free
-from semiseg.data.files.image_files import (
-    IMAGE_SUFFIXES,
-    JPEG_SUFFIXES,
-    MASK_SUFFIXES,
-    color_indices,
-    list_files,
-    lossy_mask_error,
-    read_mask_file,
-    write_image_file,
-    write_mask_file,
-)
+from semiseg.data.files.file_lists import IMAGE_SUFFIXES, JPEG_SUFFIXES, MASK_SUFFIXES, list_files
+from semiseg.data.files.image_files import write_image_file
+from semiseg.data.files.mask_files import color_indices, lossy_mask_error, read_mask_file, write_mask_file
 from semiseg.data.files.string_array import sorted_keys
 from semiseg.data.palette_file import PALETTE_FILES, read_palette
 from semiseg.data.splits.list_files import read_lines, write_list

@@ -10,7 +10,8 @@ from pathlib import Path
 from torch import Tensor
 
 from semiseg.data.dataset import read_ahead
-from semiseg.data.files.image_files import IMAGE_SUFFIXES, list_files, read_image_file
+from semiseg.data.files.file_lists import IMAGE_SUFFIXES, list_files
+from semiseg.data.files.image_files import read_image_file
 from semiseg.errors import UserError, os_error, printable
 from semiseg.inference.mask_writer import PredictionRenderer, write_pictures
 

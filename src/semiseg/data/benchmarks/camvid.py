@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from semiseg.data.dataset import Color
-from semiseg.data.files.image_files import IMAGE_SUFFIXES, MASK_SUFFIXES, list_files
+from semiseg.data.files.file_lists import IMAGE_SUFFIXES, MASK_SUFFIXES, list_files
 from semiseg.data.folder_dataset import FolderDataset
 from semiseg.errors import UserError
 

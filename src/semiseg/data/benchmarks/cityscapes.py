@@ -8,7 +8,7 @@ from torch import Tensor
 
 from semiseg.data.dataset import Color
 from semiseg.data.file_dataset import FileDataset, read_mask_values, value_table
-from semiseg.data.files.image_files import list_files
+from semiseg.data.files.file_lists import list_files
 from semiseg.errors import UserError
 
 # labelId, name and color of the 19 evaluated classes, in the order of their trainIds.

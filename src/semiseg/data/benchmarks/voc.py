@@ -9,7 +9,7 @@ from torch import Tensor
 
 from semiseg.data.dataset import default_palette
 from semiseg.data.file_dataset import FileDataset, read_mask_values, value_table
-from semiseg.data.files.image_files import IMAGE_SUFFIXES, MASK_SUFFIXES, list_files
+from semiseg.data.files.file_lists import IMAGE_SUFFIXES, MASK_SUFFIXES, list_files
 from semiseg.data.files.string_array import sorted_keys
 from semiseg.errors import UserError
 

@@ -7,9 +7,9 @@ import struct
 from pathlib import Path
 from typing import IO
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from semiseg.errors import require_regular_file
+from semiseg.errors import UserError, require_regular_file
 
 KINDS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
 """The formats that are read, detected by the first bytes whatever the suffix is. (PIL would run Ghostscript on EPS.)"""
@@ -76,3 +76,16 @@ def _is_lossy_webp(file: IO[bytes]) -> bool:
         # An animation frame holds its image after 16 bytes of its own. Chunks have an even length.
         file.seek(16 if kind == b"ANMF" else size + size % 2, os.SEEK_CUR)
     return False
+
+
+def reason(error: Exception) -> str:
+    """Return the message of an exception, in one line of at most 120 characters."""
+    if isinstance(error, UnidentifiedImageError):  # its message is the path, which is named already
+        return "cannot identify what kind of image it is"
+    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join((words or type(error).__name__).split())[:120]
+
+
+def unreadable_error(kind: str, name: str, error: Exception) -> UserError:
+    """Return the error for a file, called ``name``, that PIL cannot decode. ``kind`` is ``image`` or ``mask``."""
+    return UserError(f"the {kind} cannot be read ({reason(error)})", path=name, fix="replace or remove it")

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from semiseg.data.dataset import default_palette
 from semiseg.data.file_dataset import FileDataset, read_json
-from semiseg.data.files.image_files import image_size, list_tree, reason
+from semiseg.data.files.file_lists import list_tree
+from semiseg.data.files.image_files import image_size
+from semiseg.data.files.image_header import reason
 from semiseg.data.importers.polygons import counts_region, polygon_region, with_background
 from semiseg.errors import UserError
 

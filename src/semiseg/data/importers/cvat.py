@@ -11,7 +11,8 @@ from torch import Tensor
 
 from semiseg.data.dataset import IGNORE, Color, default_palette
 from semiseg.data.file_dataset import FileDataset, value_table
-from semiseg.data.files.image_files import MASK_SUFFIXES, color_indices, list_tree, read_mask_file
+from semiseg.data.files.file_lists import MASK_SUFFIXES, list_tree
+from semiseg.data.files.mask_files import color_indices, read_mask_file
 from semiseg.data.palette_file import Palette, make_color, make_palette
 from semiseg.data.splits.list_files import read_lines
 from semiseg.errors import UserError

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from semiseg.data.dataset import IGNORE, Decoded, SegmentationDataset, default_palette
 from semiseg.data.file_dataset import lists_in, read_json
-from semiseg.data.files.image_files import decode, decode_mask, mask_values, reason
+from semiseg.data.files.image_files import decode
+from semiseg.data.files.image_header import reason
+from semiseg.data.files.mask_files import decode_mask, mask_values
 from semiseg.data.splits.list_files import read_lines, read_list
 from semiseg.errors import UserError
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from semiseg.data.dataset import SegmentationDataset
-from semiseg.data.files.image_files import IMAGE_SUFFIXES
+from semiseg.data.files.file_lists import IMAGE_SUFFIXES
 from semiseg.errors import UserError, is_utf8, os_error, require_regular_file
 
 SUFFIX = "(?:" + "|".join(map(re.escape, IMAGE_SUFFIXES)) + ")"

@@ -16,7 +16,8 @@ from semiseg.data import open_dataset
 from semiseg.data.class_file import write_class_file
 from semiseg.data.dataset import IGNORE, SegmentationDataset
 from semiseg.data.files.atomic_folder import new_folder, require_free
-from semiseg.data.files.image_files import write_image_file, write_mask_file
+from semiseg.data.files.image_files import write_image_file
+from semiseg.data.files.mask_files import write_mask_file
 from semiseg.data.splits import derive_annotation as derive
 from semiseg.data.splits.dataset_split import read_dataset_lists, sample_labeled, write_list
 from semiseg.data.splits.list_files import read_list

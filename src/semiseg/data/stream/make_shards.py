@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from semiseg.data.files.atomic_folder import new_folder, require_free
-from semiseg.data.files.image_files import IMAGE_SUFFIXES, list_files, list_tree
+from semiseg.data.files.file_lists import IMAGE_SUFFIXES, list_files, list_tree
 from semiseg.data.stream.remote_files import require_shards
 from semiseg.data.stream.shards import INDEX, Shards, combine_shards, count_images, find_shards, holds_shards
 from semiseg.data.stream.unlabeled_pool import permutation

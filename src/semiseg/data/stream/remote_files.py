@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from semiseg.data.files.image_files import reason
+from semiseg.data.files.image_header import reason
 from semiseg.data.stream.decoded_cache import user_cache
 from semiseg.errors import UserError, os_error, require_regular_file
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semiseg.data.dataset import read_ahead
-from semiseg.data.files.image_files import IMAGE_SUFFIXES
+from semiseg.data.files.file_lists import IMAGE_SUFFIXES
 from semiseg.data.files.string_array import StringArray
 from semiseg.data.stream.remote_files import Unreachable, is_remote, list_urls, local_path, read_bytes, require_shards
 from semiseg.data.stream.tar_files import Members, open_tar

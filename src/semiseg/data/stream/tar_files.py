@@ -9,7 +9,9 @@ from io import BytesIO
 from pathlib import Path, PureWindowsPath
 
 from semiseg.data.dataset import Decoded
-from semiseg.data.files.image_files import IMAGE_SUFFIXES, decode, reason
+from semiseg.data.files.file_lists import IMAGE_SUFFIXES
+from semiseg.data.files.image_files import decode
+from semiseg.data.files.image_header import reason
 from semiseg.data.stream.remote_files import Unreachable, fetch, is_remote
 from semiseg.errors import UserError, require_regular_file
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.file_dataset import FileDataset
-from semiseg.data.files.image_files import IMAGE_SUFFIXES, JPEG_SUFFIXES, MASK_SUFFIXES
+from semiseg.data.files.file_lists import IMAGE_SUFFIXES, JPEG_SUFFIXES, MASK_SUFFIXES
 from semiseg.tools.checking.finding import Finding, format_count, format_names, image_names, relative
 
 

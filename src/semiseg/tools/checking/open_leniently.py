@@ -7,13 +7,8 @@ from pathlib import Path
 
 from semiseg.data import DATASETS, detect_layout, open_dataset
 from semiseg.data.dataset import IGNORE, SegmentationDataset
-from semiseg.data.files.image_files import (
-    IMAGE_SUFFIXES,
-    JPEG_SUFFIXES,
-    MASK_SUFFIXES,
-    list_files,
-    lossy_mask_error,
-)
+from semiseg.data.files.file_lists import IMAGE_SUFFIXES, JPEG_SUFFIXES, MASK_SUFFIXES, list_files
+from semiseg.data.files.mask_files import lossy_mask_error
 from semiseg.data.folder_dataset import FolderDataset, match_masks
 from semiseg.data.tag_file import Tags
 from semiseg.errors import UserError
