@@ -54,26 +54,29 @@ class DualTeacherPlus(DualTeacher):
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Return the loss of one step, with the labels of the active teacher."""
-        o, ramp = self.options, self.ramp(progress)
+        options, ramp = self.options, self.ramp(progress)
         if ramp == 0:
             return self.supervised_step(batch)
         labeled, unlabeled = as_float(batch.labeled_images), as_float(batch.unlabeled_images)
         teacher_logits = self.label(self.active_teacher(progress), unlabeled, batch.unlabeled_tags)
-        weak = PseudoLabels.from_logits(unlabeled, teacher_logits, batch.unlabeled_valid, o.label_temperature)
+        weak = PseudoLabels.from_logits(unlabeled, teacher_logits, batch.unlabeled_valid, options.label_temperature)
         rho = certainty(teacher_logits, weak.valid)
-        mixed = PseudoLabels.cat([self.strong_view(k, weak, rho, labeled, batch, progress) for k in range(o.views)])
+        views = [self.strong_view(number, weak, rho, labeled, batch, progress) for number in range(options.views)]
+        mixed = PseudoLabels.cat(views)
 
-        sub_views = weak if o.consistency_weight > 0 else weak.select(slice(0))
-        plain = mixed.images if o.views == 1 else mixed.images[:0]
-        images = (labeled, plain, sub_views.images)
-        logits, mixed_logits, sub_logits = forward_with_sub_models(self.student, images, rates=(0, 0, o.drop_path))
-        if o.views == 2:
-            features = complementary_dropout(encode(self.student, mixed.images), o.whole_pairs)
+        sub_views = weak if options.consistency_weight > 0 else weak.select(slice(0))
+        plain = mixed.images if options.views == 1 else mixed.images[:0]
+        images, rates = (labeled, plain, sub_views.images), (0, 0, options.drop_path)
+        logits, mixed_logits, sub_logits = forward_with_sub_models(self.student, images, rates)
+        if options.views == 2:
+            features = complementary_dropout(encode(self.student, mixed.images), options.whole_pairs)
             mixed_logits = decode(self.student, features, mixed.images.shape[-2:])
         supervised = self.supervised_loss(logits, batch.masks, self.class_weights)
-        unsupervised, trusted_fraction = pseudo_label_loss(mixed_logits, mixed, o.threshold, o.threshold_mode)
-        consistency, _ = pseudo_label_loss(sub_logits, sub_views, o.threshold, o.threshold_mode)
-        loss = supervised + ramp * (o.unsupervised_weight * unsupervised + o.consistency_weight * consistency)
+        threshold, mode = options.threshold, options.threshold_mode
+        unsupervised, trusted_fraction = pseudo_label_loss(mixed_logits, mixed, threshold, mode)
+        consistency, _ = pseudo_label_loss(sub_logits, sub_views, threshold, mode)
+        unlabeled_terms = options.unsupervised_weight * unsupervised + options.consistency_weight * consistency
+        loss = supervised + ramp * unlabeled_terms
         terms = {"supervised": supervised, "unsupervised": unsupervised, "consistency": consistency}
         return StepOutput.from_terms(loss, trusted_fraction, **terms)
 
@@ -90,13 +93,13 @@ class DualTeacherPlus(DualTeacher):
             batch: Their masks.
             progress: Determines the shift.
         """
-        o = self.options
-        region = REGIONS[o.pool[(self.shift(progress) + number) % len(o.pool)]](weak.classes)
-        if o.intensity_changes:
-            strong = weak.with_images(random_intensity(weak.images, o.intensity_changes))
+        options = self.options
+        region = REGIONS[options.pool[(self.shift(progress) + number) % len(options.pool)]](weak.classes)
+        if options.intensity_changes:
+            strong = weak.with_images(random_intensity(weak.images, options.intensity_changes))
         else:
-            strong = weak.with_images(photometric(weak.images, o.color_strength))
+            strong = weak.with_images(photometric(weak.images, options.color_strength))
         sources = strong
-        if o.label_injection:
+        if options.label_injection:
             sources = inject_labels(strong, labeled, batch.masks, batch.labeled_valid, rho, self.classes)
         return strong.mix(region, sources.select(partners(len(weak.images))))

@@ -57,16 +57,18 @@ class AugSeg(SingleTeacherMethod):
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Return the loss of one step."""
-        o, ramp = self.options, self.ramp(progress)
+        options, ramp = self.options, self.ramp(progress)
         if ramp == 0:
             return self.supervised_step(batch)
         labeled, unlabeled = as_float(batch.labeled_images), as_float(batch.unlabeled_images)
         teacher_logits = self.teacher_logits(self.teacher.eval(), unlabeled)
-        weak = PseudoLabels.from_logits(unlabeled, teacher_logits, batch.unlabeled_valid, o.label_temperature)
+        weak = PseudoLabels.from_logits(unlabeled, teacher_logits, batch.unlabeled_valid, options.label_temperature)
 
-        strong = weak.with_images(random_intensity(unlabeled, o.intensity_changes)) if o.intensity_changes else weak
+        strong = weak
+        if options.intensity_changes:
+            strong = weak.with_images(random_intensity(unlabeled, options.intensity_changes))
         sources = strong
-        if o.label_injection:
+        if options.label_injection:
             rho = certainty(teacher_logits, weak.valid)
             sources = inject_labels(strong, labeled, batch.masks, batch.labeled_valid, rho, self.classes)
         region = cutmix_region(weak.valid)
@@ -74,8 +76,9 @@ class AugSeg(SingleTeacherMethod):
 
         logits, mixed_logits = self.student(torch.cat([labeled, mixed.images])).split([len(labeled), len(unlabeled)])
         supervised = self.supervised_loss(logits, batch.masks, self.class_weights)
-        unsupervised, trusted_fraction = pseudo_label_loss(mixed_logits, mixed, o.threshold, o.threshold_mode)
-        loss = supervised + ramp * o.unsupervised_weight * unsupervised
+        threshold, mode = options.threshold, options.threshold_mode
+        unsupervised, trusted_fraction = pseudo_label_loss(mixed_logits, mixed, threshold, mode)
+        loss = supervised + ramp * options.unsupervised_weight * unsupervised
         return StepOutput.from_terms(loss, trusted_fraction, supervised=supervised, unsupervised=unsupervised)
 
     def after_step(self, progress: Progress) -> None:

@@ -54,26 +54,26 @@ class DualStudent(Method):
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Return the loss of both students together: one backward pass, one optimizer."""
-        o, ramp, students = self.options, self.ramp(progress), (self.student, self.student2)
+        options, ramp, students = self.options, self.ramp(progress), (self.student, self.student2)
         labeled, unlabeled = as_float(batch.labeled_images), as_float(batch.unlabeled_images)
         if ramp == 0:
             loss = self.supervised_losses(self.student(labeled), self.student2(labeled), batch.masks)
             return StepOutput(loss, {"loss/supervised": loss.detach()})
 
-        if o.cutmix:
+        if options.cutmix:
             (targets1, targets2), images, valid = self.mixed_labels(unlabeled, batch.unlabeled_valid)
             logits1, logits2 = (student(torch.cat([labeled, images])) for student in students)
         else:
             valid = torch.cat([batch.labeled_valid, batch.unlabeled_valid])
             logits1, logits2 = (student(torch.cat([labeled, unlabeled])) for student in students)
-            targets1, targets2 = soft_label(logits1, o.label_temperature), soft_label(logits2, o.label_temperature)
+            targets1, targets2 = (soft_label(logits, options.label_temperature) for logits in (logits1, logits2))
 
         ones = torch.ones_like(valid, dtype=torch.float32)
         mixed1, mixed2 = logits1[-len(targets1) :], logits2[-len(targets2) :]
         supervised = self.supervised_losses(logits1[: len(labeled)], logits2[: len(labeled)], batch.masks)
         unsupervised1 = weighted_cross_entropy(mixed1, targets2, ones, valid)
         unsupervised = unsupervised1 + weighted_cross_entropy(mixed2, targets1, ones, valid)
-        loss = supervised + ramp * o.unsupervised_weight * unsupervised
+        loss = supervised + ramp * options.unsupervised_weight * unsupervised
         return StepOutput.from_terms(loss, supervised=supervised, unsupervised=unsupervised)
 
     def supervised_losses(self, logits1: Tensor, logits2: Tensor, masks: Tensor) -> Tensor:

@@ -21,16 +21,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from semiseg.methods.method import Batch, Progress, StepOutput, as_float
-from semiseg.methods.teachers import TeacherMethod, TeacherOptions, make_teacher
+from semiseg.methods.teachers import AlternatingTeachersMethod, TeacherOptions
 from semiseg.ops.ema import ema_decay, ema_update
 from semiseg.ops.losses import pseudo_label_loss
 from semiseg.ops.mixing import REGIONS, partners
 from semiseg.ops.photometric import photometric
-from semiseg.ops.pseudo_labels import PseudoLabels
 from semiseg.ops.stochastic_depth import forward_with_sub_models, residual_sites
 from semiseg.option_ranges import AT_LEAST_ONE, FRACTION, NOT_NEGATIVE
 
@@ -61,7 +59,7 @@ class DualTeacherOptions(TeacherOptions):
             raise ValueError(f"--pool: unknown mixing {unknown[0]!r}. Choose from {', '.join(REGIONS)}")
 
 
-class DualTeacher(TeacherMethod):
+class DualTeacher(AlternatingTeachersMethod):
     """Two temporary teachers in shifts; see the module's docstring for the equations.
 
     Differences from the authors' code (each with a test, see docs/methods/dual-teacher.md):
@@ -75,28 +73,27 @@ class DualTeacher(TeacherMethod):
     Options = DualTeacherOptions
     summary = "two temporary teachers in shifts"
     papers: ClassVar = {"Na et al. 2023": "https://arxiv.org/abs/2310.18640"}
-    teachers: nn.ModuleList
 
     def __init__(self, build: Callable[[], nn.Module], classes: int, options: DualTeacherOptions) -> None:
         super().__init__(build, classes, options)
         if options.consistency_weight > 0 and not residual_sites(self.student):
             raise ValueError("the encoder has no residual branches. Choose another or set --consistency-weight 0")
-        self.teachers = nn.ModuleList(make_teacher(self.student) for _ in range(options.teachers))
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Return the loss of one step, with the labels of the active teacher."""
-        options = self.options
-        ramp = self.ramp(progress)
+        options, ramp, teacher = self.options, self.ramp(progress), self.active_teacher(progress)
         if ramp == 0:
             return self.supervised_step(batch)
-        teacher = self.active_teacher(progress)
-        labeled = as_float(batch.labeled_images)
-        weak, sub_views = self.label_views(batch, labeled, teacher)  # w(x_u), yhat, c
+        labeled, with_sub_models = as_float(batch.labeled_images), options.consistency_weight > 0
+        also_labeled = with_sub_models and options.consistency_on == "all"
+        views = self.label_views(batch, teacher, labeled if also_labeled else None)
+        weak = views.select(slice(len(batch.unlabeled_images)))  # w(x_u), yhat, c
+        sub_views = views if with_sub_models else views.select(slice(0))
 
-        # x_m, yhat_m, c_m
-        region = self.mixing_region(weak.classes, progress)
+        mixing = options.pool[self.shift(progress) % len(options.pool)]
+        region = REGIONS[mixing](weak.classes)
         strong = weak.with_images(photometric(weak.images, options.color_strength))
-        mixed = strong.mix(region, strong.select(partners(len(strong.images))))
+        mixed = strong.mix(region, strong.select(partners(len(strong.images))))  # x_m, yhat_m, c_m
 
         logits, mixed_logits, sub_logits = forward_with_sub_models(
             self.student, images=(labeled, mixed.images, sub_views.images), rates=(0, 0, options.drop_path)
@@ -111,51 +108,13 @@ class DualTeacher(TeacherMethod):
         terms = {"supervised": supervised, "unsupervised": unsupervised, "consistency": consistency} | extra.scalars
         return StepOutput.from_terms(loss, trusted_fraction, **terms)
 
-    def label_views(self, batch: Batch, labeled: Tensor, teacher: nn.Module) -> tuple[PseudoLabels, PseudoLabels]:
-        """Return the teacher's labels for the unlabeled images, and for the images that the sub-models see."""
-        options = self.options
-        images, valid, tags = as_float(batch.unlabeled_images), batch.unlabeled_valid, batch.unlabeled_tags
-        if options.consistency_weight > 0 and options.consistency_on == "all":
-            images, valid = torch.cat([images, labeled]), torch.cat([valid, batch.labeled_valid])
-            tags = torch.cat([tags, batch.labeled_tags])
-        views = PseudoLabels.from_logits(images, self.label(teacher, images, tags), valid, options.label_temperature)
-        weak = views.select(slice(len(batch.unlabeled_images)))
-        return weak, views if options.consistency_weight > 0 else views.select(slice(0))
-
-    def mixing_region(self, classes: Tensor, progress: Progress) -> Tensor:
-        """Sample this shift's mixing region, bool ``(N, H, W)``, for labels of that shape."""
-        pool = self.options.pool
-        return REGIONS[pool[self.shift(progress) % len(pool)]](classes)
-
     def after_step(self, progress: Progress) -> None:
         """Update the active teacher, or all teachers in the burn-in, by the moving average of decay ``alpha_i``.
 
         ``alpha_i = min(1 - 1/(i + 1), alpha)``, so update 0 copies the student. With ``ema_reset`` shift, ``i`` counts
         the updates since the shift began; with never, all updates of this teacher.
         """
-        options, burn_in, length = self.options, self.burn_in_steps(progress), self.shift_length(progress)
-        if progress.step < burn_in:
-            teachers, updates = list(self.teachers), progress.step
-        else:
-            shift, updates = divmod(progress.step - burn_in, length)
-            if options.ema_reset == "never":
-                updates += burn_in + shift // options.teachers * length
-            teachers = [self.active_teacher(progress)]
-        for teacher in teachers:
-            ema_update(teacher, self.student, ema_decay(updates, options.ema_decay), options.ema_buffers)
-
-    def labeler(self, progress: Progress) -> str:
-        """Return the name of the active teacher; in the burn-in, of the first one."""
-        return f"teacher{self.shift(progress) % len(self.teachers) + 1}"
-
-    def active_teacher(self, progress: Progress) -> nn.Module:
-        """Return the teacher that labels in this shift and follows the student."""
-        return self.teachers[self.shift(progress) % len(self.teachers)]
-
-    def shift(self, progress: Progress) -> int:
-        """Return the number of the shift, from 0; in the burn-in, 0."""
-        return max(0, progress.step - self.burn_in_steps(progress)) // self.shift_length(progress)
-
-    def shift_length(self, progress: Progress) -> int:
-        """Return the steps of a shift: an epoch, but at most an eighth of the run, so that every teacher is active."""
-        return self.options.shift_steps or max(1, min(progress.steps_per_epoch, progress.total_steps // 8))
+        options, in_burn_in = self.options, progress.step < self.burn_in_steps(progress)
+        decay = ema_decay(self.updates(progress, since_shift=options.ema_reset == "shift"), options.ema_decay)
+        for teacher in self.teachers if in_burn_in else [self.active_teacher(progress)]:
+            ema_update(teacher, self.student, decay, options.ema_buffers)

@@ -47,16 +47,17 @@ class FixMatch(Method):
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Return the loss of one step."""
-        o, ramp = self.options, self.ramp(progress)
+        options, ramp = self.options, self.ramp(progress)
         if ramp == 0:
             return self.supervised_step(batch, weight=0.5)
         labeled, unlabeled = as_float(batch.labeled_images), as_float(batch.unlabeled_images)
         logits, weak_logits = self.student(torch.cat([labeled, unlabeled])).split([len(labeled), len(unlabeled)])
-        weak = PseudoLabels.from_logits(unlabeled, weak_logits, batch.unlabeled_valid, o.label_temperature)
-        mixed = strong_view(weak, o.color_strength)
+        weak = PseudoLabels.from_logits(unlabeled, weak_logits, batch.unlabeled_valid, options.label_temperature)
+        mixed = strong_view(weak, options.color_strength)
 
         supervised = self.supervised_loss(logits, batch.masks, self.class_weights)
         mixed_logits = self.student(mixed.images)
-        unsupervised, trusted_fraction = pseudo_label_loss(mixed_logits, mixed, o.threshold, o.threshold_mode)
-        loss = (supervised + ramp * o.unsupervised_weight * unsupervised) / 2
+        threshold, mode = options.threshold, options.threshold_mode
+        unsupervised, trusted_fraction = pseudo_label_loss(mixed_logits, mixed, threshold, mode)
+        loss = (supervised + ramp * options.unsupervised_weight * unsupervised) / 2
         return StepOutput.from_terms(loss, trusted_fraction, supervised=supervised, unsupervised=unsupervised)

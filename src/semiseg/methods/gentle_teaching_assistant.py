@@ -83,12 +83,12 @@ class GentleTeachingAssistant(SingleTeacherMethod):
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Return the sum of the student's and the assistant's losses, which share no parameter."""
-        o, ramp = self.options, self.ramp(progress)
+        options, ramp = self.options, self.ramp(progress)
         if ramp == 0:
             return self.supervised_step(batch)
         labeled, unlabeled = as_float(batch.labeled_images), as_float(batch.unlabeled_images)
         teacher = self.teacher.eval()
-        targets = soft_label(self.teacher_logits(teacher, unlabeled), o.label_temperature)
+        targets = soft_label(self.teacher_logits(teacher, unlabeled), options.label_temperature)
         region, partner = half_box_region(batch.unlabeled_valid), partners(len(unlabeled))
         mixed, mixed_targets, valid = (
             paste(region, tensor[partner], tensor) for tensor in (unlabeled, targets, batch.unlabeled_valid)
@@ -100,7 +100,7 @@ class GentleTeachingAssistant(SingleTeacherMethod):
         assistant_logits, student_logits = self.assistant(images)[len(labeled) :], self.student(images)[: len(labeled)]
         unsupervised = (weights * per_pixel_cross_entropy(assistant_logits, mixed_targets)).sum()
         supervised = self.supervised_loss(student_logits, batch.masks, self.class_weights)
-        loss = supervised + ramp * o.unsupervised_weight * unsupervised
+        loss = supervised + ramp * options.unsupervised_weight * unsupervised
         return StepOutput.from_terms(loss, trusted_fraction, supervised=supervised, unsupervised=unsupervised)
 
     def gentle_weights(self, confidence: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,17 +121,17 @@ class GentleTeachingAssistant(SingleTeacherMethod):
     @torch.no_grad()
     def after_step(self, progress: Progress) -> None:
         """Transfer the assistant's features to the student, then let the teacher follow the student."""
-        o = self.options
+        options = self.options
         updates = progress.step - self.burn_in_steps(progress)
         if updates < 0:  # keep all three equal until there are pseudo-labels
             ema_update(self.teacher, self.student, 0.0, "ema")
             ema_update(self.assistant, self.student, 0.0, "ema")
             return
-        decay = ema_decay(updates, o.representation_decay)
+        decay = ema_decay(updates, options.representation_decay)
         for (name, own), other in zip(self.student.named_parameters(), self.assistant.parameters(), strict=True):
             if not name.startswith(CLASSIFIER):
                 own.lerp_(other, 1 - decay)
-        ema_update(self.teacher, self.student, ema_decay(updates, o.ema_decay), "ema")
+        ema_update(self.teacher, self.student, ema_decay(updates, options.ema_decay), "ema")
 
     @property
     def predictors(self) -> dict[str, nn.Module]:

@@ -23,7 +23,6 @@ from semiseg.ops.ema import BufferMode
 from semiseg.ops.losses import weighted_cross_entropy, weighted_squared_error
 from semiseg.ops.mixing import REGIONS, partners
 from semiseg.ops.photometric import photometric
-from semiseg.ops.pseudo_labels import PseudoLabels
 from semiseg.option_ranges import FRACTION, NOT_NEGATIVE
 
 
@@ -67,23 +66,22 @@ class MeanTeacher(SingleTeacherMethod):
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Return the loss of one step."""
-        o, ramp = self.options, self.ramp(progress)
+        options, ramp = self.options, self.ramp(progress)
         if ramp == 0:
             return self.supervised_step(batch)
-        labeled, unlabeled = as_float(batch.labeled_images), as_float(batch.unlabeled_images)
-        teacher_logits = self.label(self.teacher, unlabeled, batch.unlabeled_tags)
-        weak = PseudoLabels.from_logits(unlabeled, teacher_logits, batch.unlabeled_valid, o.label_temperature)
+        labeled = as_float(batch.labeled_images)
+        weak = self.label_views(batch, self.teacher)
 
-        region = REGIONS[o.mixing](weak.classes)
-        strong = weak.with_images(photometric(unlabeled, o.color_strength))
-        mixed = strong.mix(region, strong.select(partners(len(unlabeled))))
+        region = REGIONS[options.mixing](weak.classes)
+        strong = weak.with_images(photometric(weak.images, options.color_strength))
+        mixed = strong.mix(region, strong.select(partners(len(weak.images))))
 
-        logits, mixed_logits = self.student(torch.cat([labeled, mixed.images])).split([len(labeled), len(unlabeled)])
+        logits, mixed_logits = self.student(torch.cat([labeled, mixed.images])).split([len(labeled), len(weak.images)])
         supervised = self.supervised_loss(logits, batch.masks, self.class_weights)
-        weights, trusted_fraction = mixed.weights(o.threshold, o.threshold_mode)
-        compare = weighted_cross_entropy if o.unsupervised_loss == "ce" else weighted_squared_error
+        weights, trusted_fraction = mixed.weights(options.threshold, options.threshold_mode)
+        compare = weighted_cross_entropy if options.unsupervised_loss == "ce" else weighted_squared_error
         unsupervised = compare(mixed_logits, mixed.targets, weights, mixed.valid)
         extra = self.extra_annotation(batch, self.teacher, labeled, logits, mixed_logits, region)
-        loss = supervised + extra.tags + ramp * (o.unsupervised_weight * unsupervised + extra.filled)
+        loss = supervised + extra.tags + ramp * (options.unsupervised_weight * unsupervised + extra.filled)
         terms = {"supervised": supervised, "unsupervised": unsupervised} | extra.scalars
         return StepOutput.from_terms(loss, trusted_fraction, **terms)

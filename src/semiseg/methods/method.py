@@ -227,10 +227,10 @@ def fill_term(batch: Batch, logits: Tensor, label: Callable[[], Tensor], options
         label: Function that returns the teacher's logits for the same views; called only if there are pixels to fill.
         options: Options with ``fill_weight``, ``label_temperature``, ``threshold`` and ``threshold_mode``.
     """
-    o = options
-    if not len(batch.fill) or o.fill_weight == 0:
+    if not len(batch.fill) or options.fill_weight == 0:
         return logits.new_zeros(())
-    return filled_cross_entropy(logits, label(), batch.fill, o.label_temperature, o.threshold, o.threshold_mode)
+    temperature, threshold, mode = options.label_temperature, options.threshold, options.threshold_mode
+    return filled_cross_entropy(logits, label(), batch.fill, temperature, threshold, mode)
 
 
 def tag_term(batch: Batch, logits: Tensor, mixed_logits: Tensor | None = None, region: Tensor | None = None) -> Tensor:

@@ -75,11 +75,11 @@ class PC2Seg(Method):
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Return the loss of one step."""
-        o, ramp, valid = self.options, self.ramp(progress), batch.unlabeled_valid
+        options, ramp, valid = self.options, self.ramp(progress), batch.unlabeled_valid
         if ramp == 0:
             return self.supervised_step(batch)
         labeled, weak = as_float(batch.labeled_images), as_float(batch.unlabeled_images)
-        strong = photometric(weak, o.color_strength)
+        strong = photometric(weak, options.color_strength)
         with labeling():
             weak_features = encode(self.student, weak)
             targets = decode(self.student, weak_features, weak.shape[-2:]).float().softmax(dim=1)
@@ -89,9 +89,9 @@ class PC2Seg(Method):
         supervised = self.supervised_loss(logits, batch.masks, self.class_weights)
         unsupervised = weighted_squared_error(strong_logits, targets, torch.ones_like(targets[:, 0]), valid)
         contrast = supervised.new_zeros(())
-        if o.contrast_weight > 0:
+        if options.contrast_weight > 0:
             contrast = self.contrast([f[len(labeled) :] for f in features], weak_features, targets, valid)
-        loss = supervised + ramp * (o.unsupervised_weight * unsupervised + o.contrast_weight * contrast)
+        loss = supervised + ramp * (options.unsupervised_weight * unsupervised + options.contrast_weight * contrast)
         return StepOutput.from_terms(loss, supervised=supervised, unsupervised=unsupervised, consistency=contrast)
 
     def contrast(self, strong: list[Tensor], weak: list[Tensor], probabilities: Tensor, valid: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ class PC2Seg(Method):
             probabilities: The network's for the weak views, float ``(N, C, H, W)``; they identify false negatives.
             valid: bool ``(N, H, W)``, False on padding.
         """
-        o, n, grid = self.options, len(probabilities), strong[-1].shape[-2:]
+        options, n, grid = self.options, len(probabilities), strong[-1].shape[-2:]
         strong_cells = self.project(strong[-1], grid)
         with labeling():
             weak_cells = self.project(weak[-1], grid)
@@ -111,16 +111,16 @@ class PC2Seg(Method):
             classes = to_cells(probabilities * valid[:, None], strong, grid).argmax(dim=1).flatten(1)
         other_images = ~torch.eye(n, dtype=torch.bool, device=valid.device)[:, :, None] & inside
 
-        anchors, is_anchor = sample_cells(inside, o.anchors)
-        negatives, allowed = sample_cells(other_images.flatten(1), o.negatives)
+        anchors, is_anchor = sample_cells(inside, options.anchors)
+        negatives, allowed = sample_cells(other_images.flatten(1), options.negatives)
         anchor, positive = (cells.take_along_dim(anchors[:, :, None], dim=1) for cells in (strong_cells, weak_cells))
         negative = weak_cells.flatten(0, 1)[negatives]
         allowed = allowed[:, None]
-        if o.debias:
+        if options.debias:
             anchor_classes = classes.take_along_dim(anchors, dim=1)[:, :, None]
             allowed = allowed & (anchor_classes != classes.flatten()[negatives][:, None])
         similarity = (anchor * positive).sum(dim=2)
-        return info_nce(similarity, anchor @ negative.mT, allowed, is_anchor, o.contrast_temperature)
+        return info_nce(similarity, anchor @ negative.mT, allowed, is_anchor, options.contrast_temperature)
 
     def project(self, deepest: Tensor, grid: Sequence[int]) -> Tensor:
         """Return ``h``, float ``(N, P, D)`` of unit length, for each of the ``P`` cells of ``grid``.

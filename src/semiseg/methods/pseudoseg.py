@@ -72,23 +72,23 @@ class PseudoSeg(Method):
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Return the loss of one step."""
-        o, ramp = self.options, self.ramp(progress)
+        options, ramp = self.options, self.ramp(progress)
         labeled = as_float(batch.labeled_images)
         if ramp == 0:
             return self.burn_in_step(batch, labeled)
         weak = as_float(batch.unlabeled_images)
         fused = self.label(weak, batch.unlabeled_valid)
-        targets = soft_label(fused.log(), o.label_temperature)
-        strong, cut = cutout(color_jitter(weak, o.color_strength), o.cutout)
+        targets = soft_label(fused.log(), options.label_temperature)
+        strong, cut = cutout(color_jitter(weak, options.color_strength), options.cutout)
         valid = batch.unlabeled_valid & ~cut
-        weights, trusted_fraction = confidence_weights(fused.amax(dim=1), valid, o.threshold)
+        weights, trusted_fraction = confidence_weights(fused.amax(dim=1), valid, options.threshold)
 
         features = encode(self.student, torch.cat([labeled, strong]))
         logits, strong_logits = decode(self.student, features, strong.shape[-2:]).split([len(labeled), len(strong)])
         supervised = self.supervised_loss(logits, batch.masks, self.class_weights)
         auxiliary = self.auxiliary_loss([f[: len(labeled)] for f in features], batch)
         unsupervised = weighted_cross_entropy(strong_logits, targets, weights, valid)
-        loss = supervised + auxiliary + ramp * o.unsupervised_weight * unsupervised
+        loss = supervised + auxiliary + ramp * options.unsupervised_weight * unsupervised
         terms = {"supervised": supervised, "auxiliary": auxiliary, "unsupervised": unsupervised}
         return StepOutput.from_terms(loss, trusted_fraction, **terms)
 

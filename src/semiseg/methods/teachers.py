@@ -5,10 +5,12 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from semiseg.methods.method import Batch, Method, Progress, PseudoLabelOptions, fill_term, tag_term
+from semiseg.methods.method import Batch, Method, Progress, PseudoLabelOptions, as_float, fill_term, tag_term
 from semiseg.ops.ema import BufferMode, ema_decay, ema_update
+from semiseg.ops.pseudo_labels import PseudoLabels
 from semiseg.ops.tag_loss import mask_absent
 from semiseg.option_ranges import FRACTION, NOT_NEGATIVE
 
@@ -67,6 +69,21 @@ class TeacherMethod(Method):
         teacher.train(self.options.teacher_mode == "train")
         return mask_absent(self.teacher_logits(teacher, images), tags)
 
+    def label_views(self, batch: Batch, teacher: nn.Module, labeled: Tensor | None = None) -> PseudoLabels:
+        """Return the teacher's labels for the weak views of the unlabeled images, then of the labeled ones, if given.
+
+        Args:
+            batch: Supplies the unlabeled images, the valid pixels and the tags.
+            teacher: The teacher, which runs once for all images.
+            labeled: Labeled images to label too, float ``(B, 3, S, S)``.
+        """
+        images, valid, tags = as_float(batch.unlabeled_images), batch.unlabeled_valid, batch.unlabeled_tags
+        if labeled is not None:
+            images, valid = torch.cat([images, labeled]), torch.cat([valid, batch.labeled_valid])
+            tags = torch.cat([tags, batch.labeled_tags])
+        logits = self.label(teacher, images, tags)
+        return PseudoLabels.from_logits(images, logits, valid, self.options.label_temperature)
+
     def extra_annotation(
         self, batch: Batch, teacher: nn.Module, labeled: Tensor, logits: Tensor, mixed_logits: Tensor, region: Tensor
     ) -> ExtraAnnotation:
@@ -80,10 +97,11 @@ class TeacherMethod(Method):
             mixed_logits: The student's logits for the mixed images, ``(B_u, C, S, S)``.
             region: bool ``(B_u, S, S)``, True where mixed image i shows unlabeled image i.
         """
-        o = self.options
-        filled = fill_term(batch, logits, lambda: self.label(teacher, labeled, batch.labeled_tags), o)
+        options = self.options
+        filled = fill_term(batch, logits, lambda: self.label(teacher, labeled, batch.labeled_tags), options)
         tags = tag_term(batch, logits, mixed_logits, region)
-        return ExtraAnnotation(o.tag_weight * tags, o.fill_weight * filled, {"filled": filled, "tags": tags})
+        scalars = {"filled": filled, "tags": tags}
+        return ExtraAnnotation(options.tag_weight * tags, options.fill_weight * filled, scalars)
 
 
 class SingleTeacherMethod(TeacherMethod):
@@ -102,3 +120,43 @@ class SingleTeacherMethod(TeacherMethod):
         """Update the teacher's weights, and its BatchNorm statistics as ``ema_buffers`` says (default: ema)."""
         buffers: Any = getattr(self.options, "ema_buffers", "ema")
         ema_update(self.teacher, self.student, ema_decay(progress.step, self.options.ema_decay), buffers)
+
+
+class AlternatingTeachersMethod(TeacherMethod):
+    """A method whose teachers take turns in shifts of ``shift_steps`` steps, which begin after the burn-in.
+
+    Its options are those of `TeacherMethod`, ``teachers`` (how many) and ``shift_steps`` (0: an epoch).
+    """
+
+    teachers: nn.ModuleList
+
+    def __init__(self, build: Callable[[], nn.Module], classes: int, options: Any) -> None:
+        super().__init__(build, classes, options)
+        self.teachers = nn.ModuleList(make_teacher(self.student) for _ in range(options.teachers))
+
+    def active_teacher(self, progress: Progress) -> nn.Module:
+        """Return the teacher of this shift: the one that labels and follows the student. In the burn-in, the first."""
+        return self.teachers[self.shift(progress) % len(self.teachers)]
+
+    def labeler(self, progress: Progress) -> str:
+        """Return the name of the active teacher."""
+        return f"teacher{self.shift(progress) % len(self.teachers) + 1}"
+
+    def shift(self, progress: Progress) -> int:
+        """Return the number of the shift, from 0; in the burn-in, 0."""
+        return max(0, progress.step - self.burn_in_steps(progress)) // self.shift_length(progress)
+
+    def shift_length(self, progress: Progress) -> int:
+        """Return the steps of a shift: an epoch, but at most an eighth of the run, so that every teacher is active."""
+        return self.options.shift_steps or max(1, min(progress.steps_per_epoch, progress.total_steps // 8))
+
+    def updates(self, progress: Progress, since_shift: bool) -> int:
+        """Return how often the active teacher was updated before this step: in this shift, or in the whole run.
+
+        The burn-in, in which every teacher follows the student after each step, counts as a shift of its own.
+        """
+        burn_in, length = self.burn_in_steps(progress), self.shift_length(progress)
+        if progress.step < burn_in:
+            return progress.step
+        shift, updates = divmod(progress.step - burn_in, length)
+        return updates if since_shift else updates + burn_in + shift // len(self.teachers) * length

@@ -52,23 +52,25 @@ class UniMatch(Method):
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Return the loss of one step."""
-        o, ramp = self.options, self.ramp(progress)
+        options, ramp = self.options, self.ramp(progress)
         if ramp == 0:
             return self.supervised_step(batch, weight=0.5)
         labeled, unlabeled = as_float(batch.labeled_images), as_float(batch.unlabeled_images)
         features = encode(self.student, torch.cat([labeled, unlabeled]))
-        perturbed = channel_dropout([f[len(labeled) :] for f in features], o.feature_dropout)
+        perturbed = channel_dropout([f[len(labeled) :] for f in features], options.feature_dropout)
         together = [torch.cat(pair) for pair in zip(features, perturbed, strict=True)]
         sizes = [len(labeled), len(unlabeled), len(unlabeled)]
         logits, weak_logits, perturbed_logits = decode(self.student, together, unlabeled.shape[-2:]).split(sizes)
 
-        weak = PseudoLabels.from_logits(unlabeled, weak_logits, batch.unlabeled_valid, o.label_temperature)
-        mixed = PseudoLabels.cat([strong_view(weak, o.color_strength) for _ in range(2)])
+        weak = PseudoLabels.from_logits(unlabeled, weak_logits, batch.unlabeled_valid, options.label_temperature)
+        mixed = PseudoLabels.cat([strong_view(weak, options.color_strength) for _ in range(2)])
 
         supervised = self.supervised_loss(logits, batch.masks, self.class_weights)
+        threshold, mode = options.threshold, options.threshold_mode
         # One mean over both views equals the mean of their losses.
-        unsupervised, _ = pseudo_label_loss(self.student(mixed.images), mixed, o.threshold, o.threshold_mode)
-        consistency, trusted_fraction = pseudo_label_loss(perturbed_logits, weak, o.threshold, o.threshold_mode)
-        loss = (supervised + ramp * (o.unsupervised_weight * unsupervised + o.feature_weight * consistency)) / 2
+        unsupervised, _ = pseudo_label_loss(self.student(mixed.images), mixed, threshold, mode)
+        consistency, trusted_fraction = pseudo_label_loss(perturbed_logits, weak, threshold, mode)
+        unlabeled_terms = options.unsupervised_weight * unsupervised + options.feature_weight * consistency
+        loss = (supervised + ramp * unlabeled_terms) / 2
         terms = {"supervised": supervised, "unsupervised": unsupervised, "consistency": consistency}
         return StepOutput.from_terms(loss, trusted_fraction, **terms)

@@ -50,18 +50,19 @@ class UniMatchV2(SingleTeacherMethod):
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Return the loss of one step."""
-        o, ramp = self.options, self.ramp(progress)
+        options, ramp = self.options, self.ramp(progress)
         if ramp == 0:
             return self.supervised_step(batch, weight=0.5)
         unlabeled = as_float(batch.unlabeled_images)
         teacher_logits = self.teacher_logits(self.teacher.eval(), unlabeled)
-        weak = PseudoLabels.from_logits(unlabeled, teacher_logits, batch.unlabeled_valid, o.label_temperature)
-        mixed = PseudoLabels.cat([strong_view(weak, o.color_strength) for _ in range(2)])
+        weak = PseudoLabels.from_logits(unlabeled, teacher_logits, batch.unlabeled_valid, options.label_temperature)
+        mixed = PseudoLabels.cat([strong_view(weak, options.color_strength) for _ in range(2)])
 
-        features = complementary_dropout(encode(self.student, mixed.images), o.whole_pairs)
+        features = complementary_dropout(encode(self.student, mixed.images), options.whole_pairs)
         mixed_logits = decode(self.student, features, unlabeled.shape[-2:])
-        unsupervised, trusted_fraction = pseudo_label_loss(mixed_logits, mixed, o.threshold, o.threshold_mode)
+        threshold, mode = options.threshold, options.threshold_mode
+        unsupervised, trusted_fraction = pseudo_label_loss(mixed_logits, mixed, threshold, mode)
         logits = self.student(as_float(batch.labeled_images))
         supervised = self.supervised_loss(logits, batch.masks, self.class_weights)
-        loss = (supervised + ramp * o.unsupervised_weight * unsupervised) / 2
+        loss = (supervised + ramp * options.unsupervised_weight * unsupervised) / 2
         return StepOutput.from_terms(loss, trusted_fraction, supervised=supervised, unsupervised=unsupervised)
