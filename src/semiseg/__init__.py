@@ -14,6 +14,7 @@ __all__ = [
     "compare",
     "evaluate",
     "export",
+    "import_data",
     "load",
     "predict",
     "report",
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from semiseg.workflows.compare import compare
     from semiseg.workflows.evaluate import evaluate
     from semiseg.workflows.export import export
+    from semiseg.workflows.import_data import import_data
     from semiseg.workflows.predict import predict
     from semiseg.workflows.report import report
     from semiseg.workflows.serve import serve
@@ -43,6 +45,7 @@ _MODULES = {
     "compare": "semiseg.workflows.compare",
     "evaluate": "semiseg.workflows.evaluate",
     "export": "semiseg.workflows.export",
+    "import_data": "semiseg.workflows.import_data",
     "load": "semiseg.tools.models.trained_model",
     "predict": "semiseg.workflows.predict",
     "report": "semiseg.workflows.report",

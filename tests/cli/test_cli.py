@@ -21,6 +21,7 @@ from PIL import Image
 
 from semiseg import cli
 from semiseg.config import DeprecatedOption
+from semiseg.data.importers import IMPORTERS
 from semiseg.errors import Interrupted
 
 pytestmark = pytest.mark.slow  # whole commands, trainings or exports
@@ -575,8 +576,8 @@ def test_list_commands(call: Call) -> None:
     assert "--ema-reset shift" in result.out
     result = call("datasets")
     names = re.findall(r"^([\w-]+): \w", result.out, re.MULTILINE)
-    benchmarks, tools = ["camvid", "voc2012", "cityscapes", "ade20k"], ["coco", "cvat", "label-studio", "hf"]
-    assert result.status == 0 and names == ["folder", *benchmarks, *tools, "shapes"]
+    benchmarks, tools = ["camvid", "voc2012", "cityscapes", "ade20k"], ["coco", "label-studio", "hf"]
+    assert result.status == 0 and names == ["folder", *benchmarks, *tools, "shapes", *IMPORTERS]
     assert "    leftImg8bit/{train,val,test}/CITY/ID_leftImg8bit.png" in result.out.splitlines()
 
 

@@ -1,4 +1,4 @@
-"""Tests of the CVAT reader: masks equal the input of datumaro, lists and errors."""
+"""Tests of the CVAT importer: masks equal the input of datumaro, lists and errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semiseg.data import Cvat, Voc, check_masks, open_dataset, resolve_split
+from semiseg.data import check_masks, resolve_split
+from semiseg.data.importers import ForeignData, detect_form
+from semiseg.data.importers.cvat import CvatMask
+from semiseg.data.importers.foreign_data import ImportOptions
 from trees import make_voc, refused, write_lines
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"  # made by fixtures/make_cvat.py
@@ -21,9 +24,13 @@ def root(tmp_path: Path) -> Path:
     return shutil.copytree(FIXTURES / "cvat", tmp_path / "cvat")
 
 
+def open_dataset(root: Path) -> ForeignData:
+    return CvatMask(root, ImportOptions())
+
+
 def test_masks_equal_the_input_of_datumaro(root: Path) -> None:
     dataset = open_dataset(root)
-    assert isinstance(dataset, Cvat) and dataset.classes == ("background", "leaf rust", "soil")
+    assert dataset.classes == ("background", "leaf rust", "soil")
     assert dataset.palette == ((0, 0, 0), (250, 50, 83), (51, 221, 255))
     with np.load(FIXTURES / "cvat.npz") as given:
         assert sorted(given) == ["a 1", "b", "c"]
@@ -59,9 +66,9 @@ def test_masks_are_read_by_color_in_any_image_mode(root: Path) -> None:
 
 def test_labelmap_distinguishes_cvat_from_pascal_voc(tmp_path: Path) -> None:
     root = make_voc(tmp_path / "voc")
-    assert isinstance(open_dataset(root), Voc)
+    assert detect_form(root) is None
     write_lines(root / "labelmap.txt", "background:0,0,0::", "cat:9,9,9::")
-    assert isinstance(open_dataset(root), Cvat)
+    assert detect_form(root) == "cvat-mask"
 
 
 def test_unknown_color_raises_an_error(root: Path) -> None:

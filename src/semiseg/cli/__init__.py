@@ -14,6 +14,7 @@ from semiseg.cli.compare import compare
 from semiseg.cli.demo import demo
 from semiseg.cli.evaluate import evaluate
 from semiseg.cli.export import export
+from semiseg.cli.import_data import import_data
 from semiseg.cli.list_commands import datasets, methods, networks
 from semiseg.cli.option_parsing import Argv
 from semiseg.cli.predict import predict
@@ -31,6 +32,7 @@ PIPE_CLOSED = 141  # 128 + SIGPIPE, the status of a program that the signal term
 
 COMMANDS: dict[str, Callable[[Argv], None]] = {
     "demo": demo,
+    "import": import_data,
     "check": check,
     "train": train,
     "evaluate": evaluate,

@@ -7,11 +7,15 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import tyro
 
 from semiseg.cli.option_parsing import Argv, parse
 from semiseg.errors import UserError
+
+if TYPE_CHECKING:
+    from semiseg.tools.checking import DataCheck
 
 
 @dataclass
@@ -28,26 +32,32 @@ class Check:
 
 def check(argv: Argv) -> None:
     """Check a data set before training."""
-    from semiseg.tools.checking import format_check
-    from semiseg.tools.checking.finding import format_count
     from semiseg.workflows.check import check as run
 
     a: Check = parse(Check, argv, "semiseg check")
     with progress_bar() as progress:
         checked = run(a.data, a.html, progress)
-    if a.json:
+    print_check(checked, a.json, a.html)
+
+
+def print_check(checked: DataCheck, as_json: bool = False, page: str | None = None) -> None:
+    """Print the findings. Raises UserError if the data set is not usable."""
+    from semiseg.tools.checking import format_check
+    from semiseg.tools.checking.finding import format_count
+
+    if as_json:
         print(json.dumps(checked.to_json()))
     else:
         print(format_check(checked, _bar_character()))
-        if a.html:
-            print(f"\npage: {a.html}")
+        if page:
+            print(f"\npage: {page}")
     if not checked.usable:
         problems = format_count(len(checked.with_severity("problem")), "problem")
-        raise UserError(f"not usable for training ({problems})", path=a.data, fix="fix the problems listed above")
+        raise UserError(f"not usable for training ({problems})", path=checked.data, fix="fix the problems listed above")
 
 
 @contextmanager
-def progress_bar() -> Iterator[Callable[[int, int], None] | None]:
+def progress_bar(text: str = "reading images") -> Iterator[Callable[[int, int], None] | None]:
     """Show a progress bar if stderr is a terminal. Yield the function that updates it, or None."""
     if not sys.stderr.isatty():
         yield None
@@ -55,7 +65,7 @@ def progress_bar() -> Iterator[Callable[[int, int], None] | None]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("reading images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -37,8 +37,18 @@ def datasets(argv: Argv) -> None:
     """List the supported forms of data."""
     parse(no_arguments("List the supported forms of data."), argv, "semiseg datasets")
     from semiseg.data import DATASETS
+    from semiseg.data.importers import IMPORTERS
 
+    print("read by --data:")
     for name, kind in DATASETS.items():
-        print(f"{name}: {(kind.__doc__ or '').strip().splitlines()[0]}")
-        for line in getattr(kind, "tree", ()):  # generated data has no files
-            print(f"    {line}")
+        _print_form(name, kind)
+    print("\nimported by semiseg import SOURCE --out DIR [--form NAME]:")
+    for name, importer in IMPORTERS.items():
+        _print_form(name, importer)
+
+
+def _print_form(name: str, kind: object) -> None:
+    """Print the first line of the description of a form, and its files."""
+    print(f"{name}: {(kind.__doc__ or '').strip().splitlines()[0]}")
+    for line in getattr(kind, "tree", ()):  # generated data has no files
+        print(f"    {line}")

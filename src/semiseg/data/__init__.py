@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,14 +16,15 @@ from semiseg.data.files.image_files import read_image_file
 from semiseg.data.files.mask_files import write_mask_file
 from semiseg.data.folder_dataset import FolderDataset, write_folder
 from semiseg.data.generated_shapes import Shapes
+from semiseg.data.importers import IMPORTERS, detect_form
 from semiseg.data.importers.coco import Coco, coco_files
-from semiseg.data.importers.cvat import Cvat, is_cvat_layout
 from semiseg.data.importers.huggingface import HuggingFace
 from semiseg.data.importers.label_studio import LabelStudio, is_label_studio_layout
 from semiseg.data.mask_validation import check_masks
 from semiseg.data.splits.dataset_split import Split, read_split, resolve_split, write_split
 from semiseg.data.stream.loader import StepLoader, StreamConfig, TrainStream, make_loader
 from semiseg.data.stream.weak_view import weak_view
+from semiseg.errors import UserError
 
 DATASETS: dict[str, Callable[[str], SegmentationDataset]] = {
     "folder": FolderDataset,
@@ -31,7 +33,6 @@ DATASETS: dict[str, Callable[[str], SegmentationDataset]] = {
     "cityscapes": Cityscapes,
     "ade20k": Ade20k,
     "coco": Coco,
-    "cvat": Cvat,
     "label-studio": LabelStudio,
     "hf": HuggingFace,
     "shapes": Shapes.from_text,
@@ -39,7 +40,6 @@ DATASETS: dict[str, Callable[[str], SegmentationDataset]] = {
 """The supported data sets by name. Each is opened from a directory, or from the text after ``shapes:`` or ``hf:``."""
 
 LAYOUTS: dict[str, Callable[[str], object]] = {
-    "cvat": is_cvat_layout,  # before voc2012, whose layout it shares
     "voc2012": voc_root,
     "cityscapes": is_cityscapes_layout,
     "ade20k": ade20k_root,
@@ -59,6 +59,9 @@ def open_dataset(data: str | Path) -> SegmentationDataset:
     name, _, options = str(data).partition(":")
     if name in ("shapes", "hf"):
         return DATASETS[name](options)
+    if os.path.isdir(data) and (form := detect_form(Path(data))):
+        command = shlex.join(["semiseg", "import", str(data), "--out", f"{str(data).rstrip('/')}-semiseg"])
+        raise UserError(f"this is {IMPORTERS[form].title}", path=data, fix=f"run: {command}")
     return DATASETS[detect_layout(data)](str(data))
 
 
@@ -76,7 +79,6 @@ __all__ = [
     "CamVid",
     "Cityscapes",
     "Coco",
-    "Cvat",
     "FolderDataset",
     "HuggingFace",
     "LabelStudio",

@@ -1,4 +1,46 @@
-"""Readers of the export formats of annotation tools and data hubs.
+"""Importers of other tools' annotation, one file per form. ``semiseg import`` writes an own folder from them."""
 
-Register a new reader in ``DATASETS`` and ``LAYOUTS`` in ``semiseg/data/__init__.py``.
-"""
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from semiseg.data.importers.cvat import CvatMask
+from semiseg.data.importers.foreign_data import ForeignData, ImportOptions
+from semiseg.errors import UserError, lookup
+
+IMPORTERS: dict[str, type[ForeignData]] = {importer.form: importer for importer in (CvatMask,)}
+"""The importers by form, most specific first: the first that recognizes a folder is used."""
+
+
+def detect_form(root: Path) -> str | None:
+    """Return the form of a folder, or None if no importer recognizes it."""
+    return next((form for form, importer in IMPORTERS.items() if importer.recognizes(root)), None)
+
+
+def open_foreign(source: str | Path, form: str | None, options: ImportOptions) -> ForeignData:
+    """Open data in another form.
+
+    Args:
+        source: A folder, or ``hf:NAME``.
+        form: The form; None to detect it.
+        options: The options of ``semiseg import``.
+
+    Raises:
+        UserError: The form is unknown, or the data cannot be read.
+    """
+    if form is not None:
+        lookup("form", form, IMPORTERS)
+    if str(source).startswith("hf:") and not os.path.exists(source):
+        return IMPORTERS["hf"](Path(str(source)[3:]), options)
+    root = Path(source)
+    if not os.path.isdir(root):  # False for invalid names, on which Path raises
+        problem, fix = ("is a file", "unpack it") if os.path.isfile(root) else ("there is no such folder", "check it")
+        raise UserError(problem, path=f"{root!s:.200}", fix=f"{fix} and give the folder of the export")
+    found = form or detect_form(root)
+    if found is None:
+        raise UserError("not in a form that is known", path=root, fix=f"name it with --form: {', '.join(IMPORTERS)}")
+    return IMPORTERS[found](root, options)
+
+
+__all__ = ["IMPORTERS", "ForeignData", "ImportOptions", "detect_form", "open_foreign"]

@@ -10,28 +10,31 @@ import torch
 from torch import Tensor
 
 from semiseg.data.dataset import IGNORE, Color, default_palette
-from semiseg.data.file_dataset import FileDataset, value_table
-from semiseg.data.files.file_lists import MASK_SUFFIXES, list_tree
+from semiseg.data.file_dataset import value_table
+from semiseg.data.files.file_lists import MASK_SUFFIXES
 from semiseg.data.files.mask_files import color_indices, read_mask_file
+from semiseg.data.importers.foreign_data import ForeignData, ImportOptions
+from semiseg.data.importers.source_files import as_id, find_images, walk_files
 from semiseg.data.palette_file import Palette, make_color, make_palette
 from semiseg.data.splits.list_files import read_lines
 from semiseg.errors import UserError
 
 
-class Cvat(FileDataset):
+class CvatMask(ForeignData):
     """CVAT "Segmentation mask 1.1": ``labelmap.txt`` and masks in its colors.
 
     The classes are the labels in the order of ``labelmap.txt``. CVAT adds ``background`` for the pixels without
     annotation. The labels ``ignored``, ``void`` and ``unlabeled`` are read as 255. The lists are the subsets of the
     tasks, ``Train``, ``Validation`` and ``Test`` in several spellings. An image without a mask is unlabeled.
 
-    Args:
-        root: The unpacked export. Exports made without "Save images" need the images in ``JPEGImages``.
+    Exports made without "Save images" need the images in ``JPEGImages``.
 
     Raises:
         UserError: A folder or file is missing or malformed.
     """
 
+    form = "cvat-mask"
+    title = 'a CVAT export ("Segmentation mask 1.1")'
     tree: ClassVar[tuple[str, ...]] = (
         "labelmap.txt                name:red,green,blue:: per line",
         "JPEGImages/NAME.jpg, .png, ...",
@@ -47,32 +50,31 @@ class Cvat(FileDataset):
         }.items()
     }
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
-        self.name = self.root.resolve().name
-        self._labels = read_labelmap(self.root / "labelmap.txt")
+    def __init__(self, root: Path, options: ImportOptions) -> None:
+        super().__init__(root, options)
+        self._labels = read_labelmap(root / "labelmap.txt")
         known = self._labels.known
-        self.classes = tuple(self._labels.names[index] for index in known)
+        self.set_classes((self._labels.names[index] for index in known), root / "labelmap.txt")
         self.palette = tuple(self._labels.colors[index] for index in known)
         self._table = value_table(
             {index: number for number, index in enumerate(known)}, (*self._labels.unknown, IGNORE)
         )
-        self.images = list_tree(self.root / "JPEGImages")
-        if not self.images:
-            raise UserError(
-                "no images found",
-                path=self.root / "JPEGImages",
-                fix='export with "Save images" or copy the images there',
-            )
-        masks = list_tree(self.root / "SegmentationClass", MASK_SUFFIXES)
-        self.masks = {id: path for id, path in masks.items() if id in self.images}
+        folder = root / "JPEGImages"
+        self.set_images(find_images(folder), folder, 'export with "Save images" or copy the images there')
+        masks = root / "SegmentationClass"
+        files = {as_id(path.relative_to(masks).with_suffix("")): path for path in walk_files(masks)}
+        for id, image in self.images.items():
+            path = files.get(as_id(image.relative_to(folder).with_suffix("")))
+            if path is not None and path.suffix.lower() in MASK_SUFFIXES:
+                self.masks[id] = path
         if not self.masks:
-            raise UserError(
-                "no masks of these images found",
-                path=self.root / "SegmentationClass",
-                fix="annotate a few images and export them again",
-            )
-        self.ids = tuple(self.images)
+            fix = "annotate a few images and export them again"
+            raise UserError("no masks of these images found", path=masks, fix=fix)
+
+    @classmethod
+    def recognizes(cls, root: Path) -> bool:
+        """Return whether a folder has a ``labelmap.txt``, unlike Pascal VOC."""
+        return (root / "labelmap.txt").is_file() and (root / "SegmentationClass").is_dir()
 
     def read_mask(self, id: str) -> Tensor:
         """Read a mask as uint8 ``(H, W)`` of class indices or 255."""
@@ -104,8 +106,3 @@ def read_labelmap(path: Path) -> Palette:
     else:
         entries = list(zip((row[0].strip() for row in rows), default_palette(len(rows)), strict=True))
     return make_palette(path, entries)
-
-
-def is_cvat_layout(root: str | Path) -> bool:
-    """Return whether a folder is an export of CVAT. Unlike Pascal VOC, it has a ``labelmap.txt``."""
-    return (Path(root) / "labelmap.txt").is_file() and (Path(root) / "SegmentationClass").is_dir()

@@ -1,0 +1,106 @@
+"""Write an own folder from data in another form: images linked, masks as indexed PNG, classes and lists."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from semiseg.data.class_file import write_class_file
+from semiseg.data.dataset import read_ahead
+from semiseg.data.files.atomic_folder import new_folder, require_free
+from semiseg.data.files.image_files import image_size, write_image_file
+from semiseg.data.files.mask_files import write_mask_file
+from semiseg.data.importers.foreign_data import ForeignData
+from semiseg.data.splits.list_files import write_list
+from semiseg.errors import UserError
+
+Progress = Callable[[int, int], None]
+
+
+def write_import(data: ForeignData, out: Path, copy: bool = False, progress: Progress | None = None) -> list[str]:
+    """Write data as an own folder, completely or not at all.
+
+    Args:
+        data: The opened data.
+        out: The folder to create.
+        copy: Copy the images instead of linking them.
+        progress: Called with the number of masks written and their total number.
+
+    Returns:
+        Lines that report what was taken for what.
+
+    Raises:
+        UserError: A file cannot be read, ``out`` is not empty or inside the source, or it cannot be written.
+    """
+    require_outside(data.root, out)
+    require_free(out)
+    kinds: set[str] = set()
+    with new_folder(out, "images", "masks") as draft:
+        for id in data.ids:
+            kinds.add(_write_image(data, id, draft / "images", copy))
+        annotated = [id for id in data.ids if data.has_mask(id)]
+        for done, (id, mask) in enumerate(zip(annotated, read_ahead(data.read_mask, annotated), strict=True), 1):
+            _check_mask_size(data, id, (mask.shape[1], mask.shape[0]))
+            target = draft / "masks" / f"{id}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_mask_file(target, mask, data.palette)
+            if progress is not None:
+                progress(done, len(annotated))
+        write_class_file(draft / "classes.json", data)
+        for name in ("train", "val", "test"):
+            if ids := data.split(name, []):
+                (draft / "splits").mkdir(exist_ok=True)
+                write_list(draft / "splits" / f"{name}.txt", ids)
+    return [*data.describe(), *_how(kinds, data.root)]
+
+
+def require_outside(root: Path, out: Path) -> None:
+    """Raise UserError if ``out`` is the source or inside it, where the next import would read it."""
+    if out.resolve() == root.resolve() or root.resolve() in out.resolve().parents:
+        fix = f"choose a folder beside it, such as {root.resolve().name}-semiseg"
+        raise UserError(f"{out} is inside {root}, the data that are read", option="out", fix=fix)
+
+
+def link_or_copy(source: Path, target: Path, copy: bool = False) -> str:
+    """Make ``target`` a symbolic link, else a hard link, else a copy, and return which one.
+
+    Windows refuses symbolic links without privileges; some file systems support no links.
+    """
+    absolute = os.path.abspath(source)
+    for kind, make in (("link", os.symlink), ("hard link", os.link)) if not copy else ():
+        try:
+            make(absolute, target)
+            return kind
+        except (OSError, NotImplementedError):
+            continue
+    shutil.copyfile(source, target)
+    return "copy"
+
+
+def _write_image(data: ForeignData, id: str, folder: Path, copy: bool) -> str:
+    """Write one image and return how: by a link, a hard link, a copy, or as PNG if it is not a file."""
+    source = data.image_path(id)
+    target = folder / f"{id}{source.suffix if source else '.png'}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source is None:
+        write_image_file(target, data.read_image(id))
+        return "PNG"
+    return link_or_copy(source, target, copy)
+
+
+def _check_mask_size(data: ForeignData, id: str, size: tuple[int, int]) -> None:
+    source = data.image_path(id)
+    if source is not None and size != (expected := image_size(source)):
+        problem = "the annotation is {}x{}, its image {} is {}x{}".format(*size, source, *expected)
+        raise UserError(problem, path=data.mask_path(id) or id, fix="use the image that was annotated")
+
+
+def _how(kinds: set[str], root: Path) -> list[str]:
+    """Report how the images were written."""
+    if "link" in kinds:
+        return [f"images are links into {root}: keep it, or import again with --copy"]
+    if "hard link" in kinds:
+        return ["images are hard links: they take no additional disk space"]
+    return ["images are copies"]

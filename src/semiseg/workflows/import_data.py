@@ -1,0 +1,67 @@
+"""``import``: turn the annotation of another tool into an own folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from semiseg.data.files.atomic_folder import require_free
+from semiseg.data.importers import ImportOptions, open_foreign
+from semiseg.data.importers.write_import import require_outside, write_import
+from semiseg.tools.checking import DataCheck, check_data
+
+
+@dataclass(frozen=True)
+class Imported:
+    """The result of an import.
+
+    Attributes:
+        out: The new folder.
+        title: The form that was read, as ``a LabelMe export``.
+        notes: Lines that report what was taken for what.
+        checked: The result of ``semiseg check`` on the new folder.
+    """
+
+    out: Path
+    title: str
+    notes: tuple[str, ...]
+    checked: DataCheck
+
+
+def import_data(
+    source: str | Path,
+    out: str | Path,
+    *,
+    form: str | None = None,
+    threshold: int | None = None,
+    empty: Literal["background", "unlabeled"] = "background",
+    mask_suffix: str | None = None,
+    copy: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Imported:
+    """Write an own folder from the annotation of another tool, and check it.
+
+    Args:
+        source: The folder of the export.
+        out: The folder to create, outside ``source``.
+        form: The form of the data, a key of ``IMPORTERS``. None detects it.
+        threshold: Masks of gray levels: values from this one on are foreground.
+        empty: Whether images that were annotated without any region are background or unlabeled.
+        mask_suffix: The part of a mask's name after the name of its image, as ``_mask``.
+        copy: Copy the images instead of linking them.
+        progress: Called with the number of masks written and their total number.
+
+    Raises:
+        UserError: The data cannot be read, or ``out`` cannot be written.
+
+    Example:
+        >>> semiseg.import_data("exported", "flowers").checked.usable  # doctest: +SKIP
+    """
+    target = Path(out)
+    require_outside(Path(source), target)
+    require_free(target)
+    data = open_foreign(source, form, ImportOptions(threshold, empty, mask_suffix))
+    notes = write_import(data, target, copy, progress)
+    return Imported(target, data.title, tuple(notes), check_data(target)[0])
