@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from semiseg.config import TrainConfig, from_mapping, to_mapping
+from semiseg.data.stream.main_module import require_main_process
 from semiseg.errors import Interrupted, UserError
 from semiseg.training.disk_space import report_write_errors
 from semiseg.training.distributed.external_launcher import check_world_size, find_launcher, world_size
@@ -61,12 +62,14 @@ def train(
 
 def train_with(config: TrainConfig, options: Any, out: str | Path | None = None) -> Path:
     """Train a new run with a resolved configuration and return its directory."""
+    require_main_process()
     path = Path(out) if out else Path("runs") / f"{Path(config.data).name.split(':')[0]}-{short_name(config.method)}"
     return train_on_all_ranks(path, check_world_size(config), options, resume=False)
 
 
 def resume_run(path: str | Path, devices: int | str | None = None, nodes: int | None = None) -> Path:
     """Resume a run from its last checkpoint, or from its start if there is none, and return its directory."""
+    require_main_process()
     run = RunDirectory.open(path)
     config, options = run.read_config()
     if find_launcher():  # the launcher decides, whatever the run was started with

@@ -17,6 +17,7 @@ from semiseg.batch import Batch
 from semiseg.data.dataset import Decoded, SegmentationDataset
 from semiseg.data.files.string_array import as_string_array
 from semiseg.data.stream.image_reader import ImageReader
+from semiseg.data.stream.main_module import hidden_main_module
 from semiseg.data.stream.remote_files import Unreachable
 from semiseg.data.stream.unlabeled_pool import ListPool, Pool, permutation
 from semiseg.data.stream.weak_view import view_area, weak_view
@@ -237,7 +238,8 @@ class StepLoader(DataLoader["tuple[Batch, dict[str, str]] | UserError"]):
     skipped: dict[str, str]
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        items = super().__iter__()
+        with hidden_main_module(type(self.dataset.stream.dataset)):  # type: ignore[attr-defined]
+            items = super().__iter__()
         try:
             for item in items:
                 if isinstance(item, UserError):
