@@ -445,7 +445,12 @@ def test_evaluate_json_prints_one_object_and_nothing_else(call: Call, trained: P
     assert {"split", "network", "miou", "pixel_accuracy", "iou", "networks"} <= content.keys()
     assert content["split"] == "test" and content["network"] == "student" and content["checkpoint"] == "best"
     assert list(content["networks"]) == ["student", "teacher1", "teacher2", "teachers-average"]
-    assert content["networks"]["student"] == {key: content[key] for key in ("miou", "pixel_accuracy", "iou")}
+    assert list(content["networks"]["student"])[:3] == ["miou", "pixel_accuracy", "iou"]
+    assert content["networks"]["student"].items() <= content.items()
+    for name in ("dice", "precision", "recall", "boundary_iou"):
+        assert content[name].keys() == content["iou"].keys()
+        figures = [value for value in content[name].values() if value is not None]
+        assert content[f"mean_{name}"] == pytest.approx(sum(figures) / len(figures))
     assert list(content["iou"]) == ["background", "circle", "square", "triangle", "star", "cross", "ring"]
     assert all(value is None or 0 <= value <= 100 for value in content["iou"].values())
     present = [value for value in content["iou"].values() if value is not None]
@@ -472,7 +477,11 @@ def test_evaluate_prints_a_table(call: Call, trained: Path) -> None:
     result = call("evaluate", trained, "--split", "val", "--network", "teachers-average", "--checkpoint", "last")
     assert result.status == 0
     assert re.search("student +teacher1 +teacher2 +teachers-average", result.out)
-    assert len(result.out.splitlines()) == 2 + 2 + 7
+    lines = result.out.splitlines()
+    assert len(lines) == (2 + 2 + 7) + (3 + 1 + 7)
+    assert lines[12] == "teachers-average, in percent"
+    assert lines[13].split() == ["dice", "precision", "recall", "boundary_iou"]
+    assert [line.split()[0] for line in lines[14:16]] == ["mean", "background"]
 
 
 @pytest.mark.parametrize(

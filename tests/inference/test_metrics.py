@@ -1,12 +1,17 @@
 """The confusion matrix and its metrics, compared with a computation pixel by pixel."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import precision_recall_fscore_support
 
 from semiseg.data.dataset import IGNORE
 from semiseg.inference import ConfusionMatrix
+from semiseg.inference.boundary_iou import BoundaryIoU
 
 
 def matrix_of(classes, prediction, mask):
@@ -104,3 +109,73 @@ def test_summary_contains_the_class_names():
     assert summary == {"miou": 25.0, "pixel_accuracy": 50.0, "iou": {"sky": 50.0, "tree": 0.0}}
     with pytest.raises(ValueError):
         ConfusionMatrix(2).summary(("sky",))
+
+
+@settings(max_examples=60, deadline=None)
+@given(labelings())
+def test_dice_precision_and_recall_equal_scikit_learn(labeling):
+    classes, pairs = labeling
+    matrix = ConfusionMatrix(classes)
+    matrix.update(torch.tensor([guess for _, guess in pairs]), torch.tensor([truth for truth, _ in pairs]))
+    valid = [(truth, guess) for truth, guess in pairs if truth != IGNORE]
+    present = sorted({label for pair in valid for label in pair})
+    expected = {name: [None] * classes for name in ("dice", "precision", "recall")}
+    if valid:
+        truths, guesses = zip(*valid, strict=True)
+        scores = precision_recall_fscore_support(truths, guesses, labels=present, zero_division=0)
+        for name, values in zip(("precision", "recall", "dice"), scores, strict=False):
+            for label, value in zip(present, values, strict=True):
+                expected[name][label] = 100 * value
+    names = [f"class {label}" for label in range(classes)]
+    details = matrix.details(names)
+    for name, values in expected.items():
+        assert details[name] == pytest.approx(dict(zip(names, values, strict=True)))
+        means = [value for value in values if value is not None]
+        assert details[f"mean_{name}"] == pytest.approx(np.mean(means) if means else None)
+
+
+def eroded(region, times):
+    """Erode a region by squares of 3 x 3, one pixel at a time; outside of the image is not in the region."""
+    for _ in range(times):
+        padded = np.pad(region, 1)
+        height, width = region.shape
+        shifts = [padded[y : y + height, x : x + width] for y in range(3) for x in range(3)]
+        region = np.logical_and.reduce(shifts)
+    return region
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 40), (23, 31), (70, 64)])
+@pytest.mark.parametrize("ignored", [0, 0.05])
+def test_boundary_iou_equals_erosion_class_by_class(size, ignored):
+    rng = np.random.default_rng(size[0])
+    blocks = rng.integers(0, 4, (2, *(-(-side // 20) for side in size)))
+    truth, guess = (np.kron(block, np.ones((20, 20), dtype=int))[: size[0], : size[1]] for block in blocks)
+    guess = np.roll(np.where(rng.random(size) < 0.02, 3, guess), 1, axis=-1)
+    truth = np.where(rng.random(size) < ignored, IGNORE, truth)
+    measured = BoundaryIoU(5)
+    for _ in range(2):  # counts add up over images
+        measured.update(torch.from_numpy(guess), torch.from_numpy(truth))
+    distance = max(1, round(0.02 * math.hypot(*size)))
+    for label, found in enumerate(measured.iou()):
+        ours, theirs = truth == label, (guess == label) & (truth != IGNORE)
+        ours, theirs = (region & ~eroded(region, distance) for region in (ours, theirs))
+        union = (ours | theirs).sum()
+        assert found == pytest.approx(100 * (ours & theirs).sum() / union if union else None)
+
+
+def test_boundary_iou_is_lower_than_iou_for_a_shifted_square():
+    truth, guess = torch.zeros(2, 100, 100, dtype=torch.uint8)
+    truth[20:80, 20:80] = 1
+    guess[22:82, 20:80] = 1
+    matrix, boundary = ConfusionMatrix(2), BoundaryIoU(2)
+    matrix.update(guess, truth)
+    boundary.update(guess, truth)
+    assert matrix.iou()[1] == pytest.approx(100 * 58 / 62)
+    assert 40 < boundary.iou()[1] < 80
+
+
+def test_boundary_iou_of_a_perfect_prediction_is_100():
+    labels = torch.randint(0, 3, (30, 40), dtype=torch.uint8)
+    measured = BoundaryIoU(4)
+    measured.update(labels, labels)
+    assert measured.iou() == [100, 100, 100, None]

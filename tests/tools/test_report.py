@@ -20,6 +20,7 @@ from semiseg.errors import UserError
 from semiseg.tools.report.plots import compared_coupling, running_mean
 from semiseg.tools.report.run_files import read_run
 from semiseg.tools.report.run_findings import findings
+from semiseg.tools.report.run_page import detail_table
 from semiseg.tools.report.write_report import write_report
 from semiseg.visualization import mask_pictures
 from semiseg.visualization.run_pictures import LoadedRun
@@ -510,6 +511,26 @@ def test_indexed_png_has_classes_and_palette(tmp_path):
 def test_indexed_png_with_one_class_keeps_its_value(tmp_path, shape):
     mask_pictures.save_indexed_png(torch.full(shape, 7, dtype=torch.int64), PALETTE * 3, tmp_path / "mask.png")
     assert (np.asarray(PIL.Image.open(tmp_path / "mask.png")) == 7).all()
+
+
+def test_report_shows_dice_precision_recall_and_boundary_iou(tmp_path):
+    run = make_run(tmp_path / "run", classes=("sky", "tree"), finals=False)
+    counts = [[6, 2], [3, 9]]
+    confusion = {"classes": ["sky", "tree"], "network": "student", "split": "val", "counts": counts}
+    (run / "confusion.json").write_text(json.dumps(confusion))
+    lines = read_run(run).lines_at("best", "val")
+    (table,) = detail_table(lines[0], confusion, "on val, best checkpoint")
+    assert table.head == ["class", "Dice (F1)", "precision", "recall"]
+    cells = [[cell.text for cell in row] for row in table.rows]
+    assert cells == [
+        ["sky", "70.6", "66.7", "75.0"],  # 12 / 17, 6 / 9, 6 / 8
+        ["tree", "78.3", "81.8", "75.0"],
+        ["mean", "74.4", "74.2", "75.0"],
+    ]
+    figures = {"dice": {"sky": 1.0}, "mean_dice": 1.0, "boundary_iou": {"sky": 2.0}, "mean_boundary_iou": 2.0}
+    (table,) = detail_table(lines[0] | figures, confusion, "on test, best checkpoint")
+    assert table.head == ["class", "Dice (F1)", "boundary IoU"]
+    assert [[cell.text for cell in row] for row in table.rows] == [["sky", "1.0", "2.0"], ["mean", "1.0", "2.0"]]
 
 
 def test_overlay_keeps_ignored_pixels():

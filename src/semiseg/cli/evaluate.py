@@ -10,6 +10,8 @@ import tyro
 
 from semiseg.cli.option_parsing import Argv, parse
 
+DETAILS = ("dice", "precision", "recall", "boundary_iou")
+
 
 @dataclass
 class Evaluate:
@@ -50,11 +52,20 @@ def evaluate(argv: Argv) -> None:
 
 
 def print_table(args: Evaluate, result: dict[str, Any]) -> None:
-    """Print mIoU, pixel accuracy and the IoU of each class, one column per network."""
+    """Print mIoU, pixel accuracy and the IoU of each class by network, and further figures of the first network."""
     networks = result["networks"]
-    width = max(map(len, result["iou"]), default=0)
+    width = max(map(len, ("pixel_accuracy", *result["iou"])))
     print(f"{args.split} IoU in percent, {args.checkpoint} checkpoint (step {result['step']})")
     print(" " * width, *(f"{name:>16}" for name in networks))
     for row in ("miou", "pixel_accuracy", *result["iou"]):
         values = [net[row] if row in net else net["iou"][row] for net in networks.values()]
-        print(f"{row:<{width}}", *(f"{'-' if value is None else f'{value:.2f}':>16}" for value in values))
+        print(f"{row:<{width}}", *map(cell, values))
+    print(f"\n{result['network']}, in percent\n{' ' * width}", *(f"{name:>16}" for name in DETAILS))
+    print(f"{'mean':<{width}}", *(cell(result[f"mean_{name}"]) for name in DETAILS))
+    for row in result["iou"]:
+        print(f"{row:<{width}}", *(cell(result[name][row]) for name in DETAILS))
+
+
+def cell(value: float | None) -> str:
+    """Return a cell of the table: a percentage, or a dash."""
+    return f"{'-' if value is None else f'{value:.2f}':>16}"

@@ -67,16 +67,37 @@ class ConfusionMatrix:
 
     def iou(self) -> list[float | None]:
         """Return the IoU of each class in percent; None for a class in neither truth nor prediction."""
+        hits, truth, predicted = self._sums()
+        return self._percent(hits, truth + predicted - hits)
+
+    def dice(self) -> list[float | None]:
+        """Return the Dice coefficient (F1 score) of each class in percent, None as for `iou`."""
+        hits, truth, predicted = self._sums()
+        return self._percent(2 * hits, truth + predicted)
+
+    def precision(self) -> list[float | None]:
+        """Return TP / (TP + FP) of each class in percent: 0 if it is never predicted, None as for `iou`."""
+        hits, _, predicted = self._sums()
+        return self._percent(hits, predicted)
+
+    def recall(self) -> list[float | None]:
+        """Return TP / (TP + FN) of each class in percent: 0 if the truth lacks it, None as for `iou`."""
+        hits, truth, _ = self._sums()
+        return self._percent(hits, truth)
+
+    def _sums(self) -> tuple[Tensor, Tensor, Tensor]:
         counts = self.counts.cpu()
-        hits = counts.diagonal()
-        unions = counts.sum(0) + counts.sum(1) - hits
-        pairs = zip(hits.tolist(), unions.tolist(), strict=True)  # integers: bit-identical on every device
-        return [100 * hit / union if union else None for hit, union in pairs]
+        return counts.diagonal(), counts.sum(1), counts.sum(0)
+
+    def _percent(self, parts: Tensor, wholes: Tensor) -> list[float | None]:
+        """Return percentages of integers, which are bit-identical on every device; None for classes that are absent."""
+        _, truth, predicted = self._sums()
+        rows = zip(parts.tolist(), wholes.tolist(), (truth + predicted).tolist(), strict=True)
+        return [(100 * part / whole if whole else 0.0) if occurs else None for part, whole, occurs in rows]
 
     def miou(self) -> float | None:
         """Return the mean IoU in percent over the classes that occur; None if there are no valid pixels."""
-        present = [value for value in self.iou() if value is not None]
-        return sum(present) / len(present) if present else None
+        return mean(self.iou())
 
     def pixel_accuracy(self) -> float | None:
         """Return the percentage of valid pixels predicted correctly; None if there are no valid pixels."""
@@ -94,3 +115,20 @@ class ConfusionMatrix:
             "pixel_accuracy": self.pixel_accuracy(),
             "iou": dict(zip(classes, self.iou(), strict=True)),
         }
+
+    def details(self, classes: Sequence[str]) -> dict[str, Any]:
+        """Return ``dice``, ``precision`` and ``recall`` by class name and their means as ``mean_dice`` and so on."""
+        return named("dice", classes, self.dice()) | (
+            named("precision", classes, self.precision()) | named("recall", classes, self.recall())
+        )
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean of the values that are not None; None if there are none."""
+    present = [value for value in values if value is not None]
+    return sum(present) / len(present) if present else None
+
+
+def named(name: str, classes: Sequence[str], values: Sequence[float | None]) -> dict[str, Any]:
+    """Return a figure by class name, and its mean over the classes that occur."""
+    return {f"mean_{name}": mean(values), name: dict(zip(classes, values, strict=True))}

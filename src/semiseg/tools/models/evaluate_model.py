@@ -13,6 +13,7 @@ from semiseg.data import open_dataset
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.errors import UserError, lookup
 from semiseg.inference.evaluation import evaluate_networks
+from semiseg.inference.metrics import named
 from semiseg.tools.models.trained_model import Model, load
 from semiseg.training.run_directory import RunDirectory
 
@@ -63,8 +64,9 @@ def evaluate(
         accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
 
     Returns:
-        ``split, network, miou, pixel_accuracy, iou`` of ``network`` in percent, ``checkpoint``, ``step``, ``sliding``,
-        and ``networks``, the same figures for all networks.
+        ``split, network, miou, pixel_accuracy, iou`` of ``network`` in percent, also ``dice``, ``precision``,
+        ``recall`` and ``boundary_iou`` by class with their means (``mean_dice``, ...), ``checkpoint``, ``step``,
+        ``sliding``, and ``networks``, the same figures for all networks.
 
     Raises:
         UserError: The checkpoint, data, list or network does not exist, or the classes differ.
@@ -86,8 +88,14 @@ def evaluate(
         image_scale=model.config.image_scale,
         mode="slide" if sliding else "whole",
         crop_size=model.config.crop_size,
+        boundaries=True,
     )
-    networks = {name: matrix.summary(dataset.classes) for name, matrix in evaluation.matrices.items()}
+    networks = {
+        name: matrix.summary(dataset.classes)
+        | matrix.details(dataset.classes)
+        | named("boundary_iou", dataset.classes, evaluation.boundaries[name].iou())
+        for name, matrix in evaluation.matrices.items()
+    }
     chosen = lookup("network", model.network, networks)
     where = {"split": split, "network": model.network, "checkpoint": model.path.stem, "step": model.step}
     result = where | {"sliding": sliding} | chosen | {"networks": networks}

@@ -16,6 +16,8 @@ from semiseg.errors import UserError, printable
 
 Line = dict[str, Any]
 LISTS = ("labeled", "unlabeled", "val", "test")
+FIGURES_BY_CLASS = ("iou", "dice", "precision", "recall", "boundary_iou")
+FIGURES = ("miou", "pixel_accuracy", *(f"mean_{name}" for name in FIGURES_BY_CLASS[1:]))
 
 
 @dataclass(frozen=True)
@@ -220,8 +222,9 @@ def _read_lines(path: Path) -> list[Line]:
 
 def _is_evaluation(line: Line) -> bool:
     """Return whether a line has a network's figures, each of the right type: the file may have been edited."""
-    iou = line.get("iou", {})
-    figures = [line.get("miou"), line.get("pixel_accuracy"), *(iou.values() if isinstance(iou, dict) else ("none",))]
+    figures = [line.get(key) for key in FIGURES]
+    for by_class in (line.get(key, {}) for key in FIGURES_BY_CLASS):
+        figures += by_class.values() if isinstance(by_class, dict) else ["none"]
     named = isinstance(line.get("network"), str) and isinstance(line.get("split"), str)
     return named and all(figure is None or isinstance(figure, int | float) for figure in figures)
 

@@ -6,12 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from semiseg.inference.metrics import ConfusionMatrix
 from semiseg.tools.report import plots, sample_sections
 from semiseg.tools.report.confusion_table import confusion_figure, heat_table, largest_confusions
 from semiseg.tools.report.html_page import Cell, Page, Section, Table, number, plot
 from semiseg.tools.report.run_files import Line, RunFiles, Score, series
 from semiseg.tools.report.run_findings import findings
 from semiseg.training.logging.console import format_duration
+
+DETAILS = {"dice": "Dice (F1)", "precision": "precision", "recall": "recall", "boundary_iou": "boundary IoU"}
 
 
 def run_page(run: RunFiles) -> Page:
@@ -66,6 +71,30 @@ def class_table(columns: Mapping[str, Line], caption: str) -> Table:
     rows.append([Cell("mean (mIoU)"), *(number(line.get("miou"), bar=True) for line in columns.values())])
     rows.append([Cell("pixel accuracy"), *(number(line.get("pixel_accuracy")) for line in columns.values())])
     return Table(["class", *columns], rows, caption)
+
+
+def detail_table(line: Line, confusion: Mapping[str, Any] | None, where: str) -> list[Table]:
+    """Return a table of Dice, precision, recall and boundary IoU by class, or no table if the run lacks them.
+
+    Args:
+        line: The evaluation of one network. Only ``semiseg evaluate`` measures the boundary IoU.
+        confusion: Content of confusion.json, from which the other figures follow if the line lacks them.
+        where: The list and checkpoint, for the caption.
+    """
+    if "dice" not in line and confusion and line["split"] == "val" and confusion.get("network") == line["network"]:
+        matrix = ConfusionMatrix(len(confusion["classes"]))
+        matrix.counts = torch.tensor(confusion["counts"], dtype=torch.int64)
+        line = matrix.details(confusion["classes"])
+        where = f"on val, best checkpoint ({confusion['network']})"
+    else:
+        where = f"{where} ({line['network']})"
+    shown = {title: key for key, title in DETAILS.items() if isinstance(line.get(key), Mapping)}
+    if not shown:
+        return []
+    names = list(line[next(iter(shown.values()))])
+    rows = [[Cell(name), *(number(line[key].get(name), bar=True) for key in shown.values())] for name in names]
+    rows.append([Cell("mean"), *(number(line.get(f"mean_{key}")) for key in shown.values())])
+    return [Table(["class", *shown], rows, f"Further figures in percent, {where}.")]
 
 
 def result_lines(run: RunFiles) -> tuple[list[Line], str]:
@@ -172,7 +201,8 @@ def _classes(run: RunFiles) -> Section:
     if not columns:
         return Section("Classes")
     caption = f"IoU in percent, {name}. A dash: the class is neither in the masks nor in the predictions."
-    return Section("Classes", blocks=[class_table(columns, caption)])
+    details = detail_table(next(iter(columns.values())), run.confusion, name)
+    return Section("Classes", blocks=[class_table(columns, caption), *details])
 
 
 def _confusion(run: RunFiles, plot_folder: Path) -> Section:
