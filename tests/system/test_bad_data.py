@@ -361,7 +361,7 @@ def names_that_differ_by_case(data: Path) -> None:
 
 def files_of_other_programs(data: Path) -> None:
     for folder in ("images", "masks"):
-        for name in (".DS_Store", "._good0.png", "Thumbs.db", ".good0.png.tmp", "desktop.ini", "notes.txt", "x.gif"):
+        for name in (".DS_Store", "._good0.png", "Thumbs.db", ".good0.png.tmp", "desktop.ini", "notes.txt", "x.svg"):
             (data / folder / name).write_bytes(b"\0\1\2")
     (data / "__MACOSX" / "images").mkdir(parents=True)
     (data / "__MACOSX" / "images" / "._good0.png").write_bytes(b"\0\5\26\7")

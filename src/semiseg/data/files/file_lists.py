@@ -11,7 +11,7 @@ from semiseg.errors import UserError
 
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".webp")
-IMAGE_SUFFIXES = JPEG_SUFFIXES + MASK_SUFFIXES
+IMAGE_SUFFIXES = (*JPEG_SUFFIXES, *MASK_SUFFIXES, ".gif", ".heic", ".heif", ".avif")
 
 
 def list_files(

@@ -76,7 +76,12 @@ def decode(source: Path | IO[bytes], name: str, factor: int = 1) -> Decoded:
 
 
 def _orientation(opened: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8, or 1 if the EXIF data is damaged: the pixels may still be valid."""
+    """Return the EXIF orientation, 1 to 8, or 1 if the EXIF data is damaged: the pixels may still be valid.
+
+    PIL turns TIFF files itself when it decodes them, and reports the upright size.
+    """
+    if opened.format == "TIFF":
+        return 1
     try:
         value = opened.getexif().get(0x0112)
     except UNREADABLE:

@@ -1,18 +1,37 @@
-"""Open an image file by its header, and detect lossy compression."""
+"""Open an image file by its header, count its pages, and detect lossy compression."""
 
 from __future__ import annotations
 
 import os
 import struct
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path, PurePath
 from typing import IO
 
 from PIL import Image, UnidentifiedImageError
 
+from semiseg.data.files.file_lists import IMAGE_SUFFIXES
 from semiseg.errors import UserError, require_regular_file
 
-KINDS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
+KINDS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "AVIF")
 """The formats that are read, detected by the first bytes whatever the suffix is. (PIL would run Ghostscript on EPS.)"""
+READABLE_SUFFIXES = IMAGE_SUFFIXES
+UNSUPPORTED = {
+    "video: extract its frames": ".mp4 .mov .avi .mkv .webm .m4v .mpg .mpeg .wmv .mts",
+    "DICOM: convert to PNG or TIFF": ".dcm .dicom .ima",
+    "volume: convert its slices to PNG or TIFF": ".nii .gz .mha .mhd .nrrd",
+    "array: convert to PNG or TIFF": ".npy .npz .mat .h5 .hdf5",
+    "camera raw: develop to PNG or TIFF": ".raw .cr2 .cr3 .nef .arw .dng .orf .rw2 .raf .pef .srw",
+    "layers: flatten and save as PNG": ".psd .psb .xcf .kra",
+    "microscope: convert to TIFF": ".czi .lif .nd2 .oib .oif .vsi .svs .ndpi .mrxs .scn",
+    "archive: unpack it": ".zip .tar .7z .rar .tgz",
+    "convert to PNG or TIFF": ".jp2 .j2k .jxl .tga .exr .hdr .ppm .pgm .pnm .pbm .ico .svg .pdf .eps .img .ecw .vrt",
+}
+"""What to do with files that people keep among images, and their suffixes."""
+HEIC_BRANDS = tuple(b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".split())
 UNREADABLE = (
     *(OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, OverflowError, EOFError, struct.error),
     Image.DecompressionBombError,
@@ -24,6 +43,19 @@ LOSSY_IN_TIFF = ("jpeg", "tiff_jpeg", "webp")
 """PIL's names of lossy compression in TIFF. WebP in TIFF can be lossless, but PIL does not report it."""
 
 
+class MissingExtra(ValueError):
+    """An image cannot be read without an extra of semiseg.
+
+    Args:
+        problem: What cannot be read.
+        extra: The extra.
+    """
+
+    def __init__(self, problem: str, extra: str) -> None:
+        super().__init__(f"{problem} needs an extra")
+        self.fix = f"run pip install 'semiseg[{extra}]', or convert it to PNG or uncompressed TIFF"
+
+
 def open_image(source: Path | IO[bytes]) -> Image.Image:
     """Open an image file, or the first image of an animation or of a file with several pages, without decoding it.
 
@@ -32,8 +64,12 @@ def open_image(source: Path | IO[bytes]) -> Image.Image:
     Raises:
         OSError: The path is a folder, a device or a pipe (which could block), or another of ``UNREADABLE``.
         ValueError: The image is narrower than ``NARROW`` and longer than ``LONGEST_NARROW`` pixels.
+        MissingExtra: It is a HEIC file, and pillow-heif is not installed.
     """
-    opened = Image.open(require_regular_file(source) if isinstance(source, Path) else source, formats=KINDS)
+    kinds = ("HEIF",) if is_heic(source) else KINDS
+    if "HEIF" in kinds:
+        _register_heic()
+    opened = Image.open(require_regular_file(source) if isinstance(source, Path) else source, formats=kinds)
     if min(opened.size) < NARROW and max(opened.size) > LONGEST_NARROW:
         size = "{} x {}".format(*opened.size)
         raise ValueError(f"{size} pixels: less than {NARROW} by more than {LONGEST_NARROW} is not supported")
@@ -45,6 +81,67 @@ def open_image(source: Path | IO[bytes]) -> Image.Image:
     return opened
 
 
+def is_heic(source: Path | IO[bytes]) -> bool:
+    """Return whether a file, or its bytes, which are rewound, is a HEIC image."""
+    head = _head(source)
+    return head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS and b"avi" not in head[12:]
+
+
+def is_tiff(source: Path | IO[bytes]) -> bool:
+    """Return whether a file, or its bytes, which are rewound, is a TIFF or BigTIFF."""
+    return _head(source)[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def _head(source: Path | IO[bytes]) -> bytes:
+    """Return the first bytes of a file."""
+    if isinstance(source, Path):
+        with open(require_regular_file(source), "rb") as file:
+            return file.read(64)
+    head = source.read(64)
+    source.seek(0)
+    return head
+
+
+def _register_heic() -> None:
+    """Let PIL open HEIC files. They are turned upright, and their EXIF orientation becomes 1."""
+    for module in ("pi_heif", "pillow_heif"):
+        with suppress(ImportError):
+            import_module(module).register_heif_opener()
+            return
+    raise MissingExtra("HEIC", "heic")
+
+
+def page_count(path: Path) -> int:
+    """Return the number of pages or frames of an image file, of which only the first is read.
+
+    Previews inside JPEG, TIFF and HEIC files and TIFF masks do not count. The channels of an ImageJ hyperstack do.
+
+    Raises:
+        Exception: One of ``UNREADABLE`` if the file cannot be read.
+    """
+    if is_tiff(path):
+        from tifffile import TiffFile
+
+        with TiffFile(path) as tiff:
+            images = (tiff.imagej_metadata or {}).get("images", 1)  # a large stack has a header for the first page only
+            pages = (page.aspage() for page in tiff.pages)
+            return max(images, sum(not (page.is_reduced or page.is_mask) for page in pages), 1)
+    if is_heic(path):
+        return 1
+    with Image.open(path, formats=KINDS) as opened:
+        return int(getattr(opened, "n_frames", 1)) if opened.format in ("PNG", "WEBP", "GIF", "AVIF") else 1
+
+
+def describe_unsupported(paths: Iterable[str | Path]) -> str:
+    """Return the suffixes of files that are not read, with counts and a way out: ``2 .dcm (DICOM: convert ...)``."""
+    counts = Counter(PurePath(path).suffix.lower() or "without suffix" for path in paths)
+    texts = []
+    for suffix, count in sorted(counts.items()):
+        kind = next((kind for kind, suffixes in UNSUPPORTED.items() if suffix in suffixes.split()), "")
+        texts.append(f"{count} {suffix}" + (f" ({kind})" if kind else ""))
+    return ", ".join(texts)
+
+
 def lossy_kind(opened: Image.Image, source: Path | IO[bytes]) -> str:
     """Return the name of the lossy compression of an opened image, or an empty string if it is lossless.
 
@@ -54,6 +151,8 @@ def lossy_kind(opened: Image.Image, source: Path | IO[bytes]) -> str:
     """
     if opened.format in ("JPEG", "MPO"):
         return "JPEG"
+    if opened.format in ("AVIF", "HEIF"):
+        return {"HEIF": "HEIC"}.get(opened.format, opened.format)
     if opened.format == "TIFF" and (inside := opened.info.get("compression")) in LOSSY_IN_TIFF:
         return f"TIFF ({inside} inside)"
     if opened.format != "WEBP":
@@ -88,4 +187,5 @@ def reason(error: Exception) -> str:
 
 def unreadable_error(kind: str, name: str, error: Exception) -> UserError:
     """Return the error for a file, called ``name``, that PIL cannot decode. ``kind`` is ``image`` or ``mask``."""
-    return UserError(f"the {kind} cannot be read ({reason(error)})", path=name, fix="replace or remove it")
+    fix = error.fix if isinstance(error, MissingExtra) else "replace or remove it"
+    return UserError(f"the {kind} cannot be read ({reason(error)})", path=name, fix=fix)
