@@ -6,10 +6,13 @@ import os
 from pathlib import Path
 
 from semiseg.data.importers.cvat import CvatMask
+from semiseg.data.importers.darwin import Darwin
 from semiseg.data.importers.foreign_data import ForeignData, ImportOptions
+from semiseg.data.importers.supervisely import Supervisely
+from semiseg.data.importers.via import Via
 from semiseg.errors import UserError, lookup
 
-IMPORTERS: dict[str, type[ForeignData]] = {importer.form: importer for importer in (CvatMask,)}
+IMPORTERS: dict[str, type[ForeignData]] = {importer.form: importer for importer in (CvatMask, Supervisely, Darwin, Via)}
 """The importers by form, most specific first: the first that recognizes a folder is used."""
 
 

@@ -90,12 +90,14 @@ class ImageFinder:
         parts = _parts(reference)
         candidates = self._by_name.get(parts[-1]) or self._by_name.get(parts[-1].rpartition(".")[0] + ".") or []
 
-        def rank(found: tuple[str, ...]) -> tuple[int, int]:
+        exact = "/".join(parts).rpartition(".")[0]  # the path below the common folder of the images
+
+        def rank(id: str, found: tuple[str, ...]) -> tuple[int, int, bool]:
             pairs = zip(reversed(parts[:-1]), reversed(found[:-1]), strict=False)
             equal = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(parts), len(found)) - 1)
-            return equal, len(set(folders).intersection(found[:-1]))
+            return equal, len(set(folders).intersection(found[:-1])), id == exact
 
-        ranked = sorted(((rank(found), id) for id, found in candidates), reverse=True)
+        ranked = sorted(((rank(id, found), id) for id, found in candidates), reverse=True)
         if not ranked or (len(ranked) > 1 and ranked[0][0] == ranked[1][0]):
             return None
         return ranked[0][1]

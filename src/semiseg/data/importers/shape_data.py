@@ -1,0 +1,163 @@
+"""The base of importers whose annotation lists labeled shapes for each image: classes, images, notes and rendering."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from semiseg.data.file_dataset import read_json
+from semiseg.data.files.image_files import image_size
+from semiseg.data.files.image_header import UNREADABLE, reason
+from semiseg.data.importers.foreign_data import ForeignData, ImportOptions
+from semiseg.data.importers.list_folders import lists_by_folder
+from semiseg.data.importers.polygons import with_background
+from semiseg.data.importers.source_files import ImageFinder, find_images
+from semiseg.data.splits.list_files import read_lines
+from semiseg.errors import UserError
+
+T = TypeVar("T")
+MALFORMED = (*UNREADABLE, AttributeError, RecursionError)
+"""The exceptions that malformed annotation raises."""
+
+
+class Shape(NamedTuple):
+    """One labeled shape of an image.
+
+    Attributes:
+        label: The class.
+        draw: Returns its pixels as bool ``(H, W)`` from the height and width of the image.
+    """
+
+    label: str
+    draw: Callable[[int, int], NDArray[np.bool_]]
+
+
+class AnnotatedImage(NamedTuple):
+    """The annotation of one image.
+
+    Attributes:
+        image: The name or path of the image in the annotation.
+        file: The annotation file.
+        shapes: The shapes, in drawing order.
+        size: Width and height of the annotated image, if known.
+        left_out: The kinds of the shapes that are not drawn, as ``polyline``.
+    """
+
+    image: str
+    file: Path
+    shapes: list[Shape]
+    size: tuple[int, int] | None = None
+    left_out: Sequence[str] = ()
+
+
+class ShapeData(ForeignData):
+    """Images with labeled shapes, drawn in the order of the file, later ones over earlier ones.
+
+    The classes are those of ``classes.txt`` or the tool, else the labels that occur, sorted. ``background`` comes first
+    unless a label has that name. A subclass implements ``read_annotation``.
+
+    Raises:
+        UserError: The annotation is malformed, or names no image or an image twice.
+    """
+
+    def __init__(self, root: Path, options: ImportOptions) -> None:
+        super().__init__(root, options)
+        self.set_images(self.find_images())
+        self._annotation: dict[str, AnnotatedImage] = {}
+        self._tool_classes: Sequence[str] = ()
+        missing = self._match(self.read_annotation())
+        self._note_left_out()
+        self._choose_annotated()
+        if missing:
+            self.notes.append(f"annotated images that are not in the folder: {len(missing)}, such as {missing[0]}")
+        if not self.masks:
+            problem = f"no shape belongs to an image (looked for {missing[0]})" if missing else "no image has a shape"
+            raise UserError(problem, path=root, fix="copy the images there or annotate a few")
+        self._set_classes()
+        self.lists = lists_by_folder(self.images, self.masks, root)
+
+    @abstractmethod
+    def read_annotation(self) -> Iterable[AnnotatedImage]:
+        """Return the annotation of each image. May set ``_tool_classes``, the classes in the order of the tool."""
+
+    def find_images(self) -> dict[str, Path]:
+        """Return the image files by id."""
+        return find_images(self.root)
+
+    def read_mask(self, id: str) -> Tensor:
+        """Draw a mask as uint8 ``(H, W)`` of class indices."""
+        annotated, actual = self._annotation[id], image_size(self.images[id])
+        if annotated.size not in (None, actual):
+            problem = "the annotated image {} is {}x{}, the file is {}x{}".format(id, *(annotated.size or ()), *actual)
+            raise UserError(problem, path=annotated.file, fix=f"use the image that was annotated as {self.images[id]}")
+        width, height = actual
+        mask = np.full((height, width), self._background, dtype=np.uint8)
+        for shape in annotated.shapes:
+            try:
+                mask[shape.draw(height, width)] = self.classes.index(shape.label)
+            except MALFORMED as error:
+                problem = f"a shape {shape.label!r} of image {id} is malformed: {reason(error)}"
+                raise UserError(problem, path=annotated.file, fix="correct it in the tool and export again") from error
+        return torch.from_numpy(mask)
+
+    def _match(self, entries: Iterable[AnnotatedImage]) -> list[str]:
+        """Assign annotation to images and return the names of the images that do not exist."""
+        finder, missing = ImageFinder(self.images), []
+        for entry in entries:
+            id = finder.find(entry.image, *entry.file.parts)
+            if id is None:
+                missing.append(entry.image)
+            elif id in self._annotation:
+                problem = f"image {self.images[id]} is annotated a second time, first in {self._annotation[id].file}"
+                raise UserError(problem, path=entry.file, fix="import each export on its own")
+            else:
+                self._annotation[id] = entry
+        return missing
+
+    def _note_left_out(self) -> None:
+        kinds = Counter(kind for entry in self._annotation.values() for kind in entry.left_out)
+        if kinds:
+            listed = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+            self.notes.append(f"shapes without an area are left out: {listed}")
+
+    def _choose_annotated(self) -> None:
+        """Set ``masks``: images with shapes, and those annotated as empty if they count as background."""
+        empty = [id for id, entry in self._annotation.items() if not entry.shapes and not entry.left_out]
+        if empty:
+            other = "unlabeled" if self.options.empty == "background" else "background"
+            self.notes.append(f"images without shapes: {len(empty)}, {self.options.empty} (--empty {other} changes it)")
+        counted = set(empty) if self.options.empty == "background" else set()
+        self.masks = {id: entry.file for id, entry in sorted(self._annotation.items()) if entry.shapes or id in counted}
+
+    def _set_classes(self) -> None:
+        file = self.root / "classes.txt"
+        labels = {shape.label for id in self.masks for shape in self._annotation[id].shapes}
+        names = list(read_lines(file)) if file.is_file() else list(self._tool_classes) or sorted(labels)
+        if unknown := sorted(labels.difference(names)):
+            source = file if file.is_file() else self.root
+            raise UserError(f"label {unknown[0]!r} is not one of its classes", path=source, fix="add it there")
+        classes, self._background = with_background(names)
+        self.set_classes(classes, file if file.is_file() else self.root)
+
+
+def parse_annotation(path: Path, tool: str, parse: Callable[[Any], T]) -> T:
+    """Return ``parse`` of the content of a JSON file. Raises UserError if it cannot be read or has another form."""
+    content = read_json(path)
+    return parse_content(path, tool, lambda: parse(content))
+
+
+def parse_content(path: Path, tool: str, parse: Callable[[], T]) -> T:
+    """Return ``parse()``. Raises UserError, naming the file, if it fails on malformed content."""
+    try:
+        return parse()
+    except MALFORMED as error:
+        problem = f"not an annotation of {tool} ({type(error).__name__}: {reason(error)})"
+        raise UserError(problem, path=path, fix="export it again") from error

@@ -1,0 +1,163 @@
+"""Projects of the VGG Image Annotator (VIA): JSON or CSV with polygons, rectangles, circles and ellipses."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from semiseg.data.files.image_header import reason
+from semiseg.data.importers.drawing import fill_ellipse, fill_polygon, fill_rectangle
+from semiseg.data.importers.shape_data import AnnotatedImage, Shape, ShapeData, parse_annotation, parse_content
+from semiseg.data.splits.list_files import read_lines
+from semiseg.errors import UserError
+
+USUAL = ("class", "label", "name", "type", "category", "object")
+"""Names of the region attribute that holds the class, in order of preference."""
+FIRST_BYTES = 200_000
+
+
+class Via(ShapeData):
+    """A project, JSON or CSV of the VGG Image Annotator 1 or 2, beside its images or above their folder.
+
+    The class of a region is the value of one region attribute: the first of ``USUAL`` that occurs, else the most
+    frequent one, which is stated. A project lists the values in the order of its options. Points and polylines have no
+    area and are left out.
+    """
+
+    form = "via"
+    title = "a project of the VGG Image Annotator"
+    tree: ClassVar[tuple[str, ...]] = (
+        "NAME.jpg, .png, ...          here or in any folder",
+        "via_project.json, via_region_data.json or via_region_data.csv",
+    )
+
+    @classmethod
+    def recognizes(cls, root: Path) -> bool:
+        """Return whether a JSON or CSV file in the folder or one level below is of VIA."""
+        return bool(via_files(root))
+
+    def read_annotation(self) -> Iterable[AnnotatedImage]:
+        """Read the files of VIA and choose the attribute that holds the class."""
+        entries: list[tuple[Path, Any]] = []
+        options: dict[str, Any] = {}
+        for path in via_files(self.root):
+            content = read_csv(path) if path.suffix == ".csv" else parse_annotation(path, "VIA", dict)
+            images = content.get("_via_img_metadata", content)
+            entries += [(path, entry) for entry in images.values() if isinstance(entry, dict) and "filename" in entry]
+            options |= (content.get("_via_attributes") or {}).get("region") or {}
+        attributes = self._choose_attribute(entries)
+        if attribute := attributes[0] if attributes else "":
+            listed = (options.get(attribute) or {}).get("options")
+            self._tool_classes = list(listed) if isinstance(listed, dict) else ()
+        return [parse_entry(path, entry, attribute) for path, entry in entries]
+
+    def _choose_attribute(self, entries: list[tuple[Path, Any]]) -> list[str]:
+        """Return the names of the region attributes, the one that holds the class first, and note the choice."""
+        counts = Counter(name for path, entry in entries for name in _attribute_names(path, entry))
+        if not counts:
+            self.notes.append("regions have no attribute: one class, object")
+            return []
+        usual = [name for name in USUAL for found in counts if found.lower() == name]
+        order = [name for name, _ in counts.most_common()]
+        order.sort(key=lambda name: usual.index(name.lower()) if name.lower() in usual else len(usual))
+        others = f" (not used: {', '.join(order[1:])})" if len(order) > 1 else ""
+        self.notes.append(f"the class of a region is its attribute {order[0]!r}{others}")
+        return order
+
+
+def via_files(root: Path) -> list[Path]:
+    """Return the JSON files of VIA in a folder or one level below, or the CSV files if there are none."""
+    for suffix, words in ((".json", (b'"shape_attributes"', b'"filename"')), (".csv", (b"region_shape_attributes",))):
+        files = [path for pattern in ("*", "*/*") for path in sorted(root.glob(pattern + suffix)) if path.is_file()]
+        if found := [path for path in files if all(word in _start(path) for word in words)]:
+            return found
+    return []
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(FIRST_BYTES)
+
+
+def read_csv(path: Path) -> dict[str, Any]:
+    """Read a CSV export, one region per line, as the entries of a JSON export."""
+    csv.field_size_limit(2**31 - 1)  # one cell holds all corners of a polygon
+    images: dict[str, Any] = {}
+    try:
+        for row in csv.DictReader(read_lines(path)):
+            name = row.get("filename") or row["#filename"]
+            entry = images.setdefault(name, {"filename": name, "size": int(row["file_size"]), "regions": []})
+            shape = json.loads(row["region_shape_attributes"])
+            if shape:
+                region = {"shape_attributes": shape, "region_attributes": json.loads(row["region_attributes"])}
+                entry["regions"].append(region)
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        problem = f"not a CSV export of VIA ({type(error).__name__}: {reason(error)})"
+        raise UserError(problem, path=path, fix="export it again") from error
+    return images
+
+
+def _regions(entry: Any) -> list[Any]:
+    """Return the regions of an image: a list, or a dict in VIA 1."""
+    regions = entry["regions"]
+    return list(regions.values()) if isinstance(regions, dict) else list(regions)
+
+
+def _attribute_names(path: Path, entry: Any) -> list[str]:
+    return parse_content(
+        path, "VIA", lambda: [name for region in _regions(entry) for name in region.get("region_attributes") or ()]
+    )
+
+
+def parse_entry(path: Path, entry: Any, attribute: str) -> AnnotatedImage:
+    """Return the annotation of one image. Raises UserError if it is malformed or a region has no class."""
+
+    def parse() -> AnnotatedImage:
+        shapes, left_out = [], []
+        for region in _regions(entry):
+            attributes = region["shape_attributes"]
+            if (draw := _drawing(attributes)) is None:
+                left_out.append(str(attributes.get("name")))
+                continue
+            value = region.get("region_attributes", {}).get(attribute, "") if attribute else "object"
+            chosen = [name for name, on in value.items() if on] if isinstance(value, dict) else [str(value).strip()]
+            if len(chosen) != 1 or not chosen[0]:
+                problem = f"a region of {entry['filename']} has {len(chosen) if chosen[:1] != [''] else 0} classes"
+                fix = f"give its attribute {attribute!r} one value"
+                raise UserError(problem, path=path, fix=fix)
+            shapes.append(Shape(chosen[0], draw))
+        return AnnotatedImage(str(entry["filename"]), path, shapes, None, left_out)
+
+    return parse_content(path, "VIA", parse)
+
+
+def _drawing(shape: Any) -> Any:
+    """Return the function that draws a shape, or None if it has no area."""
+    kind = shape.get("name")
+    if kind in ("polygon", "polygone"):
+        corners = list(zip(shape["all_points_x"], shape["all_points_y"], strict=True))
+        return partial(_draw_inside, corners, partial(fill_polygon, corners, ()))
+    if kind == "rect":
+        x, y, width, height = (shape[key] for key in ("x", "y", "width", "height"))
+        return partial(
+            _draw_inside, [(x, y), (x + width, y + height)], partial(fill_rectangle, x, y, x + width, y + height)
+        )
+    if kind == "circle":
+        return partial(fill_ellipse, (shape["cx"], shape["cy"]), (shape["r"], shape["r"]), 0)
+    if kind == "ellipse":
+        center, radii = (shape["cx"], shape["cy"]), (shape["rx"], shape["ry"])
+        return partial(fill_ellipse, center, radii, shape.get("theta", 0))
+    return None
+
+
+def _draw_inside(corners: list[Any], draw: Any, height: int, width: int) -> Any:
+    """Draw a shape whose corners have to be in the image, because VIA does not store the size that was annotated."""
+    x, y = max(corner[0] for corner in corners), max(corner[1] for corner in corners)
+    if x > width + 1 or y > height + 1:
+        raise ValueError(f"it reaches {x:g}, {y:g}, but the image is {width}x{height}")
+    return draw(height, width)
