@@ -197,8 +197,8 @@ def test_error_suggests_similar_folder(tmp_path: Path) -> None:
 
 
 def test_masks_without_images_fail(tmp_path: Path) -> None:
-    root = make(tmp_path / "d", {"0_mask": plain()})
-    with refused("0_mask.png", "stem"):
+    root = make(tmp_path / "d", {"other": plain()})
+    with refused("other.png", "stem"):
         FolderDataset(root)
 
 

@@ -53,7 +53,7 @@ def test_process_exits_with_2_and_prints_one_json_object(broken: Path) -> None:
 
 
 def test_exit_status_is_0_with_warnings(call: Call, tiny_folder: Path) -> None:
-    (tiny_folder / "masks" / "train00001.png").rename(tiny_folder / "masks" / "Train00001.png")
+    (tiny_folder / "masks" / "train00001.png").rename(tiny_folder / "masks" / "holiday.png")
     status, out, err = call("check", tiny_folder)
     assert (status, err) == (0, "")
     assert "Warnings" in out and "mask without image" in out

@@ -21,6 +21,7 @@ from semiseg.data.files.atomic_folder import require_free
 from semiseg.data.files.file_lists import IMAGE_SUFFIXES, JPEG_SUFFIXES, MASK_SUFFIXES, list_files
 from semiseg.data.files.image_files import write_image_file
 from semiseg.data.files.mask_files import color_indices, lossy_mask_error, read_mask_file, write_mask_file
+from semiseg.data.files.mask_matching import check_mask_names, match_masks
 from semiseg.data.files.string_array import sorted_keys
 from semiseg.data.palette_file import PALETTE_FILES, read_palette
 from semiseg.data.splits.list_files import read_lines, write_list
@@ -31,12 +32,13 @@ from semiseg.errors import UserError
 class FolderDataset(FileDataset):
     """A plain folder, which needs no configuration.
 
-    ``images/*`` and ``masks/*`` share their stems (a mask may end with ``_L``, as CamVid's). An image without a mask is
-    unlabeled. A mask holds integers, palette indices, or colors of a palette; 255 is ignored. Optional files:
+    ``images/**`` and ``masks/**`` share their ids, which are paths without suffix (a mask may end with ``_L``, as
+    CamVid's). An image without a mask is unlabeled. A mask holds integers, palette indices, or colors of a palette; 255
+    is ignored. Optional files:
 
     - ``classes.txt`` (one name per line), ``classes.json`` (see ``class_file``) or a palette file (see
       ``palette_file``; integers in masks are then indices of its entries),
-    - ``splits/{train,val,test}.txt`` (one stem per line) and ``splits/1_16/seed0/{labeled,unlabeled}.txt``,
+    - ``splits/{train,val,test}.txt`` (one id per line) and ``splits/1_16/seed0/{labeled,unlabeled}.txt``,
     - ``tags.csv`` (see ``tag_file``).
 
     Without a class file the classes are ``class0`` to the largest mask value, and every mask is read on opening.
@@ -47,8 +49,8 @@ class FolderDataset(FileDataset):
 
     mask_folder = "masks"
     tree: ClassVar[tuple[str, ...]] = (
-        "images/NAME.jpg, .png, ...",
-        "masks/NAME.png              for annotated images",
+        "images/NAME.jpg, .png, ...  or in subfolders",
+        "masks/NAME.png              for annotated images, in the same subfolders",
         "classes.txt, classes.json or palette.txt (name r g b), splits/{train,val,test}.txt: optional",
     )
 
@@ -101,17 +103,15 @@ class FolderDataset(FileDataset):
         return read_tags(path, self.classes, self.ids) if path.exists() else {}
 
     def _find_files(self) -> tuple[Mapping[str, Path], Mapping[str, Path]]:
-        images = list_files(self.root / "images", IMAGE_SUFFIXES)
+        images = list_files(self.root / "images", IMAGE_SUFFIXES, nested=True)
         if not images:
             fix = self._hint("images", IMAGE_SUFFIXES) + f"add your images ({' '.join(IMAGE_SUFFIXES)})"
             raise UserError("no images there", path=self.root / "images", fix=fix)
-        masks = list_files(self.root / "masks", MASK_SUFFIXES)
-        for path in list_files(self.root / "masks", JPEG_SUFFIXES).values():
+        masks = list_files(self.root / "masks", MASK_SUFFIXES, nested=True)
+        for path in list_files(self.root / "masks", JPEG_SUFFIXES, nested=True).values():
             raise lossy_mask_error(path, "JPEG")
         matched = match_masks(images, masks)
-        if masks and not matched:
-            path = next(iter(masks.values()))
-            raise UserError("no mask has the stem of an image", path=path, fix="name masks after their images")
+        check_mask_names(self.root, images, masks, matched)
         return images, matched
 
     def _hint(self, name: str, suffixes: tuple[str, ...], stems: Iterable[str] | None = None) -> str:
@@ -190,15 +190,6 @@ class FolderDataset(FileDataset):
             fix="write their palette into classes.json (or into palette.txt, one name r g b per line, in place of "
             "classes.txt), or save integers",
         )
-
-
-def match_masks(images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, Path]:
-    """Match masks to images of the same stem, or of the stem without ``_L``, which CamVid adds.
-
-    If there is an image ``a_L``, the mask ``a_L`` belongs to it and not to an image ``a``.
-    """
-    tolerated = {s.removesuffix("_L"): path for s, path in masks.items() if s.endswith("_L") and s not in images}
-    return {stem: path for stem, path in (tolerated | dict(masks)).items() if stem in images}
 
 
 def write_folder(dataset: SegmentationDataset, directory: str | Path, ids: Iterable[str] | None = None) -> Path:

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
-from semiseg.data.splits.list_files import find_id, read_text
+from semiseg.data.splits.id_lookup import IdLookup
+from semiseg.data.splits.list_files import read_text
 from semiseg.errors import UserError, did_you_mean
 
 PRESENT, ABSENT, UNKNOWN, INVALID = 1, 0, -1, -2
@@ -46,12 +47,15 @@ def read_tags(path: Path, classes: tuple[str, ...], ids: Iterable[str]) -> dict[
     as_list = header == ["image", "tags"] and "tags" not in classes
     if not as_list:
         _check_header(path, header, classes)
-    known, tags = set(ids), dict[str, Tags]()
+    lookup, tags = IdLookup(ids), dict[str, Tags]()
     for number, row in body:
         fail = partial(_line_error, path, number)
         if len(row) != len(header):
             raise fail(f"{len(row)} cells, the first line has {len(header)}", "write one cell per column")
-        id = find_id(row[0], known)
+        try:
+            id = lookup.find(row[0])
+        except UserError as error:
+            raise fail(error.problem, error.fix) from None
         if id is None:
             raise fail(f"{row[0]!r} is not an image of the data", "add the image or remove the line")
         if id in tags:

@@ -118,5 +118,6 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 
 
 def write_image_file(path: Path, image: Tensor) -> None:
-    """Write an image, uint8 ``(3, H, W)``, as PNG."""
+    """Write an image, uint8 ``(3, H, W)``, as PNG, and create its folder if needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(path, compress_level=1)

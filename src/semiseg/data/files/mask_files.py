@@ -59,7 +59,11 @@ def mask_values(values: NDArray[Any], name: str) -> NDArray[np.uint8]:
 
 
 def write_mask_file(path: Path, mask: Tensor, palette: tuple[Color, ...]) -> None:
-    """Write an integer mask ``(H, W)`` as indexed PNG: the indices are the values, 255 is white."""
+    """Write an integer mask ``(H, W)`` as indexed PNG: the indices are the values, 255 is white.
+
+    The folder is created if needed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(mask.cpu().numpy().astype(np.uint8))
     colors = np.zeros((256, 3), dtype=np.uint8)
     colors[: len(palette)] = palette

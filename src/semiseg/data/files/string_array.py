@@ -57,18 +57,22 @@ def as_string_array(strings: Iterable[str]) -> StringArray:
 
 
 class FolderFiles(Mapping[str, Path]):
-    """The files of one folder by stem, sorted. A read-only mapping that creates each path on access.
+    """The files of a folder and its subfolders by id, sorted. A read-only mapping that creates each path on access.
 
     Args:
         directory: The folder.
-        suffixes: The suffix of each file by its stem.
+        suffixes: The suffix of each file by its id.
+        originals: The path without suffix of each file for which it is not the id.
 
     Attributes:
         stems: The keys.
     """
 
-    def __init__(self, directory: Path, suffixes: Mapping[str, str]) -> None:
+    def __init__(
+        self, directory: Path, suffixes: Mapping[str, str], originals: Mapping[str, str] | None = None
+    ) -> None:
         self._directory = directory
+        self._originals = dict(originals or {})
         stems = sorted(suffixes)
         self._suffixes = tuple(sorted(set(suffixes.values())))
         numbers = {suffix: number for number, suffix in enumerate(self._suffixes)}
@@ -79,7 +83,7 @@ class FolderFiles(Mapping[str, Path]):
         index = bisect_left(self.stems, stem)
         if index == len(self.stems) or self.stems[index] != stem:
             raise KeyError(stem)
-        return self._directory / (stem + self._suffixes[self._suffix_index[index]])
+        return self._directory / (self._originals.get(stem, stem) + self._suffixes[self._suffix_index[index]])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.stems)

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 
 from semiseg.data.dataset import SegmentationDataset
-from semiseg.data.files.file_lists import IMAGE_SUFFIXES
+from semiseg.data.files.file_lists import nfc
+from semiseg.data.splits.id_lookup import SUFFIX, IdLookup
 from semiseg.errors import UserError, is_utf8, os_error, require_regular_file
-
-SUFFIX = "(?:" + "|".join(map(re.escape, IMAGE_SUFFIXES)) + ")"
 
 
 def read_text(path: Path) -> str:
@@ -39,8 +38,8 @@ def read_list(path: Path, dataset: SegmentationDataset, missing: list[str] | Non
     """Read a list of images, one per line, in any published format.
 
     A line holds an image, optionally followed by its mask after a tab or a space. Folders, a leading slash, suffixes,
-    blank lines, a missing last newline and all kinds of line ends are accepted. The mask is only compared with the
-    image, because the data set knows where its masks are.
+    blank lines, a missing last newline and all kinds of line ends are accepted (see ``IdLookup``). The mask is only
+    compared with the image, because the data set knows where its masks are.
 
     Args:
         path: The list.
@@ -54,28 +53,31 @@ def read_list(path: Path, dataset: SegmentationDataset, missing: list[str] | Non
         UserError: One of
 
             - the file cannot be read,
-            - a line names an image that does not exist or is listed twice,
+            - a line names an image that does not exist or is listed twice, or may name several images,
             - a line names the mask of another image.
     """
-    known, lines = set(dataset.ids), read_lines(path)
-    if len(set(lines)) == len(lines) and known.issuperset(lines):  # the fast path for plain lists
+    lookup, lines = IdLookup(dataset.ids, dataset.image_ending), read_lines(path)
+    if len(set(lines)) == len(lines) and lookup.known.issuperset(lines):  # the fast path for plain lists
         return lines
     ids: dict[str, None] = {}
     absent: dict[str, None] = {}
     for line in lines:
-        id, mask = (line, None) if line in known else _parse(line, dataset.image_ending, known)
+        try:
+            id, mask = (line, None) if line in lookup.known else _parse(line, lookup)
+        except UserError as error:
+            raise UserError(error.problem, path=path, fix=error.fix) from None
         if id in ids or id in absent:
             raise UserError(f"{line!r} is listed twice", path=path, fix="remove one of the lines")
-        if mask is not None and not mask.startswith(id):
+        if mask is not None and not mask.startswith(id.rpartition("/")[2]):
             problem = f"{line!r} names the mask of another image"
             raise UserError(problem, path=path, fix="name each mask after its image")
-        if id not in known and missing is None:
+        if id not in lookup.known and missing is None:
             raise UserError(
                 f"{line!r} is not an image of {dataset.name}",
                 path=path,
                 fix="add the image, remove the line, or pass --existing-only to skip missing images",
             )
-        (ids if id in known else absent)[id] = None
+        (ids if id in lookup.known else absent)[id] = None
     if missing is not None:
         missing += absent
     return tuple(ids)
@@ -88,32 +90,25 @@ def listable(id: str) -> bool:
     return id.splitlines() == [id] and id == id.strip() and not id.startswith("\ufeff") and is_utf8(id)
 
 
-def find_id(text: str, known: set[str]) -> str | None:
-    """Return the id that ``text`` names, with or without a folder and a suffix, or None."""
-    return next((form for form in _forms(text, "") if form in known), None)
-
-
-def _parse(line: str, ending: str, known: set[str]) -> tuple[str, str | None]:
+def _parse(line: str, lookup: IdLookup) -> tuple[str, str | None]:
     """Return the id in a line, and the name of the mask in its second column or None.
 
-    Ids may contain spaces. A line that is an id is taken as a whole. Other lines are split at a tab or at a space after
-    a suffix. They are split at another space only if the whole line is not an image.
+    Ids may contain spaces. A line that is an image is taken as a whole. Other lines are split at a tab or at a space
+    after a suffix. They are split at another space only if the whole line is not an image.
     """
-    if line in known:
-        return line, None
     columns = re.fullmatch(rf"([^\t]+)\t+(.+)|(.+?{SUFFIX}) +(.+)", line, re.IGNORECASE)
-    if columns is None and not known.intersection(_forms(line, ending)):
+    if columns is None and (id := lookup.find(line)) is not None:
+        return id, None
+    if columns is None:
         columns = re.fullmatch(r"(\S+) +(\S+)", line)
     image, mask = [part for part in columns.groups() if part] if columns else (line, None)
-    forms = _forms(image.strip(), ending)
-    return next((form for form in forms if form in known), forms[-1]), mask and _forms(mask, "")[-1]
+    id = lookup.find(image.strip())
+    return id if id is not None else lookup.missing_id(image.strip()), mask and _mask_name(mask)
 
 
-def _forms(entry: str, ending: str) -> tuple[str, ...]:
-    """Return an entry, then without folders, without the suffix and without the ending of the data set."""
-    name = re.split(r"[/\\]", entry)[-1]
-    stem = re.sub(rf"{SUFFIX}$", "", name, flags=re.IGNORECASE)
-    return entry, name, stem, stem.removesuffix(ending)
+def _mask_name(mask: str) -> str:
+    """Return the name of a mask without folders and suffix."""
+    return re.sub(rf"{SUFFIX}$", "", nfc(re.split(r"[/\\]", mask)[-1]), flags=re.IGNORECASE)
 
 
 @dataclass

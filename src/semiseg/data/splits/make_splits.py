@@ -171,6 +171,7 @@ def link_image(dataset: SegmentationDataset, id: str, folder: Path) -> Path:
         write_image_file(target, dataset.read_image(id))
         return target
     target = folder / f"{id}{source.suffix}"
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         target.symlink_to(source.absolute())
     except OSError:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from semiseg.data.files.atomic_folder import new_folder, require_free
-from semiseg.data.files.file_lists import IMAGE_SUFFIXES, list_files, list_tree
+from semiseg.data.files.file_lists import IMAGE_SUFFIXES, list_files
 from semiseg.data.stream.remote_files import require_shards
 from semiseg.data.stream.shards import INDEX, Shards, combine_shards, count_images, find_shards, holds_shards
 from semiseg.data.stream.unlabeled_pool import permutation
@@ -22,7 +22,7 @@ def make_shards(source: str, out: str | Path, images_per_shard: int = PER_SHARD)
     """Write the images of a folder as shards to ``out``, or an index of existing shards.
 
     Images are packed byte for byte in a random order, so that the frames of a video end up in different shards. A key
-    is the file name up to the first dot, as in webdataset; other dots become ``_``.
+    is the path below the folder without suffix; dots become ``_``, because a key ends at the first dot in webdataset.
 
     Args:
         source: A folder of images, or shards: a folder or URL of tar files, or ``.../photos-{000..127}.tar``.
@@ -56,20 +56,23 @@ def make_shards(source: str, out: str | Path, images_per_shard: int = PER_SHARD)
 
 
 def find_images(folder: Path) -> dict[str, Path]:
-    """Return the images in a folder, or in its subfolders if it has none, by the keys they get in shards.
+    """Return the images in a folder and its subfolders, except ``masks``, by the keys they get in shards.
+
+    A key is the path below the folder, or below its subfolder ``images``.
 
     Raises:
         UserError: There are no images, or two would have the same key.
     """
     if not folder.is_dir():
         raise UserError("no such folder", path=folder, option="from", fix="give a folder of images, or shards")
-    files = list_files(folder, IMAGE_SUFFIXES) or list_tree(folder)
+    source = folder / "images" if (folder / "images").is_dir() else folder
     keys: dict[str, Path] = {}
-    for stem, path in files.items():
-        key = stem.replace(".", "_")
+    for id, path in list_files(source, IMAGE_SUFFIXES, nested=True).items():
+        if "masks" in id.split("/")[:-1]:
+            continue
+        key = id.replace(".", "_")
         if keys.setdefault(key, path) != path:
-            problem = f"{keys[key]} would have the same key, {key}"
-            raise UserError(problem, path=path, fix="rename one of the two")
+            raise UserError(f"{keys[key]} would have the same key, {key}", path=path, fix="rename one of the two")
     if not keys:
         raise UserError(f"no images there ({', '.join(IMAGE_SUFFIXES)})", path=folder, option="from")
     return keys

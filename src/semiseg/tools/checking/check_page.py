@@ -119,4 +119,5 @@ def _pairs(samples: CheckedSamples | None) -> Section:
 
 def _name(dataset: SegmentationDataset, id: str) -> str:
     path = dataset.image_path(id)
-    return printable(path.name if path else id)
+    folder = id.rpartition("/")[:2]
+    return printable("".join(folder) + path.name if path else id)

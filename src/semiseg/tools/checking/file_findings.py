@@ -4,27 +4,50 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.file_dataset import FileDataset
-from semiseg.data.files.file_lists import IMAGE_SUFFIXES, JPEG_SUFFIXES, MASK_SUFFIXES
+from semiseg.data.files.file_lists import IMAGE_SUFFIXES, JPEG_SUFFIXES, MASK_SUFFIXES, list_files, other_files
+from semiseg.data.files.mask_matching import misnamed_masks, unmatched_masks
+from semiseg.data.folder_dataset import FolderDataset
 from semiseg.tools.checking.finding import Finding, format_count, format_names, image_names, relative
 
 
 def file_findings(dataset: SegmentationDataset) -> list[Finding]:
     """Report names that differ only by case, masks without image and files with unsupported suffixes."""
     findings = _case_conflicts(dataset)
+    if isinstance(dataset, FolderDataset) and (dataset.root / "images").is_dir():
+        return findings + _own_folder_findings(dataset)
     if isinstance(dataset, FileDataset):
         folders = {path.parent for path in dataset.images.values()}
-        mask_folders = {path.parent for path in dataset.masks.values()} or {dataset.root / "masks"}
-        findings += _unsupported_files(dataset, folders, IMAGE_SUFFIXES, "images")
-        # If masks and images have different stems (Cityscapes), mask folders hold further files.
-        if all(path.stem == id for id, path in dataset.masks.items()):
-            findings += _masks_without_image(dataset, mask_folders)
-            findings += _unsupported_files(dataset, mask_folders - folders, (*MASK_SUFFIXES, *JPEG_SUFFIXES), "masks")
+        findings += _unsupported_files(dataset, _files(folders), IMAGE_SUFFIXES, "images")
     return findings
+
+
+def _own_folder_findings(dataset: FolderDataset) -> list[Finding]:
+    """Report masks without image, and files in ``images/`` and ``masks/`` that are not read."""
+    masks = list_files(dataset.root / "masks", MASK_SUFFIXES, clashes=[], nested=True)
+    skipped = other_files(dataset.root / "images", IMAGE_SUFFIXES)
+    lonely = unmatched_masks(dataset.images, masks, dataset.masks)
+    misnamed = misnamed_masks(dataset.images, lonely, dataset.masks)  # an error of training
+    without = [path for id, path in lonely.items() if id not in misnamed and id not in skipped]
+    findings = []
+    if without:
+        files = tuple(relative(path, dataset.root) for path in without)
+        text = f"{format_count(len(files), 'mask')} without image: {format_names(files)}"
+        remedy = "name each mask after its image, or add the images"
+        findings.append(Finding("warning", "mask-without-image", text, remedy, files))
+    if annotated := [path for id, path in skipped.items() if id in lonely]:
+        files = tuple(relative(path, dataset.root) for path in annotated)
+        text = f"{format_count(len(files), 'image')} with a mask of a type that is not read: {format_names(files)}"
+        remedy = "convert the images to JPEG or PNG, or they are not used"
+        findings.append(Finding("warning", "skipped-images", text, remedy, files))
+    rest = [path for id, path in skipped.items() if id not in lonely]
+    findings += _unsupported_files(dataset, rest, (), "images")
+    of_masks = other_files(dataset.root / "masks", (*MASK_SUFFIXES, *JPEG_SUFFIXES)).values()
+    return findings + _unsupported_files(dataset, of_masks, (), "masks")
 
 
 def _case_conflicts(dataset: SegmentationDataset) -> list[Finding]:
@@ -40,31 +63,10 @@ def _case_conflicts(dataset: SegmentationDataset) -> list[Finding]:
     return [Finding("warning", "case", text, remedy, files)]
 
 
-def _masks_without_image(dataset: FileDataset, folders: set[Path]) -> list[Finding]:
-    paths = [path for path in _files(folders, MASK_SUFFIXES) if path.stem not in dataset.images]
-    if not paths:
-        return []
-    files = tuple(relative(path, dataset.root) for path in paths)
-    text = f"{format_count(len(files), 'mask')} without image: {format_names(files)}"
-    unmasked = {id.casefold(): id for id in dataset.ids if id not in dataset.masks}
-    suggestion = next((hint for path in paths if (hint := _suggest_name(path, dataset, unmasked))), "")
-    return [Finding("warning", "mask-without-image", text, f"name each mask after its image{suggestion}", files)]
-
-
-def _suggest_name(mask: Path, dataset: FileDataset, unmasked: Mapping[str, str]) -> str:
-    """Suggest a name for a mask if an image has the same name in another case, or a prefix of it."""
-    stem = mask.stem.casefold()
-    prefixes = (stem[:length] for length in range(len(stem), 0, -1))
-    id = next((unmasked[prefix] for prefix in prefixes if prefix in unmasked), None)
-    if id is None:
-        return ""
-    return f"; {mask.name} may belong to {dataset.images[id].name} and would be {id}{mask.suffix}"
-
-
 def _unsupported_files(
-    dataset: FileDataset, folders: Iterable[Path], suffixes: tuple[str, ...], noun: str
+    dataset: FileDataset, paths: Iterable[Path], suffixes: tuple[str, ...], noun: str
 ) -> list[Finding]:
-    others = [path for path in _files(folders, None) if path.suffix.lower() not in suffixes]
+    others = [path for path in paths if path.suffix.lower() not in suffixes]
     if not others:
         return []
     files = tuple(relative(path, dataset.root) for path in others)
@@ -72,10 +74,10 @@ def _unsupported_files(
     return [Finding("note", "other-files", text, files=files)]
 
 
-def _files(folders: Iterable[Path], suffixes: tuple[str, ...] | None) -> list[Path]:
-    """Return the files in some folders with one of the suffixes (any if None), sorted, without hidden files."""
+def _files(folders: Iterable[Path]) -> list[Path]:
+    """Return the files in some folders, sorted, without hidden files."""
     found = []
     for folder in sorted(folder for folder in folders if folder.is_dir()):
         paths = (folder / name for name in os.listdir(folder) if not name.startswith("."))
         found += [path for path in paths if path.is_file()]  # False for a symlink loop, where DirEntry raises
-    return sorted(path for path in found if suffixes is None or path.suffix.lower() in suffixes)
+    return sorted(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Literal
 
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.file_dataset import FileDataset
-from semiseg.data.splits.list_files import find_id, read_lines, read_list
+from semiseg.data.splits.id_lookup import IdLookup
+from semiseg.data.splits.list_files import read_lines, read_list
 from semiseg.errors import UserError
 from semiseg.tools.checking.finding import Finding, format_count, format_names, from_errors, image_names, relative
 
@@ -75,8 +77,11 @@ def _read(
         lines = read_lines(path) if path else ()
     except UserError:
         return None
-    known = set(dataset.ids)
-    return tuple(dict.fromkeys(id for line in lines if (id := find_id(line.split("\t")[0], known)))) or None
+    lookup, ids = IdLookup(dataset.ids, dataset.image_ending), dict[str, None]()
+    for line in lines:
+        with suppress(UserError):  # several images could be meant
+            ids |= {id: None for id in [lookup.find(line.split("\t")[0])] if id is not None}
+    return tuple(ids) or None
 
 
 def _roles(dataset: SegmentationDataset, named: Mapping[str, tuple[str, ...] | None]) -> dict[str, Role]:

@@ -9,7 +9,8 @@ from semiseg.data import DATASETS, detect_layout, open_dataset
 from semiseg.data.dataset import IGNORE, SegmentationDataset
 from semiseg.data.files.file_lists import IMAGE_SUFFIXES, JPEG_SUFFIXES, MASK_SUFFIXES, list_files
 from semiseg.data.files.mask_files import lossy_mask_error
-from semiseg.data.folder_dataset import FolderDataset, match_masks
+from semiseg.data.files.mask_matching import check_mask_names, match_masks
+from semiseg.data.folder_dataset import FolderDataset
 from semiseg.data.tag_file import Tags
 from semiseg.errors import UserError
 
@@ -46,11 +47,16 @@ class LenientFolder(FolderDataset):
         super().__init__(root)
 
     def _find_files(self) -> tuple[Mapping[str, Path], Mapping[str, Path]]:
-        images = list_files(self.root / "images", IMAGE_SUFFIXES, self.errors)
-        masks = list_files(self.root / "masks", MASK_SUFFIXES, self.errors)
-        jpegs = list_files(self.root / "masks", JPEG_SUFFIXES, self.errors)
+        images = list_files(self.root / "images", IMAGE_SUFFIXES, self.errors, nested=True)
+        masks = list_files(self.root / "masks", MASK_SUFFIXES, self.errors, nested=True)
+        jpegs = list_files(self.root / "masks", JPEG_SUFFIXES, self.errors, nested=True)
         self.errors += [lossy_mask_error(path, "JPEG") for path in jpegs.values()]
-        return images, match_masks(images, masks)
+        matched = match_masks(images, masks)
+        try:
+            check_mask_names(self.root, images, masks, matched)
+        except UserError as error:
+            self.errors.append(error)
+        return images, matched
 
     def _read_classes(self) -> tuple[str, ...]:
         try:

@@ -72,7 +72,7 @@ def write_suggestions(
         image = dataset.read_image(one.id)
         mask, confidence = model(image)
         masks[one.id] = mask.cpu().numpy()
-        files[one.id] = link_image(dataset, one.id, folder / "images").name
+        files[one.id] = link_image(dataset, one.id, folder / "images").relative_to(folder / "images").as_posix()
         save_indexed_png(mask, model.palette, folder / "masks" / f"{one.id}.png")
         entries[f"{rank}. {one.id}"] = panels(image, mask.cpu(), confidence, model.palette)
     write_cvat(folder / "cvat.zip", masks, model.classes, model.palette)

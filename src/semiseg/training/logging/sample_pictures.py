@@ -83,11 +83,12 @@ class Samples:
     def write_networks(self, method: Method, step: int) -> list[Path]:
         """Write image, predictions of all networks and ground truth of a few val images; return the files."""
         files = []
-        for id in evenly_spaced(self.split.val, SAMPLES):
+        ids = evenly_spaced(self.split.val, SAMPLES)
+        for id, file_name in zip(ids, file_names(ids), strict=True):
             image = self.dataset.read_image(id)
             masks = {name: self._predictor(network)(image).mask for name, network in method.predictors.items()}
             picture = sample_picture(image, masks | {"ground truth": self.dataset.read_mask(id)}, self.dataset.palette)
-            files.append(self.folder / f"{step:07d}_{Path(id).name[:NAME_LENGTH]}.png")
+            files.append(self.folder / f"{step:07d}_{file_name}.png")
             picture.save(files[-1])
         return files
 
@@ -144,6 +145,12 @@ class Samples:
             return probabilities
         known = torch.tensor([tags], dtype=torch.int8, device=probabilities.device)
         return mask_absent(probabilities.log()[None], known).softmax(dim=1)[0]
+
+
+def file_names(ids: Sequence[str]) -> list[str]:
+    """Return a different file name for each id, without suffix: folders become part of the name."""
+    names = [id.replace("/", "_")[:NAME_LENGTH] for id in ids]
+    return names if len(set(names)) == len(names) else [f"{number}_{name}" for number, name in enumerate(names, 1)]
 
 
 def threshold(options: Any) -> float:
