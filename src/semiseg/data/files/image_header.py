@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path, PurePath
 from typing import IO
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from semiseg.data.files.file_lists import IMAGE_SUFFIXES
 from semiseg.errors import UserError, require_regular_file
@@ -56,7 +56,7 @@ class MissingExtra(ValueError):
         self.fix = f"run pip install 'semiseg[{extra}]', or convert it to PNG or uncompressed TIFF"
 
 
-def open_image(source: Path | IO[bytes]) -> Image.Image:
+def open_image(source: Path | IO[bytes]) -> ImageFile.ImageFile:
     """Open an image file, or the first image of an animation or of a file with several pages, without decoding it.
 
     PIL refuses more than 178,956,970 pixels, twice its limit.
@@ -78,6 +78,8 @@ def open_image(source: Path | IO[bytes]) -> Image.Image:
         if not isinstance(source, Path):
             source.seek(0)
         opened = Image.open(source, formats=KINDS)
+    if opened.format == "TIFF":
+        opened.filename = ""  # otherwise PIL maps the file into memory, and scrambles pixels with an EXIF orientation
     return opened
 
 
