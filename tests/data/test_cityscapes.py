@@ -96,4 +96,4 @@ def test_missing_folders_and_duplicate_names_raise_an_error(root: Path) -> None:
     shutil.rmtree(root / "leftImg8bit" / "val")
     shutil.rmtree(root / "leftImg8bit" / "test")
     with refused("leftImg8bit: no train/CITY", "Unpack leftImg8bit_trainvaltest.zip"):
-        open_dataset(root)
+        Cityscapes(root)

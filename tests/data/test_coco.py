@@ -1,4 +1,4 @@
-"""Tests of the COCO reader: masks equal those of pycocotools, lists follow file names, errors."""
+"""Tests of the COCO importer: masks equal those of pycocotools, lists follow file names, errors."""
 
 from __future__ import annotations
 
@@ -16,11 +16,18 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from semiseg.data import Coco, FolderDataset, check_masks, open_dataset, resolve_split
+from semiseg.data import FolderDataset, check_masks
+from semiseg.data import open_dataset as open_own
+from semiseg.data.importers import ForeignData, ImportOptions, detect_form
+from semiseg.data.importers.coco import Coco
 from semiseg.data.importers.polygons import counts_region, polygon_region
-from trees import SIDE, refused, write_image
+from trees import SIDE, refused, write_image, write_lines
 
 CATEGORIES = [{"id": 7, "name": "tree"}, {"id": 3, "name": "car"}]
+
+
+def open_dataset(root: Path, **options: Any) -> ForeignData:
+    return Coco(root, ImportOptions(**options))
 
 
 def rectangle(left: int, top: int, right: int, bottom: int) -> NDArray[np.uint8]:
@@ -96,13 +103,17 @@ def test_long_runs_of_a_large_mask() -> None:
 
 
 def test_images_without_annotations(tmp_path: Path) -> None:
-    dataset = open_dataset(make_coco(tmp_path / "data", ANNOTATIONS))
+    root = make_coco(tmp_path / "data", ANNOTATIONS)
+    dataset = open_dataset(root)
+    assert [dataset.has_mask(id) for id in "0123"] == [True, True, True, False]  # the file does not list image 3
+    assert dataset.read_mask("2").unique().tolist() == [0]
+    assert "1 of the annotated images show no region: background (--empty unlabeled changes that)" in dataset.notes
+    dataset = open_dataset(root, empty="unlabeled")
     assert [dataset.has_mask(id) for id in "0123"] == [True, True, False, False]
-    split = resolve_split(dataset, None, 0)
-    assert split.unlabeled == ("2", "3") and sorted(split.labeled + split.val) == ["0", "1"]
-    published = open_dataset(make_coco(tmp_path / "coco", ANNOTATIONS, "annotations/instances_train2017.json"))
-    assert [published.has_mask(id) for id in "0123"] == [True, True, True, False]
-    assert published.read_mask("2").unique().tolist() == [0]
+    assert "1 of the annotated images show no region: unlabeled (--empty background changes that)" in dataset.notes
+    content = {"images": [{"id": 1, "file_name": "3.png"}], "annotations": [], "categories": CATEGORIES}
+    write_json(root / "annotations" / "instances_test2017.json", content)  # published without annotations
+    assert not open_dataset(root).has_mask("3")
 
 
 def test_lists_follow_names_of_files_and_folders(tmp_path: Path) -> None:
@@ -119,31 +130,25 @@ def test_lists_follow_names_of_files_and_folders(tmp_path: Path) -> None:
         )
     write_image(root / "test" / "further.jpg")
     write_image(root / "more" / "own.jpg")
-    dataset = open_dataset(root)
-    assert isinstance(dataset, Coco)
-    assert dataset.split("train") == ("train0", "train1", "train2", "own")
-    assert dataset.split("val") == ("valid0",) and dataset.split("test") == ("test0",)
-    (root / "splits").mkdir()
-    (root / "splits" / "val.txt").write_text("train0\n")
-    assert dataset.split("val") == ("train0",) and dataset.split("train") == ("train1", "train2", "own")
+    dataset = open_dataset(root, empty="unlabeled")
+    assert dataset.split("train") == ("more/own", "train/train0", "train/train1", "train/train2")
+    assert dataset.split("val") == ("valid/valid0",) and dataset.split("test") == ("test/test0",)
+    assert open_dataset(root).split("val") == ("valid/valid0", "valid/valid1")
 
 
 def test_captions_are_ignored_and_own_folder_takes_precedence(tmp_path: Path) -> None:
     root = make_coco(tmp_path / "data", ANNOTATIONS)
     write_json(root / "annotations" / "captions_train2017.json", {"images": [], "annotations": []})
-    assert isinstance(open_dataset(root), Coco)
+    assert detect_form(root) == "coco"
     Image.fromarray(rectangle(0, 0, 9, 9)).save(tmp_path / "0.png")
     (root / "masks").mkdir()
     (tmp_path / "0.png").rename(root / "masks" / "0.png")
-    assert type(open_dataset(root)) is FolderDataset
+    write_lines(root / "classes.txt", "background", "car")
+    assert type(open_own(root)) is FolderDataset
     (root / "images").rename(root / "train2017")  # COCO with converted masks
-    assert isinstance(open_dataset(root), Coco) and open_dataset(root).ids == ("0", "1", "2", "3")
-
-
-def test_unannotated_training_images_raise_an_error(tmp_path: Path) -> None:
-    root = make_coco(tmp_path / "data", ANNOTATIONS, "annotations/instances_val.json")
-    with refused(str(root), "none of 1 training images has a mask. Annotate a few"):
-        resolve_split(open_dataset(root), None, 0)
+    with refused("this is a COCO export", f"Run: semiseg import {root} --out {root}-semiseg"):
+        open_own(root)
+    assert open_dataset(root).ids == ("0", "1", "2", "3")
 
 
 @pytest.mark.parametrize("name", ["background", "_background_"])
@@ -168,8 +173,6 @@ BAD = {
     "far away": ([[1, 2, 3, 4, 1e9, 6]], "in or near the image"),
     "words": ([["a", 2, 3, 4, 1, 6]], "in or near the image"),
     "flat": ([1, 2, 3, 4, 1, 6], "three corners"),
-    "a box": ([], "only a box"),
-    "nothing": (None, "only a box"),
 }
 
 
@@ -177,18 +180,45 @@ BAD = {
 def test_malformed_segmentations_raise_an_error(tmp_path: Path, kind: str) -> None:
     segmentation, words = BAD[kind]
     dataset = open_dataset(make_coco(tmp_path / "data", [*ANNOTATIONS[:3], annotation(44, 11, 3, segmentation)]))
-    with refused("instances_default.json", "annotation 44 of image 1", words, "Correct or remove"):
-        check_masks(dataset, dataset.split("train")[:2])
+    with refused("instances_default.json", "annotation 44 of image 1", words, "Correct it and export again"):
+        check_masks(dataset, ["0", "1"])
+
+
+def test_boxes_are_ignored_pixels_and_refused_without_outlines(tmp_path: Path) -> None:
+    boxes = [annotation(n, 11, 3, segmentation, bbox=[10, 20, 5, 4]) for n, segmentation in ((5, []), (6, None))]
+    dataset = open_dataset(make_coco(tmp_path / "data", [*ANNOTATIONS[:3], *boxes]))
+    expected = np.zeros((SIDE, SIDE), dtype=np.uint8)
+    expected[20:24, 10:15] = 255
+    assert (dataset.read_mask("1").numpy() == expected).all()
+    assert any(note.startswith("2 annotations have only a box") for note in dataset.notes)
+    with refused("instances_default.json", "the annotations are boxes", "outlines"):
+        open_dataset(make_coco(tmp_path / "boxes", boxes))
+
+
+def test_images_are_found_by_folder_and_by_windows_paths(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    entries = []
+    for index, folder in enumerate(("morning", "evening")):
+        write_image(root / "images" / folder / "x.png", index)
+        entries.append({"id": index, "file_name": f"C:\\photos\\{folder}\\x.png", "width": SIDE, "height": SIDE})
+    annotations = [annotation(1, 0, 3, compressed(rectangle(0, 0, 9, 9)))]
+    write_json(root / "result.json", {"images": entries, "annotations": annotations, "categories": CATEGORIES})
+    dataset = open_dataset(root, empty="unlabeled")
+    assert dataset.ids == ("evening/x", "morning/x")
+    assert not dataset.has_mask("evening/x") and dataset.read_mask("morning/x").sum() == 81
+    entries[0]["file_name"] = "../../etc/passwd"
+    write_json(root / "result.json", {"images": entries[:1], "annotations": annotations, "categories": CATEGORIES})
+    with refused("result.json", "none of the 1 listed images was found, such as ../../etc/passwd"):
+        open_dataset(root)
 
 
 def test_inconsistent_files_raise_an_error(tmp_path: Path) -> None:
     good = json.loads(make_coco(tmp_path / "0", ANNOTATIONS).joinpath("annotations/instances_default.json").read_text())
     changes: dict[str, tuple[dict[str, Any], str]] = {
         "category": ({"annotations": [annotation(5, 10, 8, POLYGONS)]}, "annotation 5 has the undefined category 8"),
-        "image": ({"annotations": [annotation(5, 99, 3, POLYGONS)]}, "annotation 5 belongs to the undefined image 99"),
+        "image": ({"annotations": [annotation(5, 99, 3, POLYGONS)]}, "annotation 5 has the undefined image 99"),
         "twice": ({"images": [*good["images"], good["images"][0]]}, "image 0 is already listed in"),
         "no annotation": ({"annotations": []}, "no annotated image was found"),
-        "name twice": ({"categories": [*CATEGORIES, {"id": 9, "name": "car"}]}, "each with a unique name"),
         "no category": ({"categories": []}, "found 0 categories"),
         "no name": ({"categories": [{"id": 1}]}, "no id or name"),
         "no image's name": ({"images": [{"id": 10, "width": 48, "height": 48}]}, "KeyError: 'file_name'"),
@@ -204,29 +234,39 @@ def test_inconsistent_files_raise_an_error(tmp_path: Path) -> None:
         open_dataset(root)
 
 
-def test_categories_must_agree_between_files(tmp_path: Path) -> None:
+def test_categories_of_several_files_are_joined_by_name(tmp_path: Path) -> None:
     root = make_coco(tmp_path / "data", ANNOTATIONS)
-    write_json(
-        root / "annotations/instances_val.json", {"images": [], "annotations": [], "categories": [CATEGORIES[0]]}
-    )
-    with refused("instances_val.json", "differ from those of", "instances_default.json"):
-        open_dataset(root)
+    more = {
+        "images": [{"id": 1, "file_name": "3.png", "width": SIDE, "height": SIDE}],
+        "annotations": [annotation(1, 1, 3, compressed(rectangle(0, 0, 9, 9)))],
+        "categories": [{"id": 3, "name": "tree"}, {"id": 4, "name": "pond"}, {"id": 5, "name": "pond"}],
+    }
+    write_json(root / "annotations/instances_val.json", more)
+    dataset = open_dataset(root)
+    assert dataset.classes == ("background", "car", "tree", "pond")
+    assert dataset.read_mask("3").unique().tolist() == [0, 2] and dataset.split("val") == ("3",)
 
 
-def test_missing_and_resized_images_raise_an_error(tmp_path: Path) -> None:
+def test_roboflows_category_of_the_project_is_not_a_class(tmp_path: Path) -> None:
+    root = make_coco(tmp_path / "data", ANNOTATIONS)
+    path = root / "annotations/instances_default.json"
+    content = json.loads(path.read_text())
+    named = [{"id": 0, "name": "streets", "supercategory": "none"}]
+    named += [{**category, "supercategory": "streets"} for category in CATEGORIES]
+    write_json(path, content | {"categories": named})
+    assert open_dataset(root).classes == ("background", "car", "tree")
+
+
+def test_missing_and_resized_images(tmp_path: Path) -> None:
     root = make_coco(tmp_path / "data", ANNOTATIONS)
     (root / "images" / "1.png").unlink()
     dataset = open_dataset(root)
-    with refused(str(root), "1 images of the train annotations are missing, e.g. 1", "--existing-only"):
-        resolve_split(dataset, None, 0)
-    missing: list[str] = []
-    assert dataset.split("train", missing) == ("0", "2", "3") and missing == ["1"]
+    assert dataset.ids == ("0", "2", "3") and "1 listed images are missing, such as images/1.png: left out" in (
+        dataset.notes
+    )
     Image.new("RGB", (30, 20)).save(root / "images" / "0.png")
     with refused("instances_default.json", f"size {SIDE}x{SIDE} of image 0", "(30x20)"):
         check_masks(dataset, ["0"])
-    write_image(root / "more" / "0.png")
-    with refused("more/0.png", "same stem"):
-        open_dataset(root)
 
 
 def test_polygons_require_pycocotools(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

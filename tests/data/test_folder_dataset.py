@@ -172,6 +172,9 @@ def test_missing_folder_or_images_fail(tmp_path: Path) -> None:
     with refused(str(tmp_path / "none"), "no such folder"):
         open_dataset(tmp_path / "none")
     (tmp_path / "empty").mkdir()
+    with refused(str(tmp_path / "empty"), "found no files"):
+        open_dataset(tmp_path / "empty")
+    (tmp_path / "empty" / "images").mkdir()
     with refused(str(tmp_path / "empty" / "images"), "no images"):
         open_dataset(tmp_path / "empty")
 
@@ -333,12 +336,12 @@ def test_camvid_in_segnet_layout(tmp_path: Path) -> None:
     for index, name in enumerate(("train", "val", "test")):
         for folder, array in ((name, RAMP), (f"{name}annot", plain(11 if name == "val" else index))):
             (tmp_path / folder).mkdir()
-            Image.fromarray(array).save(tmp_path / folder / f"{name}_0.png")
+            Image.fromarray(array).save(tmp_path / folder / f"0001TP_00669{index}.png")
     dataset = open_dataset(tmp_path)
     assert isinstance(dataset, CamVid) and dataset.classes == CLASSES
-    assert dataset.split("val") == ("val_0",) and dataset.split("train") == ("train_0",)
-    assert dataset.read_mask("val_0").unique().tolist() == [255]
-    assert dataset.read_mask("test_0").unique().tolist() == [2]
+    assert dataset.split("val") == ("0001TP_006691",) and dataset.split("train") == ("0001TP_006690",)
+    assert dataset.read_mask("0001TP_006691").unique().tolist() == [255]
+    assert dataset.read_mask("0001TP_006692").unique().tolist() == [2]
 
 
 def test_camvid_as_own_folder(tiny_folder: Path, camvid_dir: Path) -> None:

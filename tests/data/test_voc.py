@@ -71,7 +71,7 @@ def test_missing_images_or_masks_raise_an_error(root: Path) -> None:
     shutil.rmtree(root / "JPEGImages")
     (root / "JPEGImages").mkdir()
     with refused("JPEGImages: no images"):
-        open_dataset(root)
+        Voc(root)
     with refused("Pascal VOC was not found"):
         Voc(root.parent / "elsewhere")
 

@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 from test_fuzz import COCO, HEADER, TASKS, to_json
 
-from semiseg.data import Coco, LabelStudio, Shapes, open_dataset
+from semiseg.data import LabelStudio, Shapes, open_dataset
+from semiseg.data.importers import ImportOptions
+from semiseg.data.importers.coco import Coco
 from semiseg.data.importers.polygons import counts_region
 from semiseg.data.palette_file import read_palette
 from semiseg.data.splits.list_files import read_lines, read_permutation
@@ -61,7 +63,7 @@ def test_coco_rejects_infinite_numbers(images: Path, part: str, key: str) -> Non
     content[part][0][key] = float("inf")
     (images / "all.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"all\.json: "):
-        Coco(images)
+        Coco(images, ImportOptions())
 
 
 @pytest.mark.parametrize(

@@ -7,19 +7,21 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from semiseg.data.benchmarks.ade20k import Ade20k, ade20k_root
-from semiseg.data.benchmarks.camvid import CamVid, is_segnet_layout
-from semiseg.data.benchmarks.cityscapes import Cityscapes, is_cityscapes_layout
-from semiseg.data.benchmarks.voc import Voc, voc_root
+from semiseg.data.benchmarks.ade20k import Ade20k
+from semiseg.data.benchmarks.camvid import CamVid
+from semiseg.data.benchmarks.cityscapes import Cityscapes
+from semiseg.data.benchmarks.recognition import recognize_benchmark
+from semiseg.data.benchmarks.voc import Voc
 from semiseg.data.dataset import IGNORE, Sample, SegmentationDataset
 from semiseg.data.files.image_files import read_image_file
 from semiseg.data.files.mask_files import write_mask_file
 from semiseg.data.folder_dataset import FolderDataset, write_folder
 from semiseg.data.generated_shapes import Shapes
 from semiseg.data.importers import IMPORTERS, detect_form
-from semiseg.data.importers.coco import Coco, coco_files
 from semiseg.data.importers.huggingface import HuggingFace
 from semiseg.data.importers.label_studio import LabelStudio, is_label_studio_layout
+from semiseg.data.importers.source_files import list_word
+from semiseg.data.importers.survey import unknown_form_error
 from semiseg.data.mask_validation import check_masks
 from semiseg.data.splits.dataset_split import Split, read_split, resolve_split, write_split
 from semiseg.data.stream.loader import StepLoader, StreamConfig, TrainStream, make_loader
@@ -32,44 +34,71 @@ DATASETS: dict[str, Callable[[str], SegmentationDataset]] = {
     "voc2012": Voc,
     "cityscapes": Cityscapes,
     "ade20k": Ade20k,
-    "coco": Coco,
     "label-studio": LabelStudio,
     "hf": HuggingFace,
     "shapes": Shapes.from_text,
 }
-"""The supported data sets by name. Each is opened from a directory, or from the text after ``shapes:`` or ``hf:``."""
+"""The data sets that training reads. Each is opened from a directory; ``shapes`` from the text after the colon.
 
-LAYOUTS: dict[str, Callable[[str], object]] = {
-    "voc2012": voc_root,
-    "cityscapes": is_cityscapes_layout,
-    "ade20k": ade20k_root,
-    "camvid": is_segnet_layout,
-    "label-studio": is_label_studio_layout,
-    "coco": coco_files,
-}
-"""Functions that recognize the layout of a directory. A directory that none of them recognizes is a ``folder``."""
+The forms of other tools are in ``semiseg.data.importers.IMPORTERS``.
+"""
 
 
 def open_dataset(data: str | Path) -> SegmentationDataset:
-    """Open a directory, whose layout is detected, ``hf:...``, or generated data: ``shapes[:KEY=VALUE,...]``.
+    """Open a directory, whose layout is detected, or generated data: ``shapes[:KEY=VALUE,...]``.
+
+    A directory that exists is opened even if it is called ``shapes``.
 
     Raises:
-        UserError: The data does not exist or cannot be used.
+        UserError: The data does not exist, is in the form of another tool, or cannot be used.
     """
-    name, _, options = str(data).partition(":")
+    text = str(data)
+    name, colon, options = text.partition(":")
+    if os.path.isdir(data):  # False for invalid names, on which Path raises
+        dataset = _open_directory(Path(data))
+        if name == "shapes" and not colon:
+            dataset.read_as = f"{text} is a directory. For generated data, write shapes: with a colon."
+        return dataset
     if name in ("shapes", "hf"):
         return DATASETS[name](options)
-    if os.path.isdir(data) and (form := detect_form(Path(data))):
-        command = shlex.join(["semiseg", "import", str(data), "--out", f"{str(data).rstrip('/')}-semiseg"])
-        raise UserError(f"this is {IMPORTERS[form].title}", path=data, fix=f"run: {command}")
-    return DATASETS[detect_layout(data)](str(data))
+    return FolderDataset(text)  # raises
 
 
 def detect_layout(directory: str | Path) -> str:
-    """Return the name in ``DATASETS`` of the layout of a directory; ``folder`` if none of ``LAYOUTS`` matches."""
-    if not os.path.isdir(directory):  # False for invalid names, on which Path raises
+    """Return the name in ``DATASETS`` of the layout of a directory, ``folder`` if it is not one of a benchmark."""
+    if not os.path.isdir(directory):
         return "folder"
-    return next((form for form, recognizes in LAYOUTS.items() if recognizes(str(directory))), "folder")
+    return (not is_own_folder(Path(directory)) and recognize_benchmark(Path(directory))[0]) or "folder"
+
+
+def _open_directory(root: Path) -> SegmentationDataset:
+    """Open an own folder or a benchmark. Raises UserError, naming the import, for the form of another tool."""
+    if is_own_folder(root):
+        return FolderDataset(root)
+    name, reason = recognize_benchmark(root)
+    if name:
+        dataset = DATASETS[name](str(root))
+        dataset.read_as = reason
+        return dataset
+    if form := detect_form(root):
+        command = shlex.join(["semiseg", "import", str(root), "--out", f"{root}-semiseg"])
+        raise UserError(f"this is {IMPORTERS[form].title}", path=root, fix=f"run: {command}")
+    if is_label_studio_layout(root):
+        return LabelStudio(root)
+    if not (root / "images").is_dir():
+        raise unknown_form_error(root)
+    return FolderDataset(root)
+
+
+def is_own_folder(root: Path) -> bool:
+    """Return whether a directory holds ``images/`` and ``masks/``.
+
+    Without ``splits/``, both must not be divided into folders for the lists, as ``images/train`` and ``masks/train``.
+    """
+    images = root / "images"
+    if not (images.is_dir() and (root / "masks").is_dir()):
+        return False
+    return (root / "splits").is_dir() or not any(list_word(path.name) for path in images.glob("*/"))
 
 
 __all__ = [
@@ -78,7 +107,6 @@ __all__ = [
     "Ade20k",
     "CamVid",
     "Cityscapes",
-    "Coco",
     "FolderDataset",
     "HuggingFace",
     "LabelStudio",

@@ -66,6 +66,7 @@ class SegmentationDataset(ABC):
         ids: All images, sorted.
         image_ending: The part of a file name after the id and before the suffix, as ``_leftImg8bit``. Lists may
             include it.
+        read_as: A note why the data is read as a benchmark, and how to read it otherwise; empty if there is no doubt.
         mask_folder: The folder below ``root`` for masks that the user adds; empty if a tool exports the masks.
     """
 
@@ -76,6 +77,7 @@ class SegmentationDataset(ABC):
     ids: Sequence[str]
     image_ending: str = ""
     mask_folder: str = ""
+    read_as: str = ""
 
     @abstractmethod
     def read_image(self, id: str) -> Tensor:

@@ -50,7 +50,7 @@ def create_run(path: Path, config: TrainConfig, options: Any, note: str = "") ->
     RunDirectory.refuse_existing(path)
     dataset, split, pixels = open_validated_data(config)
     require_trackers(config)
-    notes = [note] if note else []
+    notes = [text for text in (note, dataset.read_as) if text]
     notes += split.notes
     notes += check_annotation(dataset, split.labeled, pixels, config.annotation)
     if split.shards is not None and (disk_note := disk_space_note(split.shards, config.batch // config.nodes)):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from semiseg.data.importers.coco import Coco
+from semiseg.data.importers.coco_panoptic import CocoPanoptic
 from semiseg.data.importers.cvat import CvatMask
 from semiseg.data.importers.darwin import Darwin
 from semiseg.data.importers.foreign_data import ForeignData, ImportOptions
@@ -12,7 +14,15 @@ from semiseg.data.importers.supervisely import Supervisely
 from semiseg.data.importers.via import Via
 from semiseg.errors import UserError, lookup
 
-IMPORTERS: dict[str, type[ForeignData]] = {importer.form: importer for importer in (CvatMask, Supervisely, Darwin, Via)}
+FORMS: tuple[type[ForeignData], ...] = (
+    CvatMask,
+    Supervisely,
+    Darwin,
+    Via,
+    CocoPanoptic,
+    Coco,
+)
+IMPORTERS: dict[str, type[ForeignData]] = {importer.form: importer for importer in FORMS}
 """The importers by form, most specific first: the first that recognizes a folder is used."""
 
 

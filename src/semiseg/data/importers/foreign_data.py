@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from semiseg.data.dataset import default_palette
 from semiseg.data.file_dataset import FileDataset
+from semiseg.data.files.image_files import image_size
 from semiseg.errors import UserError
 
 
@@ -47,6 +50,7 @@ class ForeignData(FileDataset):
         options: The options.
         images: The file of each image, by id: its path without common folders and suffix.
         masks: The annotation file of each annotated image.
+        background: The class of pixels that no region covers.
         lists: The ids of the lists ``train``, ``val`` and ``test`` that the form defines.
         notes: What the user should know: ignored shapes, images annotated as empty.
     """
@@ -62,6 +66,7 @@ class ForeignData(FileDataset):
         self.lists: dict[str, Sequence[str]] = {}
         self.notes: list[str] = []
         self.masks = {}
+        self.background = 0
 
     @classmethod
     @abstractmethod
@@ -91,6 +96,48 @@ class ForeignData(FileDataset):
             problem = f"class {twice[0]!r} is listed twice" if twice else f"found {len(self.classes)} classes"
             raise UserError(problem, path=source, fix="define 1 to 254 classes, each with a unique name")
         self.palette = default_palette(len(self.classes))
+
+    def set_lists(self, assigned: Mapping[str, str | None]) -> None:
+        """Set the lists from the one that each image belongs to: ``train``, ``val``, ``test`` or None.
+
+        Images without mask are in no val or test list. Without any val or test image there are no lists.
+        """
+        held_out = {
+            name: [id for id in self.ids if assigned.get(id) == name and id in self.masks] for name in ("val", "test")
+        }
+        if any(held_out.values()):
+            train = [id for id in self.ids if assigned.get(id) not in ("val", "test")]
+            self.lists = {"train": train, **held_out}
+
+    def add_empty(self, files: Mapping[str, Path]) -> None:
+        """Take images that were annotated without any region as background or unlabeled, and note it."""
+        other = {"background": "unlabeled", "unlabeled": "background"}[self.options.empty]
+        if self.options.empty == "background":
+            self.masks |= files
+        if files:
+            taken = f"{len(files)} of the annotated images show no region: {self.options.empty}"
+            self.notes.append(f"{taken} (--empty {other} changes that)")
+
+    def require_masks(self, source: Path) -> None:
+        """Raise UserError, naming ``source``, if no image is annotated."""
+        if not self.masks:
+            raise UserError("no annotated image was found", path=source, fix="annotate a few images and export again")
+
+    def canvas(self, id: str, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+        """Return a mask ``(H, W)`` of background, to draw on.
+
+        Args:
+            id: The image.
+            size: Width and height of the image that was annotated, if known.
+
+        Raises:
+            UserError: The image has another size.
+        """
+        width, height = image_size(self.images[id])
+        if size is not None and size != (width, height):
+            problem = f"size {size[0]}x{size[1]} of image {id} does not match {self.images[id]} ({width}x{height})"
+            raise UserError(problem, path=self.masks[id], fix="use the image that was annotated")
+        return np.full((height, width), self.background, dtype=np.uint8)
 
     def describe(self) -> list[str]:
         """Return one line for each kind of file that was found, and the notes."""

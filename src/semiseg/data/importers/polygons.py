@@ -44,6 +44,16 @@ def polygon_region(polygons: Sequence[Any], height: int, width: int) -> NDArray[
     return coco.decode(coco.merge(coco.frPyObjects(list(polygons), height, width))).astype(bool)
 
 
+def box_region(left: float, top: float, right: float, bottom: float, height: int, width: int) -> NDArray[np.bool_]:
+    """Return the pixels inside a box as bool ``(H, W)``. Raises ValueError unless the edges are finite numbers."""
+    if not all(_is_number(value) for value in (left, top, right, bottom)):
+        raise ValueError("an edge of a box is not a number")
+    region = np.zeros((height, width), dtype=bool)
+    first, last = (max(0, math.ceil(value - 0.5)) for value in (top, bottom))
+    region[first:last, max(0, math.ceil(left - 0.5)) : max(0, math.ceil(right - 0.5))] = True
+    return region
+
+
 def counts_region(counts: Any, size: Any, height: int, width: int) -> NDArray[np.bool_]:
     """Return the pixels of COCO run lengths as bool ``(H, W)``.
 

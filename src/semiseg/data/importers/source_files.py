@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import codecs
+import mmap
 import os
 import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import unquote
 
+from semiseg.data.file_dataset import read_json
 from semiseg.data.files.file_lists import IMAGE_SUFFIXES
+from semiseg.errors import UserError
 
 SKIPPED = ("__MACOSX", "masks", "SegmentationClassVisualization")
 """Folders that hold no photographs, in any form."""
+MAX_ANNOTATION_BYTES = 2**30
+"""The largest annotation file that is read as a whole. The largest file of COCO 2017 has 470 MB."""
 
 
 def walk_files(root: Path) -> Iterator[Path]:
@@ -63,6 +70,52 @@ def as_id(path: PurePosixPath | Path) -> str:
     return unicodedata.normalize("NFC", path.as_posix())
 
 
+def list_word(path: PurePosixPath | Path | str) -> str | None:
+    """Return ``train``, ``val`` or ``test`` if a component of a path contains that word, else None. The last counts."""
+    words = {"valid": "val", "validation": "val", "dev": "val", "training": "train", "testing": "test"}
+    words |= {name: name for name in ("train", "val", "test")}
+    found = [words[word] for word in re.split(r"[^a-z]+", str(path).lower()) if word in words]
+    return found[-1] if found else None
+
+
+def folder_names(path: Path) -> tuple[str, ...]:
+    """Return names of folders that may hold the images of a file: ``train2017`` for ``instances_train2017.json``."""
+    stem = path.stem.removeprefix("instances_").removeprefix("panoptic_")
+    word = list_word(path.stem)
+    return (path.parent.name, stem, *((word, {"val": "valid"}.get(word, word)) if word else ()))
+
+
+def json_files(root: Path, depth: int = 2) -> list[Path]:
+    """Return the JSON files of a folder and those at most ``depth`` folders below, sorted."""
+    patterns = ("*/" * level + "*.json" for level in range(depth + 1))
+    return [path for pattern in patterns for path in sorted(root.glob(pattern)) if not path.name.startswith(".")]
+
+
+def is_json(path: Path, *words: bytes, start: bytes = b"{") -> bool:
+    """Return whether a JSON file begins with ``start`` and contains all the words, without decoding it."""
+    try:
+        if not path.is_file() or path.stat().st_size < len(start):  # reading a pipe would block
+            return False
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            head = content[:100].removeprefix(codecs.BOM_UTF8).lstrip()
+            return head.startswith(start) and all(content.find(word) >= 0 for word in words)
+    except (OSError, ValueError):
+        return False
+
+
+def read_bounded_json(path: Path) -> Any:
+    """Read a JSON file. Raises UserError if it cannot be read or is larger than ``MAX_ANNOTATION_BYTES``."""
+    require_bounded(path)
+    return read_json(path)
+
+
+def require_bounded(path: Path) -> None:
+    """Raise UserError if an annotation file is larger than ``MAX_ANNOTATION_BYTES``."""
+    if path.is_file() and (size := path.stat().st_size) > MAX_ANNOTATION_BYTES:
+        limit = f"{MAX_ANNOTATION_BYTES / 2**30:.0f} GiB"
+        raise UserError(f"the file has {size} bytes, more than {limit}", path=path, fix="export it in several files")
+
+
 class ImageFinder:
     """Finds the image that an annotation names by a path, a URL or a file name.
 
@@ -88,7 +141,9 @@ class ImageFinder:
             folders: Names of folders to prefer among images of one name.
         """
         parts = _parts(reference)
-        candidates = self._by_name.get(parts[-1]) or self._by_name.get(parts[-1].rpartition(".")[0] + ".") or []
+        name = re.sub(r"^[0-9a-f]{8}[-_]+", "", parts[-1])  # Label Studio puts such a prefix before names
+        forms = (parts[-1], parts[-1].rpartition(".")[0] + ".", name, name.rpartition(".")[0] + ".")
+        candidates = next((self._by_name[form] for form in forms if form in self._by_name), [])
 
         exact = "/".join(parts).rpartition(".")[0]  # the path below the common folder of the images
 

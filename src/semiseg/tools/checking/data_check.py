@@ -103,6 +103,8 @@ def check_data(data: str | Path, progress: Progress | None = None) -> tuple[Data
     findings = from_errors(errors, "refused", Path(data))
     if dataset is None:
         return DataCheck(str(data), str(data), 0, 0, {}, (), None, (), tuple(findings), ""), None
+    if dataset.read_as:
+        findings.append(Finding("note", "form", dataset.read_as))
     lists = read_lists(dataset)
     scans = scan(dataset, progress)
     masks = collect_masks(scans, lists)

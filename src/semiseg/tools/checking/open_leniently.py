@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from semiseg.data import DATASETS, detect_layout, open_dataset
+from semiseg.data import detect_layout, open_dataset
 from semiseg.data.dataset import IGNORE, SegmentationDataset
 from semiseg.data.files.file_lists import IMAGE_SUFFIXES, JPEG_SUFFIXES, MASK_SUFFIXES, list_files
 from semiseg.data.files.mask_files import lossy_mask_error
@@ -24,8 +24,8 @@ def open_leniently(data: str | Path) -> tuple[SegmentationDataset | None, list[U
         return open_dataset(data), []
     except UserError as error:
         errors = [error]
-    # is_dir() excludes generated data, whose text has a colon. CamVid without its own layout is a plain folder.
-    if Path(data).is_dir() and DATASETS[detect_layout(data)] is FolderDataset:
+    # is_dir() excludes generated data, whose text has a colon.
+    if Path(data).is_dir() and detect_layout(data) == "folder":
         folder = LenientFolder(data)
         if folder.ids:
             known = {str(error) for error in errors}

@@ -1,0 +1,78 @@
+"""Describe a folder that fits no form: which files it holds, and which form is the nearest."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from itertools import islice
+from pathlib import Path
+
+from semiseg.data.files.file_lists import IMAGE_SUFFIXES
+from semiseg.data.files.image_header import UNREADABLE, open_image
+from semiseg.data.importers.source_files import walk_files
+from semiseg.errors import UserError
+
+EXAMINED = 20_000
+"""Files that are counted at most."""
+MASK_COLORS = 64
+"""An image with at most this many colors is counted as a mask."""
+KINDS = {".json": "JSON file", ".xml": "XML file", ".txt": "TXT file", ".csv": "CSV file", ".npy": "NPY file"}
+
+
+def unknown_form_error(root: Path) -> UserError:
+    """Return an error that names what a folder holds, and the nearest form."""
+    files = list(islice(walk_files(root), EXAMINED))
+    counts: dict[Path, Counter[str]] = defaultdict(Counter)
+    for path in files:
+        suffix = path.suffix.lower()
+        kind = "image" if suffix in IMAGE_SUFFIXES else KINDS.get(suffix, f"{suffix[1:].upper() or 'other'} file")
+        counts[path.parent][kind] += 1
+    first_images: dict[Path, list[Path]] = defaultdict(list)
+    for path in files:
+        if path.suffix.lower() in IMAGE_SUFFIXES and len(first_images[path.parent]) < 3:
+            first_images[path.parent].append(path)
+    masks = {folder for folder, paths in first_images.items() if all(map(_is_mask, paths))}
+    for folder in first_images:
+        counts[folder]["mask" if folder in masks else "photograph"] = counts[folder].pop("image")
+    parts = [
+        f"{number} {kind}{'s' * (number != 1)} in {_below(folder, root)}"
+        for folder, found in sorted(counts.items())
+        for kind, number in found.most_common(3)
+    ]
+    more = f" and {len(parts) - 8} more" if len(parts) > 8 else ""
+    problem = f"neither images/ with masks/ nor a form that is known; found {', '.join(parts[:8]) or 'no files'}{more}"
+    photographs = [folder for folder in first_images if folder not in masks]
+    return UserError(problem, path=root, fix=_nearest(root, counts, photographs, sorted(masks)))
+
+
+def _nearest(root: Path, counts: dict[Path, Counter[str]], photographs: list[Path], masks: list[Path]) -> str:
+    """Return what to do for the form that is most alike."""
+    command = f"semiseg import {root} --out {root}-semiseg --form NAME"
+    kinds = {kind for found in counts.values() for kind in found}
+    if photographs and masks:
+        images, painted = (_below(folders[0], root) for folders in (photographs, masks))
+        return f"make a folder with copies of {images} as images/ and of {painted} as masks/, or run: {command}"
+    for kind, forms in {
+        "JSON file": "labelme, coco, label-studio and others",
+        "XML file": "cvat",
+        "TXT file": "yolo (which needs data.yaml)",
+    }.items():
+        if kind in kinds:
+            return f"if the {kind}s are the annotation, run: {command} (forms: {forms})"
+    if photographs:
+        return "put the photographs in images/ and masks with the same names in masks/"
+    return "give the folder that holds the images and their annotation; semiseg datasets lists the forms"
+
+
+def _below(folder: Path, root: Path) -> str:
+    return "this folder" if folder == root else f"{folder.relative_to(root).as_posix()}/"
+
+
+def _is_mask(path: Path) -> bool:
+    """Return whether an image has few colors."""
+    try:
+        with open_image(path) as opened:
+            if opened.width * opened.height > 4_000_000:
+                opened = opened.crop((0, 0, 2000, 2000))
+            return opened.format != "JPEG" and opened.getcolors(MASK_COLORS) is not None
+    except UNREADABLE:
+        return False
