@@ -149,7 +149,7 @@ def broken_classes(data: Path) -> None:
         (broken_image, r"images.train00003\.png: .*cannot be read .*replace or remove it"),
         (cut_image, r"images.train00003\.png: .*cannot be read .*replace or remove it"),
         (broken_mask, r"masks.train00003\.png: .*cannot be read .*replace or remove it"),
-        (no_images, r"images: no images"),
+        (no_images, r"found 18 masks in masks/.*add the photographs in images/"),
         (broken_classes, r"classes\.json: cannot be used"),
     ],
 )

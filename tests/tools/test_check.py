@@ -533,7 +533,7 @@ def test_missing_data_and_invalid_options_are_problems(data: str) -> None:
 
 
 def test_empty_folder_is_a_problem(tmp_path: Path) -> None:
-    assert "no images" in only(check(tmp_path), "refused").text
+    assert "found no files" in only(check(tmp_path), "refused").text
 
 
 # The suggested command.

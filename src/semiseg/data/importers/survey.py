@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from itertools import islice
 from pathlib import Path
 
+from semiseg.data.benchmarks.recognition import CLASS_FILES
 from semiseg.data.files.file_lists import IMAGE_SUFFIXES
 from semiseg.data.files.image_header import UNREADABLE, open_image
 from semiseg.data.importers.source_files import walk_files
@@ -20,7 +21,8 @@ KINDS = {".json": "JSON file", ".xml": "XML file", ".txt": "TXT file", ".csv": "
 
 def unknown_form_error(root: Path) -> UserError:
     """Return an error that names what a folder holds, and the nearest form."""
-    files = list(islice(walk_files(root), EXAMINED))
+    files = [path for path in islice(walk_files(root), EXAMINED) if path.name not in CLASS_FILES]
+    files = [path for path in files if path.parent != root / "splits"]
     counts: dict[Path, Counter[str]] = defaultdict(Counter)
     for path in files:
         suffix = path.suffix.lower()
@@ -60,6 +62,8 @@ def _nearest(root: Path, counts: dict[Path, Counter[str]], photographs: list[Pat
             return f"if the {kind}s are the annotation, run: {command} (forms: {forms})"
     if photographs:
         return "put the photographs in images/ and masks with the same names in masks/"
+    if masks:
+        return "add the photographs in images/, with the names of the masks"
     return "give the folder that holds the images and their annotation; semiseg datasets lists the forms"
 
 
