@@ -16,6 +16,8 @@ EXAMINED = 20_000
 """Files that are counted at most."""
 MASK_COLORS = 64
 """An image with at most this many colors is counted as a mask."""
+LARGEST = 10_000_000
+"""Pixels of the largest image that is decoded."""
 KINDS = {".json": "JSON file", ".xml": "XML file", ".txt": "TXT file", ".csv": "CSV file", ".npy": "NPY file"}
 
 
@@ -75,8 +77,8 @@ def _is_mask(path: Path) -> bool:
     """Return whether an image has few colors."""
     try:
         with open_image(path) as opened:
-            if opened.width * opened.height > 4_000_000:
-                opened = opened.crop((0, 0, 2000, 2000))
-            return opened.format != "JPEG" and opened.getcolors(MASK_COLORS) is not None
+            if opened.format == "JPEG" or opened.width * opened.height > LARGEST:
+                return False
+            return opened.getcolors(MASK_COLORS) is not None
     except UNREADABLE:
         return False
