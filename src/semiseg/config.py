@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import yaml
 
-from semiseg.errors import UserError, did_you_mean, is_utf8, os_error, require_regular_file, short_repr
-from semiseg.option_ranges import Range, out_of_range
+from semiseg.errors import UserError, is_utf8, os_error, require_regular_file, short_repr, unknown
+from semiseg.option_ranges import Range, out_of_range, range_error
 
 MAX_YAML_ALIASES = 20  # aliases can expand exponentially
 MAX_INT = 10**9  # a larger number is a typing mistake
@@ -141,11 +141,12 @@ class TrainConfig:
             if isinstance(value, str) and not is_utf8(value):
                 raise UserError("must be valid UTF-8", option=name, fix="rename the file or directory")
             if isinstance(value, int) and name != "seed" and abs(value) > MAX_INT:
-                raise UserError(f"must be at most {MAX_INT}, got {value}", option=name)
+                raise range_error(name, value, f"of at most {MAX_INT}")
         for name, value, rule in out_of_range(self):
-            raise UserError(f"must be {rule}, got {value}", option=name)
+            raise range_error(name, value, rule)
         if self.scale_min > self.scale_max:
-            raise UserError(f"must be at most --scale-max ({self.scale_max}), got {self.scale_min}", option="scale_min")
+            problem = f"{self.scale_min} is above --scale-max ({self.scale_max})"
+            raise UserError(problem, option="scale_min", fix="lower it or raise --scale-max")
         if self.steps is not None and self.epochs is not None:
             raise UserError("cannot be combined with --epochs", option="steps", fix="pass one of them")
         if self.activation_checkpointing and self.freeze_encoder:
@@ -208,11 +209,11 @@ def check_mapping(classes: tuple[type, ...], values: Mapping[str, Any], source: 
     for key, value in values.items():
         name = key.replace("-", "_")
         if name not in known:
-            raise UserError(f"unknown key {short_repr(key)}: {did_you_mean(name, known)}", path=source)
+            raise unknown("key", key, known, source)
         checked[name] = _undo_yaml_type(value, known[name])
         if not _accepts(checked[name], known[name]):
-            problem = f"must be {describe(known[name])}, got {short_repr(value)}"
-            raise UserError(problem, path=source, option=name)
+            problem = f"{short_repr(value)} is not allowed"
+            raise UserError(problem, path=source, option=name, fix=f"give {describe(known[name])}")
     return checked
 
 
@@ -234,6 +235,17 @@ def from_mapping(classes: tuple[type, ...], values: Mapping[str, Any], source: s
         except ValueError as error:
             raise UserError(str(error), path=source) from None
     return tuple(instances)
+
+
+def read_train_config(values: Mapping[str, Any], source: str) -> TrainConfig:
+    """Return the options of a run without those of its method, whose code may not be available.
+
+    Raises:
+        UserError: As `from_mapping`.
+    """
+    known = {field.name for field in fields(TrainConfig)}
+    (config,) = from_mapping((TrainConfig,), {key: values[key] for key in values if key in known}, source)
+    return config
 
 
 def describe(hint: Any) -> str:
@@ -278,5 +290,5 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise UserError("must consist of lines 'option: value'", path=path)
+        raise UserError("not a mapping of options to values", path=path, fix="write lines 'option: value'")
     return values

@@ -54,10 +54,9 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         head = "".join(f"{part}: " for part in (self.location, self.option) if part)
-        if not self.fix:
-            return head + self.problem
-        end = "" if self.problem.endswith("?") else "."  # "did you mean X?" ends the sentence
-        return f"{head}{self.problem}{end} {self.fix[0].upper()}{self.fix[1:]}."
+        end = "" if self.problem.endswith(("?", ".")) else "."  # "did you mean X?" ends the sentence
+        fix = f" {self.fix[0].upper()}{self.fix[1:]}." if self.fix else ""
+        return f"{head}{self.problem}{end}{fix}"
 
 
 class ReportedElsewhere(UserError):
@@ -156,5 +155,13 @@ def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
         UserError: The table has no such name; the message suggests the closest.
     """
     if name not in table:
-        raise UserError(f"unknown {kind} {name!r}: {did_you_mean(name, table)}")
+        raise unknown(kind, name, table)
     return table[name]
+
+
+def unknown(kind: str, name: str, choices: Iterable[str], path: str | Path | None = None) -> UserError:
+    """Return the UserError for a name that is not one of ``choices``; it suggests the closest, or lists all."""
+    problem, suggestion = f"unknown {kind} {name!r}", did_you_mean(name, choices)
+    if suggestion.endswith("?"):
+        return UserError(f"{problem}: {suggestion}", path=path)
+    return UserError(problem, path=path, fix=suggestion)

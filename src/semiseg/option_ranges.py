@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
+from semiseg.errors import UserError
+
 
 @dataclass(frozen=True)
 class Range:
@@ -38,18 +40,22 @@ class Range:
         return above and below and math.isfinite(value)
 
     def __str__(self) -> str:
-        """Return the rule in words that complete "must be": ``in [0, 1]``, ``positive``, ``at least 1``."""
+        """Return the rule in words that complete "choose a value": ``in [0, 1]``, ``above 0``, ``of at least 1``."""
+        low, high = (bound if isinstance(bound, int) else f"{bound:g}" for bound in (self.low, self.high))
         if math.isfinite(self.high):
-            return f"in {'(' if self.low_open else '['}{self.low:g}, {self.high:g}{')' if self.high_open else ']'}"
-        if self.low_open:
-            return "positive" if self.low == 0 else f"more than {self.low:g}"
-        return "0 or more" if self.low == 0 else f"at least {self.low:g}"
+            return f"in {'(' if self.low_open else '['}{low}, {high}{')' if self.high_open else ']'}"
+        return f"above {low}" if self.low_open else f"of at least {low}"
 
 
 FRACTION = Range(0, 1)
 NOT_NEGATIVE = Range(0)
 POSITIVE = Range(0, low_open=True)
 AT_LEAST_ONE = Range(1)
+
+
+def range_error(option: str, value: float, rule: object) -> UserError:
+    """Return the error for a value outside the range that ``rule``, a `Range` or its text, describes."""
+    return UserError(f"{value} is out of range", option=option, fix=f"choose a value {rule}")
 
 
 def out_of_range(options: Any) -> Iterator[tuple[str, float, str]]:

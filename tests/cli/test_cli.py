@@ -208,27 +208,30 @@ def test_train_rejects_one_labeled_image_without_val_list(call: Call, tiny_folde
     ("arguments", "pattern"),
     [
         (("--method", "dual-teachr"), "unknown method 'dual-teachr': did you mean dual-teacher"),
-        (("--method",), "--method: needs a value"),
+        (("--method",), "--method: its value is missing. Write --method VALUE"),
         (("--thresold", "0.9"), "unknown option --thresold: did you mean --threshold"),
-        (("--method", "supervised", "--drop-path", "0.9"), "unknown option --drop-path: semiseg train --help"),
+        (("--method", "supervised", "--drop-path", "0.9"), "unknown option --drop-path. See semiseg train --help"),
         (("--encoder", "resnet5"), "unknown encoder 'resnet5'.*did you mean"),
         (("--encoder", "vgg11"), "encoder 'vgg11' cannot be used|no residual b"),
         (("--architecture", "deeplabv3"), "unknown architecture 'deeplabv3'.*did you mean deeplabv3plus"),
         (("--preset", "smal"), "unknown preset 'smal': did you mean small"),
         (("--labeled", "99"), "--labeled.* 99 .* 12 training images"),
         (("--labeled", "no-such-list.txt"), "no-such-list.txt: no such file"),
+        (("--unlabeled", "no-such-list.txt"), "no-such-list.txt: cannot be read .No such file.*Check the path"),
         (("--weights", "no-such-file.pt"), "no-such-file.pt: no such file.*imagenet, none, or a"),
         (("--steps", "many"), "--steps.*many"),
+        (("--seed", "9e19"), r"semiseg: --seed: '9e19' is not an integer. Give an integer\.\n"),
+        (("--lr", "high"), r"semiseg: --lr: 'high' is not a number. Give a number\.\n"),
         (("--steps", "5", "--epochs", "2"), "--steps: cannot be combined with --epochs"),
-        (("--crop-size", "3"), r"--crop-size: must be in \[16, 16384\], got 3"),
-        (("--devices", "0"), r"--devices: must be in \[1, 4096\], got 0"),
+        (("--crop-size", "3"), r"--crop-size: 3 is out of range. Choose a value in \[16, 16384\]"),
+        (("--devices", "0"), r"--devices: 0 is out of range. Choose a value in \[1, 4096\]"),
         (("--optimizer", "adam"), "invalid choice 'adam' for argument '--optimizer'.*'adamw', 'sgd'"),
         (("--threshold-mode", "pixels"), "invalid choice 'pixels'.* See semiseg train --help"),
         (("--pool", "cutmix", "cutmax"), "pool: .*'cutmax'.*cutmix, classmix"),
         (("--method", "mean-teacher", "--mixing", "cutmax"), "mixing: .*'cutmax'.*cutmix, classmix"),
-        (("--teachers", "0"), "teachers.* at least 1"),
+        (("--teachers", "0"), "--teachers: 0 is out of range. Choose a value of at least 1. See"),
         (("--drop-path", "2"), r"drop-path.* in \[0, 1\]"),
-        (("--method", "cps", "--unsupervised-weight", "-1"), "unsupervised-weight.* 0 or more"),
+        (("--method", "cps", "--unsupervised-weight", "-1"), "unsupervised-weight.* of at least 0"),
         (("--resume", "run"), "--resume: can be combined only with --devices and --nodes"),
     ],
 )
@@ -244,11 +247,11 @@ def test_train_rejects_invalid_options(
     [
         ("crop_siz: 32", "c.yaml: unknown key 'crop_siz': did you mean crop_size?"),
         ("mixing: cutmix", "c.yaml: unknown key 'mixing'"),  # an option of another method
-        ("crop_size: large", "c.yaml: --crop-size: must be an integer, got 'large'"),
-        ("pool: cutmix", "c.yaml: --pool: must be a list .text., got 'cutmix'"),
+        ("crop_size: large", "c.yaml: --crop-size: 'large' is not allowed. Give an integer"),
+        ("pool: cutmix", "c.yaml: --pool: 'cutmix' is not allowed. Give a list .text."),
         ("method: dual", "unknown method 'dual'"),
         ("preset: tiny", "unknown preset 'tiny'"),
-        ("- 1", "c.yaml: must consist of lines 'option: value'"),
+        ("- 1", "c.yaml: not a mapping of options to values. Write lines 'option: value'"),
         ("a: [", r"c.yaml: not valid YAML .*\. Correct the file"),
     ],
 )
@@ -326,6 +329,13 @@ def test_missing_runs_and_checkpoints_are_reported(call: Call, tmp_path: Path) -
         assert_refused(result, "nowhere.pt: no such checkpoint. check the path")
 
 
+def test_weights_that_are_not_an_export_are_named(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "bad.safetensors").write_bytes(b"weights")
+    for command in (("evaluate",), ("predict", "--out", "masks", "image.png")):
+        result = call(command[0], tmp_path / "bad.safetensors", *command[1:])
+        assert_refused(result, r"bad.safetensors: not an export of semiseg \(no config.json .*give a run")
+
+
 def of_another_network(run: Path) -> None:
     for name in ("last.pt", "best.pt"):
         state = torch.load(run / "checkpoints" / name, weights_only=True)
@@ -397,6 +407,15 @@ def test_train_warns_about_missing_classes_and_few_labels(call: Call, tiny_folde
     for text in (result.err, (out / "log.txt").read_text()):
         assert re.search("warning: no labeled pixel of .*ring", text)
         assert re.search("warning: 3 labeled images for batches of 4", text)
+
+
+def test_train_warns_about_a_single_val_image(call: Call, tiny_folder: Path, tmp_path: Path) -> None:
+    (tiny_folder / "splits" / "val.txt").write_text("val00001\n")
+    out, arguments = tmp_path / "run", (*TRAIN, "--labeled", "2", "--steps", "1", "--val-every", "never")
+    result = call("train", "--data", tiny_folder, "--out", out, *arguments)
+    assert result.status == 0
+    for text in (result.err, (out / "log.txt").read_text()):
+        assert "warning: 1 val image: differences of mIoU are chance. List more in splits/val.txt.\n" in text
 
 
 def test_train_accepts_aliases_of_methods(call: Call, _tiny_source: Path, tmp_path: Path) -> None:

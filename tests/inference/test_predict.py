@@ -218,7 +218,7 @@ def test_contradicting_arguments_are_refused(run: Path, photos: Path, shards: Pa
     for arguments, pattern in (
         ((photos, shards), "shards must come from one source. Predict each source separately"),
         (("http://127.0.0.1:9/photos",), "http://127.0.0.1:9/photos/index.json: cannot be read"),
-        ((shards, "--devices", "0"), "--devices: must be auto or at least 1, got 0"),
+        ((shards, "--devices", "0"), "--devices: 0 is out of range. Choose a value of at least 1"),
     ):
         status, printed, errors = call(run, *arguments, "--out", out)
         assert status == 2 and printed == "" and pattern in errors and errors.count("\n") == 1

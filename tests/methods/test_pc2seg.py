@@ -240,11 +240,11 @@ def test_a_step_on_real_networks(architecture: str, encoder: str, side: int, ima
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"contrast_temperature": 0.0}, "--contrast-temperature: must be positive, got 0"),
-        ({"contrast_weight": -1.0}, "--contrast-weight: must be 0 or more, got -1"),
-        ({"anchors": 0}, "--anchors: must be at least 1, got 0"),
-        ({"negatives": 0}, "--negatives: must be at least 1, got 0"),
-        ({"projection": 0}, "--projection: must be at least 1, got 0"),
+        ({"contrast_temperature": 0.0}, "--contrast-temperature: 0.0 is out of range. Choose a value above 0"),
+        ({"contrast_weight": -1.0}, "--contrast-weight: -1.0 is out of range. Choose a value of at least 0"),
+        ({"anchors": 0}, "--anchors: 0 is out of range. Choose a value of at least 1"),
+        ({"negatives": 0}, "--negatives: 0 is out of range. Choose a value of at least 1"),
+        ({"projection": 0}, "--projection: 0 is out of range. Choose a value of at least 1"),
     ],
 )
 def test_invalid_options_are_rejected(options: dict[str, object], message: str) -> None:

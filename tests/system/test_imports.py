@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"errors", "option_ranges"},
     "batch": set(),
     "errors": set(),
-    "option_ranges": set(),
+    "option_ranges": {"errors"},
     "presets": set(),
     "seeding": set(),
     "version": set(),

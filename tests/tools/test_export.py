@@ -77,12 +77,15 @@ def test_pt2_accepts_any_batch_and_size(run: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", [1.0, pytest.param(0.5, marks=pytest.mark.long)])
-def test_onnx_script_needs_neither_torch_nor_semiseg(run: Path, photo: Path, tmp_path: Path, scale: float) -> None:
+def test_onnx_script_needs_neither_torch_nor_semiseg(
+    run: Path, photo: Path, tmp_path: Path, scale: float, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     if scale != 1:
         run = scaled(run, tmp_path / "scaled.pt", scale)
     folder = semiseg.export(run, "onnx", tmp_path / "out").path
+    assert capsys.readouterr().err.startswith("Exporting to ONNX, which can take two minutes\n")
     code = NO_SEMISEG + f"import runpy\nsys.argv[0] = 'inference.py'\nrunpy.run_path({str(folder / 'inference.py')!r})"
     subprocess.run([sys.executable, "-c", code, photo, tmp_path / "mask.png"], check=True, timeout=120)
     usage = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

@@ -41,7 +41,7 @@ def make_run(path, method="dual-teacher", classes=CLASSES, steps=600, level=50.0
     (path / "splits").mkdir(parents=True)
     for name, count in {"labeled": 23, "unlabeled": 344, "val": 101, "test": 233}.items():
         (path / "splits" / f"{name}.txt").write_text("".join(f"{name}_{i}\n" for i in range(count)))
-    config = {"data": "data/camvid", "method": method, "labeled": "1/16", "steps": steps, "lr": 1e-3, "weights": None}
+    config = {"data": "data/camvid", "method": method, "labeled": "1/16", "steps": steps, "lr": 1e-3, "weights": "none"}
     options = {"ema_decay": 0.99, "threshold": 0.95, "threshold_mode": "pixel"}
     (path / "config.yaml").write_text(yaml.safe_dump(config | (options if method != "supervised" else {})))
     environment = {"command": "semiseg train --out <here>", "packages": {"torch": "2.15.0", "timm": "1.0"}, "cpus": 2}
@@ -344,6 +344,23 @@ def test_report_fails_for_directory_that_is_not_a_run(tmp_path, name):
         write_report([tmp_path / name], None)
     with pytest.raises(UserError, match="no run"):
         write_report([], None)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("steps: many", "--steps: 'many' is not allowed. Give an integer or null."),
+        ("method: [a]", "--method: ['a'] is not allowed. Give text."),
+        ("batch_size: 0", "--batch-size: 0 is out of range. Choose a value of at least 1."),
+    ],
+)
+def test_report_fails_for_an_invalid_configuration(tmp_path, line, message):
+    path = make_run(tmp_path / "run") / "config.yaml"
+    path.write_text(path.read_text() + f"{line}\n")
+    with pytest.raises(UserError) as error:
+        write_report([tmp_path / "run"])
+    assert str(error.value) == f"{path}: {message}"
+    assert not (tmp_path / "run" / "report.html").exists()
 
 
 def test_report_fails_if_out_cannot_be_written(tmp_path):

@@ -183,6 +183,12 @@ def test_an_address_in_use_is_reported() -> None:
         listen("127.0.0.1", taken.getsockname()[1])
 
 
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_a_port_out_of_range_is_reported_before_a_model_is_loaded(port: int) -> None:
+    with pytest.raises(semiseg.UserError, match=rf"^--port: {port} is out of range. Choose a value in \[0, 65535\]"):
+        serve(["nowhere"], port=port)
+
+
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fastapi", None)
     with pytest.raises(semiseg.UserError, match=r"pip install 'semiseg\[serve\]'"):

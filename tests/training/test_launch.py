@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -29,7 +30,7 @@ from semiseg.training.build import make_method, synchronize_batchnorm
 from semiseg.training.checkpoint import load_checkpoint
 from semiseg.training.distributed.external_launcher import check_world_size, launch_id
 from semiseg.training.distributed.fabric_setup import make_fabric
-from semiseg.training.distributed.launch import find_cause
+from semiseg.training.distributed.launch import find_cause, launch_directory
 from semiseg.training.run_directory import RunDirectory
 
 # Dual Teacher that sends itself a signal after a given step on a given rank (KILL="rank step signal").
@@ -152,6 +153,7 @@ def two(method: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     first, run, problem = done.stdout.splitlines()
     assert (first, run) == ("script runs once", str(folder / "run")) and run in problem and "exists" in problem
     assert "torch/distributed" not in done.stderr, "the log of the agent is not for users"
+    assert done.stderr.count("find_unused_parameters") <= 1, "ranks other than 0 repeat no warning"
     command = json.loads((folder / "run" / "environment.json").read_text())["command"]
     assert command == f"semiseg {options}", "ranks record the arguments of the command that the user has given"
     return folder / "run"
@@ -349,6 +351,24 @@ def test_resume_on_another_number_of_ranks(method: str, tmp_path: Path, monkeypa
 
 
 # In this process.
+
+
+def test_directories_of_killed_launchers_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    code = "import time\nfrom semiseg.training.distributed.launch import launch_directory\n"
+    code += "with launch_directory() as path:\n    print(path, flush=True)\n    time.sleep(600)"
+    env = os.environ | {"TMPDIR": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    other = Path(process.stdout.readline().strip())
+    (other / "call.pkl").touch()
+    with launch_directory() as own:
+        assert other.is_dir() and Path(own).is_dir(), "the other launcher is running"
+    process.kill()
+    process.communicate()
+    with launch_directory() as own:
+        assert [str(path) for path in tmp_path.iterdir()] == [own]
+    assert not any(tmp_path.iterdir())
 
 
 def test_torchrun_decides_the_number_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:

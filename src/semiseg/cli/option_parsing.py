@@ -16,6 +16,8 @@ import tyro
 from semiseg.errors import UserError
 
 Argv = Sequence[str]
+NOT_A_NUMBER = re.compile(r"Error parsing (\S+): (invalid literal for int.*|could not convert string to float): (\S+)")
+"""tyro's message for a value that ``int`` or ``float`` rejects."""
 
 
 def parse(kind: Any, argv: Argv, prog: str) -> Any:
@@ -32,7 +34,12 @@ def parse(kind: Any, argv: Argv, prog: str) -> Any:
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise UserError(error_in_box(output.getvalue()), fix=fix) from None
+        message = error_in_box(output.getvalue())
+        if found := NOT_A_NUMBER.fullmatch(message):
+            option, kind, value = found.groups()
+            number = "an integer" if kind.startswith("invalid literal for int") else "a number"
+            raise UserError(f"{value} is not {number}", option=option, fix=f"give {number}") from None
+        raise UserError(message, fix=fix) from None
     except ValueError as error:  # from __post_init__ of a method's options
         raise UserError(str(error), fix=fix) from None
 
@@ -55,9 +62,10 @@ def check_options(argv: Argv, names: list[str], prog: str) -> None:
     for argument in argv:
         name = argument.partition("=")[0].removeprefix("--").replace("-", "_")
         if argument.startswith("--") and name.removeprefix("no_") not in (*names, "help"):
-            close = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean --{close[0].replace('_', '-')}?" if close else f"{prog} --help lists the options"
-            raise UserError(f"unknown option --{name.replace('_', '-')}: {hint}")
+            problem = f"unknown option --{name.replace('_', '-')}"
+            if close := difflib.get_close_matches(name, names, n=1):
+                raise UserError(f"{problem}: did you mean --{close[0].replace('_', '-')}?")
+            raise UserError(problem, fix=f"see {prog} --help")
 
 
 def no_arguments(help_text: str) -> type:

@@ -8,7 +8,7 @@ from typing import Literal
 import tyro
 
 from semiseg.cli.option_parsing import Argv, is_rank_zero, parse
-from semiseg.errors import UserError
+from semiseg.option_ranges import AT_LEAST_ONE, range_error
 
 
 @dataclass
@@ -45,7 +45,7 @@ def predict(argv: Argv) -> None:
 
     args: Predict = parse(Predict, argv, "semiseg predict")
     if args.devices != "auto" and args.devices < 1:
-        raise UserError(f"must be auto or at least 1, got {args.devices}", option="devices")
+        raise range_error("devices", args.devices, AT_LEAST_ONE)
     options = {key: value for key, value in vars(args).items() if key not in ("run", "images", "out")}
     written = run(args.run, args.images, args.out, **options)
     if is_rank_zero():

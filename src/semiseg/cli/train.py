@@ -74,7 +74,7 @@ def early_options(argv: Argv) -> dict[str, str]:
         name, equals, value = argument.partition("=")
         if name in ("--method", "--preset", "--config", "--resume", "--steps", "--epochs"):
             if not equals and index + 1 == len(argv):
-                raise UserError("needs a value", option=name)
+                raise UserError("its value is missing", option=name, fix=f"write {name} VALUE")
             found[name[2:]] = value if equals else argv[index + 1]
     return found
 

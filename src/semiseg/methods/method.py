@@ -16,7 +16,7 @@ from semiseg.ops.losses import SupervisedLoss, cross_entropy, filled_cross_entro
 from semiseg.ops.pseudo_labels import ThresholdMode
 from semiseg.ops.schedules import ramp_up
 from semiseg.ops.tag_loss import tag_loss
-from semiseg.option_ranges import FRACTION, NOT_NEGATIVE, out_of_range
+from semiseg.option_ranges import FRACTION, NOT_NEGATIVE, out_of_range, range_error
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Options:
 
     def __post_init__(self) -> None:
         for name, value, rule in out_of_range(self):
-            raise ValueError(f"--{name.replace('_', '-')}: must be {rule}, got {value:g}")
+            raise ValueError(str(range_error(name, value, rule)))
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,8 @@ class SelfAttentionGradCAM(nn.Module):
     def __init__(self, channels: list[int], classes: int, options: PseudoSegOptions) -> None:
         super().__init__()
         if not -1 <= options.background < classes or classes - (options.background >= 0) < 1:
-            raise ValueError(f"--background: must be -1 or one of several classes, from 0, got {options.background}")
+            problem = f"--background: {options.background} is out of range"
+            raise ValueError(f"{problem}. Choose -1, or the index of one of several classes")
         self.background, self.side = options.background, options.attention_side
         self.classifier = nn.Linear(channels[-1], classes - (options.background >= 0))
         levels = sum(channels[1:][-2:])

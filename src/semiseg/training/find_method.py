@@ -11,7 +11,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import ModuleType
 
-from semiseg.errors import UserError, did_you_mean
+from semiseg.errors import UserError, unknown
 from semiseg.methods import ALIASES, METHODS, VARIANTS, Method
 
 TRUSTED = "SEMISEG_OWN_METHODS"
@@ -35,9 +35,9 @@ def find_method(name: str, named_in: Path | None = None) -> type[Method]:
         return METHODS[name]
     if not is_method_file(name):
         known = {**METHODS, **ALIASES, **VARIANTS}
-        raise UserError(
-            f"unknown method {name!r}: {did_you_mean(name, known)}", fix="give your own as path/to/file.py:ClassName"
-        )
+        error = unknown("method", name, known)
+        own = "give your own as path/to/file.py:ClassName"
+        raise UserError(error.problem, fix=f"{error.fix}, or {own}" if error.fix else own)
     file, _, class_name = name.rpartition(":")
     if named_in is not None and Path(file).resolve() not in _trusted():
         raise UserError(

@@ -158,6 +158,8 @@ def configuration_warnings(
         notes.append(
             f"warning: {len(split.labeled)} labeled images for batches of {config.batch_size}: images repeat in a batch"
         )
+    if len(split.val) == 1:
+        notes.append("warning: 1 val image: differences of mIoU are chance. List more in splits/val.txt.")
     return notes
 
 

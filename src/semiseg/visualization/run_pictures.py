@@ -68,7 +68,8 @@ def common_ids(runs: Mapping[str, LoadedRun]) -> list[str]:
     first = next(iter(runs.values()))
     ids = [id for id in first.ids if first.dataset.has_mask(id) and all(id in run.ids for run in runs.values())]
     if not ids:
-        raise UserError(f"{', '.join(runs)}: the runs have no val or test image in common")
+        problem = f"{', '.join(runs)}: the runs have no val or test image in common"
+        raise UserError(problem, fix="compare runs on the same data")
     return ids
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from semiseg.errors import UserError
+from semiseg.option_ranges import AT_LEAST_ONE, range_error
 from semiseg.tools.comparison.comparison_page import write_page, write_tables
 from semiseg.tools.comparison.comparison_request import Names, plan_comparison
 from semiseg.tools.comparison.comparison_table import make_table, read_results
@@ -54,7 +54,7 @@ def compare(
     """
     given = {key: value for key, value in ({"data": data and str(data)} | options).items() if value is not None}
     if jobs < 1:
-        raise UserError(f"must be at least 1, got {jobs}", option="jobs")
+        raise range_error("jobs", jobs, AT_LEAST_ONE)
     request = Path(out), methods, labeled, seeds, preset, config, given
     plan_comparison(*request).check()
     with locked(Path(out)) as lock, signals_as_interrupts():

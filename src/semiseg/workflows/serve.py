@@ -9,10 +9,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from semiseg.errors import UserError
+from semiseg.option_ranges import Range, range_error
 from semiseg.tools.serving.served_models import Networks
 
 ALL_ADDRESSES = "0.0.0.0"
 LOOPBACK = "127.0.0.1"
+PORTS = Range(0, 2**16 - 1)
 
 
 def serve(
@@ -44,6 +46,8 @@ def serve(
 
     if public and host != LOOPBACK:
         raise UserError("cannot be combined with --host", option="public", fix="pass one of them")
+    if port not in PORTS:
+        raise range_error("port", port, PORTS)
     host = ALL_ADDRESSES if public else host
     token = None if is_loopback(host) else secrets.token_urlsafe(24)
     networks = Networks([str(run) for run in runs], checkpoint, accelerator)
@@ -68,6 +72,6 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+    except OSError as error:
+        reason = error.strerror or str(error)
         raise UserError(f"cannot listen on {host}:{port} ({reason})", fix="pass another --port or --host") from None

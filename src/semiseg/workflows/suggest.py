@@ -7,6 +7,7 @@ from pathlib import Path
 
 from semiseg.data.files.atomic_folder import new_folder
 from semiseg.errors import UserError, lookup
+from semiseg.option_ranges import AT_LEAST_ONE, range_error
 from semiseg.tools.models.trained_model import load
 from semiseg.tools.suggestion.candidates import find_candidates, note, sample_pool
 from semiseg.tools.suggestion.ranking import DIVERSE, RANKINGS, choose
@@ -53,8 +54,9 @@ def suggest(
         UserError: The run is invalid, there is no image to choose from, or ``out`` exists.
     """
     lookup("ranking", by, RANKINGS)
-    if n < 1 or pool < 1:
-        raise UserError(f"-n and --pool must be at least 1, got {n} and {pool}")
+    for option, value in (("n", n), ("pool", pool)):
+        if value < 1:
+            raise range_error(option, value, AT_LEAST_ONE)
     directory = RunDirectory.open(run)
     folder = Path(out) if out is not None else directory.path / "suggestions"
     if folder.exists():

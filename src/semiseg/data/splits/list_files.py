@@ -28,7 +28,9 @@ def read_lines(path: Path) -> tuple[str, ...]:
     """Return the lines of a text file, stripped, without blank ones. Raises UserError if it cannot be read."""
     try:
         text = read_text(path)
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise os_error(error, "cannot be read", path) from error
+    except UnicodeDecodeError as error:
         problem = f"cannot be read ({type(error).__name__})"
         raise UserError(problem, path=path, fix="check that it is a UTF-8 text file") from error
     return tuple(stripped for line in text.split("\n") if (stripped := line.strip()))

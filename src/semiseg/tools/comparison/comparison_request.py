@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from semiseg.config import TrainConfig, check_mapping, read_yaml
-from semiseg.errors import UserError, did_you_mean
+from semiseg.errors import UserError, unknown
 from semiseg.methods import ALIASES
 from semiseg.tools.comparison.cells import Block
 from semiseg.tools.comparison.comparison_plan import Plan, make_plan
@@ -33,7 +33,7 @@ def plan_comparison(
     """
     for key in options:
         if key not in SHARED:
-            raise UserError(f"unknown option {key!r}: {did_you_mean(key, (*SHARED, *LISTS))}")
+            raise unknown("option", key, (*SHARED, *LISTS))
     shared, lists = read_file(config)
     for one, other in (("steps", "epochs"), ("epochs", "steps")):
         if one in options:  # It also wins over the other way to give a length.
@@ -63,11 +63,12 @@ def read_file(file: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
     known = (*SHARED, *LISTS, "preset")
     for key in values:
         if key not in known:
-            raise UserError(f"unknown key {key!r}: {did_you_mean(key, known)}", path=file)
+            raise unknown("key", key, known, file)
     lists = {key: values.pop(key) for key in (*LISTS, "preset") if key in values}
     methods = lists.get("methods", {})
     if not isinstance(methods, dict) or not all(isinstance(v, dict) or v is None for v in methods.values()):
-        raise UserError("methods: expected lines of 'name: {option: value, ...}'", path=file)
+        problem, fix = "methods is not a mapping of names to options", "write lines 'name: {option: value, ...}'"
+        raise UserError(problem, path=file, fix=fix)
     lists["methods"] = {ALIASES.get(str(name), str(name)): values or {} for name, values in methods.items()}
     if len(lists["methods"]) < len(methods):
         raise UserError("methods: a method is listed by its name and its alias", path=file, fix="remove one of them")

@@ -109,6 +109,9 @@ def read_export(weights: Path) -> tuple[Description, SegmentationNetwork]:
         UserError: A file is missing or damaged, or the two do not fit each other.
     """
     config = weights.with_name(CONFIG)
+    if not config.exists():
+        problem = f"not an export of semiseg (no {CONFIG} in its directory)"
+        raise UserError(problem, path=weights, fix="give a run, a checkpoint, or a directory made by semiseg export")
     try:
         content = json.loads(require_regular_file(config).read_text(encoding="utf-8"))
         if content.pop("semiseg_export") != FORMAT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def write_onnx(network: SegmentationNetwork, folder: Path) -> Run:
         import onnxscript  # noqa: F401
     except ImportError:
         raise UserError("onnx needs an extra", option="format", fix="run pip install 'semiseg[export]'") from None
+    print("Exporting to ONNX, which can take two minutes", file=sys.stderr, flush=True)
     with quiet():
         torch.onnx.export(
             make_program(network),

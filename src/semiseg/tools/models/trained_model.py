@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from semiseg.config import TrainConfig, from_mapping
+from semiseg.config import TrainConfig, from_mapping, read_train_config
 from semiseg.data.dataset import Color
 from semiseg.data.files.image_files import read_image_file
 from semiseg.errors import UserError, lookup
@@ -131,9 +131,7 @@ def read_safetensors(file: Path) -> Trained:
     """
     description, network = read_export(file)
     check_finite(file, network.state_dict())
-    known = {field.name for field in fields(TrainConfig)}
-    settings = {key: value for key, value in description.training.items() if key in known}
-    (config,) = from_mapping((TrainConfig,), settings, str(file.with_name("config.json")))
+    config = read_train_config(description.training, str(file.with_name("config.json")))
     name, classes = description.network, description.classes
     return Trained(classes, description.palette, description.step, config, None, {name: network}, name, None)
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from semiseg.config import read_yaml
+from semiseg.config import read_train_config, read_yaml
 from semiseg.errors import UserError, printable
 
 Line = dict[str, Any]
@@ -166,6 +166,8 @@ def read_run(path: Path) -> RunFiles:
             "not a run (neither config.yaml nor metrics.jsonl)", path=path, fix="give a directory made by training"
         )
     values = read_yaml(config) if config.is_file() else {}
+    if config.is_file():
+        read_train_config(values, str(config))
     lines = _read_lines(path / "metrics.jsonl")
     evaluations = [line for line in lines if _is_evaluation(line)]
     during = [line for line in evaluations if "checkpoint" not in line and line["split"] == "val"]

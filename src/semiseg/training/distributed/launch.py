@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import shutil
 import signal
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from types import FrameType
@@ -22,6 +24,12 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from semiseg.errors import Interrupted, ProcessLost, ReportedElsewhere, TrainingStopped, UserError
 from semiseg.training.signals import handle_signals
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+PREFIX, LOCK = "semiseg-launch-", "lock"  # the directory of a launch, and a file that the launcher locks
 # Time for the ranks to finish the step, a validation and the save after a signal. Then the agent kills them.
 SHUTDOWN_TIMEOUT_S = 600
 
@@ -49,7 +57,7 @@ def launch(
         for name in ("torch.distributed.elastic", "torch.distributed.launcher"):
             logging.getLogger(name).addHandler(logging.NullHandler())
             logging.getLogger(name).propagate = False
-    with tempfile.TemporaryDirectory(prefix="semiseg-launch-", ignore_cleanup_errors=True) as directory:
+    with launch_directory() as directory:
         (Path(directory) / "call.pkl").write_bytes(pickle.dumps((sys.argv, function, arguments)))
         failures: Mapping[int, ProcessFailure] = {}
         received = None
@@ -70,6 +78,27 @@ def launch(
     if outcomes and not failures and not isinstance(first, BaseException):
         return first
     raise find_cause(outcomes, failures, received, devices * nodes, resume_hint)
+
+
+@contextmanager
+def launch_directory() -> Iterator[str]:
+    """Create the directory of a launch and lock it; remove those whose launcher was killed.
+
+    Another container may share the directory for temporary files, so locks and not process ids show which ones live.
+    """
+    if fcntl is not None:
+        for lock in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{LOCK}"):
+            with suppress(OSError), open(lock, "a", encoding="utf-8") as file:  # OSError: locked, or another user's
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(lock.parent, ignore_errors=True)
+    with (
+        tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as directory,
+        open(Path(directory) / "new", "w", encoding="utf-8") as file,
+    ):
+        if fcntl is not None:
+            fcntl.lockf(file, fcntl.LOCK_EX)
+            os.rename(file.name, Path(directory) / LOCK)  # only after it is locked
+        yield directory
 
 
 def agent_config(devices: int, nodes: int, directory: str) -> LaunchConfig:

@@ -29,6 +29,8 @@ def main(directory: Path) -> int:
     """Run this rank and return its exit status."""
     rank = int(os.environ["RANK"])
     stop_with_launcher()
+    if rank:  # before PyTorch is imported: its warnings are the same on all ranks
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     status = 0
     outcome: Any
     try:
