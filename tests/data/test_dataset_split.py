@@ -74,27 +74,6 @@ def test_stems_with_dots_and_spaces(dataset: FolderDataset, tmp_path: Path) -> N
         assert resolve_split(dataset, str(write(tmp_path / "l.txt", line)), 0).labeled == ("my photo 1.2",)
 
 
-def test_fifth_of_labels_is_held_out_without_val_list(tiny_folder: Path) -> None:
-    (tiny_folder / "splits" / "val.txt").unlink()
-    dataset = FolderDataset(tiny_folder)
-    split = resolve_split(dataset, None, 0)
-    assert len(split.val) == 2 and len(split.labeled) == 10
-    assert "2 of 12 labeled images" in split.notes[0]
-    small = resolve_split(dataset, "2", 0)
-    assert len(small.val) == 1 and len(small.labeled) == 1
-    assert set(small.val).isdisjoint(small.unlabeled)
-    with pytest.raises(UserError, match="one labeled image"):
-        resolve_split(dataset, "1", 0)
-
-
-def test_split_without_any_list(tiny_folder: Path) -> None:
-    for path in (tiny_folder / "splits").glob("*.txt"):
-        path.unlink()
-    dataset = FolderDataset(tiny_folder)
-    split = resolve_split(dataset, "10", 0)
-    assert (len(split.labeled), len(split.val), len(split.unlabeled), split.test) == (8, 2, 8, ())
-
-
 def test_train_list_defaults_to_unlisted_images(tiny_folder: Path) -> None:
     (tiny_folder / "splits" / "train.txt").unlink()
     split = resolve_split(FolderDataset(tiny_folder), None, 0)

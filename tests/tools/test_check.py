@@ -425,7 +425,8 @@ def test_duplicates_within_a_list_are_a_warning_without_val_list(tmp_path: Path)
     shutil.copy(data / "images" / "p0.png", data / "images" / "p2.png")
     finding = only(check(data), "copies")
     assert (finding.severity, finding.files) == ("note", ("images/p0.png", "images/p2.png"))
-    shutil.copy(data / "images" / "p0.png", data / "images" / "of no list.png")
+    for folder in ("images", "masks"):  # an image without a mask would be unlabeled
+        shutil.copy(data / folder / "p0.png", data / folder / "of no list.png")
     assert only(check(data), "copies").files == finding.files
     shutil.rmtree(data / "splits")
     assert only(check(data), "copies").severity == "warning"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -15,6 +15,8 @@ import torch
 
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.files.string_array import StringArray, as_string_array
+from semiseg.data.folder_dataset import FolderDataset
+from semiseg.data.splits.hold_out import hold_out
 from semiseg.data.splits.list_files import (
     ListReader,
     listable,
@@ -30,6 +32,10 @@ from semiseg.seeding import generator
 
 LISTS = ("labeled", "unlabeled", "val", "test")
 SHARDS = "shards.json"
+UNLABELED = "splits/unlabeled.txt"
+SAMPLED = re.compile(r"\d{1,9}(/\d{1,9})?")
+"""Values of ``--labeled`` for which images are sampled: a number or a share."""
+MORE_LABELS = "annotate a second one or write splits/val.txt"
 
 
 @dataclass(frozen=True)
@@ -61,9 +67,10 @@ def resolve_split(
 ) -> Split:
     """Choose the labeled, unlabeled, validation and test images.
 
-    The training images are the train list, or all images that are in neither the val nor the test list. Training images
-    that are not labeled are unlabeled, with or without a mask, unless a list names the unlabeled images. Without a val
-    list, a fifth of the labeled images (at least one) is held out.
+    The training images are the train list, or all images that are in no other list. Training images that are not
+    labeled are unlabeled, with or without a mask, and so are the images of an own folder that no list names and that
+    have no mask. A list of unlabeled images replaces both. Without a val list, about a fifth of the images with a mask
+    is held out (see ``hold_out``): of the training images, or of the images in a list file of labeled images.
 
     Args:
         dataset: The data. Only its lists are read.
@@ -84,12 +91,20 @@ def resolve_split(
     reader = ListReader(dataset, existing_only)
     val, test = read_lists(reader)
     shards = open_shards(unlabeled) if unlabeled and names_shards(unlabeled) else None
+    files = labeled is not None and not SAMPLED.fullmatch(labeled)
+    if val is None and not files:
+        val = _hold_out(dataset, tuple(filter(dataset.has_mask, reader.train)), reader.notes, "images with a mask")
+        reader.train = without(reader.train, val)
     chosen, rest = _choose_labeled(reader, labeled, seed, Path(unlabeled) if unlabeled and not shards else None)
+    if val is None:
+        val = _hold_out(dataset, chosen, reader.notes, "labeled images")
+    if not reader.has_val:
+        chosen, rest = tuple(without(chosen, val)), without(rest, val)
+    if not chosen:
+        raise UserError("all labeled images are held out for validation", path=dataset.name, fix=MORE_LABELS)
     if shards is not None:
         reader.notes.append(f"unlabeled: {shards.describe()}, in place of {len(rest)} images of {dataset.name}")
         rest = ()
-    if val is None:
-        chosen, val = _hold_out(dataset, chosen, seed, reader.notes)
     unmasked = [id for id in val if not dataset.has_mask(id)]
     if unmasked:
         problem = f"{unmasked[0]!r} in the val list has no mask"
@@ -110,10 +125,21 @@ def read_lists(reader: ListReader) -> tuple[tuple[str, ...] | None, tuple[str, .
         UserError: A list that comes with the data is empty.
     """
     lists = {name: reader.named(name) for name in ("train", "val", "test")}
-    held_back = {*(lists["val"] or ()), *(lists["test"] or ())}
-    reader.train = lists["train"] or reader.dataset.ids
-    if held_back and not lists["train"]:
-        reader.train = StringArray(id for id in reader.dataset.ids if id not in held_back)
+    path = reader.dataset.root / UNLABELED if isinstance(reader.dataset, FolderDataset) else None
+    listed = reader.file(path, may_be_empty=True) if path is not None and path.is_file() else None
+    others = chain(lists["val"] or (), lists["test"] or (), listed or ())
+    reader.train = lists["train"] or without(reader.dataset.ids, others)
+    if listed is not None:
+        if not lists["train"]:
+            reader.train = StringArray(filter(reader.dataset.has_mask, reader.train))
+        reader.unlabeled = without(listed, reader.train)
+    elif lists["train"] and isinstance(reader.dataset, FolderDataset):
+        unlisted = without(reader.dataset.ids, chain(lists["train"], others))
+        reader.unlabeled = StringArray(id for id in unlisted if not reader.dataset.has_mask(id))
+        if masked := len(unlisted) - len(reader.unlabeled):
+            fix = "Add them to splits/train.txt to train on them"
+            reader.notes.append(f"not used: {masked} images with a mask that no list names. {fix}")
+    reader.has_unlabeled, reader.has_val = listed is not None, lists["val"] is not None
     return lists["val"], lists["test"] or ()
 
 
@@ -125,10 +151,18 @@ def read_dataset_lists(dataset: SegmentationDataset) -> tuple[Sequence[str], tup
 
 
 def sample_labeled(dataset: SegmentationDataset, labeled: str, seed: int) -> tuple[tuple[str, ...], Sequence[str]]:
-    """Return the labeled and unlabeled images like ``resolve_split``, before any is held out for validation."""
+    """Return the labeled and unlabeled images like ``resolve_split``, without those held out for validation."""
     reader = ListReader(dataset, existing_only=False)
-    read_lists(reader)
+    if read_lists(reader)[0] is None:
+        masked = tuple(filter(dataset.has_mask, reader.train))
+        reader.train = without(reader.train, hold_out(masked) if len(masked) > 1 else ())
     return _choose_labeled(reader, labeled, seed, None)
+
+
+def without(ids: Sequence[str], others: Iterable[str]) -> Sequence[str]:
+    """Return the ids that are not among the others, in order."""
+    left_out = set(others)
+    return StringArray(id for id in ids if id not in left_out) if left_out else ids
 
 
 def _choose_labeled(
@@ -146,7 +180,7 @@ def _choose_labeled(
         chosen = masked
     elif match := re.fullmatch(r"(.+\.pkl)(?::(\d{1,9}))?", labeled):
         chosen = _from_permutation(reader, Path(match[1]), int(match[2] or 0))
-    elif re.fullmatch(r"\d{1,9}(/\d{1,9})?", labeled):
+    elif SAMPLED.fullmatch(labeled):
         if published := dataset.published_lists(labeled, seed):
             reader.notes.append(f"labeled {labeled}: using the lists that come with {dataset.name} for seed {seed}")
             chosen, unlabeled = reader.file(published[0]), unlabeled or published[1]
@@ -164,8 +198,9 @@ def _choose_labeled(
     _check_labeled(dataset, chosen, None if unlabeled else train, labeled)
     if unlabeled:
         return chosen, reader.file(unlabeled, may_be_empty=True)  # methods that need unlabeled images check for them
-    taken = set(chosen)
-    return chosen, StringArray(id for id in train if id not in taken)
+    added = without(reader.unlabeled, chosen)
+    reader.note_unlabeled(added)
+    return chosen, StringArray(chain(without(train, chosen), added))
 
 
 def _from_permutation(reader: ListReader, path: Path, count: int) -> tuple[str, ...]:
@@ -218,20 +253,15 @@ def _check_labeled(
             raise UserError(f"{id!r} has no mask", path=path, option="labeled", fix="add it or remove the image")
 
 
-def _hold_out(
-    dataset: SegmentationDataset, labeled: tuple[str, ...], seed: int, notes: list[str]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Move a random fifth of the labeled images to the validation list."""
-    if len(labeled) < 2:
-        raise UserError(
-            "one labeled image cannot serve for training and validation",
-            path=dataset.name,
-            fix="annotate a second one or write splits/val.txt",
-        )
-    order = torch.randperm(len(labeled), generator=generator(seed, "hold out")).tolist()
-    val = {labeled[index] for index in order[: max(1, len(labeled) // 5)]}
-    notes.append(f"no val list: {len(val)} of {len(labeled)} labeled images are held out for validation")
-    return tuple(id for id in labeled if id not in val), tuple(id for id in labeled if id in val)
+def _hold_out(dataset: SegmentationDataset, masked: tuple[str, ...], notes: list[str], noun: str) -> tuple[str, ...]:
+    """Return the images to validate on."""
+    if len(masked) == 1:
+        problem = "one labeled image cannot serve for training and validation"
+        raise UserError(problem, path=dataset.name, fix=MORE_LABELS)
+    chosen = hold_out(masked) if masked else set()
+    if masked:
+        notes.append(f"no val list: {len(chosen)} of {len(masked)} {noun} are held out for validation, by their names")
+    return tuple(id for id in masked if id in chosen)
 
 
 def _check_names(dataset: SegmentationDataset, split: Split) -> None:

@@ -120,14 +120,20 @@ class ListReader:
     Attributes:
         dataset: The data.
         existing_only: Whether to leave out listed images that do not exist instead of raising UserError.
+        has_unlabeled: Whether there is an unlabeled list.
+        has_val: Whether there is a val list.
         train: The training images.
+        unlabeled: Unlabeled images besides those among the training images.
         train_missing: Images in the train list that do not exist.
         notes: Notes for the user.
     """
 
     dataset: SegmentationDataset
     existing_only: bool
+    has_unlabeled: bool = False
+    has_val: bool = False
     train: Sequence[str] = ()
+    unlabeled: Sequence[str] = ()
     train_missing: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
 
@@ -159,6 +165,16 @@ class ListReader:
             total = len(ids) + len(missing)
             self.notes.append(f"{source}: {len(missing)} of {total} images do not exist and are left out")
         return ids
+
+    def note_unlabeled(self, added: Sequence[str]) -> None:
+        """Note where unlabeled images come from that are not training images."""
+        if not added:
+            return
+        if not self.has_unlabeled:
+            self.notes.append(f"unlabeled: {len(added)} images without a mask that no list names")
+        elif masked := sum(map(self.dataset.has_mask, added)):
+            fix = "Remove them from the list to train on the masks"
+            self.notes.append(f"splits/unlabeled.txt: {masked} images have a mask, which is not used. {fix}")
 
 
 def write_list(path: Path, ids: Iterable[str]) -> None:

@@ -12,6 +12,7 @@ from typing import Literal
 
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.file_dataset import FileDataset
+from semiseg.data.folder_dataset import FolderDataset
 from semiseg.data.splits.id_lookup import IdLookup
 from semiseg.data.splits.list_files import read_lines, read_list
 from semiseg.errors import UserError
@@ -59,6 +60,8 @@ def read_lists(dataset: SegmentationDataset) -> Lists:
             findings.append(Finding("problem", "missing-images", text, remedy, tuple(missing)))
         elif named[name] == ():
             findings.append(Finding("problem", "empty-list", f"the {name} list is empty", f"fill the {name} list"))
+    if isinstance(dataset, FolderDataset):
+        named["unlabeled"] = _read(dataset, "unlabeled", [], findings)
     lists = Lists(_roles(dataset, named), named["val"] is not None, incomplete, ())
     findings += [*_overlaps(dataset, named), *_role_findings(dataset, lists, named), *_labeled_lists(dataset, lists)]
     return replace(lists, findings=tuple(findings))
@@ -85,15 +88,18 @@ def _read(
 
 
 def _roles(dataset: SegmentationDataset, named: Mapping[str, tuple[str, ...] | None]) -> dict[str, Role]:
-    val, test = (set(named[name] or ()) for name in ("val", "test"))
-    train = set(dataset.ids if not named["train"] else named["train"])
+    val, test, listed = (set(named.get(name) or ()) for name in ("val", "test", "unlabeled"))
+    unlisted_used = isinstance(dataset, FolderDataset) and named.get("unlabeled") is None
+    train = set(named["train"] or ())
+    if not train:
+        train = {id for id in dataset.ids if id not in listed and (not listed or dataset.has_mask(id))}
 
     def role(id: str) -> Role:
         if id in val or id in test:
             return "val" if id in val else "test"
-        if id not in train:
-            return "unlisted"
-        return "labeled" if dataset.has_mask(id) else "unlabeled"
+        if id in train:
+            return "labeled" if dataset.has_mask(id) else "unlabeled"
+        return "unlabeled" if id in listed or (unlisted_used and not dataset.has_mask(id)) else "unlisted"
 
     return {id: role(id) for id in dataset.ids}
 
@@ -126,10 +132,12 @@ def _role_findings(
         findings.append(Finding("problem", "no-masks", text, "annotate a few images"))
     if ids := lists.ids("unlisted"):
         files = image_names(dataset, ids)
-        text = f"{format_count(len(files), 'image')} in no list, not used: {format_names(files)}"
+        masked = sum(map(dataset.has_mask, ids))
+        masks = f" ({format_count(masked, 'mask')})" if masked else ""
+        text = f"{format_count(len(files), 'image')} in no list, not used{masks}: {format_names(files)}"
         findings.append(Finding("note", "unlisted", text, files=files))
     if not named["val"]:
-        text = "no val list: training holds out a random fifth of the labeled images for validation"
+        text = "no val list: training holds out a fifth of the images with a mask, chosen by their names"
         findings.append(Finding("note", "no-val-list", text))
     if not lists.ids("unlabeled"):
         text = "no unlabeled images: semi-supervised methods need some, or fewer labels (--labeled)"
