@@ -27,6 +27,10 @@ class Import:
     """Images that were annotated without any region: all background, or unlabeled."""
     mask_suffix: str | None = None
     """End of a mask's name after the name of its image, such as _mask."""
+    images: str | None = None
+    """Folder of the images, below the export, if names and pixels do not tell."""
+    masks: str | None = None
+    """Folder of the masks, below the export."""
     copy: bool = False
     """Copy the images instead of linking them."""
 
@@ -45,6 +49,8 @@ def import_data(argv: Argv) -> None:
             threshold=a.threshold,
             empty=a.empty,
             mask_suffix=a.mask_suffix,
+            images=a.images,
+            masks=a.masks,
             copy=a.copy,
             progress=progress,
         )

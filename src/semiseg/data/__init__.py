@@ -20,7 +20,7 @@ from semiseg.data.generated_shapes import Shapes
 from semiseg.data.importers import IMPORTERS, detect_form
 from semiseg.data.importers.huggingface import HuggingFace
 from semiseg.data.importers.label_studio import LabelStudio, is_label_studio_layout
-from semiseg.data.importers.source_files import list_word
+from semiseg.data.importers.source_files import is_own_folder
 from semiseg.data.importers.survey import unknown_form_error
 from semiseg.data.mask_validation import check_masks
 from semiseg.data.splits.dataset_split import Split, read_split, resolve_split, write_split
@@ -88,17 +88,6 @@ def _open_directory(root: Path) -> SegmentationDataset:
     if not (root / "images").is_dir():
         raise unknown_form_error(root)
     return FolderDataset(root)
-
-
-def is_own_folder(root: Path) -> bool:
-    """Return whether a directory holds ``images/`` and ``masks/``.
-
-    Without ``splits/``, both must not be divided into folders for the lists, as ``images/train`` and ``masks/train``.
-    """
-    images = root / "images"
-    if not (images.is_dir() and (root / "masks").is_dir()):
-        return False
-    return (root / "splits").is_dir() or not any(list_word(path.name) for path in images.glob("*/"))
 
 
 __all__ = [

@@ -38,6 +38,8 @@ def import_data(
     threshold: int | None = None,
     empty: Literal["background", "unlabeled"] = "background",
     mask_suffix: str | None = None,
+    images: str | None = None,
+    masks: str | None = None,
     copy: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Imported:
@@ -50,6 +52,8 @@ def import_data(
         threshold: Masks of gray levels: values from this one on are foreground.
         empty: Whether images that were annotated without any region are background or unlabeled.
         mask_suffix: The part of a mask's name after the name of its image, as ``_mask``.
+        images: The folder of the images below ``source``, if it cannot be found by names and pixels.
+        masks: The folder of the masks, likewise.
         copy: Copy the images instead of linking them.
         progress: Called with the number of masks written and their total number.
 
@@ -62,6 +66,6 @@ def import_data(
     target = Path(out)
     require_outside(Path(source), target)
     require_free(target)
-    data = open_foreign(source, form, ImportOptions(threshold, empty, mask_suffix))
+    data = open_foreign(source, form, ImportOptions(threshold, empty, mask_suffix, images, masks))
     notes = write_import(data, target, copy, progress)
     return Imported(target, data.title, tuple(notes), check_data(target)[0])

@@ -10,6 +10,10 @@ from semiseg.data.importers.coco_panoptic import CocoPanoptic
 from semiseg.data.importers.cvat import CvatMask
 from semiseg.data.importers.darwin import Darwin
 from semiseg.data.importers.foreign_data import ForeignData, ImportOptions
+from semiseg.data.importers.mask_trees.folders import MaskTree, Roboflow
+from semiseg.data.importers.mask_trees.mask_per_class import MaskPerClass
+from semiseg.data.importers.mask_trees.one_hot import OneHot
+from semiseg.data.importers.source_files import is_own_folder
 from semiseg.data.importers.supervisely import Supervisely
 from semiseg.data.importers.via import Via
 from semiseg.errors import UserError, lookup
@@ -21,6 +25,10 @@ FORMS: tuple[type[ForeignData], ...] = (
     Via,
     CocoPanoptic,
     Coco,
+    Roboflow,
+    MaskPerClass,
+    MaskTree,
+    OneHot,
 )
 IMPORTERS: dict[str, type[ForeignData]] = {importer.form: importer for importer in FORMS}
 """The importers by form, most specific first: the first that recognizes a folder is used."""
@@ -51,6 +59,8 @@ def open_foreign(source: str | Path, form: str | None, options: ImportOptions) -
         problem, fix = ("is a file", "unpack it") if os.path.isfile(root) else ("there is no such folder", "check it")
         raise UserError(problem, path=f"{root!s:.200}", fix=f"{fix} and give the folder of the export")
     found = form or detect_form(root)
+    if found is None and is_own_folder(root):
+        found = MaskTree.form
     if found is None:
         raise UserError("not in a form that is known", path=root, fix=f"name it with --form: {', '.join(IMPORTERS)}")
     return IMPORTERS[found](root, options)

@@ -27,11 +27,15 @@ class ImportOptions:
         threshold: Masks of gray levels: values from this one on are foreground, others background.
         empty: Whether images that were annotated without any region are all background or unlabeled.
         mask_suffix: The part of a mask's name after the name of its image, as ``_mask``.
+        images: The folder of the images, relative to the root, if it is not found by names and pixels.
+        masks: The folder of the masks, likewise.
     """
 
     threshold: int | None = None
     empty: Literal["background", "unlabeled"] = "background"
     mask_suffix: str | None = None
+    images: str | None = None
+    masks: str | None = None
 
 
 class ForeignData(FileDataset):

@@ -82,7 +82,7 @@ class ShapeData(ForeignData):
             problem = f"no shape belongs to an image (looked for {missing[0]})" if missing else "no image has a shape"
             raise UserError(problem, path=root, fix="copy the images there or annotate a few")
         self._set_classes()
-        self.lists = lists_by_folder(self.images, self.masks, root)
+        self.lists = lists_by_folder({id: id.split("/")[:-1] for id in self.ids}, self.masks)
 
     @abstractmethod
     def read_annotation(self) -> Iterable[AnnotatedImage]:

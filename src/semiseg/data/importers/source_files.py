@@ -78,6 +78,17 @@ def list_word(path: PurePosixPath | Path | str) -> str | None:
     return found[-1] if found else None
 
 
+def is_own_folder(root: Path) -> bool:
+    """Return whether a directory holds ``images/`` and ``masks/``.
+
+    Without ``splits/``, both must not be divided into folders for the lists, as ``images/train`` and ``masks/train``.
+    """
+    images = root / "images"
+    if not (images.is_dir() and (root / "masks").is_dir()):
+        return False
+    return (root / "splits").is_dir() or not any(list_word(path.name) for path in images.glob("*/"))
+
+
 def folder_names(path: Path) -> tuple[str, ...]:
     """Return names of folders that may hold the images of a file: ``train2017`` for ``instances_train2017.json``."""
     stem = path.stem.removeprefix("instances_").removeprefix("panoptic_")

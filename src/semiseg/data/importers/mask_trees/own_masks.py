@@ -1,0 +1,52 @@
+"""Read the masks of a tree as those of an own folder, with the class file from any folder of the tree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from semiseg.data.folder_dataset import FolderDataset
+from semiseg.data.importers.source_files import walk_files
+from semiseg.errors import UserError
+
+CLASS_FILES = (
+    *("classes.json", "classes.txt", "palette.txt", "palette.csv", "label_colors.txt", "class_dict.csv"),
+    *("class_names.txt", "labels.txt", "_classes.csv", "data.yaml"),
+)
+
+
+class OwnMasks(FolderDataset):
+    """The masks of a tree, read as those of an own folder.
+
+    Args:
+        folder: The folder of the class file.
+        images: The images, by id.
+        masks: The masks, by id.
+    """
+
+    def __init__(self, folder: Path, images: Mapping[str, Path], masks: Mapping[str, Path]) -> None:
+        self._files = images, masks
+        super().__init__(folder)
+
+    def describe(self) -> list[str]:
+        """Return lines on how the masks were read; none by default."""
+        return []
+
+    def _find_files(self) -> tuple[Mapping[str, Path], Mapping[str, Path]]:
+        return self._files
+
+
+def class_folder(root: Path) -> Path | None:
+    """Return the folder of the class file: the root, else any folder below, or None.
+
+    Raises:
+        UserError: Folders hold class files of different content.
+    """
+    if any((root / name).is_file() for name in CLASS_FILES):
+        return root
+    files = [path for path in walk_files(root) if path.name in CLASS_FILES]
+    for path in files[1:]:
+        if path.name == files[0].name and path.read_bytes() != files[0].read_bytes():
+            fix = "keep the right one, in the upper folder"
+            raise UserError(f"its classes differ from those of {files[0]}", path=path, fix=fix)
+    return files[0].parent if files else None

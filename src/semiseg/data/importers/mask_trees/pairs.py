@@ -1,0 +1,124 @@
+"""Find the image of each mask by name: equal, with a suffix, with two suffixes, in other case or Unicode form."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from semiseg.data.files.file_lists import IMAGE_SUFFIXES
+from semiseg.data.importers.mask_trees.groups import IMAGE_WORDS, key, mask_core, strip_word
+from semiseg.errors import UserError
+
+Located = tuple[Path, tuple[str, ...]]
+"""A file and its folders without words for images or masks."""
+MASK_FILES = (*IMAGE_SUFFIXES, ".npy")
+
+
+class Pair(NamedTuple):
+    """A mask and its image.
+
+    Attributes:
+        image: The image file.
+        mask: The mask file.
+        rest: The part of the mask's name after the name of the image, if it is no word for masks; else empty.
+        how: How the names were matched, for a note; empty if they are equal.
+    """
+
+    image: Path
+    mask: Path
+    rest: str
+    how: str
+
+
+def pair_masks(images: Iterable[Located], masks: Iterable[Located], mask_suffix: str | None) -> list[Pair]:
+    """Return the masks that belong to an image.
+
+    Each mask is compared with the images in the same folders, else with all. The first way that finds an image counts.
+
+    Raises:
+        UserError: A mask matches several images.
+    """
+    finder = _Finder(images)
+    pairs = (finder.find(mask, place, mask_suffix) for mask, place in masks)
+    return [pair for pair in pairs if pair is not None]
+
+
+def notes_on(pairs: Iterable[Pair]) -> list[str]:
+    """Return a line for each way of matching other than by equal names, with the number of masks."""
+    counts = Counter(pair.how for pair in pairs if pair.how)
+    return [f"{count} masks are matched {how}" for how, count in counts.items()]
+
+
+class _Finder:
+    """Images by name, in several forms."""
+
+    def __init__(self, images: Iterable[Located]) -> None:
+        self._forms: dict[tuple[str, tuple[str, ...] | None, str], set[Path]] = defaultdict(set)
+        self._stems: dict[tuple[str, ...], list[tuple[str, Path]]] = defaultdict(list)
+        for path, place in images:
+            self._stems[_fold(place)].append((key(path.stem).lower(), path))
+            for kind, name in (
+                ("name", key(path.name)),
+                ("stem", key(path.stem)),
+                ("core", key(strip_word(path.stem, IMAGE_WORDS))),
+            ):
+                for folders in (_fold(place), None):
+                    self._forms[kind, folders, name].add(path)
+                    self._forms[f"{kind}, other case", folders, name.lower()].add(path)
+
+    def find(self, mask: Path, place: tuple[str, ...], mask_suffix: str | None) -> Pair | None:
+        """Return the pair of a mask, or None if no image matches."""
+        stem = key(mask.stem)
+        core, inner = key(mask_core(stem, mask_suffix)), key(mask_core(without_suffix(stem), mask_suffix))
+        removed = f"without {mask_suffix or stem.replace(core, '', 1) or stem.replace(inner, '', 1)!r}"
+        forms = [
+            ("name", stem, "with the suffix of the image"),
+            ("stem", stem, ""),
+            ("stem", without_suffix(stem), "without the second suffix"),
+        ]
+        forms += [("name", core, removed), ("stem", core, removed), ("core", core, removed), ("core", inner, removed)]
+        ways: list[tuple[str, Callable[[str], str], str]] = [
+            ("", str, ""),
+            (", other case", str.lower, " in other case"),
+        ]
+        for folders in (_fold(place), None):
+            for extra, change, words in ways:
+                for kind, form, how in forms:
+                    found = self._forms.get((kind + extra, folders, change(form)), set())
+                    if len(found) > 1:
+                        raise _several(mask, sorted(found))
+                    if found:
+                        return Pair(found.pop(), mask, "", (how + words).strip())
+        return self._find_start(mask, _fold(place))
+
+    def _find_start(self, mask: Path, place: tuple[str, ...]) -> Pair | None:
+        """Return the pair with the image whose name the mask's name starts with, the longest one, if any."""
+        name = key(mask.stem)
+        longest: tuple[int, Path] | None = None
+        for stem, path in self._stems.get(place, ()):
+            starts = name.lower().startswith(stem) and re.match(r"[\W_]", name[len(stem) :])
+            if starts and (longest is None or len(stem) > longest[0]):
+                longest = len(stem), path
+        if longest is None:
+            return None
+        rest = name[longest[0] :]
+        dotted = next((end for end in IMAGE_SUFFIXES if rest.lower().startswith(end)), "")
+        return Pair(longest[1], mask, rest[len(dotted) :], f"without {rest!r}")
+
+
+def without_suffix(stem: str) -> str:
+    """Return the stem of ``NAME.jpg.png`` without ``.jpg``, or the stem itself."""
+    end = next((suffix for suffix in MASK_FILES if stem.lower().endswith(suffix)), "")
+    return stem[: len(stem) - len(end)]
+
+
+def _fold(place: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(key(part).lower() for part in place)
+
+
+def _several(mask: Path, images: list[Path]) -> UserError:
+    problem = f"the mask fits {images[0]} and {images[1]}"
+    return UserError(problem, path=mask, fix=f"name it after one of them, as {images[0].name}{mask.suffix}")

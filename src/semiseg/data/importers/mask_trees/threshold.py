@@ -1,0 +1,91 @@
+"""Antialiased and JPEG masks: gray values above a threshold, or the nearest color of a palette."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semiseg.data.dataset import Color
+from semiseg.data.files.file_lists import JPEG_SUFFIXES
+from semiseg.data.files.image_files import read_image_file
+from semiseg.data.files.mask_files import load_mask
+from semiseg.data.importers.mask_trees.own_masks import OwnMasks
+from semiseg.errors import UserError
+
+
+class ThresholdMasks(OwnMasks):
+    """Masks whose values are rounded to classes.
+
+    Gray masks have two classes: values below the threshold, and others. Colored masks have the classes of a palette
+    file, and each pixel becomes the nearest color.
+
+    Args:
+        folder: The folder of the class file.
+        images: The images, by id.
+        masks: The masks, by id.
+        threshold: The smallest gray value of the second class.
+
+    Raises:
+        UserError: The class file has neither colors nor two classes.
+    """
+
+    def __init__(self, folder: Path, images: Mapping[str, Path], masks: Mapping[str, Path], threshold: int) -> None:
+        self._threshold, self._changed = threshold, dict[Path, float]()
+        super().__init__(folder, images, masks)
+        if not self._colors and len(self.classes) != 2:
+            problem = f"makes two classes, but {self._class_file} names {len(self.classes)}"
+            raise UserError(problem, option="threshold", fix="name two classes, or give their colors in palette.txt")
+
+    def describe(self) -> list[str]:
+        """Return a line with the share of pixels that had another value than those of the classes."""
+        if not self._changed:
+            return []
+        share = 100 * sum(self._changed.values()) / len(self._changed)
+        how = "the nearest color" if self._colors else f"less than {self._threshold}, or not"
+        return [f"{share:.2g} % of the pixels of the masks were between the classes: rounded to {how}"]
+
+    def _read_classes(self) -> tuple[str, ...]:
+        return super()._read_classes() if self._class_file else ("background", "foreground")
+
+    def _read_indices(self, path: Path) -> NDArray[np.uint8]:
+        values = read_values(path)
+        gray = values.ndim == 2 or int(np.ptp(values, axis=2).max()) <= _gray_tolerance(path)
+        if self._colors:
+            colors = values if values.ndim == 3 else np.repeat(values[..., None], 3, axis=2)
+            indices, self._changed[path] = nearest_colors(colors, self._colors)
+            return indices
+        if not gray:
+            fix = "write palette.txt with one line per class: name red green blue"
+            raise UserError("the mask is colored, and no palette names its colors", path=path, fix=fix)
+        values = values if values.ndim == 2 else values[..., 0]
+        self._changed[path] = float(((values != values.min()) & (values != values.max())).mean())
+        return (values >= self._threshold).astype(np.uint8)
+
+
+def nearest_colors(values: NDArray[Any], colors: tuple[Color, ...]) -> tuple[NDArray[np.uint8], float]:
+    """Return the index of the nearest color for each pixel ``(H, W, 3)``, and the share of pixels of other colors."""
+    red, green, blue = np.moveaxis(values.astype(np.int32), -1, 0)
+    codes, where = np.unique(red << 16 | green << 8 | blue, return_inverse=True)
+    found = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=1)
+    distance = np.stack([((found - np.array(color)) ** 2).sum(axis=1) for color in colors], axis=1)
+    nearest = distance.argmin(axis=1)
+    changed = distance.min(axis=1) > 0
+    where = where.reshape(values.shape[:2])
+    return nearest[where].astype(np.uint8), float(changed[where].mean())
+
+
+def read_values(path: Path) -> NDArray[Any]:
+    """Return the values ``(H, W)`` or colors ``(H, W, 3)`` of a mask, which may be a JPEG."""
+    if path.suffix.lower() in JPEG_SUFFIXES:
+        return read_image_file(path).permute(1, 2, 0).numpy()
+    mask = load_mask(path, str(path))
+    return mask.values if mask.palette is None else mask.palette[mask.values]
+
+
+def _gray_tolerance(path: Path) -> int:
+    """Return the difference between channels that a gray mask may have."""
+    return 8 if path.suffix.lower() in JPEG_SUFFIXES else 0
