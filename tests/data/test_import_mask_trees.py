@@ -183,7 +183,7 @@ def test_roboflow_export(tmp_path: Path) -> None:
     for list in ("train", "val"):
         write_lines(root / list / "_classes.csv", "Pixel Value, Class", "0, background", "1, square", "2, disc")
     assert detect_form(root) == "roboflow"
-    data, _ = imported(root)
+    data, _ = imported(root, ("class0", "class1", "class2"))
     assert len(data.split("val") or ()) == 2
     write_lines(root / "val" / "_classes.csv", "Pixel Value, Class", "0, background", "1, disc", "2, square")
     with refused("_classes.csv", "its classes differ from those of"):
@@ -249,6 +249,9 @@ def test_one_mask_per_class_is_detected_and_refused_as_folders(tmp_path: Path) -
     root = tmp_path / "data"
     for name in ("square", "disc"):
         write(root, "images/{}.jpg", f"masks/{{}}_{name}.png", lambda mask: (mask > 0).astype(np.uint8))
+    with refused("masks/0_disc.png", f"semiseg import {root}"):
+        open_dataset(root)
+    (root / "images").rename(root / "photos")
     with refused(str(root), "this is images with one binary mask per class"):
         open_dataset(root)
     with refused("the image has two masks", "--form mask-per-class"):

@@ -83,4 +83,4 @@ def check_mask_names(
             suffix, count = kinds.most_common(1)[0]
             problem = f"its image is a {suffix} file, which is not read (like {count} of {len(masks)} masks)"
             raise UserError(problem, path=masks[first], fix="convert the images to JPEG or PNG")
-        raise UserError("no mask has the stem of an image", path=masks[first], fix="name masks after their images")
+        raise UserError("no mask has the stem of an image", path=masks[first], fix=f"{fix}, or name masks after images")

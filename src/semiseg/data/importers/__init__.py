@@ -13,8 +13,10 @@ from semiseg.data.importers.foreign_data import ForeignData, ImportOptions
 from semiseg.data.importers.mask_trees.folders import MaskTree, Roboflow
 from semiseg.data.importers.mask_trees.mask_per_class import MaskPerClass
 from semiseg.data.importers.mask_trees.one_hot import OneHot
+from semiseg.data.importers.mask_trees.roles import NoPairsError
 from semiseg.data.importers.source_files import is_own_folder
 from semiseg.data.importers.supervisely import Supervisely
+from semiseg.data.importers.survey import unknown_form_error
 from semiseg.data.importers.via import Via
 from semiseg.errors import UserError, lookup
 
@@ -59,11 +61,12 @@ def open_foreign(source: str | Path, form: str | None, options: ImportOptions) -
         problem, fix = ("is a file", "unpack it") if os.path.isfile(root) else ("there is no such folder", "check it")
         raise UserError(problem, path=f"{root!s:.200}", fix=f"{fix} and give the folder of the export")
     found = form or detect_form(root)
-    if found is None and is_own_folder(root):
-        found = MaskTree.form
-    if found is None:
-        raise UserError("not in a form that is known", path=root, fix=f"name it with --form: {', '.join(IMPORTERS)}")
-    return IMPORTERS[found](root, options)
+    if found is not None:
+        return IMPORTERS[found](root, options)
+    try:
+        return MaskTree(root, options)  # an own folder, or images and masks that differ by their pixels only
+    except NoPairsError as error:
+        raise (error if is_own_folder(root) else unknown_form_error(root)) from None
 
 
 __all__ = ["IMPORTERS", "ForeignData", "ImportOptions", "detect_form", "open_foreign"]

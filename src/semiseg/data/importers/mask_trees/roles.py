@@ -14,6 +14,10 @@ from semiseg.errors import UserError
 ASK = "name the folders with --images DIR --masks DIR"
 
 
+class NoPairsError(UserError):
+    """A tree does not hold images and masks."""
+
+
 class Tree:
     """The images and masks of a tree, and the pairs of both.
 
@@ -107,12 +111,12 @@ class Tree:
             else:
                 self.notes.append(f"{group} repeats names of annotated images: left out")
 
-    def _nothing(self, groups: list[Group]) -> UserError:
+    def _nothing(self, groups: list[Group]) -> NoPairsError:
         if not groups:
-            return UserError("no images there", path=self.root, fix="give the folder that holds images and masks")
+            return NoPairsError("no images there", path=self.root, fix="give the folder that holds images and masks")
         found = ", ".join(sorted({str(group) for group in groups})[:4])
         missing = "masks" if any(group.role == "image" for group in groups) else "photographs"
-        return UserError(f"no {missing} found in {found}", path=self.root, fix=ASK)
+        return NoPairsError(f"no {missing} found in {found}", path=self.root, fix=ASK)
 
     def _no_pairs(self, candidates: list[Group], groups: list[Group]) -> UserError:
         mask = next(group for group in groups if group.role == "mask").files[0][0]
