@@ -27,8 +27,12 @@ from semiseg.config import TrainConfig, from_mapping, read_yaml, to_mapping
 from semiseg.data import FolderDataset, LabelStudio, SegmentationDataset, Shapes, open_dataset, resolve_split
 from semiseg.data.importers import ImportOptions
 from semiseg.data.importers.coco import Coco
+from semiseg.data.importers.coco_panoptic import CocoPanoptic
 from semiseg.data.importers.cvat import read_labelmap
+from semiseg.data.importers.cvat_images import CvatImages
+from semiseg.data.importers.labelme import LabelMe
 from semiseg.data.importers.polygons import brush_region, counts_region, polygon_region
+from semiseg.data.importers.yolo import Yolo
 from semiseg.data.palette_file import read_palette
 from semiseg.data.splits.list_files import read_lines, read_list, read_permutation, write_list
 from semiseg.data.stream.shards import parse_index
@@ -248,6 +252,76 @@ def test_coco(folder: Path, content: Any) -> None:
     write(root / "annotations" / "instances_x.json", content)
     with only_user_errors():
         read_all(Coco(root, ImportOptions()))
+
+
+PANOPTIC = {
+    "images": [{"id": 1, "file_name": "a.png"}],
+    "categories": [{"id": 3, "name": "car", "isthing": 1}],
+    "annotations": [{"image_id": 1, "file_name": "a.png", "segments_info": [{"id": 1, "category_id": 3}]}],
+}
+
+
+@fuzz(content=st.one_of(corrupted(PANOPTIC).map(to_json), documents.map(to_json), st.binary()), examples=60)
+def test_coco_panoptic(folder: Path, content: Any) -> None:
+    root = folder / "panoptic"
+    if not root.exists():
+        shutil.copytree(folder / "images", root / "images")
+        shutil.copytree(folder / "masks", root / "panoptic_x")
+    write(root / "panoptic_x.json", content)
+    with only_user_errors():
+        read_all(CocoPanoptic(root, ImportOptions()))
+
+
+LABELME = {
+    "shapes": [
+        {"label": "car", "shape_type": "polygon", "points": [[0, 0], [4, 0], [4, 4]]},
+        {"label": "car", "shape_type": "rectangle", "points": [[0, 0], [4, 4]]},
+        {"label": "car", "shape_type": "circle", "points": [[3, 3], [4, 4]]},
+        {"label": "car", "shape_type": "mask", "points": [[0, 0], [1, 1]], "mask": "iVBORw0KGgo="},
+    ],
+    "imagePath": "a.png",
+    "imageData": "iVBORw0KGgo=",
+    "imageHeight": 6,
+    "imageWidth": 8,
+}
+
+
+@fuzz(content=st.one_of(corrupted(LABELME).map(to_json), documents.map(to_json), st.binary()), examples=80)
+def test_labelme(folder: Path, content: Any) -> None:
+    root = folder / "labelme"
+    if not root.exists():
+        shutil.copytree(folder / "images", root)
+    write(root / "a.json", content)
+    with only_user_errors():
+        read_all(LabelMe(root, ImportOptions()))
+
+
+@fuzz(content=lines_of("0 0.1 0.2", "0.3 0.4", "1 0.5 0.5 0.1 0.1", "nan", "\0", "9" * 400), examples=60)
+def test_yolo(folder: Path, content: str) -> None:
+    root = folder / "yolo"
+    if not root.exists():
+        shutil.copytree(folder / "images", root / "images")
+        (root / "labels").mkdir()
+        (root / "data.yaml").write_text("names: [car, tree]\ntrain: images\n")
+    write(root / "labels" / "a.txt", content)
+    with only_user_errors():
+        read_all(Yolo(root, ImportOptions()))
+
+
+CVAT = """<?xml version="1.0"?><annotations><version>1.1</version><image name="a.png" width="8" height="6">
+<polygon label="car" points="0,0;4,0;4,4" z_order="1"/><box label="tree" xtl="1" ytl="1" xbr="3" ybr="3"/>
+<mask label="car" rle="1,2,3" left="0" top="0" width="3" height="2"/><ellipse label="a" cx="3" cy="3" rx="1" ry="2"/>
+</image></annotations>"""
+
+
+@fuzz(content=st.one_of(damaged(CVAT.encode()), st.binary()), examples=100)
+def test_cvat_images(folder: Path, content: bytes) -> None:
+    root = folder / "cvat"
+    if not root.exists():
+        shutil.copytree(folder / "images", root / "images")
+    write(root / "annotations.xml", content)
+    with only_user_errors():
+        read_all(CvatImages(root, ImportOptions()))
 
 
 TASKS = [

@@ -8,8 +8,10 @@ from pathlib import Path
 from semiseg.data.importers.coco import Coco
 from semiseg.data.importers.coco_panoptic import CocoPanoptic
 from semiseg.data.importers.cvat import CvatMask
+from semiseg.data.importers.cvat_images import CvatImages
 from semiseg.data.importers.darwin import Darwin
 from semiseg.data.importers.foreign_data import ForeignData, ImportOptions
+from semiseg.data.importers.labelme import LabelMe
 from semiseg.data.importers.mask_trees.folders import MaskTree, Roboflow
 from semiseg.data.importers.mask_trees.mask_per_class import MaskPerClass
 from semiseg.data.importers.mask_trees.one_hot import OneHot
@@ -18,10 +20,14 @@ from semiseg.data.importers.source_files import is_own_folder
 from semiseg.data.importers.supervisely import Supervisely
 from semiseg.data.importers.survey import unknown_form_error
 from semiseg.data.importers.via import Via
+from semiseg.data.importers.yolo import Yolo
 from semiseg.errors import UserError, lookup
 
 FORMS: tuple[type[ForeignData], ...] = (
     CvatMask,
+    CvatImages,
+    LabelMe,
+    Yolo,
     Supervisely,
     Darwin,
     Via,

@@ -6,13 +6,14 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from semiseg.data.dataset import IGNORE
 from semiseg.data.file_dataset import read_json
 from semiseg.data.files.image_files import image_size
 from semiseg.data.files.image_header import UNREADABLE, reason
@@ -64,9 +65,14 @@ class ShapeData(ForeignData):
     The classes are those of ``classes.txt`` or the tool, else the labels that occur, sorted. ``background`` comes first
     unless a label has that name. A subclass implements ``read_annotation``.
 
+    Attributes:
+        ignored_labels: Labels whose pixels are 255.
+
     Raises:
         UserError: The annotation is malformed, or names no image or an image twice.
     """
+
+    ignored_labels: ClassVar[tuple[str, ...]] = ("__ignore__",)
 
     def __init__(self, root: Path, options: ImportOptions) -> None:
         super().__init__(root, options)
@@ -102,11 +108,15 @@ class ShapeData(ForeignData):
         mask = np.full((height, width), self._background, dtype=np.uint8)
         for shape in annotated.shapes:
             try:
-                mask[shape.draw(height, width)] = self.classes.index(shape.label)
+                mask[shape.draw(height, width)] = self._value(shape.label)
             except MALFORMED as error:
                 problem = f"a shape {shape.label!r} of image {id} is malformed: {reason(error)}"
                 raise UserError(problem, path=annotated.file, fix="correct it in the tool and export again") from error
         return torch.from_numpy(mask)
+
+    def _value(self, label: str) -> int:
+        """Return the class of a label, or 255."""
+        return IGNORE if label in self.ignored_labels else self.classes.index(label)
 
     def _match(self, entries: Iterable[AnnotatedImage]) -> list[str]:
         """Assign annotation to images and return the names of the images that do not exist."""
@@ -140,6 +150,7 @@ class ShapeData(ForeignData):
     def _set_classes(self) -> None:
         file = self.root / "classes.txt"
         labels = {shape.label for id in self.masks for shape in self._annotation[id].shapes}
+        labels -= {*self.ignored_labels}
         names = list(read_lines(file)) if file.is_file() else list(self._tool_classes) or sorted(labels)
         if unknown := sorted(labels.difference(names)):
             source = file if file.is_file() else self.root

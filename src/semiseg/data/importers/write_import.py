@@ -87,7 +87,7 @@ def _write_image(data: ForeignData, id: str, folder: Path, copy: bool) -> str:
     if source is None:
         write_image_file(target, data.read_image(id))
         return "PNG"
-    return link_or_copy(source, target, copy)
+    return link_or_copy(source, target, copy or not source.is_relative_to(data.root))
 
 
 def _check_mask_size(data: ForeignData, id: str, size: tuple[int, int]) -> None:
