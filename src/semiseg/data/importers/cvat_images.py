@@ -85,12 +85,12 @@ def draw(shape: dict[str, str], kind: str, height: int, width: int) -> Region:
         x, y, along, across = (float(shape[key]) for key in ("cx", "cy", "rx", "ry"))
         return fill_ellipse((x, y), (along, across), turn, height, width)
     if kind == "mask":
-        left, top, across, down = (int(shape[key]) for key in ("left", "top", "width", "height"))
+        column, row, across, down = (int(shape[key]) for key in ("left", "top", "width", "height"))
         lengths = [int(length) for length in shape["rle"].split(",")]
         if min(lengths) < 0 or sum(lengths) != across * down or across * down > height * width:
             raise ValueError(f"its run lengths cover {sum(lengths)} pixels instead of {across} x {down}")
         inside = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
-        return place(inside.reshape(down, across), left, top, height, width)
+        return place(inside.reshape(down, across), column, row, height, width)
     left, top, right, bottom = (float(shape[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
     if not turn:
         return fill_rectangle(left, top, right, bottom, height, width)
