@@ -153,6 +153,19 @@ def test_invalid_input_fails_in_one_line_before_training(tmp_path: Path, changes
     assert not (tmp_path / "out").exists()
 
 
+def test_cells_share_their_val_images_without_val_list(tiny_folder: Path, tmp_path: Path) -> None:
+    for name in ("train", "val", "test"):
+        (tiny_folder / "splits" / f"{name}.txt").unlink()
+    request = {"data": str(tiny_folder), "methods": "supervised", "out": tmp_path / "out"}
+    plan = make_plan(labeled="all,1/4,3", seeds="0,1", **request)
+    assert len({split.val for split in plan.splits.values()}) == 1 and plan.split == "val"
+    files = [tmp_path / "one.txt", tmp_path / "other.txt"]
+    for file, first in zip(files, (0, 6), strict=True):
+        file.write_text("".join(f"train{index:05d}\n" for index in range(first, first + 6)))
+    with pytest.raises(UserError, match=r"different val images \(\d and \d, 0 in common\). Write splits/val.txt"):
+        make_plan(labeled=",".join(map(str, files)), seeds="0", **request).check()
+
+
 def test_preset_with_different_settings_per_method_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     odd = {"supervised": {"batchnorm": "frozen-encoder"}, "mean-teacher": {}}
     monkeypatch.setitem(semiseg.presets.PRESETS, "odd", odd)

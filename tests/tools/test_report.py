@@ -486,17 +486,39 @@ def test_runs_of_one_method_are_named_by_directory(tmp_path):
     assert (tmp_path / "report.html").exists() and "were not loaded" in text
 
 
-def test_runs_with_different_classes_are_refused(several, tmp_path):
+def test_runs_with_different_classes_get_tables_of_their_own(several, tmp_path, caplog):
     other = make_run(tmp_path / "other", "supervised", classes=("sky", "road"))
-    with pytest.raises(UserError, match="different classes") as error:
-        write_report([several[0], other], tmp_path / "page.html", load_run=loader)
-    assert "\n" not in str(error.value) and not (tmp_path / "page.html").exists()
-    with pytest.raises(UserError, match="different classes"):
-        write_report(
-            several[:2],
-            tmp_path / "page.html",
-            load_run=lambda path: loader(path, classes=CLASSES if path == several[0] else CLASSES[::-1]),
-        )
+    page = write_report([several[1], other], tmp_path / "page.html", load_run=loader)
+    text = outline_of(page).text
+    assert "mean-teacher and supervised have different classes (sky, " in text and "Not all of these" in caplog.text
+    assert "Results: mean-teacher" in text and "Results: supervised" in text and "Classes: supervised" in text
+    mixed = write_report(
+        several[:2],
+        tmp_path / "mixed.html",
+        load_run=lambda path: loader(path, classes=CLASSES if path == several[0] else CLASSES[::-1]),
+    )
+    assert "No pictures: supervised and mean-teacher have different classes" in outline_of(mixed).text
+
+
+def test_figures_of_different_val_images_are_not_in_one_table(tmp_path):
+    runs = [make_run(tmp_path / name, "supervised", steps=100) for name in ("first", "second", "third")]
+    with (runs[2] / "splits" / "val.txt").open("a") as file:
+        file.write("added\n")
+    (runs[1] / "splits" / "test.txt").unlink()  # it may be added later
+    outline = outline_of(write_report(runs, tmp_path / "page.html"))
+    note = "first and third have different val images (101 and 102, 101 in common)"
+    assert note in outline.text and outline.text.index(note) < outline.text.index("Results: ")
+    assert "Results: first, second" in outline.text and "Results: third" in outline.text
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {"group-1", "group-2"}
+    same = outline_of(write_report(runs[:2], tmp_path / "same.html")).text
+    assert "Not all" not in same and "Results: " not in same
+
+
+def test_limited_validation_is_on_other_images(tmp_path):
+    runs = [make_run(tmp_path / name, "supervised", steps=100) for name in ("whole", "limited")]
+    with (runs[1] / "config.yaml").open("a") as file:
+        file.write("val_limit: 50\n")
+    assert "different val images (101 and 50, 50 in common)" in outline_of(write_report(runs, tmp_path / "p.html")).text
 
 
 def test_page_explains_missing_pictures(tmp_path, caplog):

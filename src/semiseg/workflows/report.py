@@ -19,7 +19,7 @@ def report(runs: Iterable[str | Path], out: str | Path | None = None) -> Path:
             first run for several.
 
     Raises:
-        UserError: No run is given, a directory is not a run, the classes differ, or the page cannot be written.
+        UserError: No run is given, a directory is not a run, or the page cannot be written.
     """
     paths = [RunDirectory.open(run).path for run in runs]
     return write_report(paths, Path(out) if out else None, load_run)

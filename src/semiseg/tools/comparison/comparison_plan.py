@@ -98,10 +98,24 @@ class Plan:
                     raise UserError(f"{other!r} and {name!r} would share a directory", option=option, fix="rename one")
         for cell in self.current_cells:
             check_unlabeled(cell.config, self.splits[cell.labeled, cell.seed])
+        self._check_val_lists()
         for cell in self.cells.values():
             self._check_lists(cell)
         for name in self.blocks[-1].methods:
             check_network(self.entries[name].config, self.entries[name].options, self.dataset)
+
+    def _check_val_lists(self) -> None:
+        """Raise UserError if the cells would be compared on different val images."""
+        (first, split), *others = self.splits.items()
+        for key, other in others if self.split == "val" else ():
+            if {*split.val} != {*other.val}:
+                common = len({*split.val} & {*other.val})
+                raise UserError(
+                    f"--labeled {first[0]} with seed {first[1]} and {key[0]} with seed {key[1]} hold out different val "
+                    f"images ({len(split.val)} and {len(other.val)}, {common} in common)",
+                    path=self.settings["data"],
+                    fix="write splits/val.txt",
+                )
 
     def _check_lists(self, cell: Cell) -> None:
         """Raise UserError if a cell that has started has other images than it would get now."""

@@ -11,11 +11,12 @@ import PIL.Image
 
 from semiseg.errors import UserError
 from semiseg.tools.report import plots
+from semiseg.tools.report.comparable_runs import comparable_groups, describe_differences
 from semiseg.tools.report.html_page import PAGE_WIDTH, Cell, Page, Picture, Section, Table, photo, plot
 from semiseg.tools.report.run_files import RunFiles
 from semiseg.tools.report.run_page import class_table, list_sizes_text, result_lines, score_table, value_text
 from semiseg.visualization.mask_pictures import save_picture
-from semiseg.visualization.run_pictures import LoadedRun, check_classes, comparison_picture
+from semiseg.visualization.run_pictures import LoadedRun, comparison_picture
 
 log = logging.getLogger(__name__)
 LoadRun = Callable[[Path], LoadedRun]
@@ -24,20 +25,31 @@ LoadRun = Callable[[Path], LoadedRun]
 def multi_run_page(files: Sequence[RunFiles], folder: Path, load_run: LoadRun | None) -> Page:
     """Build the page of several runs; write ``pictures.png`` and ``plots/`` to ``folder``.
 
-    Raises:
-        UserError: The runs have different classes.
+    Runs with other classes or other val or test images get tables and plots of their own, and a note.
     """
     runs = dict(zip(run_names(files), files, strict=True))
-    check_classes({name: run.classes for name, run in runs.items() if run.classes})
+    groups = comparable_groups(runs)
+    note = describe_differences(groups)
+    if note:
+        log.warning("%s", note)
     sections = [
-        Section("Results", "mIoU in percent, default network of each run.", _results(runs)),
-        _pictures(runs, folder, load_run),
-        Section("Curves", blocks=compared_curves(runs, folder / "plots")),
-        Section("Classes", blocks=_classes(runs)),
-        Section("Differences", "Options that differ between the runs.", _differences(runs)),
+        Section(_title("Results", group, groups), "mIoU in percent, default network of each run.", _results(group))
+        for group in groups
     ]
+    sections.append(_pictures(runs, folder, load_run))
+    for number, group in enumerate(groups):
+        plots_of_group = folder / "plots" / f"group-{number + 1}" if note else folder / "plots"
+        sections.append(Section(_title("Curves", group, groups), blocks=compared_curves(group, plots_of_group)))
+    sections += [Section(_title("Classes", group, groups), blocks=_classes(group)) for group in groups]
+    sections.append(Section("Differences", "Options that differ between the runs.", _differences(runs)))
     kept = [section for section in sections if section.blocks or section.title == "Pictures"]
-    return Page(" · ".join(runs), _summary(runs), sections=kept)
+    summary = " ".join(filter(None, [note, *map(_summary, groups)]))
+    return Page(" · ".join(runs), summary, sections=kept)
+
+
+def _title(title: str, group: Mapping[str, RunFiles], groups: Sequence[Mapping[str, RunFiles]]) -> str:
+    """Return the title of a section about one group of runs."""
+    return title if len(groups) == 1 else f"{title}: {', '.join(group)}"
 
 
 def run_names(files: Sequence[RunFiles]) -> list[str]:
@@ -109,10 +121,6 @@ def _pictures(runs: Mapping[str, RunFiles], folder: Path, load_run: LoadRun | No
         return Section("Pictures", "No pictures: the networks of the runs were not loaded.")
     try:
         loaded = {name: load_run(run.path) for name, run in runs.items()}
-    except UserError as error:
-        return _no_pictures(error)
-    check_classes({name: run.classes for name, run in loaded.items()})
-    try:
         picture, ids = comparison_picture(loaded)
     except UserError as error:
         return _no_pictures(error)

@@ -6,12 +6,13 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from semiseg.config import read_train_config, read_yaml
+from semiseg.data.preview_selection import evenly_spaced
 from semiseg.errors import UserError, printable
 
 Line = dict[str, Any]
@@ -58,6 +59,7 @@ class RunFiles:
         list_sizes: Number of images in each list of splits/.
         samples: Sample pictures of the last step that has any.
         skipped: Lines about unlabeled images that could not be read, by step: ``skipped`` (the id) and ``reason``.
+        evaluated: The images of the val and test list that figures refer to.
     """
 
     path: Path
@@ -70,6 +72,7 @@ class RunFiles:
     list_sizes: dict[str, int]
     samples: list[Path]
     skipped: list[Line]
+    evaluated: dict[str, frozenset[str]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -183,6 +186,10 @@ def read_run(path: Path) -> RunFiles:
         list_sizes={name: size for name in LISTS if (size := _list_size(path / "splits", name)) is not None},
         samples=_last_samples(path / "samples"),
         skipped=_latest([line for line in lines if "skipped" in line], "skipped"),
+        evaluated={
+            "val": frozenset(evenly_spaced(_list(path / "splits", "val"), values.get("val_limit"))),
+            "test": frozenset(_list(path / "splits", "test")),
+        },
     )
 
 
@@ -263,6 +270,13 @@ def _list_size(folder: Path, name: str) -> int | None:
             return None
     path = folder / f"{name}.txt"
     return sum(bool(line.strip()) for line in path.read_bytes().splitlines()) if path.is_file() else None
+
+
+def _list(folder: Path, name: str) -> list[str]:
+    """Return the images in a list of the run; empty if the file is missing."""
+    path = folder / f"{name}.txt"
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    return [stripped for line in text.split("\n") if (stripped := line.strip())]
 
 
 def _last_samples(folder: Path) -> list[Path]:

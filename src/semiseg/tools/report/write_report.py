@@ -25,7 +25,7 @@ def write_report(
         load_run: Opens a run for the pictures of several runs; without it the page has no pictures.
 
     Raises:
-        UserError: No run is given, a directory is not a run, the classes differ, or the page cannot be written.
+        UserError: No run is given, a directory is not a run, or the page cannot be written.
     """
     # matplotlib takes a second to import; `semiseg train` must not wait for it.
     from semiseg.tools.report.html_page import render, write
