@@ -22,6 +22,7 @@ from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnv
 from timm.layers.norm_act import BatchNormAct2d
 
 import semiseg
+from commands import Command
 from semiseg.config import TrainConfig
 from semiseg.data import Shapes
 from semiseg.errors import Interrupted, ProcessLost, ReportedElsewhere, TrainingStopped, UserError
@@ -83,9 +84,8 @@ def environment(method: str, **more: str) -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "SEMISEG_OWN_METHODS": method.partition(":")[0]} | more
 
 
-def train(arguments: list[str], env: Mapping[str, str], *launcher: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *launcher, "-m", "semiseg.cli", "train", *arguments]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
+def train(arguments: list[str], env: Mapping[str, str], folder: Path) -> tuple[int, str]:
+    return Command(["train", *arguments], folder / "output.txt", env).finish()
 
 
 def torchrun(*options: str) -> tuple[str, ...]:
@@ -168,59 +168,48 @@ def test_two_ranks_write_one_log_and_count_every_pixel_once(two: Path) -> None:
     assert sum(map(sum, counts)) == 3 * 48 * 48  # three images
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.long)])
-def test_killed_rank_stops_all_and_resume_is_exact(method: str, two: Path, tmp_path: Path, rank: int) -> None:
-    run, env = tmp_path / "run", environment(method, RUN=str(tmp_path / "run"))
-    ended = train(arguments(method, run, devices=2), env | {"KILL": f"{rank} {KILLED_AFTER_STEP_4}"})
-    assert ended.returncode == 1
-    reported = [line for line in ended.stderr.splitlines() if line.startswith("semiseg: ")]
-    assert len(reported) == 1 and "Traceback" not in ended.stderr, ended.stderr
-    assert reported[0].startswith(
-        f"semiseg: rank {rank} of 2 was killed by SIGKILL (often: out of memory). Resume with"
-    )
-    assert processes_of(run) == []
-    assert load_checkpoint(run / "checkpoints" / "last.pt")["step"] == 2
-    resumed = train(resume_command(ended.stderr, run), env)
-    assert resumed.returncode == 0, resumed.stderr
-    assert checkpoints(run) == checkpoints(two)
-
-
-def start(arguments: list[str], env: Mapping[str, str]) -> subprocess.Popen[str]:
-    """Start training as the leader of a process group, like a command in a terminal."""
-    command = [sys.executable, "-m", "semiseg.cli", "train", *arguments]
-    return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, process_group=0)
-
-
-def stop(process: subprocess.Popen[str], number: signal.Signals, run: Path, group: bool) -> str:
+def stop(process: Command, number: signal.Signals, run: Path, group: bool) -> str:
     """Send a signal after a further step was logged, and return stderr; the run must save and name its step."""
     before = len(logged(run))
     wait_until(lambda: process.poll() is not None or len(logged(run)) > before)
     (os.killpg if group else os.kill)(process.pid, number)
-    _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 128 + number, stderr
+    status, output = process.finish()
+    assert status == 128 + number, output
     step = load_checkpoint(run / "checkpoints" / "last.pt")["step"]
-    assert stderr.splitlines()[-1].startswith(f"semiseg: interrupted by {number.name}, saved at step {step}. Resume")
-    assert "Traceback" not in stderr and stderr.count("semiseg: ") == 1, stderr
-    return stderr
+    assert output.splitlines()[-1].startswith(f"semiseg: interrupted by {number.name}, saved at step {step}. Resume")
+    assert "Traceback" not in output and output.count("semiseg: ") == 1, output
+    return output
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "numbers",
-    [(signal.SIGINT,), pytest.param((signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP), marks=pytest.mark.long)],
+    ("rank", "numbers"),
+    [
+        (1, (signal.SIGINT,)),
+        pytest.param(0, (signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP), marks=pytest.mark.long),
+    ],
 )
-def test_signal_saves_on_all_ranks_and_resume_is_exact(
-    method: str, two: Path, tmp_path: Path, numbers: tuple[signal.Signals, ...]
+def test_run_with_a_killed_rank_and_signals_resumes_exactly(
+    method: str, two: Path, tmp_path: Path, rank: int, numbers: tuple[signal.Signals, ...]
 ) -> None:
     """The first signal goes to the process group, as Ctrl-C does, and the others only to the launcher."""
     run, env = tmp_path / "run", environment(method, RUN=str(tmp_path / "run"))
-    words = arguments(method, run, devices=2)
+    kill = {"KILL": f"{rank} {KILLED_AFTER_STEP_4}"}
+    status, output = train(arguments(method, run, devices=2), env | kill, tmp_path)
+    assert status == 1
+    reported = [line for line in output.splitlines() if line.startswith("semiseg: ")]
+    assert len(reported) == 1 and "Traceback" not in output, output
+    problem = f"semiseg: rank {rank} of 2 was killed by SIGKILL (often: out of memory). Resume with"
+    assert reported[0].startswith(problem)
+    assert processes_of(run) == []
+    assert load_checkpoint(run / "checkpoints" / "last.pt")["step"] == 2
+    words = resume_command(output, run)
     for number, group in zip(numbers, (True, False, False), strict=False):
-        words = resume_command(stop(start(words, env), number, run, group), run)
+        resumed = Command(["train", *words], tmp_path / "output.txt", env)
+        words = resume_command(stop(resumed, number, run, group), run)
         assert processes_of(run) == []
-    resumed = train(words, env)
-    assert resumed.returncode == 0, resumed.stderr
+    status, output = train(words, env, tmp_path)
+    assert status == 0, output
     assert checkpoints(run) == checkpoints(two)
 
 
@@ -228,16 +217,15 @@ def test_signal_saves_on_all_ranks_and_resume_is_exact(
 @pytest.mark.long
 def test_second_ctrl_c_stops_all_ranks_in_the_middle_of_a_step(method: str, tmp_path: Path) -> None:
     run, env = tmp_path / "run", environment(method, RUN=str(tmp_path / "run"))
-    process = start(arguments(method, run, devices=2, batch_size=16, crop_size=256, val_every=6), env)
-    assert process.stderr is not None
+    words = arguments(method, run, devices=2, batch_size=16, crop_size=256, val_every=6)
+    process = Command(["train", *words], tmp_path / "output.txt", env)
     wait_until(lambda: logged(run))
     os.killpg(process.pid, signal.SIGINT)
-    while "finishing the step" not in (line := process.stderr.readline()):
-        assert line, "the process ended before it announced the signal"
+    wait_until(lambda: process.poll() is not None or "finishing the step" in process.output())
     os.killpg(process.pid, signal.SIGINT)
-    _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert stderr.splitlines()[-1] == f"semiseg: interrupted by SIGINT. Resume with: semiseg train --resume {run}"
+    status, output = process.finish()
+    assert status == 130
+    assert output.splitlines()[-1] == f"semiseg: interrupted by SIGINT. Resume with: semiseg train --resume {run}"
     assert not (run / "checkpoints" / "last.pt").exists() and processes_of(run) == []
 
 
@@ -246,10 +234,11 @@ def test_second_ctrl_c_stops_all_ranks_in_the_middle_of_a_step(method: str, tmp_
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals the children of a killed process")
 def test_ranks_stop_when_their_launcher_is_killed(method: str, tmp_path: Path) -> None:
     run, env = tmp_path / "run", environment(method, RUN=str(tmp_path / "run"))
-    process = start(arguments(method, run, devices=2, steps=500, val_every=500), env)
+    words = arguments(method, run, devices=2, steps=500, val_every=500)
+    process = Command(["train", *words], tmp_path / "output.txt", env)
     wait_until(lambda: logged(run))
-    process.kill()
-    process.communicate(timeout=120)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.finish()[0] == -signal.SIGKILL
     wait_until(lambda: not processes_of(run))
     assert load_checkpoint(run / "checkpoints" / "last.pt")["step"] < 500
 
@@ -259,7 +248,9 @@ def test_ranks_stop_when_their_launcher_is_killed(method: str, tmp_path: Path) -
 def test_torchrun_restarts_a_run_from_its_last_checkpoint(method: str, two: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     launcher = torchrun("--nproc-per-node", "2", "--max-restarts", "1")
-    done = train(arguments(method, run), environment(method, KILL=f"1 {KILLED_AFTER_STEP_4}"), *launcher)
+    command = [sys.executable, *launcher, "-m", "semiseg.cli", "train", *arguments(method, run)]
+    env = environment(method, KILL=f"1 {KILLED_AFTER_STEP_4}")
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert "Resuming from step 2 of 6 on 2 processes" in (run / "log.txt").read_text()
     assert "finishing the step" not in done.stderr, "a single rank cannot finish a step"
@@ -338,7 +329,8 @@ def test_resume_on_another_number_of_ranks(method: str, tmp_path: Path, monkeypa
     with pytest.raises(Interrupted, match="saved at step 2"):
         semiseg.train(out=run, **options)
     one_rank_stops = environment(method, KILL=f"1 3 {int(signal.SIGTERM)}")
-    assert train(["--resume", str(run), "--devices", "2"], one_rank_stops).returncode == 128 + signal.SIGTERM
+    status, output = train(["--resume", str(run), "--devices", "2"], one_rank_stops, tmp_path)
+    assert status == 128 + signal.SIGTERM, output
     assert load_checkpoint(run / "checkpoints" / "last.pt")["step"] == 4
     monkeypatch.delenv("KILL")
     semiseg.train(resume=run, devices=1)

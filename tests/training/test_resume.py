@@ -22,6 +22,7 @@ import pytest
 import torch
 
 import semiseg
+from commands import Command
 from semiseg.errors import Interrupted, ReportedElsewhere, UserError
 from semiseg.training.checkpoint import save_checkpoint
 from semiseg.training.run_directory import RunDirectory
@@ -48,17 +49,15 @@ def default_sigint() -> Iterator[None]:
     signal.signal(signal.SIGINT, previous)
 
 
-def start(*arguments: str) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "semiseg.cli", "train", *arguments]
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
-    )
+def start(run: Path) -> Command:
+    """Resume the run, or start it if it does not exist yet. A run directory must never be half created."""
+    arguments = ("--resume", str(run)) if run.exists() else (*OPTIONS, "--out", str(run))
+    return Command(["train", *arguments], run.with_name("output.txt"))
 
 
-def finish(process: subprocess.Popen[bytes]) -> None:
-    _, stderr = process.communicate(timeout=240)
-    assert process.returncode == 0, stderr.decode()
+def finish(run: Path) -> None:
+    status, output = start(run).finish()
+    assert status == 0, output
 
 
 def lines(run: Path) -> int:
@@ -85,7 +84,7 @@ def assert_same(run: Path, reference: Path) -> None:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("undisturbed") / "run"
-    finish(start(*OPTIONS, "--out", str(run)))
+    finish(run)
     assert {line["step"] for line in metrics(run)} == set(range(1, 13))
     assert any(line.get("loss/unsupervised") for line in metrics(run)), "the run must reach the shifts of the teachers"
     return run
@@ -109,7 +108,7 @@ class TimedSignal:
     seconds: float
     saving: bool = False
 
-    def send(self, process: subprocess.Popen[bytes], run: Path) -> tuple[int, str]:
+    def send(self, process: Command, run: Path) -> tuple[int, str]:
         """Wait for the moment, send the signal, and return exit status and stderr of the process."""
         resumed = resumes(run)
         if self.after and (run / "checkpoints" / "last.pt").exists():  # wait for lines of this process
@@ -120,11 +119,10 @@ class TimedSignal:
         time.sleep(self.seconds)
         if process.poll() is None:
             (os.killpg if self.group else os.kill)(process.pid, self.number)
-        _, stderr = process.communicate(timeout=240)
-        return process.returncode, stderr.decode()
+        return process.finish()
 
     @staticmethod
-    def wait(process: subprocess.Popen[bytes], ready: Callable[[], bool], pause: float = 0.002) -> None:
+    def wait(process: Command, ready: Callable[[], bool], pause: float = 0.002) -> None:
         deadline = time.monotonic() + 200
         while process.poll() is None and not ready():
             assert time.monotonic() < deadline
@@ -143,11 +141,6 @@ def random_timed_signal(rng: random.Random, number: signal.Signals) -> TimedSign
     return TimedSignal(
         number, rng.random() < 0.5, rng.randrange(1, 24), rng.uniform(0, 0.01 if saving else 0.2), saving
     )
-
-
-def start_or_resume(run: Path) -> subprocess.Popen[bytes]:
-    """Resume the run, or start it if it does not exist yet. A run directory must never be half created."""
-    return start("--resume", str(run)) if run.exists() else start(*OPTIONS, "--out", str(run))
 
 
 def assert_reports_resume_command(stderr: str, number: signal.Signals, run: Path) -> None:
@@ -176,13 +169,14 @@ def test_stopped_run_resumes_exactly(undisturbed: Path, tmp_path: Path, timed_si
     run = tmp_path / "run"
     for timed_signal in timed_signals:
         print(timed_signal)
-        status, stderr = timed_signal.send(start_or_resume(run), run)
-        assert status == (-timed_signal.number if timed_signal.number == signal.SIGKILL else 128 + timed_signal.number)
+        status, stderr = timed_signal.send(start(run), run)
+        killed = timed_signal.number == signal.SIGKILL
+        assert status == (-timed_signal.number if killed else 128 + timed_signal.number), stderr
         if timed_signal.number != signal.SIGKILL:
             assert_reports_resume_command(stderr, timed_signal.number, run)
-    finish(start_or_resume(run))
+    finish(run)
     assert_same(run, undisturbed)
-    finish(start_or_resume(run))  # a finished run stays as it is
+    finish(run)  # a finished run stays as it is
     assert_same(run, undisturbed)
 
 
@@ -191,17 +185,16 @@ def test_stopped_run_resumes_exactly(undisturbed: Path, tmp_path: Path, timed_si
 def test_second_ctrl_c_stops_in_the_middle_of_a_step(tmp_path: Path) -> None:
     """A step takes many seconds here: the first Ctrl-C waits for its end, the second does not and saves nothing."""
     run = tmp_path / "run"
-    process = start(*OPTIONS, "--batch-size", "8", "--crop-size", "256", "--out", str(run))
-    assert process.stderr is not None
+    arguments = ["train", *OPTIONS, "--batch-size", "8", "--crop-size", "256", "--out", str(run)]
+    process = Command(arguments, tmp_path / "output.txt")
     TimedSignal.wait(process, lambda: lines(run) >= 1)
     os.kill(process.pid, signal.SIGINT)
-    while b"finishing the step" not in (line := process.stderr.readline()):
-        assert line, "the process ended before it announced the signal"
+    TimedSignal.wait(process, lambda: "finishing the step" in process.output())
     os.kill(process.pid, signal.SIGINT)
-    _, stderr = process.communicate(timeout=240)
-    assert process.returncode == 130
+    status, output = process.finish()
+    assert status == 130
     expected = f"semiseg: interrupted by SIGINT. Resume with: semiseg train --resume {run}"
-    assert stderr.decode().splitlines()[-1] == expected
+    assert output.splitlines()[-1] == expected
     assert not (run / "checkpoints" / "last.pt").exists()
 
 
@@ -213,10 +206,10 @@ def test_run_stopped_at_random_moments_resumes_exactly(undisturbed: Path, tmp_pa
     rng, run = random.Random(f"{SEED} {attempt}"), tmp_path / "run"
     number = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGUSR1)[attempt % 5]
     for timed_signal in [random_timed_signal(rng, number) for _ in range(rng.randint(1, 2))]:
-        status, _ = timed_signal.send(start_or_resume(run), run)
+        status, _ = timed_signal.send(start(run), run)
         print(f"seed {SEED}, attempt {attempt}: {timed_signal} ended with status {status}")
         assert status in timed_signal.expected_statuses()
-    finish(start_or_resume(run))
+    finish(run)
     assert_same(run, undisturbed)
 
 

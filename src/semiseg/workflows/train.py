@@ -86,6 +86,8 @@ def train_on_all_ranks(path: Path, config: TrainConfig, options: Any, resume: bo
     else:
         from semiseg.training.distributed.launch import launch
 
+        if not resume:
+            RunDirectory.refuse_existing(path)  # before the ranks take seconds to start
         arguments = (path, to_mapping(config, options), resume)
         devices = 1 if config.devices == "auto" else config.devices
         try:
