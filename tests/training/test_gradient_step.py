@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import cache
@@ -16,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from commands import CONTEXT
 from semiseg.config import TrainConfig
 from semiseg.data import open_dataset
 from semiseg.data.splits.dataset_split import resolve_split
@@ -29,7 +28,7 @@ from semiseg.training.signals import SignalHandler
 from semiseg.training.trainer import Trainer
 
 SETTINGS = {
-    **{"data": "shapes:images=24,val=2,test=2,size=48", "labeled": "10", "batch_size": 8, "crop_size": 48},
+    **{"data": "shapes:images=24,val=2,test=2,size=48", "labeled": "10", "batch_size": 8, "crop_size": 32},
     **{"weights": "none", "encoder": "test_resnet", "accelerator": "cpu", "precision": "fp32", "optimizer": "sgd"},
     "lr": 0.004,
 }
@@ -111,8 +110,9 @@ BOTH = [
 ]
 
 
-def train_rank(out: Path) -> None:
-    """Train every case on this rank and save the results."""
+def train_rank(out: Path, variables: dict[str, str]) -> None:
+    """Train every case on the rank that the environment variables name, and save the results."""
+    os.environ.update(variables)
     with launched(configured(CASES["supervised"], devices=int(os.environ["WORLD_SIZE"]))[0]) as fabric:
         results = {name: train_steps(CASES[name], fabric) for name in cases_on(fabric.world_size)}
     torch.save(results, out / f"{fabric.world_size}-{fabric.global_rank}.pt")
@@ -136,17 +136,14 @@ def launch(world: int, out: Path) -> list[dict[str, Any]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(out)],
-            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(world)
-    ]
-    errors = [process.communicate(timeout=240)[1] for process in processes]
-    assert not any(process.returncode for process in processes), errors
+    processes = []
+    for rank in range(world):
+        variables = common | {"RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0"}
+        processes.append(CONTEXT.Process(target=train_rank, args=(out, variables)))
+        processes[-1].start()
+    for process in processes:
+        process.join(240)
+        assert process.exitcode == 0
     return [torch.load(out / f"{world}-{rank}.pt") for rank in range(world)]
 
 
@@ -181,7 +178,3 @@ def test_micro_batches_learn_what_the_batch_teaches(case: str) -> None:
     assert in_parts == pytest.approx(losses, abs=1e-5)
     for name, value in state.items():
         torch.testing.assert_close(parts_state[name], value, rtol=1e-5, atol=1e-5, msg=name)
-
-
-if __name__ == "__main__":
-    train_rank(Path(sys.argv[1]))
