@@ -8,6 +8,7 @@ import importlib.util
 import pkgutil
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -113,13 +114,14 @@ def test_commands_are_accepted(page: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.fixture
 def flowers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Change to a directory with ``flowers/``, partly annotated, and ``photo.jpg``, as the examples assume."""
+    """Change to a directory with ``flowers/``, partly annotated, ``my-export/`` and ``photo.jpg``, for the examples."""
     shapes = Shapes.from_text("images=9,val=2,test=2,size=48")
     write_folder(shapes, tmp_path / "flowers")
     for id in shapes.split("train")[5:]:
         (tmp_path / "flowers" / "masks" / f"{id}.png").unlink()
     pixels = shapes.read_image(shapes.split("test")[0]).permute(1, 2, 0).contiguous().numpy()
     Image.fromarray(pixels).save(tmp_path / "photo.jpg")
+    shutil.copytree(ROOT / "tests" / "fixtures" / "cvat", tmp_path / "my-export")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -20,11 +20,13 @@ from semiseg.data.importers.source_files import is_own_folder
 from semiseg.data.importers.supervisely import Supervisely
 from semiseg.data.importers.survey import unknown_form_error
 from semiseg.data.importers.via import Via
+from semiseg.data.importers.voc_like import VocLike
 from semiseg.data.importers.yolo import Yolo
 from semiseg.errors import UserError, lookup
 
 FORMS: tuple[type[ForeignData], ...] = (
     CvatMask,
+    VocLike,
     CvatImages,
     LabelMe,
     Yolo,

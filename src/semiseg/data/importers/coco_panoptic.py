@@ -31,8 +31,8 @@ from semiseg.errors import UserError
 class CocoPanoptic(ForeignData):
     """COCO panoptic: PNG files of segment ids, and a JSON file with the category of each segment.
 
-    The classes are the categories in the order of their ids. Pixels of no segment (id 0, black) are ignored. A JSON
-    file or a folder of images whose name contains ``val`` or ``test`` defines that list.
+    The classes are the categories in the order of their ids. Pixels outside the segments (id 0, black) are ignored.
+    A JSON file or a folder of images whose name contains ``val`` or ``test`` defines that list.
 
     Raises:
         UserError: A file is missing or malformed.

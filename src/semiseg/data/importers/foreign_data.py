@@ -82,7 +82,7 @@ class ForeignData(FileDataset):
         """Return a mask as uint8 ``(H, W)``: class index or 255."""
 
     def split(self, name: str, missing: list[str] | None = None) -> tuple[str, ...] | None:
-        """Return the ids in ``splits/NAME.txt``, else those of the form, or None if there is no such list."""
+        """Return the ids in ``splits/NAME.txt``, else those of the form, or None."""
         return super().split(name, missing) or tuple(self.lists.get(name, ())) or None
 
     def set_images(self, images: dict[str, Path], folder: Path | None = None, fix: str = "") -> None:
@@ -104,7 +104,7 @@ class ForeignData(FileDataset):
     def set_lists(self, assigned: Mapping[str, str | None]) -> None:
         """Set the lists from the one that each image belongs to: ``train``, ``val``, ``test`` or None.
 
-        Images without mask are in no val or test list. Without any val or test image there are no lists.
+        The val and test lists hold annotated images only. If both are empty, there are no lists.
         """
         held_out = {
             name: [id for id in self.ids if assigned.get(id) == name and id in self.masks] for name in ("val", "test")

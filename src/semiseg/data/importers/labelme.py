@@ -33,7 +33,7 @@ KEYS = (b'"shapes"', b'"imagePath"')
 
 
 class LabelMe(ShapeData):
-    """LabelMe: one JSON file for each image, beside the image or in another folder.
+    """LabelMe: one JSON file for each image, next to the image or in another folder.
 
     Polygons, rectangles, circles and bitmaps are drawn with their outline, as LabelMe does. Lines and points have no
     area and are left out. Images that only exist inside their JSON file are extracted. ``labels.txt`` defines the order

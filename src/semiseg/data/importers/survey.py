@@ -49,7 +49,7 @@ def unknown_form_error(root: Path) -> UserError:
 
 
 def _nearest(root: Path, counts: dict[Path, Counter[str]], photographs: list[Path], masks: list[Path]) -> str:
-    """Return what to do for the form that is most alike."""
+    """Return what to do to bring the files into the nearest form."""
     command = f"semiseg import {root} --out {root}-semiseg --form NAME"
     kinds = {kind for found in counts.values() for kind in found}
     if photographs and masks:

@@ -59,7 +59,7 @@ def write_import(data: ForeignData, out: Path, copy: bool = False, progress: Pro
 def require_outside(root: Path, out: Path) -> None:
     """Raise UserError if ``out`` is the source or inside it, where the next import would read it."""
     if out.resolve() == root.resolve() or root.resolve() in out.resolve().parents:
-        fix = f"choose a folder beside it, such as {root.resolve().name}-semiseg"
+        fix = f"choose a folder outside, such as {root.resolve().name}-semiseg"
         raise UserError(f"{out} is inside {root}, the data that are read", option="out", fix=fix)
 
 

@@ -32,7 +32,7 @@ class Yolo(ShapeData):
     several. An image without a label file is unlabeled; an empty label file says that nothing is to be seen.
 
     Raises:
-        UserError: A file is missing or malformed, or the labels are boxes, of which the pixels are unknown.
+        UserError: A file is missing or malformed, or all labels are boxes.
     """
 
     form = "yolo"
