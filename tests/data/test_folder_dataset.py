@@ -150,7 +150,7 @@ def test_binary_masks_without_class_file_fail(tmp_path: Path) -> None:
     mask = plain(0)
     mask[5:] = 255
     root = make(tmp_path / "d", {"0": mask}, classes=None)
-    with refused("only 0 and 255", "classes.txt", "0/1", str(root / "masks")):
+    with refused("only 0 and 255", '{"values": {"0": "background", "255": "foreground"}}', str(root / "masks")):
         FolderDataset(root)
     (root / "classes.txt").write_text("floor\nthing\n")
     assert FolderDataset(root).classes == ("floor", "thing")
@@ -238,6 +238,7 @@ def test_colors_outside_palette_fail(tmp_path: Path) -> None:
     root = make(tmp_path / "d", {"0": colors})
     with refused("0.png", "colors", "classes.json"):
         FolderDataset(root).read_mask("0")
+    (root / "classes.txt").unlink()
     (root / "classes.json").write_text('{"classes": ["a", "b"], "palette": [[0, 0, 0], [9, 9, 9]]}')
     with refused("0.png", "(1, 2, 3)", "classes.json"):
         FolderDataset(root).read_mask("0")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from semiseg.errors import UserError
@@ -52,6 +54,23 @@ class Decoded:
     factor: int = 1
 
 
+@dataclass(frozen=True)
+class MaskRecord:
+    """What has to agree between masks, and between a mask and its image.
+
+    Attributes:
+        colors: The displayed color of each used index of an indexed mask that is read by its indices.
+        image_orientation: The EXIF orientation of the image, 1 to 8.
+        mask_orientation: The EXIF orientation of the mask.
+        turned_apart: Whether the two differ and the sizes do not show which one is right.
+    """
+
+    colors: Mapping[int, Color]
+    image_orientation: int = 1
+    mask_orientation: int = 1
+    turned_apart: bool = False
+
+
 class SegmentationDataset(ABC):
     """Images, some with masks, and the lists that come with them.
 
@@ -67,6 +86,7 @@ class SegmentationDataset(ABC):
         image_ending: The part of a file name after the id and before the suffix, as ``_leftImg8bit``. Lists may
             include it.
         read_as: A note why the data is read as a benchmark, and how to read it otherwise; empty if there is no doubt.
+        notes: What the user should know about how the data are read.
         mask_folder: The folder below ``root`` for masks that the user adds; empty if a tool exports the masks.
     """
 
@@ -76,6 +96,7 @@ class SegmentationDataset(ABC):
     palette: tuple[Color, ...]
     ids: Sequence[str]
     image_ending: str = ""
+    notes: Sequence[str] = ()
     mask_folder: str = ""
     read_as: str = ""
 
@@ -99,6 +120,26 @@ class SegmentationDataset(ABC):
         Raises:
             UserError: The file cannot be read or holds other values.
         """
+
+    def read_mask_record(self, id: str) -> tuple[Tensor, MaskRecord | None]:
+        """Read a mask like ``read_mask``, and its record for ``compare_masks``, if the data set keeps any."""
+        return self.read_mask(id), None
+
+    def compare_masks(self, records: Mapping[str, MaskRecord], pixels: NDArray[np.int64]) -> list[str]:
+        """Compare all masks of a run before training, and return notes for the user.
+
+        Args:
+            records: The records of the masks by id.
+            pixels: ``(masks, 256)``, the number of pixels of each value.
+
+        Raises:
+            UserError: The masks contradict each other.
+        """
+        return []
+
+    def size_hint(self, id: str) -> str:
+        """Return why the size of a mask may differ from that of its image, as the end of a sentence, or nothing."""
+        return ""
 
     @abstractmethod
     def has_mask(self, id: str) -> bool:
@@ -159,10 +200,16 @@ def check_size(dataset: SegmentationDataset, id: str, size: Sequence[int], mask:
     if tuple(mask.shape) != tuple(size):
         (height, width), (mask_height, mask_width) = size, mask.shape
         image = dataset.image_path(id) or id
+        hint = dataset.size_hint(id) if (mask_width, mask_height) == (height, width) else ""
+        fix = (
+            "save a copy of the mask that is upright like its image"
+            if hint
+            else "save the mask at the size of its image"
+        )
         raise UserError(
-            f"the mask is {mask_width}x{mask_height}, its image {image} is {width}x{height}",
+            f"the mask is {mask_width}x{mask_height}, its image {image} is {width}x{height}{hint}",
             path=dataset.mask_path(id) or id,
-            fix="save the mask at the size of its image",
+            fix=fix,
         )
 
 

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from semiseg.data.class_file import read_class_file, write_class_file
-from semiseg.data.dataset import IGNORE, Color, SegmentationDataset, default_palette
-from semiseg.data.file_dataset import FileDataset, value_table
+from semiseg.data.class_file import ClassFile, find_class_file, write_class_file
+from semiseg.data.dataset import IGNORE, MaskRecord, SegmentationDataset, default_palette
+from semiseg.data.file_dataset import FileDataset
 from semiseg.data.files.atomic_folder import require_free
 from semiseg.data.files.file_lists import IMAGE_SUFFIXES, JPEG_SUFFIXES, MASK_SUFFIXES, list_files
 from semiseg.data.files.image_files import write_image_file
-from semiseg.data.files.mask_files import color_indices, lossy_mask_error, read_mask_file, write_mask_file
+from semiseg.data.files.mask_files import load_mask, lossy_mask_error, write_mask_file
 from semiseg.data.files.mask_matching import check_mask_names, match_masks
 from semiseg.data.files.string_array import sorted_keys
-from semiseg.data.palette_file import PALETTE_FILES, read_palette
-from semiseg.data.splits.list_files import read_lines, write_list
+from semiseg.data.masks.mask_reader import MaskReader
+from semiseg.data.masks.mask_records import (
+    PALETTE_FIX,
+    contradicting_palettes,
+    foreground_is_255,
+    image_orientation,
+    make_record,
+    rotation_note,
+)
+from semiseg.data.splits.list_files import write_list
 from semiseg.data.tag_file import Tags, read_tags
 from semiseg.errors import UserError
 
@@ -36,8 +41,8 @@ class FolderDataset(FileDataset):
     CamVid's). An image without a mask is unlabeled. A mask holds integers, palette indices, or colors of a palette; 255
     is ignored. Optional files:
 
-    - ``classes.txt`` (one name per line), ``classes.json`` (see ``class_file``) or a palette file (see
-      ``palette_file``; integers in masks are then indices of its entries),
+    - a class file: ``classes.json``, ``classes.txt`` (one name per line), a palette file or another of
+      ``class_file.CLASS_FILES`` (integers in masks are then indices of its entries),
     - ``splits/{train,val,test}.txt`` (one id per line) and ``splits/1_16/seed0/{labeled,unlabeled}.txt``,
     - ``tags.csv`` (see ``tag_file``).
 
@@ -62,33 +67,53 @@ class FolderDataset(FileDataset):
         self.name = self.root.resolve().name
         self.images, self.masks = self._find_files()
         self.ids = sorted_keys(self.images)
-        self._ignored: tuple[int, ...] = ()
-        self._skipped: tuple[int, ...] = ()  # values of palette entries that are not classes
-        self._colors: tuple[Color, ...] = ()
-        class_files = (self.root / name for name in ("classes.json", "classes.txt", *PALETTE_FILES))
-        self._class_file = next((path for path in class_files if path.exists()), None)
-        self.classes = self._read_classes()
-        self._check_classes(self.classes)
-        values = [value for value in range(IGNORE) if value not in self._skipped][: len(self.classes)]
-        self._table = value_table({value: index for index, value in enumerate(values)})
-        self._table[list(self._ignored)] = IGNORE  # takes precedence over a class with this value
-        given = tuple(self._colors[value] for value in values if value < len(self._colors))
-        self.palette = given + default_palette(len(self.classes))[len(given) :]
+        self.notes: list[str] = []
+        self.class_file = self._read_class_file()
+        self._reader = MaskReader(self.masks, self.class_file)
+        self.classes = self.class_file.names if self.class_file else self._infer_classes()
+        given = dict(reversed([(index, color) for color, index in self.class_file.colors])) if self.class_file else {}
+        self.palette = tuple(given.get(index, color) for index, color in enumerate(default_palette(len(self.classes))))
         self._tags = self._read_tags()
 
     def read_mask(self, id: str) -> Tensor:
         """Read a mask as uint8 ``(H, W)``: class index or 255."""
+        return self._reader.read(self.masks[id])[0]
+
+    def read_mask_record(self, id: str) -> tuple[Tensor, MaskRecord | None]:
+        """Read a mask and what it has to agree on with the others."""
+        mask, stored = self._reader.read(self.masks[id])
+        by_index = not (self.class_file and self.class_file.colors)  # otherwise its colors agree with the class file
+        return mask, make_record(stored, self.images[id], by_index)
+
+    def compare_masks(self, records: Mapping[str, MaskRecord], pixels: NDArray[np.int64]) -> list[str]:
+        """Return a note on EXIF orientations. Raise UserError if palettes contradict each other or 255 is a class."""
+        if found := contradicting_palettes(records):
+            first, second, how = found
+            problem = f"its palette and that of {self.masks[first]} disagree: {how}"
+            raise UserError(problem, path=self.masks[second], fix=PALETTE_FIX)
+        if not self.lists_values and foreground_is_255(pixels, len(self.classes)):
+            problem = f"all {len(pixels)} masks hold only 0 and 255, and 255 is ignored"
+            raise UserError(problem, path=self.root / "masks", fix=self.values_fix([0, IGNORE]))
+        note = rotation_note(records, self.images)
+        return [f"warning: {note}"] if note else []
+
+    @property
+    def lists_values(self) -> bool:
+        """Whether the class file itself lists the values of masks."""
+        return self.class_file is not None and self.class_file.listed_values
+
+    def values_fix(self, values: Sequence[int]) -> str:
+        """Return the line of ``classes.json`` that names mask values."""
+        return self._reader.values_fix(values)
+
+    def size_hint(self, id: str) -> str:
+        """Return why a mask may be turned against its image, or nothing without EXIF orientations."""
         path = self.masks[id]
-        values = self._read_indices(path)
-        mask = self._table[values]
-        if (mask < 0).any():
-            count = len(self.classes)
-            raise UserError(
-                f"value {values[mask < 0].min()} is not one of the {count} classes (0 to {count - 1}, 255 is ignored)",
-                path=path,
-                fix=f"correct the mask or {self._class_file or 'the classes'}",
-            )
-        return torch.from_numpy(mask.astype(np.uint8))
+        image, mask = image_orientation(self.images[id]), load_mask(path, str(path)).orientation
+        if (image >= 5) == (mask >= 5):
+            return ""
+        turned, other = ("image", "mask") if image >= 5 else ("mask", "image")
+        return f", because EXIF rotates the {turned} (orientation {max(image, mask)}) and not the {other}"
 
     def tags(self, id: str) -> Tags | None:
         """Return the tags of an image in ``tags.csv``, or None if it has none."""
@@ -122,74 +147,16 @@ class FolderDataset(FileDataset):
         best = max(counts, key=lambda path: counts[path], default=None)
         return f"rename {best} to {name} if it holds the {name}, or " if best and counts[best] else ""
 
-    def _read_classes(self) -> tuple[str, ...]:
-        if self._class_file is None:
-            return tuple(f"class{index}" for index in range(self._largest_value() + 1))
-        if self._class_file.name == "classes.txt":
-            return read_lines(self._class_file)
-        if self._class_file.name in PALETTE_FILES:
-            palette = read_palette(self._class_file)
-            self._colors, self._ignored, self._skipped = palette.colors, palette.unknown, palette.unknown
-            return tuple(palette.names[index] for index in palette.known)
-        names, self._colors, self._ignored = read_class_file(self._class_file)
-        return names
+    def _read_class_file(self) -> ClassFile | None:
+        return find_class_file(self.root, self.notes)
 
-    def _check_classes(self, classes: tuple[str, ...]) -> None:
-        if not 1 <= len(classes) <= IGNORE or len(set(classes)) < len(classes):
-            raise UserError(f"{len(classes)} names", path=self._class_file, fix="write 1 to 255 different class names")
-
-    def _mask_values(self) -> set[int]:
-        """Return the values of all masks, skipping unreadable ones, which raise when they are used."""
-
-        def values(path: Path) -> list[int]:
-            try:
-                return np.flatnonzero(np.bincount(self._read_indices(path).ravel())).tolist()
-            except UserError:
-                return []
-
-        with ThreadPoolExecutor() as pool:
-            return {value for values in pool.map(values, self.masks.values()) for value in values}
-
-    def _largest_value(self) -> int:
-        """Return the largest value of any mask."""
-        directory = self.root / "masks"
+    def _infer_classes(self) -> tuple[str, ...]:
+        """Return the classes of a folder without class file."""
         if not self.masks:
             hint = self._hint("masks", MASK_SUFFIXES, self.images)
-            raise UserError("no masks there", path=directory, fix=f"{hint}annotate a few images, as masks/NAME.png")
-        found = self._mask_values()
-        if not found:
-            self._read_indices(next(iter(self.masks.values())))  # raises
-        if found <= {0, IGNORE}:
-            values = " and ".join(map(str, sorted(found)))
-            raise UserError(
-                f"the masks hold only {values} and there is no class file",
-                path=directory,
-                fix="write classes.txt with a name for 0 and one for 1, and save masks as 0/1 (255 means ignore)",
-            )
-        return max(found - {IGNORE})
-
-    def _read_indices(self, path: Path) -> NDArray[np.uint8]:
-        values = read_mask_file(path)
-        if values.ndim == 2:
-            return values
-        if self._colors:
-            if twice := next((c for c, times in Counter(self._colors).items() if times > 1), None):
-                fix = "give each class its own color"
-                raise UserError(f"the color {twice} is listed twice", path=self._class_file, fix=fix)
-            indices = color_indices(values, self._colors)
-            if isinstance(indices, tuple):
-                problem = f"color {indices} is not in the palette of {self._class_file}"
-                raise UserError(problem, path=path, fix="add it there")
-            return indices
-        if (values == values[..., :1]).all():
-            return values[..., 0].copy()  # integers in a file of three equal channels
-        color = tuple(values[(values != values[..., :1]).any(axis=-1)][0].tolist())
-        raise UserError(
-            f"the mask holds colors, such as {color}",
-            path=path,
-            fix="write their palette into classes.json (or into palette.txt, one name r g b per line, in place of "
-            "classes.txt), or save integers",
-        )
+            fix = f"{hint}annotate a few images, as masks/NAME.png"
+            raise UserError("no masks there", path=self.root / "masks", fix=fix)
+        return self._reader.infer_classes(self.root / "masks")
 
 
 def write_folder(dataset: SegmentationDataset, directory: str | Path, ids: Iterable[str] | None = None) -> Path:

@@ -8,30 +8,44 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from semiseg.data.dataset import IGNORE, SegmentationDataset, read_sample
+from semiseg.data.dataset import IGNORE, MaskRecord, SegmentationDataset, check_size
 from semiseg.errors import UserError
 
 
-def count_pixels(dataset: SegmentationDataset, ids: Iterable[str]) -> NDArray[np.int64]:
-    """Read each image with its mask once and count the mask's pixels of each value.
+def count_pixels(dataset: SegmentationDataset, ids: Iterable[str], notes: list[str] | None = None) -> NDArray[np.int64]:
+    """Read each image with its mask once, count the mask's pixels of each value and compare the masks.
+
+    Args:
+        dataset: The data.
+        ids: The images.
+        notes: Collects notes for the user.
 
     Returns:
         int64 ``(images, 256)``.
 
     Raises:
-        UserError: An image cannot be read, or its mask is missing, unreadable, of another size or holds values that
-            are not classes. The error names the first such file in the order of ``ids``.
+        UserError: An image cannot be read, or its mask is missing, unreadable, of another size, holds values that are
+            not classes or contradicts other masks. The error names the first such file in the order of ``ids``.
     """
 
-    def pixels(id: str) -> NDArray[np.int64]:
-        mask = read_sample(dataset, id).mask
-        if mask is None:
+    def read(id: str) -> tuple[NDArray[np.int64], MaskRecord | None]:
+        image = dataset.read_image(id)
+        if not dataset.has_mask(id):
             fix = "add a mask or remove the image from the list"
             raise UserError("the image has no mask", path=dataset.image_path(id) or id, fix=fix)
-        return np.bincount(mask.numpy().ravel(), minlength=IGNORE + 1)
+        mask, record = dataset.read_mask_record(id)
+        check_size(dataset, id, image.shape[-2:], mask)
+        return np.bincount(mask.numpy().ravel(), minlength=IGNORE + 1), record
 
+    ids = tuple(ids)
     with ThreadPoolExecutor() as pool:
-        return np.array(list(pool.map(pixels, ids)), dtype=np.int64).reshape(-1, IGNORE + 1)
+        found = list(pool.map(read, ids))
+    pixels = np.array([counts for counts, _ in found], dtype=np.int64).reshape(-1, IGNORE + 1)
+    records = {id: record for id, (_, record) in zip(ids, found, strict=True) if record is not None}
+    further = dataset.compare_masks(records, pixels)
+    if notes is not None:
+        notes += further
+    return pixels
 
 
 def check_masks(dataset: SegmentationDataset, ids: Iterable[str]) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 
 from semiseg.config import TrainConfig
 from semiseg.data import open_dataset
+from semiseg.data.class_names import similar_names, similar_names_note
 from semiseg.data.dataset import SegmentationDataset
-from semiseg.data.mask_validation import check_masks, count_pixels
+from semiseg.data.mask_validation import count_pixels
 from semiseg.data.splits.annotation_kind import check_annotation
 from semiseg.data.splits.dataset_split import Split, resolve_split
 from semiseg.data.stream.unlabeled_pool import disk_space_note
@@ -111,8 +113,9 @@ def open_validated_data(config: TrainConfig) -> tuple[SegmentationDataset, Split
         UserError: As ``open_data``, or an image or mask cannot be used; the message names the file.
     """
     dataset, split = open_data(config)
-    check_masks(dataset, (*split.val, *split.test))
-    return dataset, split, count_pixels(dataset, split.labeled)
+    notes = [*split.notes, *dataset.notes]
+    pixels = count_pixels(dataset, (*split.val, *split.test, *split.labeled), notes)
+    return dataset, replace(split, notes=tuple(notes)), pixels[len(split.val) + len(split.test) :]
 
 
 def check_unlabeled(config: TrainConfig, split: Split) -> None:
@@ -150,6 +153,8 @@ def configuration_warnings(
         notes.append(f"{config.method} has no teacher that fills in unannotated pixels; they are ignored")
     if has_tags and not hasattr(options, "tag_weight"):
         notes.append(f"warning: {config.method} does not use image tags")
+    if similar := similar_names(dataset.classes):
+        notes.append(f"warning: {similar_names_note(similar)}")
     if missing := [name for value, name in enumerate(dataset.classes) if not pixels[value]]:
         notes.append(f"warning: no labeled pixel of {', '.join(missing)}: the model cannot learn what no label shows")
     if config.freeze_encoder and config.weights == "none":

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from semiseg.data.dataset import Color
+from semiseg.data.class_file import ClassFile
+from semiseg.data.dataset import IGNORE, Color
 from semiseg.data.files.file_lists import IMAGE_SUFFIXES, MASK_SUFFIXES, list_files
 from semiseg.data.folder_dataset import FolderDataset
 from semiseg.errors import UserError
@@ -81,11 +82,11 @@ class CamVid(FolderDataset):
             masks |= list_files(self.root / f"{name}annot", MASK_SUFFIXES)
         return images, {stem: path for stem, path in masks.items() if stem in images}
 
-    def _read_classes(self) -> tuple[str, ...]:
+    def _read_class_file(self) -> ClassFile | None:
         if not self._segnet:
-            return super()._read_classes()
-        self._ignored, self._colors = (UNLABELED,), PALETTE
-        return CLASSES
+            return super()._read_class_file()
+        values = {index: index for index in range(len(CLASSES))} | {UNLABELED: IGNORE, IGNORE: IGNORE}
+        return ClassFile(self.root, CLASSES, values, tuple((color, index) for index, color in enumerate(PALETTE)))
 
 
 def is_segnet_layout(root: str | Path) -> bool:

@@ -74,7 +74,7 @@ def load_mask(source: Path | IO[bytes], name: str) -> StoredMask:
             refuse_layers(opened, name)
             refuse_unclear_polarity(opened, name)
             stored_as = _raw_mode(opened)  # before the orientation, for which PIL may decode the file
-            turn = _orientation(opened)
+            turn = exif_orientation(opened)
             palette = None
             if "16" in stored_as and opened.mode in ("RGB", "RGBA"):  # PIL drops the lower 8 bits
                 raise UserError("the mask holds colors of 16 bits", path=name, fix="save an 8-bit mask")
@@ -100,7 +100,7 @@ def load_mask(source: Path | IO[bytes], name: str) -> StoredMask:
     return StoredMask(values if opened.format == "TIFF" else _upright(values, turn), palette, turn)
 
 
-def _orientation(opened: Image.Image) -> int:
+def exif_orientation(opened: Image.Image) -> int:
     """Return the EXIF orientation, 1 to 8, or 1 if the EXIF data is damaged."""
     try:
         value = opened.getexif().get(ORIENTATION)
@@ -170,14 +170,16 @@ def write_mask_file(path: Path, mask: Tensor, palette: tuple[Color, ...]) -> Non
     image.save(path)
 
 
+def color_codes(rgb: NDArray[Any]) -> NDArray[np.int32]:
+    """Return one integer for each color ``(..., 3)``."""
+    red, green, blue = np.moveaxis(rgb.astype(np.int32), -1, 0)
+    codes: NDArray[np.int32] = red << 16 | green << 8 | blue
+    return codes
+
+
 def color_indices(values: NDArray[np.uint8], colors: tuple[Color, ...]) -> NDArray[np.uint8] | Color:
     """Convert colors ``(H, W, 3)`` to their indices ``(H, W)``, or return the first color that is not in ``colors``."""
-
-    def codes(rgb: NDArray[Any]) -> NDArray[np.int32]:
-        red, green, blue = np.moveaxis(rgb.astype(np.int32), -1, 0)
-        return red << 16 | green << 8 | blue
-
-    wanted, known = codes(values), codes(np.array(colors))
+    wanted, known = color_codes(values), color_codes(np.array(colors))
     order = np.argsort(known, kind="stable")
     indices = order[np.searchsorted(known[order], wanted).clip(max=len(known) - 1)]
     unknown = known[indices] != wanted

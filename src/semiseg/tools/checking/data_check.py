@@ -26,10 +26,12 @@ from semiseg.tools.checking.list_findings import ROLES, Lists, read_lists
 from semiseg.tools.checking.mask_findings import (
     ClassCount,
     MaskStatistics,
+    agreement_findings,
     class_findings,
     collect_masks,
     content_findings,
     count_classes,
+    reading_findings,
     unreadable_masks,
 )
 from semiseg.tools.checking.open_leniently import open_leniently
@@ -118,6 +120,8 @@ def check_data(data: str | Path, progress: Progress | None = None) -> tuple[Data
         *duplicate_findings(dataset, scans, lists),
         *near_duplicates,
         *size_findings(dataset, scans),
+        *reading_findings(dataset),
+        *agreement_findings(dataset, scans, lists),
         *content_findings(dataset, masks),
         *class_findings(classes, masks),
     ]

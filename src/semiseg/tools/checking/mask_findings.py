@@ -9,7 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from semiseg.data.class_names import similar_names, similar_names_note
 from semiseg.data.dataset import IGNORE, SegmentationDataset
+from semiseg.data.folder_dataset import FolderDataset
+from semiseg.data.masks.mask_records import PALETTE_FIX, contradicting_palettes
 from semiseg.data.splits.annotation_kind import SPARSE_SHARE
 from semiseg.tools.checking.finding import (
     Finding,
@@ -17,6 +20,7 @@ from semiseg.tools.checking.finding import (
     format_count,
     format_names,
     from_file_errors,
+    image_names,
     mask_names,
 )
 from semiseg.tools.checking.list_findings import Lists, Role
@@ -142,14 +146,14 @@ def content_findings(dataset: SegmentationDataset, masks: MaskStatistics) -> lis
     pixels = np.concatenate([masks.pixels[role] for role in MASK_ROLES])
     if not ids:
         return []
-    shown, ignored = pixels[:, :IGNORE] > 0, pixels[:, IGNORE] > 0
+    shown, known = pixels[:, :IGNORE] > 0, 1 - pixels[:, IGNORE] / pixels.sum(axis=1)
     class_counts = shown.sum(axis=1)
     findings = []
     if empty := _select(dataset, ids, class_counts == 0):
         text = f"{format_count(len(empty), 'mask')} of 255 (ignored) only: {format_names(empty)}"
         severity: Severity = "problem" if masks.known == 0 else "warning"
         findings.append(Finding(severity, "mask-unknown", text, "annotate something or remove the mask", empty))
-    foreground = _foreground_255(dataset, ids, shown, ignored)
+    foreground = _foreground_255(dataset, ids, shown, known)
     findings += foreground
     if (single := _select(dataset, ids, class_counts == 1)) and not foreground:
         names = [dataset.classes[value] for value in np.flatnonzero(shown[class_counts == 1].any(axis=0))]
@@ -171,19 +175,60 @@ def _single_class(files: tuple[str, ...], names: Sequence[str], total: int) -> F
 
 
 def _foreground_255(
-    dataset: SegmentationDataset, ids: Sequence[str], shown: NDArray[np.bool_], ignored: NDArray[np.bool_]
+    dataset: SegmentationDataset, ids: Sequence[str], shown: NDArray[np.bool_], known: NDArray[np.float64]
 ) -> list[Finding]:
-    """Report masks of 0 and 255, unless 255 also occurs alongside other classes and so means "not annotated"."""
-    class_counts = shown.sum(axis=1)
-    suspect = ignored & (class_counts == 1) & shown[:, 0]
-    if not suspect.any() or (ignored & (class_counts > 0) & ~suspect).any() or len(dataset.classes) < 2:
+    """Report masks of 0 and 255 only, in which 255 probably means a class.
+
+    Where most pixels of other masks are 255, it means "not annotated" in these masks too.
+
+    Args:
+        dataset: The data.
+        ids: The images.
+        shown: ``(images, 255)``, whether a mask shows a class.
+        known: ``(images,)``, the share of its pixels that are not 255.
+    """
+    if len(dataset.classes) < 2 or (isinstance(dataset, FolderDataset) and dataset.lists_values):
+        return []
+    suspect = (known < 1) & (shown.sum(axis=1) == 1) & shown[:, 0]
+    others = ~suspect & shown.any(axis=1) & (known < 1)
+    if not suspect.any() or (others.any() and (np.median(known[others]) < SPARSE_SHARE or suspect.mean() > 0.5)):
         return []
     files = _select(dataset, ids, suspect)
     only_background = not shown[:, 1:].any()
     text = f"{format_count(len(files), 'mask')} of 0 and 255 only: {format_names(files)}"
-    text += "; all masks show only class 0" if only_background else ""
-    remedy = f"if 255 means {dataset.classes[1]}, save it as 1, because 255 is ignored"
+    text += "; all masks show only class 0" if only_background else "; 255 is ignored"
+    name = dataset.classes[1]
+    if only_background and isinstance(dataset, FolderDataset):
+        remedy = f"if 255 means {name}, {dataset.values_fix([0, IGNORE])}"
+    else:
+        remedy = f"if 255 means {name} there, save it as 1 like the other masks"
     return [Finding("problem" if only_background else "warning", "foreground-255", text, remedy, files)]
+
+
+def agreement_findings(dataset: SegmentationDataset, scans: Sequence[SampleScan], lists: Lists) -> list[Finding]:
+    """Report masks whose palettes contradict each other, and images that EXIF turns differently from their masks."""
+    used = set(lists.ids(*MASK_ROLES))
+    records = {sample.id: sample.record for sample in scans if sample.id in used and sample.record is not None}
+    findings = []
+    if found := contradicting_palettes(records):
+        files = mask_names(dataset, found[:2])
+        text = f"the palettes of {files[0]} and {files[1]} disagree: {found[2]}"
+        findings.append(Finding("problem", "palette", text, PALETTE_FIX, files))
+    if apart := [id for id, record in records.items() if record.turned_apart]:
+        files = image_names(dataset, apart)
+        text = f"{format_count(len(files), 'image')} rotated or flipped by EXIF unlike the mask: {format_names(files)}"
+        remedy = "check on the page of --html whether the masks fit, and save masks upright where they do not"
+        findings.append(Finding("warning", "exif", text, remedy, files))
+    return findings
+
+
+def reading_findings(dataset: SegmentationDataset) -> list[Finding]:
+    """Report class names that are easily confused, and notes on how the data are read."""
+    findings = [Finding("note", "reading", note) for note in dataset.notes]
+    if similar := similar_names(dataset.classes):
+        remedy = "use one spelling for each class, in the class file and in the annotation tool"
+        findings.append(Finding("warning", "class-names", similar_names_note(similar), remedy))
+    return findings
 
 
 def _select(dataset: SegmentationDataset, ids: Sequence[str], chosen: NDArray[np.bool_]) -> tuple[str, ...]:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from semiseg.data import detect_layout, open_dataset
-from semiseg.data.dataset import IGNORE, SegmentationDataset
+from semiseg.data.class_file import ClassFile
+from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.files.file_lists import IMAGE_SUFFIXES, JPEG_SUFFIXES, MASK_SUFFIXES, list_files
 from semiseg.data.files.mask_files import lossy_mask_error
 from semiseg.data.files.mask_matching import check_mask_names, match_masks
@@ -40,10 +41,12 @@ class LenientFolder(FolderDataset):
 
     Attributes:
         errors: The errors that training would raise.
+        class_file_failed: Whether the class file is invalid.
     """
 
     def __init__(self, root: str | Path) -> None:
         self.errors: list[UserError] = []
+        self.class_file_failed = False
         super().__init__(root)
 
     def _find_files(self) -> tuple[Mapping[str, Path], Mapping[str, Path]]:
@@ -58,16 +61,21 @@ class LenientFolder(FolderDataset):
             self.errors.append(error)
         return images, matched
 
-    def _read_classes(self) -> tuple[str, ...]:
+    def _read_class_file(self) -> ClassFile | None:
         try:
-            classes = super()._read_classes()
-            self._check_classes(classes)
-            return classes
+            return super()._read_class_file()
         except UserError as error:
             self.errors.append(error)
-        self._class_file, self._ignored, self._skipped, self._colors = None, (), (), ()
-        largest = max(self._mask_values() - {IGNORE}, default=0)
-        return tuple(f"class{index}" for index in range(largest + 1))
+            self.class_file_failed = True
+            return None
+
+    def _infer_classes(self) -> tuple[str, ...]:
+        if not self.class_file_failed:
+            try:
+                return super()._infer_classes()
+            except UserError as error:
+                self.errors.append(error)
+        return self._reader.accept_values()
 
     def _read_tags(self) -> dict[str, Tags]:
         try:

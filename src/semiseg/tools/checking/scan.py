@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from semiseg.data.dataset import IGNORE, SegmentationDataset, check_size, read_ahead
+from semiseg.data.dataset import IGNORE, MaskRecord, SegmentationDataset, check_size, read_ahead
 from semiseg.errors import UserError
 from semiseg.tools.checking.near_duplicates import Fingerprint, fingerprint
 
+T = TypeVar("T")
 READ_AHEAD = 64  # images that are read in advance
 Progress = Callable[[int, int], None]
 """Called with the number of images read and their total number."""
@@ -30,6 +32,7 @@ class SampleScan:
         fingerprint: Features that find near-duplicates of the image; None if it cannot be read.
         pixels: int64 ``(256,)``, the number of pixels with each value of the mask; None without a valid mask.
         mask_digest: Hash of the pixels of the mask.
+        record: What the mask has to agree on with others; None without a valid mask.
         image_error: The error of reading the image.
         mask_error: The error of reading the mask, or of comparing its size with the image.
     """
@@ -40,6 +43,7 @@ class SampleScan:
     fingerprint: Fingerprint | None = None
     pixels: NDArray[np.int64] | None = None
     mask_digest: bytes = b""
+    record: MaskRecord | None = None
     image_error: UserError | None = None
     mask_error: UserError | None = None
 
@@ -56,7 +60,8 @@ def scan(dataset: SegmentationDataset, progress: Progress | None = None) -> list
 
 def _scan_sample(dataset: SegmentationDataset, id: str) -> SampleScan:
     image, image_error = _read(dataset.read_image, id)
-    mask, mask_error = _read(dataset.read_mask, id) if dataset.has_mask(id) else (None, None)
+    found, mask_error = _read(dataset.read_mask_record, id) if dataset.has_mask(id) else (None, None)
+    mask, record = found or (None, None)
     if image is not None and mask is not None:
         try:
             check_size(dataset, id, image.shape[-2:], mask)
@@ -69,12 +74,13 @@ def _scan_sample(dataset: SegmentationDataset, id: str) -> SampleScan:
         fingerprint=None if image is None else fingerprint(image),
         pixels=None if mask is None else np.bincount(mask.numpy().ravel(), minlength=IGNORE + 1),
         mask_digest=b"" if mask is None else _digest(mask),
+        record=None if mask is None else record,
         image_error=image_error,
         mask_error=mask_error,
     )
 
 
-def _read(read: Callable[[str], Tensor], id: str) -> tuple[Tensor | None, UserError | None]:
+def _read(read: Callable[[str], T], id: str) -> tuple[T | None, UserError | None]:
     try:
         return read(id), None
     except UserError as error:

@@ -1,0 +1,162 @@
+"""Read the masks of a plain folder as class indices, by values, indices or colors, or explain why they cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from semiseg.data.class_file import INVALID, JSON, ClassFile
+from semiseg.data.dataset import IGNORE
+from semiseg.data.files.mask_files import StoredMask, load_mask
+from semiseg.data.masks.mask_colors import classes_of_colors, gray_is_color, gray_values, table_of_colors
+from semiseg.data.masks.mask_patterns import implausible_classes, used_values, values_fix
+from semiseg.errors import UserError
+
+EXAMPLES = 8  # masks that are read again to explain an error
+
+
+class MaskReader:
+    """Converts stored masks to class indices.
+
+    Args:
+        masks: The file of each mask, by id.
+        file: The class file; None if the classes follow from the masks.
+    """
+
+    def __init__(self, masks: Mapping[str, Path], file: ClassFile | None) -> None:
+        self.masks, self.file = masks, file
+        self.classes = len(file.names) if file else 0
+        self.table = _value_table(file.values if file else {IGNORE: IGNORE})
+
+    def infer_classes(self, folder: Path) -> tuple[str, ...]:
+        """Return ``class0`` to the largest value of any mask, and read masks accordingly from now on.
+
+        Raises:
+            UserError: No mask is readable, or the values do not look like classes. The error names ``folder``.
+        """
+        used = self._used_values()
+        if not used:
+            self._integers(next(iter(self.masks.values())))  # raises
+        found = sorted({int(value) for values in used for value in values})
+        if set(found) <= {0, IGNORE}:
+            shown = " and ".join(map(str, found))
+            names = "write classes.txt with a name for 0 and one for 1, and annotate both"
+            fix = self.values_fix(found) if len(found) == 2 else names
+            raise UserError(f"the masks hold only {shown} and there is no class file", path=folder, fix=fix)
+        if pattern := implausible_classes(used, self._examples, self.values_fix, inferred=True):
+            raise UserError(pattern[0], path=folder, fix=pattern[1])
+        self._set_classes(max((value for value in found if value < IGNORE), default=0) + 1)
+        return tuple(f"class{index}" for index in range(self.classes))
+
+    def accept_values(self) -> tuple[str, ...]:
+        """Return ``class0`` to the largest value of any mask up to 254, whatever the values look like."""
+        largest = max((int(value) for values in self._used_values() for value in values if value < IGNORE), default=0)
+        self._set_classes(max(0, largest) + 1)
+        return tuple(f"class{index}" for index in range(self.classes))
+
+    def _set_classes(self, count: int) -> None:
+        """Read mask values 0 to ``count - 1`` as these classes, and 255 as ignored."""
+        self.classes = count
+        self.table = _value_table({value: value for value in range(count)} | {IGNORE: IGNORE})
+
+    def read(self, path: Path) -> tuple[Tensor, StoredMask]:
+        """Read a mask as uint8 ``(H, W)``, class index or 255, and as stored."""
+        stored = load_mask(path, str(path))
+        return self._classes_of(stored, path), stored
+
+    def values_fix(self, values: Sequence[int]) -> str:
+        """Return the line of ``classes.json`` that names mask values, with the class names if there are enough."""
+        return values_fix(values, self.file.names if self.file else (), bool(self.file and self.file.path.name == JSON))
+
+    def _classes_of(self, stored: StoredMask, path: Path) -> Tensor:
+        values, table, file = stored.values, self.table, self.file
+        with_colors = file is not None and bool(file.colors)
+        if values.ndim == 3:
+            if file and with_colors:
+                return self._checked(classes_of_colors(values, file, path), values, path)
+            values = gray_values(values, path)
+        elif file and with_colors and values.dtype == np.uint8:
+            if stored.palette is not None:
+                table = table_of_colors(used_values(values)[0].tolist(), stored.palette, table, file, path)
+            elif gray_is_color(values, table, file):
+                return self._classes_of(StoredMask(np.repeat(values[..., None], 3, axis=2)), path)
+        if values.dtype != np.uint8:
+            values = self._as_integers(values, path)
+        return self._checked(table[values], values, path)
+
+    def _as_integers(self, values: NDArray[Any], path: Path) -> NDArray[np.int64]:
+        """Return values of any type as integers within the table."""
+        with np.errstate(invalid="ignore"):  # NaN raises UserError below
+            integers = values.astype(np.int64)
+            wrong = (integers != values) | (integers < 0)
+        if wrong.any():
+            problem = f"value {values[wrong][0]} is not an integer from 0 to 255"
+            raise UserError(problem, path=path, fix="save an 8-bit mask")
+        if (beyond := integers >= len(self.table)).any():
+            raise self._value_error(integers[beyond].min(), path)
+        return integers
+
+    def _checked(self, mask: NDArray[np.int16], values: NDArray[Any], path: Path) -> Tensor:
+        """Return a mask as tensor. Raises UserError if it holds -1."""
+        if (mask < 0).any():
+            raise self._value_error(values[mask < 0].min(), path)
+        return torch.from_numpy(mask.astype(np.uint8))
+
+    def _value_error(self, value: Any, path: Path) -> UserError:
+        """Return the error for a value that is not a class, which names the pattern of the values if there is any."""
+        listed = f"0 to {self.classes - 1}, 255 is ignored"
+        if self.file and self.file.listed_values:
+            listed = f"{self.file.path.name} lists the values {', '.join(map(str, sorted(self.file.values)))}"
+        problem = f"value {value} is not one of the {self.classes} classes ({listed})"
+        with suppress(UserError):
+            examples = [self._integers(path), *self._examples]
+            used = [used_values(mask)[0] for mask in examples]
+            if pattern := implausible_classes(used, examples, self.values_fix):
+                return UserError(f"{problem}: {pattern[0]}", path=path, fix=pattern[1])
+        if value > IGNORE:
+            return UserError(f"value {value} is not an integer from 0 to 255", path=path, fix="save an 8-bit mask")
+        return UserError(
+            problem, path=path, fix=f"correct the mask or {self.file.path if self.file else 'the classes'}"
+        )
+
+    def _integers(self, path: Path) -> NDArray[Any]:
+        """Return the stored integers of a mask. Raises UserError for colors."""
+        stored = load_mask(path, str(path))
+        return stored.values if stored.values.ndim == 2 else gray_values(stored.values, path)
+
+    def _used_values(self) -> list[NDArray[Any]]:
+        """Return the used values of each mask, without unreadable ones, which raise when they are used."""
+
+        def used(path: Path) -> NDArray[Any] | None:
+            try:
+                return used_values(self._integers(path))[0]
+            except UserError:
+                return None
+
+        with ThreadPoolExecutor() as pool:
+            return [values for values in pool.map(used, self.masks.values()) if values is not None]
+
+    @cached_property
+    def _examples(self) -> list[NDArray[Any]]:
+        """The stored integers of a few masks."""
+        examples = []
+        for path in list(self.masks.values())[:EXAMPLES]:
+            with suppress(UserError):
+                examples.append(self._integers(path))
+        return examples
+
+
+def _value_table(values: Mapping[int, int]) -> NDArray[np.int16]:
+    """Return a table from mask values to class indices, 255 (ignored) or -1 (invalid), of at least 256 entries."""
+    table = np.full(max([IGNORE, *values]) + 1, INVALID, dtype=np.int16)
+    table[list(values)] = list(values.values())
+    return table
