@@ -183,7 +183,7 @@ def test_roboflow_export(tmp_path: Path) -> None:
     for list in ("train", "val"):
         write_lines(root / list / "_classes.csv", "Pixel Value, Class", "0, background", "1, square", "2, disc")
     assert detect_form(root) == "roboflow"
-    data, _ = imported(root, ("class0", "class1", "class2"))
+    data, _ = imported(root)
     assert len(data.split("val") or ()) == 2
     write_lines(root / "val" / "_classes.csv", "Pixel Value, Class", "0, background", "1, disc", "2, square")
     with refused("_classes.csv", "its classes differ from those of"):

@@ -87,15 +87,19 @@ class FolderDataset(FileDataset):
 
     def compare_masks(self, records: Mapping[str, MaskRecord], pixels: NDArray[np.int64]) -> list[str]:
         """Return a note on EXIF orientations. Raise UserError if palettes contradict each other or 255 is a class."""
-        if found := contradicting_palettes(records):
-            first, second, how = found
-            problem = f"its palette and that of {self.masks[first]} disagree: {how}"
-            raise UserError(problem, path=self.masks[second], fix=PALETTE_FIX)
+        self.check_palettes(records)
         if not self.lists_values and foreground_is_255(pixels, len(self.classes)):
             problem = f"all {len(pixels)} masks hold only 0 and 255, and 255 is ignored"
             raise UserError(problem, path=self.root / "masks", fix=self.values_fix([0, IGNORE]))
         note = rotation_note(records, self.images)
         return [f"warning: {note}"] if note else []
+
+    def check_palettes(self, records: Mapping[str, MaskRecord]) -> None:
+        """Raise UserError if the palettes of indexed masks contradict each other."""
+        if found := contradicting_palettes(records):
+            first, second, how = found
+            problem = f"its palette and that of {self.masks[first]} disagree: {how}"
+            raise UserError(problem, path=self.masks[second], fix=PALETTE_FIX)
 
     @property
     def lists_values(self) -> bool:

@@ -11,13 +11,10 @@ from pathlib import Path
 from semiseg.data.benchmarks.ade20k import ade20k_root
 from semiseg.data.benchmarks.camvid import is_segnet_layout
 from semiseg.data.benchmarks.voc import voc_root
+from semiseg.data.class_file import CLASS_FILES
 from semiseg.data.files.file_lists import IMAGE_SUFFIXES
-from semiseg.data.palette_file import PALETTE_FILES
 
-CLASS_FILES = (
-    *("classes.json", "classes.txt", *PALETTE_FILES),
-    *("class_names.txt", "labels.txt", "labelmap.txt", "_classes.csv", "data.yaml"),
-)
+OWN_CLASSES = (*CLASS_FILES, "labelmap.txt")
 """Files that define own classes. A folder with one of them is not a benchmark."""
 EXAMINED = 200
 """Names of files that are examined in each folder."""
@@ -80,7 +77,7 @@ def recognize_benchmark(root: Path) -> tuple[str, str]:
 
 
 def _class_file(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in CLASS_FILES)
+    return any((folder / name).is_file() for name in OWN_CLASSES)
 
 
 def _names(folder: Path | None, pattern: str, root: Path | None) -> str:

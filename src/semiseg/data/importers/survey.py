@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from itertools import islice
 from pathlib import Path
 
-from semiseg.data.benchmarks.recognition import CLASS_FILES
+from semiseg.data.benchmarks.recognition import OWN_CLASSES
 from semiseg.data.files.file_lists import IMAGE_SUFFIXES
 from semiseg.data.files.image_header import UNREADABLE, open_image
 from semiseg.data.importers.source_files import walk_files
@@ -23,7 +23,7 @@ KINDS = {".json": "JSON file", ".xml": "XML file", ".txt": "TXT file", ".csv": "
 
 def unknown_form_error(root: Path) -> UserError:
     """Return an error that names what a folder holds, and the nearest form."""
-    files = [path for path in islice(walk_files(root), EXAMINED) if path.name not in CLASS_FILES]
+    files = [path for path in islice(walk_files(root), EXAMINED) if path.name not in OWN_CLASSES]
     files = [path for path in files if path.parent != root / "splits"]
     counts: dict[Path, Counter[str]] = defaultdict(Counter)
     for path in files:

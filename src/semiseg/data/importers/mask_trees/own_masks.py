@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from torch import Tensor
+
+from semiseg.data.class_file import CLASS_FILES
+from semiseg.data.dataset import Color, MaskRecord
 from semiseg.data.folder_dataset import FolderDataset
 from semiseg.data.importers.source_files import walk_files
+from semiseg.data.masks.mask_records import rotation_note
 from semiseg.errors import UserError
-
-CLASS_FILES = (
-    *("classes.json", "classes.txt", "palette.txt", "palette.csv", "label_colors.txt", "class_dict.csv"),
-    *("class_names.txt", "labels.txt", "_classes.csv", "data.yaml"),
-)
 
 
 class OwnMasks(FolderDataset):
@@ -26,11 +26,25 @@ class OwnMasks(FolderDataset):
 
     def __init__(self, folder: Path, images: Mapping[str, Path], masks: Mapping[str, Path]) -> None:
         self._files = images, masks
+        self._records = dict[str, MaskRecord]()
+        self._palettes = dict[frozenset[tuple[int, Color]], str]()
         super().__init__(folder)
 
+    def read_mask(self, id: str) -> Tensor:
+        """Read a mask like an own folder. Raises UserError also if its palette contradicts that of a mask before."""
+        mask, record = self.read_mask_record(id)
+        if record is not None:
+            self._records[id] = record
+            colors = frozenset(record.colors.items())
+            if colors not in self._palettes:
+                self._palettes[colors] = id
+                self.check_palettes({other: self._records[other] for other in list(self._palettes.values())})
+        return mask
+
     def describe(self) -> list[str]:
-        """Return lines on how the masks were read; none by default."""
-        return []
+        """Return lines on how the masks were read."""
+        note = rotation_note(self._records, self.images)
+        return [*self.notes, *([note] if note else [])]
 
     def _find_files(self) -> tuple[Mapping[str, Path], Mapping[str, Path]]:
         return self._files

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from semiseg.data.dataset import Color
 from semiseg.data.files.file_lists import JPEG_SUFFIXES
@@ -37,8 +39,14 @@ class ThresholdMasks(OwnMasks):
         self._threshold, self._changed = threshold, dict[Path, float]()
         super().__init__(folder, images, masks)
         if not self._colors and len(self.classes) != 2:
-            problem = f"makes two classes, but {self._class_file} names {len(self.classes)}"
+            name = self.class_file.path.name if self.class_file else "the class file"
+            problem = f"makes two classes, but {name} names {len(self.classes)}"
             raise UserError(problem, option="threshold", fix="name two classes, or give their colors in palette.txt")
+
+    @property
+    def _colors(self) -> tuple[tuple[Color, int], ...]:
+        """The colors of the class file, each with its class index or 255."""
+        return self.class_file.colors if self.class_file else ()
 
     def describe(self) -> list[str]:
         """Return a line with the share of pixels that had another value than those of the classes."""
@@ -48,22 +56,23 @@ class ThresholdMasks(OwnMasks):
         how = "the nearest color" if self._colors else f"less than {self._threshold}, or not"
         return [f"{share:.2g} % of the pixels of the masks were between the classes: rounded to {how}"]
 
-    def _read_classes(self) -> tuple[str, ...]:
-        return super()._read_classes() if self._class_file else ("background", "foreground")
-
-    def _read_indices(self, path: Path) -> NDArray[np.uint8]:
+    def read_mask(self, id: str) -> Tensor:
+        """Read a mask and round its values."""
+        path = self.masks[id]
         values = read_values(path)
-        gray = values.ndim == 2 or int(np.ptp(values, axis=2).max()) <= _gray_tolerance(path)
         if self._colors:
             colors = values if values.ndim == 3 else np.repeat(values[..., None], 3, axis=2)
-            indices, self._changed[path] = nearest_colors(colors, self._colors)
-            return indices
-        if not gray:
+            indices, self._changed[path] = nearest_colors(colors, tuple(color for color, _ in self._colors))
+            return torch.from_numpy(np.array([index for _, index in self._colors], dtype=np.uint8)[indices])
+        if values.ndim == 3 and int(np.ptp(values, axis=2).max()) > _gray_tolerance(path):
             fix = "write palette.txt with one line per class: name red green blue"
             raise UserError("the mask is colored, and no palette names its colors", path=path, fix=fix)
         values = values if values.ndim == 2 else values[..., 0]
         self._changed[path] = float(((values != values.min()) & (values != values.max())).mean())
-        return (values >= self._threshold).astype(np.uint8)
+        return torch.from_numpy((values >= self._threshold).astype(np.uint8))
+
+    def _infer_classes(self) -> tuple[str, ...]:
+        return "background", "foreground"
 
 
 def nearest_colors(values: NDArray[Any], colors: tuple[Color, ...]) -> tuple[NDArray[np.uint8], float]:
