@@ -563,14 +563,15 @@ def test_predict_writes_indexed_masks_at_the_size_of_the_images(call: Call, trai
     out = tmp_path / "masks"
     arguments = (tmp_path / "photos", tmp_path / "gray.png", "--out", out, "--overlay", "--confidence")
     assert call("predict", trained, *arguments).status == 0
-    assert len(list(out.iterdir())) == 9
+    assert sorted(path.name for path in out.iterdir()) == ["a.png", "b.png", "confidence", "gray.png", "overlays"]
     for stem, size in (("a", (37, 53)), ("b", (80, 20)), ("gray", (9, 9))):
         mask = Image.open(out / f"{stem}.png")
         assert mask.mode == "P" and mask.size == size
         assert np.array(mask).max() < 7
         assert (mask.getpalette() or [])[:6] == [40, 40, 40, 228, 87, 86]  # of shapes: background, circle
-        assert Image.open(out / f"{stem}_overlay.png").size == size
-        assert Image.open(out / f"{stem}_confidence.png").size == size
+        assert Image.open(out / "confidence" / f"{stem}.png").size == size
+        overlay = Image.open(out / "overlays" / f"{stem}.png")  # with the legend below
+        assert overlay.width == max(240, size[0]) and overlay.height > size[1]
     before = content(out)
     assert_refused(call("predict", trained, tmp_path / "photos", "--out", out), "a.png.* exists.*choose another --out")
     assert content(out) == before
@@ -588,10 +589,11 @@ def test_predict_rejects_invalid_input(call: Call, trained: Path, tmp_path: Path
         assert_refused(call("predict", trained, tmp_path / image, "--out", out), pattern)
     (tmp_path / "file").write_text("")
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
-    Image.new("RGB", (9, 9)).save(tmp_path / "a_overlay.png")
-    both = tmp_path / "a.png", tmp_path / "a_overlay.png"
-    twice = "a_overlay.png: .*two images"
-    assert_refused(call("predict", trained, *both, "--out", tmp_path / "new", "--overlay"), twice)
+    (tmp_path / "tree" / "overlays").mkdir(parents=True)
+    for name in ("a.png", "overlays/a.png"):
+        Image.new("RGB", (9, 9)).save(tmp_path / "tree" / name)
+    twice = "overlays/a.png: .*two images"
+    assert_refused(call("predict", trained, tmp_path / "tree", "--out", tmp_path / "new", "--overlay"), twice)
     assert not (tmp_path / "new").exists()
     assert_refused(call("predict", trained, tmp_path / "a.png", "--out", tmp_path / "file"), "file: cannot be written")
 

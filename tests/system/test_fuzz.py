@@ -39,11 +39,11 @@ from semiseg.data.stream.shards import parse_index
 from semiseg.data.stream.tar_files import read_image, read_members
 from semiseg.data.tag_file import read_tags, write_tags
 from semiseg.errors import UserError
+from semiseg.inference.formats.label_studio_results import encode_brush
 from semiseg.methods import METHODS
 from semiseg.methods.supervised import Supervised
 from semiseg.networks import build
 from semiseg.tools.models.trained_model import read_checkpoint
-from semiseg.tools.suggestion.draft_masks import encode_brush
 from semiseg.training.checkpoint import load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.slow  # whole commands, trainings or exports

@@ -18,9 +18,10 @@ from PIL import Image
 
 import semiseg
 from semiseg.data import Shapes, open_dataset, write_folder
+from semiseg.inference.formats.label_studio_results import encode_brush
 from semiseg.networks import build
 from semiseg.tools.suggestion.contact_sheet import panels
-from semiseg.tools.suggestion.draft_masks import encode_brush, replace_black, write_cvat
+from semiseg.tools.suggestion.draft_masks import replace_black, write_cvat
 from semiseg.tools.suggestion.ranking import choose, nearest, percentile
 from semiseg.tools.suggestion.uncertainty import Measurements, entropy, jensen_shannon, rating_networks
 

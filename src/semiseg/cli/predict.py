@@ -18,21 +18,31 @@ class Predict:
     run: tyro.conf.Positional[str]
     """Run directory or checkpoint file."""
     images: tyro.conf.Positional[tuple[str, ...]]
-    """Image files and directories; or shards: a directory or URL of tar files, or their index.json."""
+    """Image files and directories, with subdirectories; or shards: a directory or URL of tar files, or index.json."""
     out: str
-    """Directory for the masks: OUT/<stem>.png; for shards, OUT/<name>.tar that contains <key>.png."""
+    """Directory for the masks. OUT/<path below the given directory>.png, or .tif for a GeoTIFF, with its georeference.
+    If files differ only in their suffix: <path>.jpg.png. For shards: OUT/<name>.tar that contains <key>.png."""
     network: str | None = None
     """Network to use: student, teacher1, ..., teachers-average."""
     checkpoint: Literal["best", "last"] = "best"
     """Checkpoint of the run."""
+    format: Literal["png", "probabilities", "coco", "geojson", "label-studio"] = "png"
+    """Written besides the masks. probabilities: OUT/probabilities/<path>.npy, float16 (classes, height, width), or
+    GeoTIFF; coco: OUT/coco.json; geojson: OUT/geojson/<path>.geojson; label-studio: OUT/label-studio.json."""
+    min_confidence: float = 0.0
+    """Pixels with a lower probability become 255 (unknown)."""
     overlay: bool = False
-    """Also write OUT/<stem>_overlay.png."""
+    """Also write OUT/overlays/<path>.png, the image with the classes in color and a legend."""
     confidence: bool = False
-    """Also write OUT/<stem>_confidence.png: gray, 255 for certain."""
+    """Also write OUT/confidence/<path>.png: gray, 255 for certain."""
+    mode: Literal["auto", "whole", "slide"] = "auto"
+    """whole: each image at once; slide: in overlapping windows; auto: in windows if it does not fit into memory."""
+    window: int | None = None
+    """Side of the windows in pixels of the image (after --image-scale of the run); default: the training crop size."""
     skip_existing: bool = False
-    """Skip masks that already exist in OUT; otherwise existing files are an error."""
+    """Skip files that already exist in OUT; otherwise existing files are an error."""
     sliding: bool = False
-    """Use a sliding window of the training crop size."""
+    """Deprecated: pass --mode slide."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Device to compute on."""
     devices: int | Literal["auto"] = "auto"

@@ -66,7 +66,7 @@ class Predictor:
         if len(self.networks) > 1 or self.window is not None:
             return self.probabilities(image)
         with evaluation_mode(self.networks):
-            return _resized(self.networks[0](self.network_input(image)).float(), image.shape[-2:])[0]
+            return resized(self.networks[0](self.network_input(image)).float(), image.shape[-2:])[0]
 
     @torch.inference_mode()
     def probabilities(self, image: Tensor) -> Tensor:
@@ -111,13 +111,13 @@ class Predictor:
     def _network_probabilities(self, network: nn.Module, images: Tensor, size: torch.Size) -> Tensor:
         """Return probabilities ``(C, *size)`` of one network."""
         if self.window is None:
-            return _resized(network(images).float(), size)[0].softmax(dim=0)
+            return resized(network(images).float(), size)[0].softmax(dim=0)
         probabilities = slide(network, images, self.window)
         if probabilities.shape[-2:] == size:
             return probabilities[0]
         # Resize logarithms instead of probabilities, so that a window that covers the image gives the same result.
         logarithms = probabilities.clamp_(min=torch.finfo(probabilities.dtype).tiny).log_()
-        return _resized(logarithms, size)[0].softmax(dim=0)
+        return resized(logarithms, size)[0].softmax(dim=0)
 
 
 def slide(network: nn.Module, images: Tensor, window: int) -> Tensor:
@@ -171,7 +171,7 @@ def evaluation_mode(networks: Sequence[nn.Module]) -> Iterator[None]:
             module.training = True
 
 
-def _resized(scores: Tensor, size: torch.Size) -> Tensor:
+def resized(scores: Tensor, size: torch.Size) -> Tensor:
     """Return scores resized to ``(N, C, *size)`` by bilinear interpolation, unchanged if they have that size."""
     if scores.shape[-2:] == size:
         return scores

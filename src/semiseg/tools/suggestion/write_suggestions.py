@@ -10,9 +10,10 @@ from pathlib import Path
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.splits.list_files import write_list
 from semiseg.data.splits.make_splits import link_image
+from semiseg.inference.formats.label_studio_results import write_label_studio
 from semiseg.tools.models.trained_model import Model
 from semiseg.tools.suggestion.contact_sheet import contact_sheet, panels
-from semiseg.tools.suggestion.draft_masks import Mask, write_cvat, write_label_studio
+from semiseg.tools.suggestion.draft_masks import Mask, write_cvat
 from semiseg.tools.suggestion.ranking import Choice
 from semiseg.tools.suggestion.uncertainty import Measurements
 from semiseg.visualization.mask_pictures import Picture, save_indexed_png, save_picture
@@ -76,7 +77,8 @@ def write_suggestions(
         save_indexed_png(mask, model.palette, folder / "masks" / f"{one.id}.png")
         entries[f"{rank}. {one.id}"] = panels(image, mask.cpu(), confidence, model.palette)
     write_cvat(folder / "cvat.zip", masks, model.classes, model.palette)
-    write_label_studio(folder, files, masks, model.classes, model.palette)
+    tasks = ((id, f"images/{files[id]}", mask) for id, mask in masks.items())
+    write_label_studio(folder / "label-studio.json", tasks, model.classes, model.palette)
     for number, start in enumerate(range(0, len(entries), SHEET)):
         name = f"contact-sheet-{number + 1}.png" if number else "contact-sheet.png"
         sheet = dict(list(entries.items())[start : start + SHEET])

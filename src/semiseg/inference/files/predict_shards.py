@@ -12,8 +12,9 @@ from semiseg.data.stream.remote_files import Unreachable
 from semiseg.data.stream.shards import Shards
 from semiseg.data.stream.tar_files import escapes_folder, read_image
 from semiseg.errors import UserError, os_error
-from semiseg.inference.mask_writer import PredictionRenderer
-from semiseg.inference.predict_files import print_skipped
+from semiseg.inference.files.image_source import MemoryImage
+from semiseg.inference.files.predict_files import print_skipped
+from semiseg.inference.formats.prediction_writer import MASK, PredictionWriter
 
 
 def plan_shards(shards: Shards, out: Path, skip_existing: bool) -> list[int]:
@@ -39,13 +40,13 @@ def plan_shards(shards: Shards, out: Path, skip_existing: bool) -> list[int]:
     return todo
 
 
-def predict_shard(renderer: PredictionRenderer, shards: Shards, number: int, out: Path) -> tuple[int, Path | None]:
+def predict_shard(writer: PredictionWriter, shards: Shards, number: int, out: Path) -> tuple[int, Path | None]:
     """Write the shard of masks for a shard: ``<key>.png``, ``<key>.overlay.png`` and so on, or no file at all.
 
     Print and skip images that cannot be read.
 
     Args:
-        renderer: Predicts and renders.
+        writer: Predicts and renders.
         shards: The shards of images.
         number: Index of the shard.
         out: The output directory.
@@ -65,14 +66,15 @@ def predict_shard(renderer: PredictionRenderer, shards: Shards, number: int, out
             for key, member in members.items():
                 try:
                     image = read_image(url, size, key, path, member).pixels
+                    pictures = writer.render(MemoryImage(image, f"{url}: {key}"))
                 except Unreachable:
                     raise
                 except UserError as error:
                     print_skipped(error)
                     failed += 1
                     continue
-                pictures = renderer.render(image, renderer.kinds)
-                tar.write({"__key__": key} | {f"{k[1:]}.png".lstrip("."): as_png(p) for k, p in pictures.items()})
+                names = {kind: "png" if kind == MASK else f"{kind}.png" for kind in pictures}
+                tar.write({"__key__": key} | {names[kind]: as_png(picture) for kind, picture in pictures.items()})
         os.replace(draft, file)
     except Unreachable as error:
         print_skipped(error)

@@ -1,0 +1,1 @@
+"""Write predictions: pictures, GeoTIFF, arrays, GeoJSON, COCO and Label Studio."""
