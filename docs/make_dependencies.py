@@ -39,6 +39,7 @@ WHY = {
     "onnx": "extra `export`",
     "onnxscript": "extra `export`: torch writes ONNX with it",
     "onnxruntime": "extra `export`: checks the written file",
+    "rasterio": "extra `geo`: masks with georeference, polygons, TIFF read in windows",
     "pi-heif": "extra `heic`: photographs of iPhones",
     "imagecodecs": "extra `tiff`: further compression of TIFF; not in the lock",
     "pycocotools": "extra `coco`: polygons and run-length masks",

@@ -25,13 +25,7 @@ from semiseg.inference.formats.prediction_writer import PredictionWriter
 
 IMAGES = 10
 ONE = ("--accelerator", "cpu")
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    options = {"encoder": "test_resnet", "weights": "none", "steps": 1, "workers": 0, "accelerator": "cpu"}
-    data, small = "shapes:images=4,val=1,test=1,size=48", {"crop_size": 48, "batch_size": 2}
-    return semiseg.train(data, "supervised", tmp_path_factory.mktemp("runs") / "run", **options | small)
+Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -50,19 +44,6 @@ def shards(photos: Path, tmp_path: Path) -> Path:
     pytest.importorskip("webdataset")
     make_shards(str(photos), tmp_path / "shards", 3)
     return tmp_path / "shards"
-
-
-Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    def run(*argv: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["semiseg", "predict", *map(str, argv), *ONE])
-        capsys.readouterr()
-        return cli.main(), *capsys.readouterr()
-
-    return run
 
 
 def run_module(*command: object, **variables: str) -> subprocess.CompletedProcess[str]:
