@@ -179,7 +179,7 @@ def test_photographs_in_both_folders_are_refused(tmp_path: Path) -> None:
 
 
 def test_roboflow_export(tmp_path: Path) -> None:
-    root = write(tmp_path / "data", "{list}/i{}_jpg.rf.0.jpg", "{list}/i{}_jpg.rf.0_mask.png")
+    root = write(tmp_path / "data", "{list}/i{}_jpg.rf.x.jpg", "{list}/i{}_jpg.rf.x_mask.png")
     for list in ("train", "val"):
         write_lines(root / list / "_classes.csv", "Pixel Value, Class", "0, background", "1, square", "2, disc")
     assert detect_form(root) == "roboflow"
