@@ -34,7 +34,7 @@ class TrainConfig:
     """
 
     data: str = ""
-    """Data set: a directory (`semiseg datasets`), hf:FOLDER|NAME, or shapes[:images=N,size=S,...], generated."""
+    """Data set: a directory (`semiseg datasets`), or shapes[:images=N,size=S,...], generated."""
     method: str = "dual-teacher"
     """Training method; `semiseg methods` lists them."""
     labeled: str | None = None

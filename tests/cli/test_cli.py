@@ -606,8 +606,8 @@ def test_list_commands(call: Call) -> None:
     assert "--ema-reset shift" in result.out
     result = call("datasets")
     names = re.findall(r"^([\w-]+): \w", result.out, re.MULTILINE)
-    benchmarks, tools = ["camvid", "voc2012", "cityscapes", "ade20k"], ["label-studio", "hf"]
-    assert result.status == 0 and names == ["folder", *benchmarks, *tools, "shapes", *IMPORTERS]
+    benchmarks = ["camvid", "voc2012", "cityscapes", "ade20k"]
+    assert result.status == 0 and names == ["folder", *benchmarks, "shapes", *IMPORTERS]
     assert "    leftImg8bit/{train,val,test}/CITY/ID_leftImg8bit.png" in result.out.splitlines()
 
 

@@ -14,10 +14,18 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List, 
 from numpy.typing import NDArray
 from PIL import Image
 
-from semiseg.data import HuggingFace, check_masks, open_dataset, read_image_file, resolve_split
+from semiseg.data import check_masks, read_image_file, resolve_split
+from semiseg.data.importers import ImportOptions, open_foreign
+from semiseg.data.importers.huggingface import HuggingFace
 from trees import refused, write_lines
 
 NESTED = List(List(ClassLabel(names=["sea", "land", "ice"])))
+
+
+def open_dataset(text: str) -> HuggingFace:
+    data = open_foreign(text, None, ImportOptions())
+    assert isinstance(data, HuggingFace)
+    return data
 
 
 def image(seed: int, size: tuple[int, int] = (24, 32)) -> NDArray[np.uint8]:

@@ -12,16 +12,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semiseg.data import FolderDataset, LabelStudio, check_masks, open_dataset, resolve_split
+import semiseg.data
+from semiseg.data import FolderDataset, check_masks, resolve_split
 from semiseg.data.importers import ImportOptions
 from semiseg.data.importers.coco import Coco
-from semiseg.data.importers.label_studio import find_image
+from semiseg.data.importers.label_studio import LabelStudio, image_path
 from semiseg.data.importers.polygons import brush_region
+from semiseg.data.importers.source_files import ImageFinder
 from trees import refused, write_lines
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"  # made by fixtures/make_label_studio.py
 EXPORT = FIXTURES / "label_studio"
 LABELS = {"background": 0, "leaf-rust": 1, "dry soil": 2}
+
+
+def open_dataset(root: Path) -> LabelStudio:
+    return LabelStudio(root, ImportOptions())
 
 
 def make(root: Path, *exports: str) -> Path:
@@ -124,7 +130,7 @@ def test_class_file_sets_the_order(tmp_path: Path) -> None:
     assert dataset.classes == ("leaf-rust", "dry soil", "background", "never seen")
     assert_masks_equal_input(dataset, ["a 1", "b", "c"])
     write_lines(root / "classes.txt", "leaf-rust")
-    with refused("task-", "'dry soil'", "classes.txt", "Add it there"):
+    with refused("'dry soil'", "classes.txt", "Add it there"):
         open_dataset(root)
 
 
@@ -132,7 +138,7 @@ def test_own_folder_takes_precedence(tmp_path: Path) -> None:
     root = make(tmp_path / "data", "project.json")
     (root / "masks").mkdir()
     Image.new("L", (32, 24), 1).save(root / "masks" / "b.png")
-    assert type(open_dataset(root)) is FolderDataset
+    assert type(semiseg.data.open_dataset(root)) is FolderDataset
 
 
 @pytest.mark.parametrize(
@@ -147,8 +153,8 @@ def test_own_folder_takes_precedence(tmp_path: Path) -> None:
     ],
 )
 def test_image_reference_formats(reference: str) -> None:
-    assert find_image(reference, {"a b": Path("a b.png")}) == "a b"
-    assert find_image(reference, {"a": Path("a.png")}) is None
+    for images, id in (({"a b": Path("x/a b.png")}, "a b"), ({"a": Path("x/a.png")}, None)):
+        assert ImageFinder(images).find(image_path(reference)) == id
 
 
 def change(root: Path, edit: Callable[[list[dict[str, Any]]], Any]) -> None:
@@ -206,24 +212,59 @@ def test_malformed_regions_raise_an_error(tmp_path: Path, kind: str) -> None:
     change_region, words = BAD_REGIONS[kind]
     change(root, lambda tasks: change_region(first_region(tasks)))
     dataset = open_dataset(root)
-    with refused(".json", "region 'leaf-rust' of image a 1", words, "Correct or remove"):
+    with refused(".json", "a shape 'leaf-rust' of image a 1", words, "Correct it in the tool"):
         check_masks(dataset, ["a 1"])
 
 
 def test_malformed_exports_raise_an_error(tmp_path: Path) -> None:
     cases: tuple[tuple[Callable[[list[dict[str, Any]]], Any], str], ...] = (
         (lambda tasks: first_region(tasks)["value"].update(brushlabels=["a", "b"]), "task 40 has 2 labels"),
-        (lambda tasks: tasks[0]["data"].update(image="x/gone.png"), "image 'x/gone.png' of task 40 is missing"),
-        (lambda tasks: tasks[1]["data"].update(image="a 1.png"), "image a 1 of task 41 also belongs to another task"),
+        (lambda tasks: tasks[1]["data"].update(image="a 1.png"), "a 1.png is annotated a second time"),
         (lambda tasks: tasks[0].pop("id"), "not an export of Label Studio (KeyError: 'id')"),
         (lambda tasks: tasks[0].update(data={}), "not an export of Label Studio"),
-        (lambda tasks: [task.update(annotations=[]) for task in tasks], "Annotate a few"),
+        (lambda tasks: [task.update(annotations=[]) for task in tasks], "annotate a few"),
     )
     for index, (edit, words) in enumerate(cases):
         root = make(tmp_path / str(index), "project.json")
         change(root, edit)
-        with refused("label_studio.json", words):
+        with refused(str(root), words):
             open_dataset(root)
+
+
+def test_missing_images_are_counted(tmp_path: Path) -> None:
+    root = make(tmp_path / "data", "project.json")
+    change(root, lambda tasks: tasks[0]["data"].update(image="x/gone.png"))
+    dataset = open_dataset(root)
+    assert "annotated images that are not in the folder: 1, such as x/gone.png" in dataset.notes
+    assert not dataset.has_mask("a 1") and dataset.has_mask("b")
+
+
+def test_annotations_without_regions_are_background_or_unlabeled(tmp_path: Path) -> None:
+    root = make(tmp_path / "data", "project.json")
+    change(root, lambda tasks: tasks[4]["annotations"].append({"id": 9, "result": []}))
+    dataset = open_dataset(root)
+    assert dataset.read_mask("e").unique().tolist() == [0]
+    assert "images without shapes: 1, background (--empty unlabeled changes it)" in dataset.notes
+    assert not LabelStudio(root, ImportOptions(empty="unlabeled")).has_mask("e")
+
+
+def test_ellipses(tmp_path: Path) -> None:
+    root = make(tmp_path / "data", "project.json")
+    value = {"x": 50, "y": 50, "radiusX": 25, "radiusY": 25, "rotation": 0, "ellipselabels": ["stone"]}
+    ellipse = {"type": "ellipselabels", "original_width": 32, "original_height": 24, "image_rotation": 0}
+    change(root, lambda tasks: tasks[4]["annotations"].append({"id": 9, "result": [ellipse | {"value": value}]}))
+    dataset = open_dataset(root)
+    rows, columns = np.mgrid[:24, :32]
+    expected = ((columns - 16) / 8) ** 2 + ((rows - 12) / 6) ** 2 <= 1
+    assert ((dataset.read_mask("e").numpy() == dataset.classes.index("stone")) == expected).all()
+
+
+def test_import_and_the_message_of_other_commands(tmp_path: Path) -> None:
+    root = make(tmp_path / "data", "project.json")
+    with refused(str(root), "this is a Label Studio export", f"semiseg import {root} --out {root}-semiseg"):
+        semiseg.data.open_dataset(root)
+    imported = semiseg.data.open_dataset(semiseg.import_data(root, tmp_path / "own").out)
+    assert all((imported.read_mask(id) == open_dataset(root).read_mask(id)).all() for id in ("a 1", "b", "c", "d"))
 
 
 def test_png_masks_of_another_size_or_task_raise_an_error(tmp_path: Path) -> None:

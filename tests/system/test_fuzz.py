@@ -24,14 +24,18 @@ from PIL import Image
 from fuzzing import corrupted, damaged, documents, fuzz, lines_of, names, paths, scalars, to_json
 from semiseg.cli.train import train
 from semiseg.config import TrainConfig, from_mapping, read_yaml, to_mapping
-from semiseg.data import FolderDataset, LabelStudio, SegmentationDataset, Shapes, open_dataset, resolve_split
+from semiseg.data import FolderDataset, SegmentationDataset, Shapes, open_dataset, resolve_split
 from semiseg.data.importers import ImportOptions
 from semiseg.data.importers.coco import Coco
 from semiseg.data.importers.coco_panoptic import CocoPanoptic
 from semiseg.data.importers.cvat import read_labelmap
 from semiseg.data.importers.cvat_images import CvatImages
+from semiseg.data.importers.darwin import Darwin
+from semiseg.data.importers.label_studio import LabelStudio
 from semiseg.data.importers.labelme import LabelMe
 from semiseg.data.importers.polygons import brush_region, counts_region, polygon_region
+from semiseg.data.importers.supervisely import Supervisely
+from semiseg.data.importers.via import Via
 from semiseg.data.importers.yolo import Yolo
 from semiseg.data.palette_file import read_palette
 from semiseg.data.splits.list_files import read_lines, read_list, read_permutation, write_list
@@ -324,6 +328,76 @@ def test_cvat_images(folder: Path, content: bytes) -> None:
         read_all(CvatImages(root, ImportOptions()))
 
 
+OBJECT = {
+    "classTitle": "car",
+    "geometryType": "polygon",
+    "points": {"exterior": [[0, 0], [4, 0], [4, 4]], "interior": []},
+}
+PROJECT = {
+    "size": {"height": 6, "width": 8},
+    "objects": [
+        OBJECT,
+        OBJECT | {"geometryType": "rectangle", "points": {"exterior": [[1, 1], [2, 2]]}},
+        OBJECT | {"geometryType": "bitmap", "bitmap": {"data": "eJwDAAAAAAE=", "origin": [1, 1]}},
+    ],
+}
+
+
+@fuzz(content=st.one_of(corrupted(PROJECT).map(to_json), documents.map(to_json), st.binary()), examples=80)
+def test_supervisely(folder: Path, content: Any) -> None:
+    root = folder / "supervisely"
+    if not root.exists():
+        shutil.copytree(folder / "images", root / "img")
+        (root / "ann").mkdir()
+        (root / "meta.json").write_text('{"classes": [{"title": "car"}]}')
+    write(root / "ann" / "a.png.json", content)
+    with only_user_errors():
+        read_all(Supervisely(root, ImportOptions()))
+
+
+POINTS = [{"x": 0, "y": 0}, {"x": 4, "y": 0}, {"x": 4, "y": 4}]
+DARWIN = {
+    "item": {"name": "a.png", "path": "/", "slots": [{"width": 8, "height": 6}]},
+    "annotations": [
+        {"id": "1", "name": "car", "polygon": {"paths": [POINTS]}},
+        {"id": "2", "name": "car", "ellipse": {"center": POINTS[0], "radius": POINTS[2], "angle": 1}},
+        {"id": "3", "name": "tree", "mask": {}},
+        {"id": "4", "name": "", "raster_layer": {"dense_rle": [0, 40, 1, 8], "mask_annotation_ids_mapping": {"3": 1}}},
+    ],
+}
+
+
+@fuzz(content=st.one_of(corrupted(DARWIN).map(to_json), documents.map(to_json), st.binary()), examples=80)
+def test_darwin(folder: Path, content: Any) -> None:
+    root = folder / "darwin"
+    if not root.exists():
+        shutil.copytree(folder / "images", root / "images")
+    write(root / "a.json", content)
+    with only_user_errors():
+        read_all(Darwin(root, ImportOptions()))
+
+
+REGIONS = [
+    {"shape_attributes": shape, "region_attributes": {"class": "car"}}
+    for shape in (
+        {"name": "polygon", "all_points_x": [0, 4, 4], "all_points_y": [0, 0, 4]},
+        {"name": "rect", "x": 1, "y": 1, "width": 2, "height": 2},
+        {"name": "ellipse", "cx": 3, "cy": 3, "rx": 2, "ry": 1, "theta": 0.5},
+    )
+]
+VIA = {"a.png1": {"filename": "a.png", "size": 1, "regions": REGIONS}}
+
+
+@fuzz(content=st.one_of(corrupted(VIA).map(to_json), documents.map(to_json), st.binary()), examples=80)
+def test_via(folder: Path, content: Any) -> None:
+    root = folder / "via"
+    if not root.exists():
+        shutil.copytree(folder / "images", root / "images")
+    write(root / "via.json", content)
+    with only_user_errors():
+        read_all(Via(root, ImportOptions()))
+
+
 TASKS = [
     {
         "id": 1,
@@ -359,7 +433,7 @@ def test_label_studio(folder: Path, content: Any) -> None:
         shutil.copytree(folder / "images", root / "images")
     write(root / "project.json", content)
     with only_user_errors():
-        read_all(LabelStudio(root))
+        read_all(LabelStudio(root, ImportOptions()))
 
 
 @fuzz(content=lines_of("annotation_id", "annotator", "id,image", "1,a.png", '"', "\r", "\0"), suffix=names)
@@ -370,7 +444,7 @@ def test_label_studio_tables(folder: Path, content: str, suffix: str) -> None:
         Image.fromarray(np.eye(6, 8, dtype=np.uint8)).save(root / "task-1-annotation-2-by-1-tag-car-0.png")
     write(root / "project.csv", f"annotation_id,annotator,id,image\n{content}{suffix}")
     with only_user_errors():
-        read_all(LabelStudio(root))
+        read_all(LabelStudio(root, ImportOptions()))
 
 
 INDEX = {"shardlist": [{"url": "a.tar", "nsamples": 3, "filesize": 2048}, {"url": "b/c.tar", "nsamples": 2}]}
@@ -405,7 +479,7 @@ def test_unmodified_documents_are_valid(folder: Path, tmp_path: Path) -> None:
         root = tmp_path / kind.__name__
         shutil.copytree(folder / "images", root / "images")
         write(root / "all.json", to_json(content))
-        dataset = Coco(root, ImportOptions()) if kind is Coco else LabelStudio(root)
+        dataset = kind(root, ImportOptions())
         assert [bool((dataset.read_mask(id) > 0).any()) for id in ("a", "b")] == [True, True]
     assert len(parse_index("index.json", to_json(INDEX).encode())) == 5
     for name in ("images", "masks"):

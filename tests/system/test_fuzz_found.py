@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 from test_fuzz import COCO, HEADER, TASKS, to_json
 
-from semiseg.data import LabelStudio, Shapes, open_dataset
+from semiseg.data import Shapes, open_dataset
 from semiseg.data.importers import ImportOptions
 from semiseg.data.importers.coco import Coco
+from semiseg.data.importers.label_studio import LabelStudio
 from semiseg.data.importers.polygons import counts_region
 from semiseg.data.palette_file import read_palette
 from semiseg.data.splits.list_files import read_lines, read_permutation
@@ -46,13 +47,13 @@ def test_label_studio_rejects_malformed_results(images: Path, result: Any) -> No
     tasks[0]["annotations"][0]["result"] = result
     (images / "all.json").write_text(json.dumps(tasks))
     with pytest.raises(UserError, match=r"all\.json: "):
-        LabelStudio(images)
+        LabelStudio(images, ImportOptions())
 
 
 def test_label_studio_ignores_folder_named_like_an_export(images: Path) -> None:
     (images / "x.json").mkdir()
     with pytest.raises(UserError, match="no JSON or CSV export"):
-        LabelStudio(images)
+        LabelStudio(images, ImportOptions())
     with pytest.raises(UserError):
         open_dataset(images)
 

@@ -23,7 +23,7 @@ class Check:
     """Check a data set before training. Exit status 0 if it is usable (warnings allowed), 2 if not."""
 
     data: tyro.conf.Positional[str]
-    """Data set: a directory, hf:..., or shapes[:images=N,size=S,...]."""
+    """Data set: a directory, or shapes[:images=N,size=S,...]."""
     json: bool = False
     """Print one JSON object and nothing else."""
     html: str | None = None

@@ -19,7 +19,6 @@ from semiseg.data.folder_dataset import FolderDataset, write_folder
 from semiseg.data.generated_shapes import Shapes
 from semiseg.data.importers import IMPORTERS, detect_form
 from semiseg.data.importers.huggingface import HuggingFace
-from semiseg.data.importers.label_studio import LabelStudio, is_label_studio_layout
 from semiseg.data.importers.source_files import is_own_folder
 from semiseg.data.importers.survey import unknown_form_error
 from semiseg.data.mask_validation import check_masks
@@ -34,8 +33,6 @@ DATASETS: dict[str, Callable[[str], SegmentationDataset]] = {
     "voc2012": Voc,
     "cityscapes": Cityscapes,
     "ade20k": Ade20k,
-    "label-studio": LabelStudio,
-    "hf": HuggingFace,
     "shapes": Shapes.from_text,
 }
 """The data sets that training reads. Each is opened from a directory; ``shapes`` from the text after the colon.
@@ -59,8 +56,10 @@ def open_dataset(data: str | Path) -> SegmentationDataset:
         if name == "shapes" and not colon:
             dataset.read_as = f"{text} is a directory. For generated data, write shapes: with a colon."
         return dataset
-    if name in ("shapes", "hf"):
-        return DATASETS[name](options)
+    if name == "shapes":
+        return Shapes.from_text(options)
+    if name == "hf":
+        raise _import_first(HuggingFace.title, text, Path(options.partition(":")[0]).name)
     return FolderDataset(text)  # raises
 
 
@@ -81,13 +80,16 @@ def _open_directory(root: Path) -> SegmentationDataset:
         dataset.read_as = reason
         return dataset
     if form := detect_form(root):
-        command = shlex.join(["semiseg", "import", str(root), "--out", f"{root}-semiseg"])
-        raise UserError(f"this is {IMPORTERS[form].title}", path=root, fix=f"run: {command}")
-    if is_label_studio_layout(root):
-        return LabelStudio(root)
+        raise _import_first(IMPORTERS[form].title, str(root), str(root))
     if not (root / "images").is_dir():
         raise unknown_form_error(root)
     return FolderDataset(root)
+
+
+def _import_first(title: str, data: str, name: str) -> UserError:
+    """Return the error for data in the form of another tool, with the command that imports it."""
+    command = shlex.join(["semiseg", "import", data, "--out", f"{name}-semiseg"])
+    return UserError(f"this is {title}", path=data, fix=f"run: {command}")
 
 
 __all__ = [
@@ -97,8 +99,6 @@ __all__ = [
     "CamVid",
     "Cityscapes",
     "FolderDataset",
-    "HuggingFace",
-    "LabelStudio",
     "Sample",
     "SegmentationDataset",
     "Shapes",

@@ -15,7 +15,7 @@ def check(data: str | Path, html: str | Path | None = None, progress: Progress |
     Errors in the data become findings, including those with which ``open_dataset`` fails.
 
     Args:
-        data: A directory, ``hf:...`` or ``shapes[:KEY=VALUE,...]``.
+        data: A directory, or ``shapes[:KEY=VALUE,...]``.
         html: A new file for a page with the findings and pictures.
         progress: Called with the number of images read and their total number.
 

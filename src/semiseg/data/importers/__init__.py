@@ -11,6 +11,8 @@ from semiseg.data.importers.cvat import CvatMask
 from semiseg.data.importers.cvat_images import CvatImages
 from semiseg.data.importers.darwin import Darwin
 from semiseg.data.importers.foreign_data import ForeignData, ImportOptions
+from semiseg.data.importers.huggingface import HuggingFace
+from semiseg.data.importers.label_studio import LabelStudio
 from semiseg.data.importers.labelme import LabelMe
 from semiseg.data.importers.mask_trees.folders import MaskTree, Roboflow
 from semiseg.data.importers.mask_trees.mask_per_class import MaskPerClass
@@ -30,6 +32,8 @@ FORMS: tuple[type[ForeignData], ...] = (
     CvatImages,
     LabelMe,
     Yolo,
+    LabelStudio,
+    HuggingFace,
     Supervisely,
     Darwin,
     Via,
@@ -63,6 +67,8 @@ def open_foreign(source: str | Path, form: str | None, options: ImportOptions) -
     if form is not None:
         lookup("form", form, IMPORTERS)
     if str(source).startswith("hf:") and not os.path.exists(source):
+        if str(source) == "hf:":
+            raise UserError("hf: is not followed by a name", fix="give hf:FOLDER or hf:OWNER/NAME")
         return IMPORTERS["hf"](Path(str(source)[3:]), options)
     root = Path(source)
     if not os.path.isdir(root):  # False for invalid names, on which Path raises

@@ -85,6 +85,10 @@ class ForeignData(FileDataset):
         """Return the ids in ``splits/NAME.txt``, else those of the form, or None."""
         return super().split(name, missing) or tuple(self.lists.get(name, ())) or None
 
+    def image_content(self, id: str) -> bytes:
+        """Return the bytes of the file of an image, for images whose ``image_path`` is None."""
+        raise NotImplementedError
+
     def set_images(self, images: dict[str, Path], folder: Path | None = None, fix: str = "") -> None:
         """Set the images and their ids. Raises UserError, naming ``folder``, if there are none."""
         if not images:

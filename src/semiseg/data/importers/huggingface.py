@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from semiseg.data.dataset import IGNORE, Decoded, SegmentationDataset, default_palette
-from semiseg.data.file_dataset import lists_in, read_json
+from semiseg.data.dataset import IGNORE, Decoded
+from semiseg.data.file_dataset import read_json
 from semiseg.data.files.image_files import decode
 from semiseg.data.files.image_header import reason
 from semiseg.data.files.mask_files import decode_mask, mask_values
-from semiseg.data.splits.list_files import read_lines, read_list
+from semiseg.data.importers.foreign_data import ForeignData, ImportOptions
+from semiseg.data.splits.list_files import read_lines
 from semiseg.errors import UserError
 
 LISTS = {"validation": "val", "valid": "val", "val": "val", "dev": "val", "test": "test"}
@@ -26,7 +27,7 @@ IMAGE_COLUMNS = ("image", "img", "pixel_values", "images")
 MASK_COLUMNS = ("mask", "label", "labels", "annotation", "segmentation_mask", "segmentation", "label_map", "masks")
 
 
-class HuggingFace(SegmentationDataset):
+class HuggingFace(ForeignData):
     """A data set of Hugging Face ``datasets`` (extra ``hf``).
 
     Each row is an image with the id ``SPLIT-NUMBER``. It is unlabeled if its mask is null or its split has no mask
@@ -36,41 +37,51 @@ class HuggingFace(SegmentationDataset):
     once to find it.
 
     Args:
-        text: The text after ``hf:``: ``FOLDER`` or ``OWNER/NAME``, and optionally ``:IMAGE_COLUMN,MASK_COLUMN``.
+        root: The text after ``hf:``: ``FOLDER`` or ``OWNER/NAME``, and optionally ``:IMAGE_COLUMN,MASK_COLUMN``.
+        options: The options of ``semiseg import``, of which none applies.
 
     Raises:
         UserError: The data cannot be loaded, or no column holds images or masks.
     """
 
+    form = "hf"
+    title = "a data set of Hugging Face"
     tree: ClassVar[tuple[str, ...]] = (
         "hf:FOLDER  written by save_to_disk; splits/{train,val,test}.txt and classes.txt: optional",
         "hf:OWNER/NAME  on the hub",
         "hf:...:IMAGE_COLUMN,MASK_COLUMN",
     )
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, root: Path, options: ImportOptions) -> None:
+        super().__init__(root, options)
+        text = root.as_posix()
         source, _, columns = text.rpartition(":")
         if columns.count(",") != 1:
             source, columns = text, ""
-        self.name = f"hf:{source}"
+        self.root, self.name = Path(source), f"hf:{source}"
         parts = load_parts(source)
-        self.root = Path(source) if Path(source).is_dir() else None
         image, mask = self._choose_columns(parts, columns)
         self._rows: dict[str, tuple[str, int]] = {}
         self._images: dict[str, Any] = {}
         self._masks: dict[str, Any] = {}
-        self._masked: set[str] = set()
+        masked: set[str] = set()
         for part, rows in parts.items():
-            self._add(part, rows, image, mask)
+            masked |= self._add(part, rows, image, mask)
         self.ids = tuple(sorted(self._rows))
-        if not self._masked:
-            raise UserError(
-                f"column {mask!r} has no mask in any row",
-                path=self.name,
-                fix="annotate a few images or name another column",
-            )
-        self.classes = self._read_classes(next(part.features[mask] for part in parts.values() if mask in part.features))
-        self.palette = default_palette(len(self.classes))
+        self.images = {id: Path(self._rows[id][0], id) for id in self.ids}
+        self.masks = {id: self.images[id] for id in self.ids if id in masked}
+        if not self.masks:
+            fix = "annotate a few images or name another column"
+            raise UserError(f"column {mask!r} has no mask in any row", path=self.name, fix=fix)
+        feature = next(part.features[mask] for part in parts.values() if mask in part.features)
+        self.set_classes(self._read_classes(feature), Path(self.name))
+        self.notes.append(f"images are column {image!r}, masks are column {mask!r}")
+        self.set_lists({id: LISTS.get(part, "train") for id, (part, _) in self._rows.items()})
+
+    @classmethod
+    def recognizes(cls, root: Path) -> bool:
+        """Return whether a folder was written by ``save_to_disk``."""
+        return is_saved(root)
 
     def read_image(self, id: str) -> Tensor:
         """Read an image as uint8 ``(3, H, W)``, RGB, upright."""
@@ -78,11 +89,27 @@ class HuggingFace(SegmentationDataset):
 
     def read_decoded(self, id: str, factor: int) -> Decoded:
         """Read an image at ``1 / factor`` of its size."""
+        return decode(_file(self._image(id)), f"{self.name}, {id}", factor)
+
+    def image_path(self, id: str) -> Path | None:  # type: ignore[override]  # rows may hold the bytes of the file
+        """Return the image file of the row, or None if the row holds the bytes of the file."""
+        value = self._image(id)
+        return Path(value["path"]) if value["bytes"] is None else None
+
+    def image_content(self, id: str) -> bytes:
+        """Return the bytes of an image file in a row."""
+        return bytes(self._image(id)["bytes"])
+
+    def mask_path(self, id: str) -> Path | None:
+        """Return None: the mask is not a file."""
+        return None
+
+    def _image(self, id: str) -> dict[str, Any]:
         part, index = self._rows[id]
         (value,) = self._images[part][index].values()
         if value is None:
-            raise UserError("the row has no image", path=f"{self.name}, {id}", fix="remove the row")
-        return decode(_file(value), f"{self.name}, {id}", factor)
+            raise UserError("the row has no image", path=f"{self.name}, {id}", fix="filter the row out")
+        return dict(value)
 
     def read_mask(self, id: str) -> Tensor:
         """Read a mask as uint8 ``(H, W)`` of class indices or 255."""
@@ -96,25 +123,6 @@ class HuggingFace(SegmentationDataset):
                 fix="correct the mask or the class names",
             )
         return torch.from_numpy(mask)
-
-    def has_mask(self, id: str) -> bool:
-        """Return whether the mask of the row is not null."""
-        return id in self._masked
-
-    def split(self, name: str, missing: list[str] | None = None) -> tuple[str, ...] | None:
-        """Return the ids of a list: ``splits/NAME.txt`` of a local folder, else the splits of that name."""
-        path = self.root / "splits" / f"{name}.txt" if self.root else None
-        if path and path.is_file():
-            return read_list(path, self, missing)
-        ids = [id for id in self.ids if LISTS.get(self._rows[id][0], "train") == name]
-        if name == "train":
-            taken = {id for other in ("val", "test") for id in self.split(other, []) or ()}  # may come from splits/
-            return tuple(id for id in ids if id not in taken) or None
-        return tuple(id for id in ids if name == "test" or self.has_mask(id)) or None
-
-    def published_lists(self, labeled: str, seed: int) -> tuple[Path, Path] | None:
-        """Return the two files in ``splits/1_16/seed0`` (or similar) of a local folder."""
-        return lists_in(self.root / "splits" / labeled.replace("/", "_"), seed) if self.root else None
 
     def _choose_columns(self, parts: dict[str, Any], columns: str) -> tuple[str, str]:
         """Return the image and the mask column: the requested ones, else the first with a usual name."""
@@ -134,8 +142,8 @@ class HuggingFace(SegmentationDataset):
             )
         return image, mask
 
-    def _add(self, part: str, rows: Any, image: str, mask: str) -> None:
-        """Add a split. No image or mask is decoded, not even to find out which masks are null."""
+    def _add(self, part: str, rows: Any, image: str, mask: str) -> set[str]:
+        """Add a split and return the ids with masks. No image or mask is decoded."""
         import datasets
 
         if not re.fullmatch(r"\w[\w.-]*", part):  # ids become file names, so they must not contain slashes
@@ -154,11 +162,12 @@ class HuggingFace(SegmentationDataset):
         ids = [f"{part}-{index:0{digits}d}" for index in range(len(rows))]
         self._rows |= {id: (part, index) for index, id in enumerate(ids)}
         self._images[part] = rows.select_columns([image])
-        if mask in rows.features:
-            self._masks[part] = rows.select_columns([mask])
-            tables = self._masks[part].with_format("arrow").iter(batch_size=1000)
-            valid = [there for table in tables for there in table.column(0).is_valid().to_pylist()]
-            self._masked |= {id for id, there in zip(ids, valid, strict=True) if there}
+        if mask not in rows.features:
+            return set()
+        self._masks[part] = rows.select_columns([mask])
+        tables = self._masks[part].with_format("arrow").iter(batch_size=1000)
+        valid = [there for table in tables for there in table.column(0).is_valid().to_pylist()]
+        return {id for id, there in zip(ids, valid, strict=True) if there}
 
     def _read_values(self, id: str) -> NDArray[np.uint8]:
         part, index = self._rows[id]
@@ -182,27 +191,19 @@ class HuggingFace(SegmentationDataset):
     def _read_classes(self, feature: Any) -> tuple[str, ...]:
         while hasattr(feature, "feature"):  # a list of a list of ClassLabel
             feature = feature.feature
-        names, file = (
-            getattr(feature, "names", None),
-            self.root
-            and next((path for name in ("classes.txt", "id2label.json") if (path := self.root / name).exists()), None),
-        )
+        names: Any = getattr(feature, "names", None)
+        files = (self.root / name for name in ("classes.txt", "id2label.json"))
+        file = next((path for path in files if path.exists()), None)
         if file:
             names = read_lines(file) if file.suffix == ".txt" else read_labels(file)
         if not names:
-            found = {value for id in sorted(self._masked) for value in np.unique(self._read_values(id)).tolist()}
+            found = {value for id in self.masks for value in np.unique(self._read_values(id)).tolist()}
             if found <= {0, IGNORE}:
                 values = " and ".join(map(str, sorted(found)))
                 raise UserError(
                     f"the masks contain only {values}", path=self.name, fix="store them as 0 and 1 (255 is ignored)"
                 )
             names = [f"class{value}" for value in range(max(found - {IGNORE}) + 1)]
-        if len(names) > IGNORE or len(set(names)) < len(names):
-            raise UserError(
-                f"found {len(names)} class names",
-                path=file or self.name,
-                fix="give at most 255 class names, each only once",
-            )
         return tuple(names)
 
 
@@ -233,11 +234,8 @@ def load_parts(source: str) -> dict[str, Any]:
         raise UserError(
             "datasets is not installed", path=f"hf:{source}", fix="run pip install 'semiseg[hf]'"
         ) from error
-    if not source:
-        raise UserError("hf: is not followed by a name", fix="give hf:FOLDER or hf:OWNER/NAME")
-    saved = any((Path(source) / name).is_file() for name in ("dataset_dict.json", "state.json"))
     try:
-        loaded: Any = datasets.load_from_disk(source) if saved else datasets.load_dataset(source)
+        loaded: Any = datasets.load_from_disk(source) if is_saved(Path(source)) else datasets.load_dataset(source)
     except Exception as error:  # files, hub and network raise many types
         raise UserError(
             f"cannot be loaded ({type(error).__name__}: {reason(error)})",
@@ -245,6 +243,11 @@ def load_parts(source: str) -> dict[str, Any]:
             fix="give a folder written by save_to_disk or OWNER/NAME of data on the hub",
         ) from error
     return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
+
+
+def is_saved(folder: Path) -> bool:
+    """Return whether ``save_to_disk`` wrote a folder."""
+    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
 def _file(value: dict[str, Any]) -> Path | BytesIO:

@@ -1,27 +1,26 @@
-"""Exports of Label Studio: JSON with brush strokes and polygons, or one PNG mask per label."""
+"""Exports of Label Studio: JSON with brush strokes, polygons and ellipses, or one PNG mask per label."""
 
 from __future__ import annotations
 
 import csv
+import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import unquote
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from semiseg.data.dataset import default_palette
-from semiseg.data.file_dataset import FileDataset, read_json
-from semiseg.data.files.file_lists import list_tree
-from semiseg.data.files.image_files import image_size
 from semiseg.data.files.image_header import reason
 from semiseg.data.files.mask_files import read_mask_file
-from semiseg.data.importers.polygons import brush_region, polygon_region, with_background
+from semiseg.data.importers.drawing import fill_ellipse
+from semiseg.data.importers.polygons import brush_region, polygon_region
+from semiseg.data.importers.shape_data import AnnotatedImage, Shape, ShapeData
+from semiseg.data.importers.source_files import find_images, is_json, name_images, read_bounded_json
 from semiseg.data.splits.list_files import read_lines
 from semiseg.errors import UserError
 
@@ -44,124 +43,82 @@ class Task(NamedTuple):
     annotations: list[dict[str, Any]]
 
 
-class LabelStudio(FileDataset):
-    """A Label Studio export: JSON (or JSON-MIN) with brush strokes and polygons, or PNG masks.
+class LabelStudio(ShapeData):
+    """A Label Studio export: JSON (or JSON-MIN) with brush strokes, polygons and ellipses, or PNG masks.
 
     If a task has several annotations, the ground truth is used, else the one with the largest id. Skipped annotations
-    and predictions are ignored. Brush strokes and polygons are rendered in the order of the file, later ones over
-    earlier ones. Boxes, key points and choices are ignored because they do not describe pixels.
+    and predictions are ignored. Regions are drawn in the order of the file, later ones over earlier ones. Boxes and key
+    points have no outline of an object and are left out.
 
     The names of PNG masks contain the task but not the image. A JSON or CSV export of the same project must be present
-    to map tasks to images. PNG masks are rendered in the order of the classes, later ones over earlier ones.
+    to map tasks to images. PNG masks are drawn in the order of the classes, later ones over earlier ones.
 
     The classes are those of ``classes.txt``, else the labels that occur, sorted. ``background`` comes first unless a
-    label has that name. An image without a task, or whose task has no region, is unlabeled.
-
-    Args:
-        root: The folder with the export and the images, which may be in subfolders.
+    label has that name. An image without a task, or whose task has no annotation, is unlabeled.
 
     Raises:
         UserError: A file is missing or malformed.
     """
 
-    images: dict[str, Path]
-    masks: dict[str, Path]
+    form = "label-studio"
+    title = "a Label Studio export"
     tree: ClassVar[tuple[str, ...]] = (
         "images/NAME.jpg, .png, ...   with the names under which they were imported",
         "PROJECT.json                 or, with PROJECT.json or .csv to map tasks to images:",
         "task-ID-annotation-ID-by-USER-tag-LABEL-N.png, here or in a folder",
-        "classes.txt, splits/{train,val,test}.txt: optional",
+        "classes.txt                  optional",
     )
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
-        self.name = self.root.resolve().name
-        self.images = {id: path for id, path in list_tree(self.root).items() if not PNG.fullmatch(path.name)}
-        self._regions: dict[str, list[Region]] = {}
-        self.masks = {}
-        files, masks = export_files(self.root), png_masks(self.root)
-        if not files or not self.images:
-            missing = "no images found" if files else "no JSON or CSV export found, which maps tasks to images"
-            raise UserError(missing, path=root, fix="give the folder that holds the images and the export")
+    @classmethod
+    def recognizes(cls, root: Path) -> bool:
+        """Return whether a folder holds PNG masks or a JSON export of Label Studio."""
+        return bool(png_masks(root)) or any(path.suffix == ".json" for path in export_files(root))
+
+    def find_images(self) -> dict[str, Path]:
+        """Return the images by id, without the PNG masks."""
+        return name_images([path for path in find_images(self.root).values() if not PNG.fullmatch(path.name)])
+
+    def read_annotation(self) -> Iterable[AnnotatedImage]:
+        """Read the tasks with annotation."""
+        files, self._masks = export_files(self.root), png_masks(self.root)
+        if not files:
+            problem = "no JSON or CSV export found, which maps tasks to images"
+            raise UserError(problem, path=self.root, fix="give the folder that holds the images and the export")
         tasks = [(path, task) for path in files for task in read_tasks(path)]
-        for path, task in tasks:
-            self._add(path, task, masks)
-        if not self.masks:
-            raise UserError(
-                "no image has a brush stroke, polygon or PNG mask", path=files[0], fix="annotate a few images"
-            )
-        for id in sorted(masks.keys() - {task.id for _, task in tasks}):
-            mask = next(iter(masks[id].values()))[0].source
+        for id in sorted(self._masks.keys() - {task.id for _, task in tasks}):
+            mask = next(iter(self._masks[id].values()))[0].source
             raise UserError(f"task {id} is not in {files[0]}", path=str(mask), fix="export both from the same project")
-        self.ids = tuple(self.images)
-        self._set_classes()
+        return [entry for path, task in tasks if (entry := self._read_task(path, task)) is not None]
 
-    def read_mask(self, id: str) -> Tensor:
-        """Render a mask as uint8 ``(H, W)`` of class indices."""
-        width, height = image_size(self.images[id])
-        mask = np.full((height, width), self._background, dtype=np.uint8)
-        for region in self._regions[id]:
-            try:
-                pixels = _render(region.source, height, width)
-            except (ValueError, TypeError, KeyError, OverflowError) as error:
-                path = region.source if isinstance(region.source, Path) else self.masks[id]
-                raise UserError(
-                    f"region {region.label!r} of image {id} is malformed: {reason(error)}",
-                    path=path,
-                    fix="correct or remove it",
-                ) from error
-            mask[pixels] = self.classes.index(region.label)
-        return torch.from_numpy(mask)
-
-    def _add(self, path: Path, task: Task, masks: dict[str, dict[int, list[Region]]]) -> None:
-        """Add the regions of a task."""
-        layers = masks.get(task.id, {})
+    def _read_task(self, path: Path, task: Task) -> AnnotatedImage | None:
+        """Return the annotation of a task, or None if it has none."""
+        layers, left_out = self._masks.get(task.id, {}), list[str]()
         try:
-            regions = json_regions(path, task) if not masks else layers[max(layers)] if layers else []
+            if self._masks:
+                regions = layers[max(layers)] if layers else None
+            else:
+                regions = json_regions(path, task, left_out)
         except (TypeError, AttributeError, ValueError, KeyError) as error:
-            raise UserError(
-                f"task {task.id} has a malformed result ({type(error).__name__}: {reason(error)})",
-                path=path,
-                fix="export the project again as JSON",
-            ) from error
-        if not regions:
-            return
-        id = find_image(task.image, self.images)
-        if id is None:
-            raise UserError(
-                f"image {task.image!r} of task {task.id} is missing", path=path, fix="add it under that name"
-            )
-        if self._regions.setdefault(id, regions) is not regions:
-            raise UserError(
-                f"image {id} of task {task.id} also belongs to another task", path=path, fix="keep one of the two"
-            )
-        self.masks[id] = regions[0].source if isinstance(regions[0].source, Path) else path
+            problem = f"task {task.id} has a malformed result ({type(error).__name__}: {reason(error)})"
+            raise UserError(problem, path=path, fix="export the project again as JSON") from error
+        if regions is None:
+            return None
+        shapes = [Shape(region.label, partial(_render, region.source)) for region in regions]
+        file = regions[0].source if regions and isinstance(regions[0].source, Path) else path
+        return AnnotatedImage(image_path(task.image), file, shapes, None, left_out)
 
     def _set_classes(self) -> None:
-        labels = {region.label: id for id, regions in self._regions.items() for region in regions}
-        file = self.root / "classes.txt"
-        names = read_lines(file) if file.exists() else tuple(sorted(labels))
-        for label, id in labels.items():
-            if label not in names:
-                raise UserError(
-                    f"label {label!r} of image {id} is not in {file}", path=self.masks[id], fix="add it there"
-                )
-        self.classes, self._background = with_background(names)
-        if len(set(self.classes)) < len(self.classes) or len(self.classes) > 255:
-            raise UserError(
-                f"found {len(self.classes)} class names", path=file, fix="write 1 to 254 class names, each only once"
-            )
-        self.palette = default_palette(len(self.classes))
-        for id, regions in self._regions.items():
-            if isinstance(regions[0].source, Path):
-                self._regions[id] = sorted(regions, key=lambda region: self.classes.index(region.label))
+        super()._set_classes()
+        if self._masks:
+            for entry in self._annotation.values():
+                entry.shapes.sort(key=lambda shape: self.classes.index(shape.label))
 
 
 def _render(source: Path | dict[str, Any], height: int, width: int) -> NDArray[np.bool_]:
     if isinstance(source, Path):
         values = read_mask_file(source)
         if values.shape != (height, width):
-            raise ValueError(f"shape {values.shape} of the mask does not match the image {(height, width)}")
+            raise ValueError(f"shape {values.shape} of {source} does not match the image {(height, width)}")
         return values > 0
     size = source["original_height"], source["original_width"]
     if size != (height, width) or source.get("image_rotation"):
@@ -169,44 +126,53 @@ def _render(source: Path | dict[str, Any], height: int, width: int) -> NDArray[n
         raise ValueError(f"height and width {size}{rotation} do not match the image {(height, width)}")
     if "rle" in source:
         return brush_region(source["rle"], height, width)
-    corners = [[x / 100 * width, y / 100 * height] for x, y in source["points"]]
+    across, down = width / 100, height / 100
+    if "radiusX" in source:
+        center, radii = (
+            (source["x"] * across, source["y"] * down),
+            (source["radiusX"] * across, source["radiusY"] * down),
+        )
+        return fill_ellipse(center, radii, math.radians(source.get("rotation") or 0), height, width)
+    corners = [[x * across, y * down] for x, y in source["points"]]
     return polygon_region([[value for corner in corners for value in corner]], height, width)
 
 
-def json_regions(path: Path, task: Task) -> list[Region]:
-    """Return the regions of the annotation that is used.
+def json_regions(path: Path, task: Task, left_out: list[str]) -> list[Region] | None:
+    """Return the regions of the annotation that is used, or None if the task has none.
+
+    Args:
+        path: The export.
+        task: The task.
+        left_out: Collects the types of results without an area.
 
     Raises:
         UserError: A region does not have exactly one label.
     """
     kept = [annotation for annotation in task.annotations if not annotation.get("was_cancelled")]
     if not kept:
-        return []
+        return None
     order = range(len(kept))
     best = max(order, key=lambda i: (bool(kept[i].get("ground_truth")), _number(kept[i].get("id")), i))
     regions = []
     for result in kept[best].get("result") or ():
         value = result.get("value") or {}
         labels = next((found for key, found in value.items() if key.endswith("labels")), None)
-        if labels is None or not ("rle" in value or "points" in value):
+        if labels is None:  # about the whole image
+            continue
+        if not {"rle", "points", "radiusX"}.intersection(value):
+            left_out.append(str(result.get("type") or "region"))
             continue
         if len(labels) != 1:
-            raise UserError(
-                f"a region of task {task.id} has {len(labels)} labels", path=path, fix="give it exactly one label"
-            )
+            problem = f"a region of task {task.id} has {len(labels)} labels"
+            raise UserError(problem, path=path, fix="give it exactly one label")
         regions.append(Region(str(labels[0]), {**result, **value}))
     return regions
 
 
-def find_image(reference: str, images: Mapping[str, Path]) -> str | None:
-    """Return the id of the image that a task names by path, URL or upload, or None if there is no such image.
-
-    Label Studio prefixes the names of uploads with eight characters and a hyphen.
-    """
+def image_path(reference: str) -> str:
+    """Return the path of an image that a task names by path, URL, upload or local file, without its encoding."""
     _, _, local = reference.partition("?d=")
-    name = unquote(local or reference.split("?")[0]).replace("\\", "/").rsplit("/", 1)[-1]
-    stem = name.rsplit(".", 1)[0]
-    return next((form for form in (stem, re.sub(r"^[0-9a-f]{8}-", "", stem)) if form in images), None)
+    return unquote(local or reference.split("?")[0])
 
 
 def read_tasks(path: Path) -> Iterable[Task]:
@@ -217,13 +183,13 @@ def read_tasks(path: Path) -> Iterable[Task]:
     """
     csv.field_size_limit(2**31 - 1)  # one cell holds all strokes of an image
     try:
-        rows: Any = list(csv.DictReader(read_lines(path))) if path.suffix == ".csv" else read_json(path)
+        rows: Any = list(csv.DictReader(read_lines(path))) if path.suffix == ".csv" else read_bounded_json(path)
         tasks: dict[str, Task] = {}
         for row in rows:
             data = row.get("data", row)
             named = (value for value in data.values() if isinstance(value, str) and re.search(r"\.\w{3,4}\b", value))
             task = tasks.setdefault(str(row["id"]), Task(str(row["id"]), str(data.get("image") or next(named)), []))
-            annotations = row["annotations"] if "annotations" in row else [_minimal(row)]
+            annotations = row["annotations"] if "annotations" in row else _minimal(row)
             if not all(isinstance(annotation, dict) for annotation in annotations):
                 raise TypeError("an annotation is not an object")
             task.annotations.extend(annotations)
@@ -236,11 +202,12 @@ def read_tasks(path: Path) -> Iterable[Task]:
         ) from error
 
 
-def _minimal(row: dict[str, Any]) -> dict[str, Any]:
-    """Convert a row of JSON-MIN to an annotation. For a row of a CSV export it is empty."""
+def _minimal(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Convert a row of JSON-MIN to an annotation, unless it has none. For a row of a CSV export it is empty."""
     values = (value for values in row.values() if isinstance(values, list) for value in values)
     results = [{**value, "value": value} for value in values if isinstance(value, dict)]
-    return {"id": row.get("annotation_id"), "result": results}
+    id = row.get("annotation_id")
+    return [{"id": id, "result": results}] if results or id is not None else []
 
 
 def _number(id: Any) -> int:
@@ -268,20 +235,6 @@ def png_masks(root: Path) -> dict[str, dict[int, list[Region]]]:
 
 def export_files(root: Path) -> list[Path]:
     """Return the JSON exports in a folder, or the CSV exports if there are none."""
-    for suffix, first, words in (("json", b"[", (b'"annotation',)), ("csv", b"", (b"annotation_id", b"annotator"))):
-        found = []
-        for path in sorted(root.glob(f"*.{suffix}")):
-            text = path.read_bytes() if path.is_file() else b""  # reading a pipe would block
-            if text.lstrip()[:1].startswith(first) and all(word in text for word in words):
-                found.append(path)
-        if found:
-            return found
-    return []
-
-
-def is_label_studio_layout(root: str | Path) -> bool:
-    """Return whether a folder holds PNG masks of Label Studio, or its JSON export without being a plain folder."""
-    root = Path(root)
-    own = (root / "masks").is_dir() and (root / "images").is_dir()
-    exported = not own and any(path.suffix == ".json" for path in export_files(root))
-    return exported or bool(png_masks(root))
+    if found := [path for path in sorted(root.glob("*.json")) if is_json(path, b'"annotation', start=b"[")]:
+        return found
+    return [path for path in sorted(root.glob("*.csv")) if is_json(path, b"annotation_id", b"annotator", start=b"")]

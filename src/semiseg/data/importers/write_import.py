@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 from semiseg.data.class_file import write_class_file
 from semiseg.data.dataset import read_ahead
 from semiseg.data.files.atomic_folder import new_folder, require_free
-from semiseg.data.files.image_files import image_size, write_image_file
+from semiseg.data.files.image_files import image_size
+from semiseg.data.files.image_header import open_image
 from semiseg.data.files.mask_files import write_mask_file
 from semiseg.data.importers.foreign_data import ForeignData
 from semiseg.data.splits.list_files import write_list
@@ -37,12 +39,14 @@ def write_import(data: ForeignData, out: Path, copy: bool = False, progress: Pro
     require_outside(data.root, out)
     require_free(out)
     kinds: set[str] = set()
+    images: dict[str, Path] = {}
     with new_folder(out, "images", "masks") as draft:
         for id in data.ids:
-            kinds.add(_write_image(data, id, draft / "images", copy))
+            how, images[id] = _write_image(data, id, draft / "images", copy)
+            kinds.add(how)
         annotated = [id for id in data.ids if data.has_mask(id)]
         for done, (id, mask) in enumerate(zip(annotated, read_ahead(data.read_mask, annotated), strict=True), 1):
-            _check_mask_size(data, id, (mask.shape[1], mask.shape[0]))
+            _check_mask_size(data, id, images[id], (mask.shape[1], mask.shape[0]))
             target = draft / "masks" / f"{id}.png"
             target.parent.mkdir(parents=True, exist_ok=True)
             write_mask_file(target, mask, data.palette)
@@ -79,21 +83,24 @@ def link_or_copy(source: Path, target: Path, copy: bool = False) -> str:
     return "copy"
 
 
-def _write_image(data: ForeignData, id: str, folder: Path, copy: bool) -> str:
-    """Write one image and return how: by a link, a hard link, a copy, or as PNG if it is not a file."""
-    source = data.image_path(id)
-    target = folder / f"{id}{source.suffix if source else '.png'}"
-    target.parent.mkdir(parents=True, exist_ok=True)
+def _write_image(data: ForeignData, id: str, folder: Path, copy: bool) -> tuple[str, Path]:
+    """Write one image. Return how, by a link, a hard link, a copy or from the bytes of a file, and its path."""
+    source: Path | None = data.image_path(id)
     if source is None:
-        write_image_file(target, data.read_image(id))
-        return "PNG"
-    return link_or_copy(source, target, copy or not source.is_relative_to(data.root))
+        content = data.image_content(id)
+        with open_image(BytesIO(content)) as opened:
+            target = folder / f"{id}.{str(opened.format).lower()}"
+        target.write_bytes(content)
+        return "file", target
+    target = folder / f"{id}{source.suffix}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return link_or_copy(source, target, copy or not source.is_relative_to(data.root)), target
 
 
-def _check_mask_size(data: ForeignData, id: str, size: tuple[int, int]) -> None:
-    source = data.image_path(id)
-    if source is not None and size != (expected := image_size(source)):
-        problem = "the annotation is {}x{}, its image {} is {}x{}".format(*size, source, *expected)
+def _check_mask_size(data: ForeignData, id: str, image: Path, size: tuple[int, int]) -> None:
+    """Raise UserError unless a mask has the size of its image."""
+    if size != (expected := image_size(image)):
+        problem = "the annotation is {}x{}, its image {} is {}x{}".format(*size, data.image_path(id) or id, *expected)
         raise UserError(problem, path=data.mask_path(id) or id, fix="use the image that was annotated")
 
 
