@@ -117,6 +117,8 @@ def test_malformed_shapes_raise_an_error(tmp_path: Path, shape: str, words: str)
 def test_malformed_files_raise_an_error(tmp_path: Path) -> None:
     with refused("annotations.xml", "not an annotation of CVAT", "KeyError"):
         read(write(tmp_path, '<image name="a.jpg"></image>'))
+    with refused("annotations.xml", '"CVAT for video"', "Export the task"):
+        read(write(tmp_path, '<track id="0" label="leaf"></track>'))
     with refused("annotations.xml", "cannot be read as XML"):
         read(write(tmp_path, "<image>"))
     Image.new("RGB", (5, 5)).save(write(tmp_path, image("a.jpg", BOX)) / "images" / "a.jpg")

@@ -60,6 +60,25 @@ def test_a_class_file_is_stronger_than_a_benchmark(title: str, name: str, tmp_pa
     assert recognize_benchmark(root) == ("", "")
 
 
+def test_a_class_file_above_the_folder_of_a_benchmark_counts(tmp_path: Path) -> None:
+    make_voc(tmp_path / "VOCdevkit" / "VOC2012")
+    assert recognize_benchmark(tmp_path)[0] == "voc2012"
+    write_lines(tmp_path / "labels.txt", "__ignore__", "_background_", "square", "disc")
+    assert recognize_benchmark(tmp_path) == ("", "")
+
+
+def test_benchmarks_are_imported_only_by_a_named_form(tmp_path: Path) -> None:
+    root = make_voc(tmp_path / "voc")
+    for mask in (root / "SegmentationClassAug").iterdir():
+        write_mask(mask, (0, 1, 2, 255))
+    shutil.rmtree(root / "SegmentationClass")
+    (root / "SegmentationClassAug").rename(root / "SegmentationClass")
+    with refused("Read as Pascal VOC 2012 because", "Train with --data"):
+        semiseg.import_data(root, tmp_path / "own")
+    assert semiseg.import_data(root, tmp_path / "own", form="voc-like").title.startswith("VOC folders with own classes")
+    assert open_dataset(tmp_path / "own").classes == ("class0", "class1", "class2")
+
+
 def test_real_benchmarks_are_recognized(voc_dir: Path, camvid_dir: Path) -> None:
     assert type(open_dataset(voc_dir)) is Voc
     dataset = open_dataset(camvid_dir)
@@ -90,7 +109,12 @@ def test_unknown_folders_are_described(tmp_path: Path) -> None:
         paint(tmp_path / "painted" / f"{index}.tif", True)
     (tmp_path / "scans").mkdir()
     (tmp_path / "scans" / "a.dcm").touch()
-    with refused("3 photographs in photos/", "3 masks in painted/", "1 DCM file in scans/", "copies of photos/"):
+    with refused(
+        "3 photographs in photos/",
+        "3 masks in painted/",
+        "1 DCM file in scans/",
+        "If painted/ holds the masks of photos/",
+    ):
         open_dataset(tmp_path)
     checked = semiseg.check(tmp_path)
     assert not checked.usable and "3 masks in painted/" in checked.findings[0].text

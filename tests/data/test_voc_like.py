@@ -32,7 +32,7 @@ def root(tmp_path: Path) -> Path:
     image.save(root / "SegmentationClass" / "a.png")
     write_image(root / "SegmentationClassVisualization" / "a.jpg")
     np.save(root / "SegmentationClass" / "b.npy", np.where(MASK == 255, -1, MASK.astype(np.int32)))
-    write_lines(root / "classes.txt", "_background_", "square", "disc")
+    write_lines(root / "class_names.txt", "_background_", "square", "disc")
     return root
 
 

@@ -69,6 +69,8 @@ MARKS: dict[str, tuple[str, Callable[[Path], str]]] = {
 
 def recognize_benchmark(root: Path) -> tuple[str, str]:
     """Return the name of the benchmark in a folder, and a note why it is read as one. Both are empty otherwise."""
+    if _class_file(root):
+        return "", ""
     for name, (title, marks) in MARKS.items():
         if why := marks(root):
             other = f"semiseg import {root} --out {root}-semiseg --form NAME"

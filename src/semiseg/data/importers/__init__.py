@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from semiseg.data.benchmarks.recognition import recognize_benchmark
 from semiseg.data.importers.coco import Coco
 from semiseg.data.importers.coco_panoptic import CocoPanoptic
 from semiseg.data.importers.cvat import CvatMask
@@ -74,13 +75,15 @@ def open_foreign(source: str | Path, form: str | None, options: ImportOptions) -
     if not os.path.isdir(root):  # False for invalid names, on which Path raises
         problem, fix = ("is a file", "unpack it") if os.path.isfile(root) else ("there is no such folder", "check it")
         raise UserError(problem, path=f"{root!s:.200}", fix=f"{fix} and give the folder of the export")
+    if form is None and (reason := recognize_benchmark(root)[1]):
+        raise UserError(reason, path=root, fix=f"train with --data {root}, without an import")
     found = form or detect_form(root)
     if found is not None:
         return IMPORTERS[found](root, options)
     try:
         return MaskTree(root, options)  # an own folder, or images and masks that differ by their pixels only
     except NoPairsError as error:
-        raise (error if is_own_folder(root) else unknown_form_error(root)) from None
+        raise (error if is_own_folder(root) else unknown_form_error(root, tried=True)) from None
 
 
 __all__ = ["IMPORTERS", "ForeignData", "ImportOptions", "detect_form", "open_foreign"]

@@ -56,6 +56,9 @@ class CvatImages(ShapeData):
         entries = []
         for path in xml_files(self.root):
             content = read_xml(path)
+            if content.find("track") is not None:
+                fix = 'export the task as "CVAT for images 1.1"'
+                raise UserError('this is "CVAT for video", whose shapes are interpolated', path=path, fix=fix)
             named = (element.text or "" for element in content.findall("meta//labels/label/name"))
             labels |= dict.fromkeys(name.strip() for name in named)
             entries += [
@@ -133,6 +136,6 @@ def xml_files(root: Path) -> list[Path]:
     for path in files:
         with path.open("rb") as file:
             start = file.read(20_000)
-        if b"<annotations>" in start and (b"<image" in start or b"<version>" in start):
+        if b"<annotations>" in start and any(word in start for word in (b"<image", b"<track", b"<version>")):
             found.append(path)
     return found

@@ -6,9 +6,10 @@ import base64
 import math
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -51,7 +52,7 @@ class LabelMe(ShapeData):
     @classmethod
     def recognizes(cls, root: Path) -> bool:
         """Return whether one of the first 50 JSON files is of LabelMe."""
-        return any(is_json(path, *KEYS) for path in _json_files(root)[:50])
+        return any(is_json(path, *KEYS) for path in islice(_json_files(root), 50))
 
     def find_images(self) -> dict[str, Path]:
         """Return the image files by id, with those that are inside JSON files."""
@@ -131,5 +132,5 @@ def _reference(path: Path, content: Any) -> str:
     return os.path.normpath(path.parent / str(content["imagePath"]).replace("\\", "/"))
 
 
-def _json_files(root: Path) -> list[Path]:
-    return [path for path in walk_files(root) if path.suffix.lower() == ".json"]
+def _json_files(root: Path) -> Iterator[Path]:
+    return (path for path in walk_files(root) if path.suffix.lower() == ".json")

@@ -21,8 +21,13 @@ LARGEST = 10_000_000
 KINDS = {".json": "JSON file", ".xml": "XML file", ".txt": "TXT file", ".csv": "CSV file", ".npy": "NPY file"}
 
 
-def unknown_form_error(root: Path) -> UserError:
-    """Return an error that names what a folder holds, and the nearest form."""
+def unknown_form_error(root: Path, tried: bool = False) -> UserError:
+    """Return an error that names what a folder holds, and the nearest form.
+
+    Args:
+        root: The folder.
+        tried: Whether an import without ``--form`` has failed.
+    """
     files = [path for path in islice(walk_files(root), EXAMINED) if path.name not in OWN_CLASSES]
     files = [path for path in files if path.parent != root / "splits"]
     counts: dict[Path, Counter[str]] = defaultdict(Counter)
@@ -45,23 +50,27 @@ def unknown_form_error(root: Path) -> UserError:
     more = f" and {len(parts) - 8} more" if len(parts) > 8 else ""
     problem = f"neither images/ with masks/ nor a form that is known; found {', '.join(parts[:8]) or 'no files'}{more}"
     photographs = [folder for folder in first_images if folder not in masks]
-    return UserError(problem, path=root, fix=_nearest(root, counts, photographs, sorted(masks)))
+    return UserError(problem, path=root, fix=_nearest(root, counts, photographs, sorted(masks), tried))
 
 
-def _nearest(root: Path, counts: dict[Path, Counter[str]], photographs: list[Path], masks: list[Path]) -> str:
+def _nearest(
+    root: Path, counts: dict[Path, Counter[str]], photographs: list[Path], masks: list[Path], tried: bool
+) -> str:
     """Return what to do to bring the files into the nearest form."""
-    command = f"semiseg import {root} --out {root}-semiseg --form NAME"
+    command = f"semiseg import {root} --out {root}-semiseg"
     kinds = {kind for found in counts.values() for kind in found}
     if photographs and masks:
         images, painted = (_below(folders[0], root) for folders in (photographs, masks))
-        return f"make a folder with copies of {images} as images/ and of {painted} as masks/, or run: {command}"
+        if tried:
+            return f"pass --images and --masks, and --mask-suffix if names in {painted} and {images} differ"
+        return f"if {painted} holds the masks of {images}, run: {command}"
     for kind, forms in {
         "JSON file": "labelme, coco, label-studio and others",
         "XML file": "cvat",
         "TXT file": "yolo (which needs data.yaml)",
     }.items():
         if kind in kinds:
-            return f"if the {kind}s are the annotation, run: {command} (forms: {forms})"
+            return f"if the {kind}s are the annotation, run: {command} --form NAME (forms: {forms})"
     if photographs:
         return "put the photographs in images/ and masks with the same names in masks/"
     if masks:
