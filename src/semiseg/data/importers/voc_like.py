@@ -9,14 +9,13 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from semiseg.data.dataset import IGNORE
 from semiseg.data.files.file_lists import MASK_SUFFIXES
 from semiseg.data.files.image_header import reason
 from semiseg.data.importers.cvat import CvatMask
 from semiseg.data.importers.foreign_data import ForeignData, ImportOptions
-from semiseg.data.importers.mask_trees.own_masks import OwnMasks
+from semiseg.data.importers.mask_trees.folders import MaskTree
 from semiseg.data.importers.source_files import as_id, find_images, walk_files
 from semiseg.errors import UserError, require_regular_file
 
@@ -26,7 +25,7 @@ MAX_PIXELS = 178_956_970
 """The largest array that is read, as many values as the largest image has pixels."""
 
 
-class VocLike(ForeignData):
+class VocLike(MaskTree):
     """VOC folders with own classes: indexed PNG, or NumPy arrays of integers, and ``class_names.txt``.
 
     Masks are read as those of an own folder. In NumPy arrays, -1 is ignored too. Without a class file the classes are
@@ -44,24 +43,20 @@ class VocLike(ForeignData):
     list_locations: ClassVar[dict[str, tuple[str, ...]]] = CvatMask.list_locations
 
     def __init__(self, root: Path, options: ImportOptions) -> None:
-        super().__init__(root, options)
+        ForeignData.__init__(self, root, options)  # the folders are known
         self.set_images(find_images(root / "JPEGImages"), root / "JPEGImages")
         ids = {as_id(path.relative_to(root / "JPEGImages").with_suffix("")): id for id, path in self.images.items()}
         for folder in (root / name for name in FOLDERS):
             found = {as_id(path.relative_to(folder).with_suffix("")): path for path in _mask_files(folder)}
             self.masks |= {ids[name]: path for name, path in found.items() if name in ids}
         self.require_masks(root / FOLDERS[-1])
-        self._reader = OwnMasks(root, self.images, self._as_images(self.masks))
+        self._reader = self._make_reader(self._as_images(self.masks))
         self.classes, self.palette = self._reader.classes, self._reader.palette
 
     @classmethod
     def recognizes(cls, root: Path) -> bool:
         """Return whether a folder has images and masks in VOC folders."""
         return (root / "JPEGImages").is_dir() and any((root / name).is_dir() for name in FOLDERS)
-
-    def read_mask(self, id: str) -> Tensor:
-        """Read a mask as uint8 ``(H, W)`` of class indices or 255."""
-        return self._reader.read_mask(id)
 
     def _as_images(self, masks: dict[str, Path]) -> dict[str, Path]:
         """Return the masks, with NumPy arrays converted to PNG in a folder that is removed with this object."""

@@ -55,7 +55,7 @@ class MaskTree(ForeignData):
         places = {ids[path]: place for group in tree.images for path, place in group.files}
         self.lists = lists_by_folder(places, self.masks)
         self.notes += [*tree.notes, *notes_on(tree.pairs)]
-        self._reader = self._make_reader()
+        self._reader = self._make_reader(self.masks)
         self.classes, self.palette = self._reader.classes, self._reader.palette
 
     @classmethod
@@ -74,14 +74,14 @@ class MaskTree(ForeignData):
         """Return the lines of the base class, and what a threshold changed."""
         return [*super().describe(), *self._reader.describe()]
 
-    def _make_reader(self) -> OwnMasks:
+    def _make_reader(self, masks: dict[str, Path]) -> OwnMasks:
         folder = class_folder(self.root) or self.root
         if self.options.threshold is not None:
-            return ThresholdMasks(folder, self.images, self.masks, self.options.threshold)
-        if lossy := next((path for path in self.masks.values() if path.suffix.lower() in JPEG_SUFFIXES), None):
+            return ThresholdMasks(folder, self.images, masks, self.options.threshold)
+        if lossy := next((path for path in masks.values() if path.suffix.lower() in JPEG_SUFFIXES), None):
             fix = "save masks as PNG, or pass --threshold 128 if they show two classes"
             raise UserError(lossy_mask_error(lossy, "JPEG").problem, path=lossy, fix=fix)
-        return OwnMasks(folder, self.images, self.masks)
+        return OwnMasks(folder, self.images, masks)
 
 
 class Roboflow(MaskTree):
