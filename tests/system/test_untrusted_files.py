@@ -22,6 +22,7 @@ import semiseg
 from semiseg import cli
 from semiseg.config import MAX_YAML_ALIASES, TrainConfig, from_mapping, read_yaml
 from semiseg.data import FolderDataset
+from semiseg.data.importers import source_files
 from semiseg.data.importers.polygons import brush_region, counts_region
 from semiseg.data.palette_file import read_palette
 from semiseg.data.splits.list_files import read_lines, read_list, read_permutation
@@ -292,6 +293,43 @@ def test_names_in_lists_do_not_lead_out_of_the_data_set(tiny_folder: Path, line:
     write_lines(path, line.replace("outside", "val00000"))  # directories in front of a name are ignored
     dataset = FolderDataset(tiny_folder)
     assert dataset.image_path(read_list(path, dataset)[0]) == tiny_folder / "images" / "val00000.png"
+
+
+def write_annotation(root: Path, form: str, image: str) -> Path:
+    """Write one image and an annotation file that names another one. Return the file."""
+    (root / "images").mkdir(parents=True)
+    Image.new("RGB", (9, 9)).save(root / "images" / "inside.png")
+    corners = [[0, 0], [4, 0], [4, 4]]
+    entry = {"id": 1, "file_name": image, "width": 9, "height": 9}
+    outline = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[0, 0, 4, 0, 4, 4]]}
+    shape = {"label": "a", "shape_type": "polygon", "points": corners}
+    name, content = {
+        "coco": ("x.json", {"images": [entry], "annotations": [outline], "categories": [{"id": 1, "name": "a"}]}),
+        "labelme": ("x.json", {"shapes": [shape], "imagePath": image, "imageWidth": 9, "imageHeight": 9}),
+        "cvat": ("x.xml", f'<annotations><version>1.1</version><image name="{image}" width="9" height="9">'
+                          '<polygon label="a" points="0,0;4,0;4,4"/></image></annotations>'),
+    }[form]  # fmt: skip
+    (root / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    return root / name
+
+
+@pytest.mark.parametrize("form", ["coco", "labelme", "cvat"])
+@pytest.mark.parametrize("image", ["../outside.png", "/{}/outside.png", "..\\outside.png", "images/../../outside.png"])
+def test_annotation_files_do_not_lead_out_of_the_export(tmp_path: Path, form: str, image: str) -> None:
+    Image.new("RGB", (9, 9)).save(tmp_path / "outside.png")
+    write_annotation(tmp_path / "data", form, image.format(tmp_path))
+    with refused("outside.png"):
+        semiseg.import_data(tmp_path / "data", tmp_path / "own", form=form)
+    assert not (tmp_path / "own").exists()
+
+
+@pytest.mark.parametrize("form", ["coco", "labelme", "cvat"])
+def test_large_annotation_files_are_refused(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write_annotation(tmp_path / "data", form, "inside.png")
+    assert semiseg.import_data(tmp_path / "data", tmp_path / "own", form=form).checked.masks == 1
+    monkeypatch.setattr(source_files, "MAX_ANNOTATION_BYTES", file.stat().st_size - 1)
+    with refused(file.name, "bytes, more than"):
+        semiseg.import_data(tmp_path / "data", tmp_path / "other", form=form)
 
 
 PIPES: dict[str, Callable[[Path], object]] = {

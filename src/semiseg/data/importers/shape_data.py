@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from semiseg.data.dataset import IGNORE
-from semiseg.data.file_dataset import read_json
 from semiseg.data.files.image_files import image_size
 from semiseg.data.files.image_header import UNREADABLE, reason
 from semiseg.data.importers.foreign_data import ForeignData, ImportOptions
 from semiseg.data.importers.list_folders import lists_by_folder
 from semiseg.data.importers.polygons import with_background
-from semiseg.data.importers.source_files import ImageFinder, find_images
+from semiseg.data.importers.source_files import ImageFinder, find_images, read_bounded_json
 from semiseg.data.splits.list_files import read_lines
 from semiseg.errors import UserError
 
@@ -161,7 +160,7 @@ class ShapeData(ForeignData):
 
 def parse_annotation(path: Path, tool: str, parse: Callable[[Any], T]) -> T:
     """Return ``parse`` of the content of a JSON file. Raises UserError if it cannot be read or has another form."""
-    content = read_json(path)
+    content = read_bounded_json(path)
     return parse_content(path, tool, lambda: parse(content))
 
 

@@ -18,7 +18,7 @@ from semiseg.data.importers.source_files import ImageFinder, require_bounded, wa
 from semiseg.data.splits.list_files import read_lines
 from semiseg.errors import UserError
 
-LINE = re.compile(r"\d+(\s+-?[\d.]+(e[-+]?\d+)?)+", re.IGNORECASE)
+LINE = re.compile(r"\d{1,9}(\s+-?[\d.]+(e[-+]?\d+)?)+", re.IGNORECASE)
 BOX, SLACK = 5, 0.01
 """Numbers in the line of a box, and how far a coordinate may lie outside of 0 to 1."""
 IGNORED = "__ignore__"
