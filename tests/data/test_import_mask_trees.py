@@ -96,7 +96,7 @@ def test_trees_with_lists(tmp_path: Path, images: str, masks: str) -> None:
     ("images", "masks"),
     [
         ("imgs/{}.jpg", "masks/{}.png"),
-        ("JPEGImages/a/{}.jpg", "SegmentationClass/a/{}.png"),
+        ("photos/a/{}.jpg", "SegmentationClass/a/{}.png"),
         ("fotos/{}.jpg", "masken/{}.png"),
         ("images/{}.jpg", "masks/{}.jpg.png"),
         ("images/{}.jpg", "masks/{}_mask.png"),

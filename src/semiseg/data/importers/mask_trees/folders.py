@@ -109,7 +109,7 @@ def listed_sample(root: Path) -> tuple[list[Located], list[Located]]:
         role, _, place = locate(path.relative_to(root).parts[:-1])
         if path.suffix.lower() in IMAGE_SUFFIXES:
             found[role].append((path, place))
-    return found["image"], found["mask"]
+    return found["image"] or found[""], found["mask"]
 
 
 def has_own_names(root: Path) -> bool:

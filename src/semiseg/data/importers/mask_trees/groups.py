@@ -30,6 +30,8 @@ _MASKS = (
 )
 IMAGE_WORDS, MASK_WORDS = frozenset(_IMAGES.split()), frozenset(_MASKS.split())
 """Words in the names of folders and files of images and of masks, in lower case."""
+JOINED = re.compile(rf"^({'|'.join(LIST_FOLDERS)})({'|'.join(sorted(IMAGE_WORDS | MASK_WORDS))})$", re.IGNORECASE)
+"""Names of folders in one word, such as ``trainannot`` of CamVid."""
 SAMPLED = 3
 FLAT, MANY_COLORS = 0.7, 256
 """Masks are flat: at least this share of neighboring pixels is equal, and they have at most this many colors."""
@@ -97,7 +99,7 @@ def locate(parts: tuple[str, ...]) -> tuple[Role, tuple[str, ...], tuple[str, ..
     role: Role = ""
     top, place = parts[:1], []
     for index, part in enumerate(parts):
-        words = re.split(r"[\W_]+", part)
+        words = re.split(r"[\W_]+", JOINED.sub(r"\1_\2", part))
         kept = [word for word in words if word.lower() not in MASK_WORDS | IMAGE_WORDS]
         if len(kept) < len(words):
             role = "mask" if any(word.lower() in MASK_WORDS for word in words) else "image"
