@@ -9,35 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 import semiseg
+from scenes import COLORS, NAMES, PALETTE, Pixels, scene
 from semiseg.data import FolderDataset, open_dataset
 from semiseg.data.importers import detect_form
 from trees import refused, write_lines
 
-NAMES = "background", "square", "disc"
-COLORS = np.array([[0, 0, 0], [220, 20, 60], [0, 160, 80]], dtype=np.uint8)
-PALETTE = "background 0 0 0", "square 220 20 60", "disc 0 160 80"
-Mask = NDArray[np.uint8]
 
-
-def scene(seed: int, side: int = 48) -> tuple[Mask, Mask]:
-    """Return an image ``(side, side, 3)`` of noise with a square and a disc, and its mask of 0, 1 and 2."""
-    random = np.random.default_rng(seed)
-    image, mask = random.normal(110, 25, (side, side, 3)), np.zeros((side, side), np.uint8)
-    x, y = random.integers(0, side - 12, 2)
-    mask[y : y + 12, x : x + 12] = 1
-    rows, columns = np.mgrid[:side, :side]
-    x, y = random.integers(8, side - 8, 2)
-    mask[(columns - x) ** 2 + (rows - y) ** 2 < 64] = 2
-    image[mask == 1] += [90, -60, -60]
-    image[mask == 2] += [-60, 90, -60]
-    return image.clip(0, 255).astype(np.uint8), mask
-
-
-def write(root: Path, images: str, masks: str, change: Callable[[Mask], Any] = lambda mask: mask) -> Path:
+def write(root: Path, images: str, masks: str, change: Callable[[Pixels], Any] = lambda mask: mask) -> Path:
     """Write eight images, of which ``{}`` is the number; the last two are of the list ``{list}``. Six have masks."""
     for number in range(8):
         image, mask = scene(number)
@@ -190,7 +171,7 @@ def test_roboflow_export(tmp_path: Path) -> None:
         semiseg.import_data(root, tmp_path / "out")
 
 
-def blurred(mask: Mask) -> Image.Image:
+def blurred(mask: Pixels) -> Image.Image:
     return Image.fromarray((mask > 0).astype(np.uint8) * 255).filter(ImageFilter.GaussianBlur(1))
 
 
@@ -217,14 +198,14 @@ def test_threshold_on_gray_masks(tmp_path: Path, suffix: str) -> None:
 
 
 def test_threshold_on_antialiased_colors_takes_the_nearest(tmp_path: Path) -> None:
-    def soft(mask: Mask) -> Mask:
+    def soft(mask: Pixels) -> Pixels:
         image = Image.fromarray(COLORS[mask])
         return np.array(image.resize((47, 47), Image.Resampling.BILINEAR).resize((48, 48), Image.Resampling.BILINEAR))
 
     root = write(tmp_path / "data", "images/{}.png", "masks/{}.png", soft)
     with refused("the mask is colored, and no palette names its colors", "palette.txt"):
         semiseg.import_data(root, tmp_path / "out", threshold=128)
-    write_lines(root / "palette.txt", *PALETTE)
+    (root / "palette.txt").write_text(PALETTE)
     result = semiseg.import_data(root, tmp_path / "own", threshold=128)
     data = open_dataset(result.out)
     assert data.classes == NAMES and any("rounded to the nearest color" in note for note in result.notes)
@@ -269,7 +250,7 @@ def test_one_mask_per_class_is_detected_and_refused_as_folders(tmp_path: Path) -
         semiseg.import_data(root, tmp_path / "out")
 
 
-def layers(mask: Mask, background: bool) -> Mask:
+def layers(mask: Pixels, background: bool) -> Pixels:
     return np.stack([(mask == value).astype(np.uint8) for value in range(0 if background else 1, 3)])
 
 
