@@ -164,7 +164,7 @@ def _default_values(classes: int) -> dict[int, int]:
 
 def _names_of_values(values: Any) -> list[str]:
     """Return the class names in ``values``, in the order of their smallest value."""
-    ordered = sorted(values.items(), key=lambda item: int(item[0]))
+    ordered = sorted(values.items(), key=lambda item: int(item[0]) if item[0].isdecimal() else 0)
     return list(dict.fromkeys(name for _, name in ordered if isinstance(name, str) and name != "ignore"))
 
 

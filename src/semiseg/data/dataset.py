@@ -87,6 +87,7 @@ class SegmentationDataset(ABC):
             include it.
         read_as: A note why the data is read as a benchmark, and how to read it otherwise; empty if there is no doubt.
         notes: What the user should know about how the data are read.
+        file_values: The value of each class in mask files, if the user chose them; empty for class indices.
         mask_folder: The folder below ``root`` for masks that the user adds; empty if a tool exports the masks.
     """
 
@@ -97,6 +98,7 @@ class SegmentationDataset(ABC):
     ids: Sequence[str]
     image_ending: str = ""
     notes: Sequence[str] = ()
+    file_values: Sequence[int] = ()
     mask_folder: str = ""
     read_as: str = ""
 

@@ -73,6 +73,9 @@ class FolderDataset(FileDataset):
         self.classes = self.class_file.names if self.class_file else self._infer_classes()
         given = dict(reversed([(index, color) for color, index in self.class_file.colors])) if self.class_file else {}
         self.palette = tuple(given.get(index, color) for index, color in enumerate(default_palette(len(self.classes))))
+        if self.class_file and self.class_file.listed_values:
+            first = {index: value for value, index in sorted(self.class_file.values.items(), reverse=True)}
+            self.file_values = tuple(first.get(index, IGNORE) for index in range(len(self.classes)))
         self._tags = self._read_tags()
 
     def read_mask(self, id: str) -> Tensor:
@@ -88,7 +91,7 @@ class FolderDataset(FileDataset):
     def compare_masks(self, records: Mapping[str, MaskRecord], pixels: NDArray[np.int64]) -> list[str]:
         """Return a note on EXIF orientations. Raise UserError if palettes contradict each other or 255 is a class."""
         self.check_palettes(records)
-        if not self.lists_values and foreground_is_255(pixels, len(self.classes)):
+        if not self.file_values and foreground_is_255(pixels, len(self.classes)):
             problem = f"all {len(pixels)} masks hold only 0 and 255, and 255 is ignored"
             raise UserError(problem, path=self.root / "masks", fix=self.values_fix([0, IGNORE]))
         note = rotation_note(records, self.images)
@@ -100,11 +103,6 @@ class FolderDataset(FileDataset):
             first, second, how = found
             problem = f"its palette and that of {self.masks[first]} disagree: {how}"
             raise UserError(problem, path=self.masks[second], fix=PALETTE_FIX)
-
-    @property
-    def lists_values(self) -> bool:
-        """Whether the class file itself lists the values of masks."""
-        return self.class_file is not None and self.class_file.listed_values
 
     def values_fix(self, values: Sequence[int]) -> str:
         """Return the line of ``classes.json`` that names mask values."""

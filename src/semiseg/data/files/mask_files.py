@@ -31,12 +31,14 @@ class StoredMask:
     Attributes:
         values: ``(H, W)``, integers as stored in the file, not scaled or inverted, uint8 or wider; or uint8
             ``(H, W, 3)``, RGB colors.
-        palette: uint8 ``(n, 3)``, the displayed color of each index; None unless the file has a palette.
+        palette: uint8 ``(256, 3)``, the displayed color of each index; None unless the file has a palette.
+        entries: The number of entries of the palette in the file; further ones are black.
         orientation: The EXIF orientation by which the mask was turned upright, 1 to 8.
     """
 
     values: NDArray[Any]
     palette: NDArray[np.uint8] | None = None
+    entries: int = 0
     orientation: int = 1
 
 
@@ -75,14 +77,15 @@ def load_mask(source: Path | IO[bytes], name: str) -> StoredMask:
             refuse_unclear_polarity(opened, name)
             stored_as = _raw_mode(opened)  # before the orientation, for which PIL may decode the file
             turn = exif_orientation(opened)
-            palette = None
+            palette, entries = None, 0
             if "16" in stored_as and opened.mode in ("RGB", "RGBA"):  # PIL drops the lower 8 bits
                 raise UserError("the mask holds colors of 16 bits", path=name, fix="save an 8-bit mask")
             opened.load()
             image: Image.Image = opened
             if opened.mode in ("P", "PA"):
-                palette = np.array(opened.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
-                palette = np.concatenate([palette, np.zeros((256 - len(palette), 3), dtype=np.uint8)])
+                listed = np.array(opened.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
+                entries, palette = len(listed), np.zeros((256, 3), dtype=np.uint8)
+                palette[:entries] = listed
             elif opened.mode in ("LA", "La", "RGBA", "RGBa"):
                 image = opaque(opened.convert(opened.mode.upper()), name)
             elif len(opened.getbands()) > 1:
@@ -95,9 +98,9 @@ def load_mask(source: Path | IO[bytes], name: str) -> StoredMask:
         if (found := read_tiff_values(source, name)) is None:
             raise unreadable_error("mask", name, error) from error
         values, turn = found
-        return StoredMask(_upright(values, turn), None, turn)
-    # PIL turns TIFF files itself.
-    return StoredMask(values if opened.format == "TIFF" else _upright(values, turn), palette, turn)
+        return StoredMask(_upright(values, turn), orientation=turn)
+    values = values if opened.format == "TIFF" else _upright(values, turn)  # PIL turns TIFF files itself
+    return StoredMask(values, palette, entries, turn)
 
 
 def exif_orientation(opened: Image.Image) -> int:

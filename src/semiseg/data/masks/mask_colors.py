@@ -85,7 +85,7 @@ def table_of_colors(
 
     Args:
         used: The used indices.
-        palette: uint8 ``(256, 3)``, the displayed color of each index.
+        palette: uint8 ``(n, 3)``, the displayed color of each index. Further indices have none.
         by_index: The meaning of each mask value: a class index, 255 or -1.
         file: The class file.
         path: The mask.
@@ -93,11 +93,11 @@ def table_of_colors(
     Raises:
         UserError: Some colors contradict their index, and others are unknown.
     """
-    meanings: dict[Color, set[int]] = {}
+    meanings: dict[tuple[int, ...], set[int]] = {}
     for color, meaning in file.colors:
         meanings.setdefault(color, set()).add(meaning)
-    displayed = {index: _as_color(palette[index]) for index in used}
-    found = {index: meanings.get(color) for index, color in displayed.items() if index != IGNORE}
+    displayed = {index: _as_color(palette[index]) for index in used if index < len(palette)}
+    found = {index: meanings.get(displayed.get(index, ())) for index in used if index != IGNORE}
     opposed = [index for index, classes in found.items() if classes and int(by_index[index]) not in classes]
     if not opposed:
         return by_index
@@ -107,13 +107,13 @@ def table_of_colors(
         index = opposed[0]
         raise UserError(
             f"index {index} is displayed in the color {displayed[index]}, which {file.path} gives another class"
-            + (f", and the color {displayed[unknown[0]]} of index {unknown[0]} is not listed there" if unknown else ""),
+            + (f", and the color {displayed.get(unknown[0])} of index {unknown[0]} is not there" if unknown else ""),
             path=path,
             fix="list all colors of the masks there, or save masks with the indices of its classes",
         )
     table = np.full(256, INVALID, dtype=np.int16)
-    for index, color in displayed.items():
-        table[index] = next(iter(meanings.get(color, {IGNORE})))
+    for index in used:  # only 255 may have a color that is not listed
+        table[index] = next(iter(meanings.get(displayed.get(index, ()), {IGNORE})))
     return table
 
 

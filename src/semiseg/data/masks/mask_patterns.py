@@ -52,17 +52,17 @@ def implausible_classes(
     if any(edge_values(mask) for mask in examples):
         problem = f"the masks hold {len(values)} values ({shown}), most of them only at edges: they are antialiased"
         return problem, f"{THRESHOLD_FIX} if they are 0 and 255 inside, or save masks without antialiasing"
-    if _near_few_levels(values):
+    if largest <= IGNORE and _near_few_levels(values):
         problem = f"the masks hold values near a few gray levels ({shown}), as lossy compression leaves them"
         return problem, f"{THRESHOLD_FIX} if they were 0 and 255, or save masks as PNG from the start"
+    if _are_gray_levels(levels):
+        problem = f"the masks hold the values {shown}, which look like gray levels instead of class numbers"
+        return problem, f"{fix(values)}, or {THRESHOLD_FIX} if gray means antialiasing"
     if largest > IGNORE and _are_city_ids(levels):
         problem = (
             f"the masks hold values up to {largest}, which look like object numbers of Cityscapes (1000 * class + n)"
         )
         return problem, "save the class of each pixel, as labelIds do, instead of the number of the object"
-    if _are_gray_levels(levels):
-        problem = f"the masks hold the values {shown}, which look like gray levels instead of class numbers"
-        return problem, f"{fix(values)}, or {THRESHOLD_FIX} if gray means antialiasing"
     if are_object_numbers(used, examples):
         problem = f"the masks number single objects (1 to {largest}), so a class has another value in each mask"
         return problem, "save the class of each pixel instead of the number of its object"
@@ -105,8 +105,8 @@ def _shown(values: Sequence[int]) -> str:
 
 def _are_gray_levels(levels: Sequence[int]) -> bool:
     """Return whether values are far apart: three or more by at least 8, fewer by 16, or equally spaced ones by 4."""
-    if not levels or IGNORE < levels[-1] < 2**15:
-        return False
+    if not levels or (levels[-1] > IGNORE and not all(level % 257 == 0 or level % 256 == 0 for level in levels)):
+        return False  # gray levels of 16 bits are multiples of one of the two
     gaps = [after - before for before, after in pairwise(levels)]
     if len(levels) <= 2:
         return levels[-1] >= 16 and all(gap >= 8 for gap in gaps)

@@ -187,7 +187,7 @@ def _foreground_255(
         shown: ``(images, 255)``, whether a mask shows a class.
         known: ``(images,)``, the share of its pixels that are not 255.
     """
-    if len(dataset.classes) < 2 or (isinstance(dataset, FolderDataset) and dataset.lists_values):
+    if len(dataset.classes) < 2 or dataset.file_values:
         return []
     suspect = (known < 1) & (shown.sum(axis=1) == 1) & shown[:, 0]
     others = ~suspect & shown.any(axis=1) & (known < 1)

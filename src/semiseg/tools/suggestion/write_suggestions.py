@@ -7,7 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from semiseg.data.dataset import SegmentationDataset
+import numpy as np
+import PIL.Image
+from torch import Tensor
+
+from semiseg.data.dataset import IGNORE, Color, SegmentationDataset
 from semiseg.data.splits.list_files import write_list
 from semiseg.data.splits.make_splits import link_image
 from semiseg.inference.formats.label_studio_results import write_label_studio
@@ -74,7 +78,7 @@ def write_suggestions(
         mask, confidence = model(image)
         masks[one.id] = mask.cpu().numpy()
         files[one.id] = link_image(dataset, one.id, folder / "images").relative_to(folder / "images").as_posix()
-        save_indexed_png(mask, model.palette, folder / "masks" / f"{one.id}.png")
+        _write_draft(folder / "masks" / f"{one.id}.png", mask, model.palette, dataset.file_values)
         entries[f"{rank}. {one.id}"] = panels(image, mask.cpu(), confidence, model.palette)
     write_cvat(folder / "cvat.zip", masks, model.classes, model.palette)
     tasks = ((id, f"images/{files[id]}", mask) for id, mask in masks.items())
@@ -83,6 +87,14 @@ def write_suggestions(
         name = f"contact-sheet-{number + 1}.png" if number else "contact-sheet.png"
         sheet = dict(list(entries.items())[start : start + SHEET])
         save_picture(contact_sheet(sheet, model.classes, model.palette), folder / name)
+
+
+def _write_draft(path: Path, mask: Tensor, palette: Sequence[Color], values: Sequence[int]) -> None:
+    """Write a mask of class indices as indexed PNG, or as gray PNG with the values that mask files of the data use."""
+    if not values:
+        return save_indexed_png(mask, palette, path)
+    kind = np.uint8 if max(values) <= IGNORE else np.uint16
+    save_picture(PIL.Image.fromarray(np.array(values, dtype=kind)[mask.cpu().numpy()]), path)
 
 
 def _write_csv(path: Path, suggestions: Sequence[Suggestion]) -> None:
