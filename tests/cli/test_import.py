@@ -74,6 +74,20 @@ def test_images_are_hard_links_or_copies_where_links_are_refused(
     assert image.read_bytes() == (source / "JPEGImages" / "b.png").read_bytes()
 
 
+def test_folders_called_train_without_a_val_list_are_an_own_folder(source: Path, tmp_path: Path) -> None:
+    for folder, names in (("train", "bc"), ("more", "d")):
+        for name in names:
+            for part in ("JPEGImages", "SegmentationClass"):
+                (source / part / folder).mkdir(exist_ok=True)
+                if (path := source / part / f"{name}.png").exists():
+                    path.rename(source / part / folder / f"{name}.png")
+    shutil.rmtree(source / "ImageSets")
+    imported = semiseg.import_data(source, tmp_path / "own")
+    assert imported.checked.usable and "lists: none" in imported.notes
+    dataset = open_dataset(tmp_path / "own")
+    assert dataset.ids == ("a 1", "more/d", "train/b", "train/c") and not dataset.has_mask("more/d")
+
+
 def test_copy_makes_the_folder_independent_of_the_export(source: Path, tmp_path: Path) -> None:
     imported = semiseg.import_data(source, tmp_path / "own", copy=True)
     shutil.rmtree(source)

@@ -1,7 +1,6 @@
 """Plain folders: supported files, and one-line errors for all others."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -186,17 +185,16 @@ def test_folder_without_masks_fails(tmp_path: Path, classes: str | None) -> None
         resolve_split(open_dataset(root), None, 0)
 
 
-def test_error_suggests_similar_folder(tmp_path: Path) -> None:
-    root = make(tmp_path / "d", {"0": plain(), "1": plain()}, classes=None)
-    (root / "masks").rename(root / "labels")
-    (root / "more").mkdir()
-    shutil.copy(root / "images" / "0.png", root / "more" / "other.png")  # does not match an image
-    with refused(str(root / "masks"), "no masks there", f"Rename {root / 'labels'} to masks if it holds the masks"):
-        FolderDataset(root)
-    shutil.copytree(root / "images", root / "photos")
-    shutil.rmtree(root / "images")
-    with refused(str(root / "images"), "no images there", f"Rename {root / 'photos'} to images"):
-        FolderDataset(root)
+def test_files_that_are_not_images_are_named(tmp_path: Path) -> None:
+    root = make(tmp_path / "d", {"0": plain()}, classes=None)
+    for path in (root / "images").iterdir():
+        path.rename(path.with_suffix(".dcm"))
+    (root / "images" / "more").mkdir()
+    (root / "images" / "more" / "a.npy").touch()
+    with refused(
+        str(root / "images"), "no images there, but", ".dcm files, 1 .npy file", "Convert them to PNG or TIFF"
+    ):
+        open_dataset(root)
 
 
 def test_masks_without_images_fail(tmp_path: Path) -> None:

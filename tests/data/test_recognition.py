@@ -127,5 +127,9 @@ def test_annotation_files_of_an_unknown_form_are_described(tmp_path: Path) -> No
     with refused("1 photograph in this folder", "1 JSON file in this folder", "--form NAME (forms: labelme"):
         open_dataset(tmp_path)
     (tmp_path / "a.json").unlink()
+    (tmp_path / "a.xml").write_text("<annotation><object><bndbox><xmin>1</xmin></bndbox></object></annotation>")
+    with refused("1 XML file in this folder", "Annotate the outlines of objects: boxes"):
+        open_dataset(tmp_path)
+    (tmp_path / "a.xml").unlink()
     with refused("1 photograph in this folder", "Put the photographs in images/"):
         open_dataset(tmp_path)

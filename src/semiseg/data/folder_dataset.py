@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import ClassVar
 
@@ -132,8 +134,7 @@ class FolderDataset(FileDataset):
     def _find_files(self) -> tuple[Mapping[str, Path], Mapping[str, Path]]:
         images = list_files(self.root / "images", IMAGE_SUFFIXES, nested=True)
         if not images:
-            fix = self._hint("images", IMAGE_SUFFIXES) + f"add your images ({' '.join(IMAGE_SUFFIXES)})"
-            raise UserError("no images there", path=self.root / "images", fix=fix)
+            raise _no_images_error(self.root / "images")
         masks = list_files(self.root / "masks", MASK_SUFFIXES, nested=True)
         for path in list_files(self.root / "masks", JPEG_SUFFIXES, nested=True).values():
             raise lossy_mask_error(path, "JPEG")
@@ -141,24 +142,26 @@ class FolderDataset(FileDataset):
         check_mask_names(self.root, images, masks, matched)
         return images, matched
 
-    def _hint(self, name: str, suffixes: tuple[str, ...], stems: Iterable[str] | None = None) -> str:
-        """Suggest renaming the folder with the most matching files to ``name``; empty if no folder has any."""
-        others = (path for path in sorted(self.root.glob("*/")) if path.name not in ("images", "masks"))
-        found = {path: set(list_files(path, suffixes, clashes=[])) for path in others}
-        counts = {path: len(names if stems is None else names.intersection(stems)) for path, names in found.items()}
-        best = max(counts, key=lambda path: counts[path], default=None)
-        return f"rename {best} to {name} if it holds the {name}, or " if best and counts[best] else ""
-
     def _read_class_file(self) -> ClassFile | None:
         return find_class_file(self.root, self.notes)
 
     def _infer_classes(self) -> tuple[str, ...]:
         """Return the classes of a folder without class file."""
         if not self.masks:
-            hint = self._hint("masks", MASK_SUFFIXES, self.images)
-            fix = f"{hint}annotate a few images, as masks/NAME.png"
+            fix = "annotate a few images, as masks/NAME.png"
             raise UserError("no masks there", path=self.root / "masks", fix=fix)
         return self._reader.infer_classes(self.root / "masks")
+
+
+def _no_images_error(folder: Path) -> UserError:
+    """Return the error for a folder without images, which names the files that it holds instead."""
+    files = (Path(name) for _, _, names in os.walk(folder) for name in names if not name.startswith("."))
+    kinds = Counter(path.suffix.lower() or "other" for path in islice(files, 100_000))
+    if not kinds:
+        return UserError("no images there", path=folder, fix=f"add your images ({' '.join(IMAGE_SUFFIXES)})")
+    found = ", ".join(f"{count} {kind} file{'s' * (count > 1)}" for kind, count in kinds.most_common(4))
+    fix = "convert them to PNG or TIFF of 8 or 16 bits, with the same names"
+    return UserError(f"no images there, but {found}", path=folder, fix=fix)
 
 
 def write_folder(dataset: SegmentationDataset, directory: str | Path, ids: Iterable[str] | None = None) -> Path:

@@ -81,7 +81,8 @@ def list_word(path: PurePosixPath | Path | str) -> str | None:
 def is_own_folder(root: Path) -> bool:
     """Return whether a directory holds ``images/`` and ``masks/``.
 
-    Without ``splits/``, both must not be divided into folders for the lists, as ``images/train`` and ``masks/train``.
+    Without ``splits/``, which imports always write, both must not be divided into folders for the lists, as
+    ``images/train`` and ``masks/train``.
     """
     images = root / "images"
     if not (images.is_dir() and (root / "masks").is_dir()):

@@ -59,6 +59,8 @@ def _nearest(
     """Return what to do to bring the files into the nearest form."""
     command = f"semiseg import {root} --out {root}-semiseg"
     kinds = {kind for found in counts.values() for kind in found}
+    if _holds_boxes(root):
+        return "annotate the outlines of objects: boxes, as in these XML files, do not say which pixels are inside"
     if photographs and masks:
         images, painted = (_below(folders[0], root) for folders in (photographs, masks))
         if tried:
@@ -76,6 +78,15 @@ def _nearest(
     if masks:
         return "add the photographs in images/, with the names of the masks"
     return "give the folder that holds the images and their annotation; semiseg datasets lists the forms"
+
+
+def _holds_boxes(root: Path) -> bool:
+    """Return whether the first XML file holds boxes, as those of Pascal VOC for detection."""
+    first = next((path for path in islice(walk_files(root), EXAMINED) if path.suffix.lower() == ".xml"), None)
+    if first is None:
+        return False
+    with first.open("rb") as file:
+        return b"<bndbox>" in file.read(100_000)
 
 
 def _below(folder: Path, root: Path) -> str:

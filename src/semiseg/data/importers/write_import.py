@@ -40,7 +40,7 @@ def write_import(data: ForeignData, out: Path, copy: bool = False, progress: Pro
     require_free(out)
     kinds: set[str] = set()
     images: dict[str, Path] = {}
-    with new_folder(out, "images", "masks") as draft:
+    with new_folder(out, "images", "masks", "splits") as draft:
         for id in data.ids:
             how, images[id] = _write_image(data, id, draft / "images", copy)
             kinds.add(how)
@@ -55,7 +55,6 @@ def write_import(data: ForeignData, out: Path, copy: bool = False, progress: Pro
         write_class_file(draft / "classes.json", data)
         for name in ("train", "val", "test"):
             if ids := data.split(name, []):
-                (draft / "splits").mkdir(exist_ok=True)
                 write_list(draft / "splits" / f"{name}.txt", ids)
     return [*data.describe(), *_how(kinds, data.root)]
 
