@@ -29,6 +29,7 @@ WHY = {
     "pyyaml": "configuration files",
     "rich": "progress in the terminal",
     "matplotlib": "plots",
+    "contourpy": "outlines of masks; matplotlib needs it as well",
     "jinja2": "template of the report",
     "safetensors": "exported weights",
     "tensorboard": "extra `tensorboard`",

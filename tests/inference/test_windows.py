@@ -117,7 +117,7 @@ def test_an_image_that_does_not_fit_is_predicted_in_windows_with_one_note(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(bounded_predictor, "ALWAYS_FITS", 0)
-    predictor = BoundedPredictor(Predictor(Pointwise(), image_scale=0.5), 16, processes=2)
+    predictor = BoundedPredictor(Predictor(Pointwise(), image_scale=0.5), 16, window=16, processes=2)
     needed = predictor.predictor.peak_pixels(45, 67) * bytes_per_pixel(predictor.predictor)
     monkeypatch.setattr(bounded_predictor, "available_memory", lambda device: 2 * needed / 0.8 + 8)
     assert predictor.fits((45, 67))
@@ -128,6 +128,16 @@ def test_an_image_that_does_not_fit_is_predicted_in_windows_with_one_note(
         "note: photo.jpg: 67 x 45 pixels do not fit into memory at once. Predicting such images in windows of 32 pixels"
     )
     assert capsys.readouterr().err.splitlines() == [text]
+
+
+def test_windows_that_auto_chooses_are_as_large_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = Predictor(Pointwise())
+    needed = bytes_per_pixel(predictor)
+    for pixels, expected in ((1024**2, 1024), (300**2, 256), (10, 100)):
+        monkeypatch.setattr(bounded_predictor, "available_memory", lambda device, pixels=pixels: pixels * needed / 0.79)
+        assert BoundedPredictor(predictor, 100).window_side() == expected
+    assert BoundedPredictor(predictor, 1500).window_side() == 1500
+    assert BoundedPredictor(predictor, 100, "slide").window_side() == 100
 
 
 class Exhausting(Pointwise):

@@ -38,7 +38,8 @@ class Predict:
     mode: Literal["auto", "whole", "slide"] = "auto"
     """whole: each image at once; slide: in overlapping windows; auto: in windows if it does not fit into memory."""
     window: int | None = None
-    """Side of the windows in pixels of the image (after --image-scale of the run); default: the training crop size."""
+    """Side of the windows in pixels of the image (after --image-scale of the run). Default: the training crop size, up
+    to 1024 if auto chooses windows."""
     skip_existing: bool = False
     """Skip files that already exist in OUT; otherwise existing files are an error."""
     sliding: bool = False

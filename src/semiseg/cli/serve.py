@@ -26,6 +26,12 @@ class Serve:
     """Checkpoint of the runs."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Device to compute on."""
+    label_studio: bool = False
+    """Be a machine learning backend of Label Studio instead: GET /health, POST /setup, POST /predict."""
+    label_studio_root: str | None = None
+    """Directory of Label Studio's local files (LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT) or uploads."""
+    label_studio_url: str | None = None
+    """Address of Label Studio, from which images may be loaded, with the token in LABEL_STUDIO_API_KEY."""
 
 
 def serve(argv: Argv) -> None:
@@ -37,4 +43,4 @@ def serve(argv: Argv) -> None:
         raise UserError("semiseg serve needs at least one run", fix="pass directories made by semiseg train")
     from semiseg.workflows.serve import serve as run
 
-    run(args.runs, args.host, args.port, args.public, args.checkpoint, args.accelerator)
+    run(**vars(args))

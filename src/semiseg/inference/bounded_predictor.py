@@ -16,6 +16,7 @@ from semiseg.inference.windows import Region, predict_windows
 
 MODES = ("auto", "whole", "slide")
 ALWAYS_FITS = 2**20  # pixels; memory is not estimated for smaller images
+AUTO_WINDOW = 1024  # pixels of the resized image
 SHARE = 0.8  # of the available memory
 
 
@@ -39,14 +40,17 @@ class BoundedPredictor:
 
     Args:
         predictor: Its mode must be ``whole``.
-        window: The side of the windows, in pixels of the resized image.
+        crop_size: The side of the windows, in pixels of the resized image. Images that do not fit into memory are
+            predicted in windows of up to ``AUTO_WINDOW``, which give nearly the result of the whole image.
         mode: ``auto``, ``whole`` (never in windows) or ``slide`` (always).
+        window: The side of the windows in all cases.
         processes: The number of processes that share the memory of the machine.
     """
 
-    def __init__(self, predictor: Predictor, window: int, mode: str = "auto", processes: int = 1) -> None:
-        self.predictor, self.mode = predictor, mode
-        self.window = max(1, round(window / predictor.image_scale))
+    def __init__(
+        self, predictor: Predictor, crop_size: int, mode: str = "auto", window: int | None = None, processes: int = 1
+    ) -> None:
+        self.predictor, self.mode, self.crop_size, self.window = predictor, mode, crop_size, window
         self.processes = processes if predictor.device.type == "cpu" else 1
         self._bytes_per_pixel = 0.0
         self._noted = False
@@ -56,10 +60,21 @@ class BoundedPredictor:
         if self.mode != "auto":
             return self.mode == "whole"
         pixels = self.predictor.peak_pixels(*size)
-        if pixels <= ALWAYS_FITS:
-            return True
+        return pixels <= ALWAYS_FITS or self._has_memory_for(pixels)
+
+    def _has_memory_for(self, pixels: int) -> bool:
         self._bytes_per_pixel = self._bytes_per_pixel or bytes_per_pixel(self.predictor)
         return pixels * self._bytes_per_pixel <= SHARE * self.free_memory()
+
+    def window_side(self, estimate: bool = True) -> int:
+        """Return the side of the windows, in pixels of the image; the least one without an ``estimate`` of memory."""
+        side = self.window or self.crop_size
+        if self.mode == "auto" and self.window is None and estimate:
+            larger = AUTO_WINDOW
+            while larger > side and not self._has_memory_for(larger**2):
+                larger //= 2
+            side = max(side, larger)
+        return max(1, round(side / self.predictor.image_scale))
 
     def free_memory(self) -> float:
         """Return the memory in bytes that this process may use on its device."""
@@ -71,7 +86,7 @@ class BoundedPredictor:
         Raises:
             UserError: There is not enough memory.
         """
-        if self.fits(image.size):
+        if fits := self.fits(image.size):
             try:
                 whole = Region(0, 0, self.predictor.probabilities(image.read(0, 0, *image.size)))
             except (RuntimeError, MemoryError) as error:
@@ -84,10 +99,11 @@ class BoundedPredictor:
                 return
             if self.predictor.device.type == "cuda":
                 torch.cuda.empty_cache()
+        side = self.window_side(estimate=not fits)
         if self.mode == "auto":
-            self._note(image)
+            self._note(image, side)
         try:
-            yield from predict_windows(self.predictor, image.read, image.size, self.window)
+            yield from predict_windows(self.predictor, image.read, image.size, side)
         except (RuntimeError, MemoryError) as error:
             if not is_allocation_error(error):
                 raise
@@ -99,12 +115,10 @@ class BoundedPredictor:
         problem = f"{width} x {height} pixels do not fit into the available memory"
         return UserError(problem, path=image.name, fix=fix)
 
-    def _note(self, image: Pixels) -> None:
+    def _note(self, image: Pixels, side: int) -> None:
         """Print once that images are predicted in windows."""
         if not self._noted:
             height, width = image.size
             text = f"{image.name}: {width} x {height} pixels do not fit into memory at once"
-            print(
-                printable(f"note: {text}. Predicting such images in windows of {self.window} pixels"), file=sys.stderr
-            )
+            print(printable(f"note: {text}. Predicting such images in windows of {side} pixels"), file=sys.stderr)
             self._noted = True

@@ -11,6 +11,7 @@ from torch import Tensor
 from semiseg.inference.predictor import WINDOWS_AT_ONCE, Predictor, evaluation_mode, resized, window_starts
 
 BUFFER_BYTES = 256 * 2**20
+PIXELS_AT_ONCE = 2**20  # of the windows that are predicted together
 Read = Callable[[int, int, int, int], Tensor]
 """Returns the pixels of a rectangle (top, left, height, width), uint8 ``(3, h, w)``."""
 
@@ -69,8 +70,9 @@ def predict_windows(
 @torch.inference_mode()
 def _predict(predictor: Predictor, strip: Tensor, lefts: list[int], wide: int) -> Iterator[tuple[int, Tensor]]:
     """Yield the probabilities ``(C, h, wide)`` of the windows in a strip, which starts at the first of ``lefts``."""
-    for start in range(0, len(lefts), WINDOWS_AT_ONCE):
-        some = lefts[start : start + WINDOWS_AT_ONCE]
+    count = max(1, min(WINDOWS_AT_ONCE, PIXELS_AT_ONCE // (strip.shape[-2] * wide)))
+    for start in range(0, len(lefts), count):
+        some = lefts[start : start + count]
         crops = [strip[..., left - lefts[0] : left - lefts[0] + wide] for left in some]
         images = torch.cat([predictor.network_input(crop) for crop in crops])
         with evaluation_mode(predictor.networks):

@@ -94,7 +94,8 @@ def predict(
         confidence: Also write ``OUT/confidence/<name>.png`` (in shards ``<key>.confidence.png``): gray, 255 is certain.
         mode: ``whole`` predicts each image at once, ``slide`` in overlapping windows, and ``auto`` in windows if the
             image does not fit into memory.
-        window: The side of the windows, in pixels of the resized image. Default: the training's crop size.
+        window: The side of the windows, in pixels of the resized image. Default: the training's crop size; if ``auto``
+            chooses windows, up to 1024.
         sliding: Deprecated: pass ``mode="slide"``.
         skip_existing: Skip files that exist instead of raising an error.
         accelerator: ``auto``, ``cpu`` or ``cuda``.
@@ -149,8 +150,8 @@ def predict_rank(
     with launched(config) as fabric, process_group(fabric, lambda: RESUME_HINT) as group:
         trained = group.on_all_ranks(lambda: load(*model))
         predictor = group.on_all_ranks(lambda: trained.make_predictor(trained.network))
-        window = options.window or trained.config.crop_size
-        bounded = BoundedPredictor(predictor, window, options.mode, group.world_size)
+        crop_size, processes = trained.config.crop_size, group.world_size
+        bounded = BoundedPredictor(predictor, crop_size, options.mode, options.window, processes)
         writer = PredictionWriter(bounded, trained.classes, trained.palette, options.kinds, options.min_confidence)
         are_shards = group.from_rank_zero(lambda: any(map(holds_shards, sources)))
         predict_sources = predict_shards if are_shards else predict_images

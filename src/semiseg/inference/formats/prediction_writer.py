@@ -101,11 +101,16 @@ class PredictionWriter:
             gray = (confidence.cpu() * 255).round().to(torch.uint8).numpy()
             yield Part(top, left, values, gray, probabilities)
 
-    def render(self, image: Image) -> dict[str, Picture]:
-        """Return the mask of an image, and its overlay and confidence if asked for, as pictures."""
+    def arrays(self, image: Image) -> dict[str, NDArray[np.uint8]]:
+        """Return the mask and the confidence of an image, uint8 ``(H, W)``, by kind."""
         arrays = self._arrays(image.size)
         for part in self.parts(image):
             _fill(arrays, part)
+        return arrays
+
+    def render(self, image: Image) -> dict[str, Picture]:
+        """Return the mask of an image, and its overlay and confidence if asked for, as pictures."""
+        arrays = self.arrays(image)
         return {kind: self._picture(kind, image, arrays) for kind in self.kinds}
 
     def write(

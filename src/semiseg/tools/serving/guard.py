@@ -28,10 +28,10 @@ class Guard:
 
     Args:
         app: The application.
-        token: Required from every client, as ``Authorization: Bearer``, as a cookie, or once as ``/?token=``, which
-            sets the cookie. None: no token, but the ``Host`` header must name a loopback address, so that other web
-            sites cannot reach the page under a name of their own (DNS rebinding).
-        page: The HTML page; its inline script and style are the only ones that browsers may run.
+        token: Required from every client, as ``Authorization: Bearer``, as the password of basic authentication, as a
+            cookie, or once as ``/?token=``, which sets the cookie. None: no token, but the ``Host`` header must name a
+            loopback address, so that other web sites cannot reach the page under a name of their own (DNS rebinding).
+        page: The HTML page; its inline script and style are the only ones that browsers may run. Empty: no page.
     """
 
     def __init__(self, app: App, token: str | None, page: str) -> None:
@@ -88,7 +88,8 @@ class Guard:
 
     def _has_token(self, request: Request) -> bool:
         bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
-        return self._is_token(bearer) or self._is_token(request.cookies.get(COOKIE, ""))
+        basic = basic_password(request.headers.get("authorization", ""))
+        return any(map(self._is_token, (bearer, basic, request.cookies.get(COOKIE, ""))))
 
     def _is_token(self, given: str) -> bool:
         return secrets.compare_digest(given.encode(), (self.token or "").encode())
@@ -96,6 +97,8 @@ class Guard:
 
 def content_security_policy(page: str) -> str:
     """Return a policy that allows only the inline script and style of the page, its images, and this server."""
+    if not page:
+        return "default-src 'none'; frame-ancestors 'none'"
     allowed = {}
     for tag in ("script", "style"):
         (content,) = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
@@ -104,6 +107,15 @@ def content_security_policy(page: str) -> str:
         f"default-src 'none'; script-src 'sha256-{allowed['script']}'; style-src 'sha256-{allowed['style']}'; "
         "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
+
+
+def basic_password(header: str) -> str:
+    """Return the password of an ``Authorization: Basic`` header, or an empty string."""
+    try:
+        content = base64.b64decode(header.removeprefix("Basic "), validate=True) if header.startswith("Basic ") else b""
+        return content.decode().partition(":")[2]
+    except ValueError:
+        return ""
 
 
 def is_loopback(host: str) -> bool:
