@@ -3,7 +3,7 @@
 import ctypes
 import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,29 @@ def _trim_heap() -> Iterator[None]:
     yield
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+@contextmanager
+def without_pictures() -> Iterator[None]:
+    """Skip report and sample pictures, which have their own tests and take most of the time of a short run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("semiseg.workflows.train.report", lambda runs: None)
+        patch.setattr("semiseg.training.logging.sample_pictures.Samples.write", lambda *_: [])
+        yield
+
+
+@pytest.fixture
+def quick() -> Iterator[None]:
+    """Skip report and sample pictures in one test."""
+    with without_pictures():
+        yield
+
+
+@pytest.fixture(scope="module")
+def quick_module() -> Iterator[None]:
+    """Skip report and sample pictures in a whole file."""
+    with without_pictures():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -112,3 +112,13 @@ def start_over(run: Path) -> None:
     (run / "metrics.jsonl").unlink()
     for path in (run / "checkpoints").iterdir():
         path.unlink()
+
+
+def predict_several_classes(checkpoint: Path) -> None:
+    """Randomize the last layers in a checkpoint, because a few steps of training predict a single class."""
+    state = torch.load(checkpoint, weights_only=True)
+    torch.manual_seed(0)
+    for name, tensor in state["method"].items():
+        if name.endswith("head.weight"):
+            tensor.normal_()
+    torch.save(state, checkpoint)

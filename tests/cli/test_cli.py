@@ -166,6 +166,7 @@ def test_train_rejects_invalid_data(
     assert content(tiny_folder) == before
 
 
+@pytest.mark.usefixtures("quick")
 def test_masks_of_unlabeled_images_are_never_opened(call: Call, tiny_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("train00001\ntrain00002\n")
     broken_mask(tiny_folder)
@@ -179,6 +180,7 @@ def test_train_rejects_a_missing_directory(call: Call, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("quick")
 def test_train_rejects_data_without_unlabeled_images(call: Call, tiny_folder: Path, tmp_path: Path) -> None:
     arguments = ("--data", tiny_folder, "--out", tmp_path / "run", *QUICK, "--accelerator", "cpu")
     for method in ("dual-teacher", "mean-teacher", "cps"):
@@ -397,6 +399,7 @@ def test_resume_needs_the_optimizer_state(call: Call, copy_of_run: Path) -> None
 # Warnings
 
 
+@pytest.mark.usefixtures("quick")
 def test_train_warns_about_missing_classes_and_few_labels(call: Call, tiny_folder: Path, tmp_path: Path) -> None:
     for path in (tiny_folder / "masks").glob("train*.png"):
         change_mask(path, lambda mask: np.where(mask == 6, 0, mask).astype(np.uint8))
@@ -409,6 +412,7 @@ def test_train_warns_about_missing_classes_and_few_labels(call: Call, tiny_folde
         assert re.search("warning: 3 labeled images for batches of 4", text)
 
 
+@pytest.mark.usefixtures("quick")
 def test_train_warns_about_a_single_val_image(call: Call, tiny_folder: Path, tmp_path: Path) -> None:
     (tiny_folder / "splits" / "val.txt").write_text("val00001\n")
     out, arguments = tmp_path / "run", (*TRAIN, "--labeled", "2", "--steps", "1", "--val-every", "never")
@@ -418,6 +422,7 @@ def test_train_warns_about_a_single_val_image(call: Call, tiny_folder: Path, tmp
         assert "warning: 1 val image: differences of mIoU are chance. List more in splits/val.txt.\n" in text
 
 
+@pytest.mark.usefixtures("quick")
 def test_train_accepts_aliases_of_methods(call: Call, _tiny_source: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = (*TRAIN, "--steps", "1", "--val-every", "never", "--method", "cps", "--no-cutmix")
@@ -426,6 +431,7 @@ def test_train_accepts_aliases_of_methods(call: Call, _tiny_source: Path, tmp_pa
     assert "method: dual-student" in text and "cutmix: false" in text
 
 
+@pytest.mark.usefixtures("quick")
 def test_command_line_overrides_file_and_file_overrides_preset(call: Call, _tiny_source: Path, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(
         "preset: small\nlabeled: 5\nlr: 1e-3\ncrop-size: 48\nsteps: 7\nweights: none\nworkers: 0\nbatch_size: 1\n"
@@ -445,6 +451,7 @@ def test_command_line_overrides_file_and_file_overrides_preset(call: Call, _tiny
         assert line in text.splitlines()
 
 
+@pytest.mark.usefixtures("quick")
 def test_steps_on_the_command_line_override_epochs_in_the_file(call: Call, _tiny_source: Path, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("epochs: 80\n")
     arguments = ("--data", _tiny_source, "--config", tmp_path / "c.yaml", "--out", tmp_path / "run", *TRAIN)
@@ -525,6 +532,7 @@ def test_evaluate_rejects_other_classes_and_missing_lists(call: Call, trained: P
     assert_refused(call("evaluate", trained, "--data", tiny_folder), "its classes .* differ from those of the model")
 
 
+@pytest.mark.usefixtures("quick")
 def test_evaluate_accepts_a_later_test_list_without_training_images(
     call: Call, tiny_folder: Path, tmp_path: Path
 ) -> None:
@@ -545,6 +553,7 @@ def test_evaluate_accepts_a_later_test_list_without_training_images(
     assert_refused(call("evaluate", tmp_path / "run"), f"test.txt: contains '{learned}', which this run was trained on")
 
 
+@pytest.mark.usefixtures("quick")
 def test_an_image_removed_after_training_is_reported(call: Call, tiny_folder: Path, tmp_path: Path) -> None:
     assert call("train", "--data", tiny_folder, "--out", tmp_path / "run", *TRAIN).status == 0
     gone = (tmp_path / "run" / "splits" / "unlabeled.txt").read_text().split()[0]

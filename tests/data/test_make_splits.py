@@ -272,6 +272,7 @@ QUICK = (
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     ("derived", "annotation", "method"),
     [

@@ -258,6 +258,7 @@ def test_resumed_run_on_remote_shards_is_exact(
             raise MemoryError
         return step(self, batch, progress)
 
+    monkeypatch.setattr("semiseg.workflows.train.report", lambda runs: None)
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
         patch.setattr(Trainer, "step", killed)
         semiseg.train(DATA, "mean-teacher", tmp_path / "run", **options)

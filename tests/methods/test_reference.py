@@ -20,7 +20,12 @@ def test_every_case_is_recorded() -> None:
     assert [*EXPECTED] == PORTABLE
 
 
-@pytest.mark.parametrize("name", PORTABLE)
+def marked(name: str) -> object:
+    """Leave all but the default of each method out of `make test-fast`."""
+    return name if name.endswith("/default") else pytest.param(name, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", [marked(name) for name in PORTABLE])
 def test_steps_equal_the_recorded_ones(name: str) -> None:
     values, expected = rounded(summarize(record(CASES[name]))), EXPECTED[name]
     assert values.keys() == expected.keys()

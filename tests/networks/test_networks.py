@@ -39,7 +39,7 @@ def network(request: pytest.FixtureRequest) -> SegmentationNetwork:
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("size", [(1, 1), (33, 17), (64, 48)])
+@pytest.mark.parametrize("size", [(1, 1), (33, 17)])
 @pytest.mark.parametrize("samples", [1, 2])
 def test_any_size_and_any_batch(
     network: SegmentationNetwork, samples: int, size: tuple[int, int], training: bool
@@ -114,7 +114,7 @@ def test_suggested_networks_can_be_built() -> None:
 
 def test_output_stride_of_the_deepest_features() -> None:
     for architecture, stride in [("deeplabv3plus", 16), ("deeplabv3plus-separable", 16), ("segformer", 32)]:
-        features = build(architecture, "resnet18", 3, "none").eval().encode(torch.rand(1, 3, 64, 64))
+        features = build(architecture, "test_resnet", 3, "none").eval().encode(torch.rand(1, 3, 64, 64))
         assert features[-1].shape[-1] == 64 // stride
 
 
@@ -204,14 +204,14 @@ def test_tensor_of_another_shape_is_an_error(tmp_path: Path) -> None:
         build("dpt", "vit_tiny_patch16_224", 3, str(tmp_path / "vit.pt"))
 
 
-def _resnet18() -> dict[str, Tensor]:
+def _small_state() -> dict[str, Tensor]:
     torch.manual_seed(5)
-    return timm.create_model("resnet18").state_dict()
+    return timm.create_model("test_resnet").state_dict()
 
 
 @pytest.mark.parametrize("form", ["plain", "nested", "prefixed", "safetensors", "old"])
 def test_weights_from_a_file(form: str, tmp_path: Path) -> None:
-    state, path = _resnet18(), tmp_path / ("w.safetensors" if form == "safetensors" else "w.pth")
+    state, path = _small_state(), tmp_path / ("w.safetensors" if form == "safetensors" else "w.pth")
     if form == "safetensors":
         save_file(state, path)
     elif form == "nested":
@@ -222,7 +222,7 @@ def test_weights_from_a_file(form: str, tmp_path: Path) -> None:
         torch.save({key: value for key, value in state.items() if "num_batches" not in key}, path)
     else:
         torch.save(state, path)
-    encoder = build("deeplabv3plus", "resnet18", 3, str(path)).encoder.state_dict()
+    encoder = build("deeplabv3plus", "test_resnet", 3, str(path)).encoder.state_dict()
     assert all(torch.equal(value, state[key.removeprefix("model.")]) for key, value in encoder.items())
 
 
@@ -241,11 +241,11 @@ def test_weights_from_a_whole_network(tmp_path: Path) -> None:
 
 
 def test_weights_of_another_encoder_are_rejected(tmp_path: Path) -> None:
-    torch.save(_resnet18(), tmp_path / "w.pth")
-    with pytest.raises(UserError, match=r"w.pth: fits \d+ of the \d+ tensors of encoder 'resnet50'"):
-        build("segformer", "resnet50", 3, str(tmp_path / "w.pth"))
+    torch.save(_small_state(), tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"w.pth: fits \d+ of the \d+ tensors of encoder 'resnet18'"):
+        build("segformer", "resnet18", 3, str(tmp_path / "w.pth"))
     with pytest.raises(UserError, match=r"missing.pth: no such file"):
-        build("segformer", "resnet18", 3, str(tmp_path / "missing.pth"))
+        build("segformer", "test_resnet", 3, str(tmp_path / "missing.pth"))
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -254,13 +254,13 @@ def test_unreadable_weights_are_rejected(suffix: str, tmp_path: Path) -> None:
     for content in (b"", b"not a state dict at all"):
         path.write_bytes(content)
         with pytest.raises(UserError, match="not a state dict"):
-            build("segformer", "resnet18", 3, str(path))
+            build("segformer", "test_resnet", 3, str(path))
 
 
 def test_file_that_would_run_code_is_rejected(tmp_path: Path) -> None:
     torch.save({"encoder": nn.Conv2d(3, 3, 1)}, tmp_path / "w.pt")
     with pytest.raises(UserError, match="safely"):
-        build("segformer", "resnet18", 3, str(tmp_path / "w.pt"))
+        build("segformer", "test_resnet", 3, str(tmp_path / "w.pt"))
 
 
 def test_lenient_batch_norm_differs_only_for_one_value() -> None:

@@ -22,7 +22,7 @@ from toy import Toy, make_batch
 QUICK = TrainConfig(architecture="deeplabv3plus", encoder="test_resnet", weights="none")
 DATA = Shapes(images=4, val=1, test=1, size=48)
 ENCODERS = (
-    *(("segformer", "mit_b0"), ("deeplabv3plus-separable", "tf_efficientnet_lite0"), ("deeplabv3plus", "resnet18")),
+    *(("deeplabv3plus-separable", "tf_efficientnet_lite0"), ("segformer", "mit_b0"), ("deeplabv3plus", "resnet18")),
     *(("segformer", "convnext_atto"), ("dpt", "vit_tiny_patch16_224"), ("deeplabv3plus-separable", "mobilenet_v2")),
 )
 
@@ -69,7 +69,10 @@ def kept_bytes(network: nn.Module, images: Tensor) -> int:
     return sum(storage.nbytes() for storage in kept.values())
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name",
+    ["dual-teacher", *(pytest.param(name, marks=pytest.mark.slow) for name in METHODS if name != "dual-teacher")],
+)
 def test_recomputing_does_not_change_any_method(name: str) -> None:
     plain = two_steps(name, QUICK)
     again = two_steps(name, replace(QUICK, activation_checkpointing=True))
@@ -77,7 +80,9 @@ def test_recomputing_does_not_change_any_method(name: str) -> None:
         assert_equal(ours, theirs)
 
 
-@pytest.mark.parametrize(("architecture", "encoder"), ENCODERS)
+@pytest.mark.parametrize(
+    ("architecture", "encoder"), [ENCODERS[0], *(pytest.param(*pair, marks=pytest.mark.slow) for pair in ENCODERS[1:])]
+)
 def test_recomputing_saves_memory_and_does_not_change_gradients(architecture: str, encoder: str) -> None:
     torch.manual_seed(0)
     plain = build(architecture, encoder, 3, "none").train()

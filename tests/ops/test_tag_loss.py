@@ -305,9 +305,8 @@ def test_mask_that_contradicts_tags_is_reported(tiny_folder: Path, tmp_path: Pat
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "warned"), [("dual-student", True), ("mean-teacher", False)])
 def test_run_warns_if_the_method_ignores_tags(
-    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, warned: bool
+    quick: None, tiny_folder: Path, tmp_path: Path, method: str, warned: bool
 ) -> None:
-    monkeypatch.setattr("semiseg.workflows.train.report", lambda runs: None)
     write(tiny_folder / "tags.csv", "image,background", "train00003,1")
     log = (semiseg.train(tiny_folder, method, tmp_path / "run", **TRAIN) / "log.txt").read_text()
     assert ("does not use image tags" in log) == warned

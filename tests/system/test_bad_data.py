@@ -487,6 +487,7 @@ def test_unreadable_unlabeled_images_are_skipped_and_resume_is_exact(
     page = (whole / "report.html").read_text()
     assert "3 of 8 unlabeled images could not be read" in page and all(path.stem in page for path in bad)
 
+    monkeypatch.setattr("semiseg.workflows.train.report", lambda runs: None)
     step = Trainer.step
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", lambda self, batch, at: step(self, batch, at) if at.step < 4 else 1 / 0)
@@ -536,6 +537,7 @@ def test_files_that_are_removed_or_damaged_during_training(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick")
 def test_predict_skips_unreadable_images_and_continues_after_their_repair(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

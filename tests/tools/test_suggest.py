@@ -25,6 +25,8 @@ from semiseg.tools.suggestion.draft_masks import replace_black, write_cvat
 from semiseg.tools.suggestion.ranking import choose, nearest, percentile
 from semiseg.tools.suggestion.uncertainty import Measurements, entropy, jensen_shannon, rating_networks
 
+pytestmark = pytest.mark.usefixtures("quick_module")
+
 TINY = {
     "encoder": "test_resnet",
     "steps": 2,

@@ -24,12 +24,7 @@ from semiseg.training.auto_batch_size import is_out_of_memory, largest
 from semiseg.training.build import make_method
 from toy import start_over
 
-
-@pytest.fixture(autouse=True)
-def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Skip report and pictures, which take most of the time of a short run."""
-    monkeypatch.setattr("semiseg.workflows.train.report", lambda runs: None)
-    monkeypatch.setattr("semiseg.training.logging.sample_pictures.Samples.write", lambda *_: [])
+pytestmark = pytest.mark.usefixtures("quick_module")
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,7 @@ def test_validations_leak_no_files_processes_or_tensors(
     monkeypatch.setattr(Samples, "write", count)
     options = {"encoder": "test_resnet", "weights": "none", "crop_size": 32, "batch_size": 2, "labeled": "4"}
     options |= {"steps": 12, "val_every": 2, "workers": 2, "accelerator": "cpu", "threshold_mode": "none"}
+    options |= {"val_limit": 1}
     semiseg.train(_tiny_source, "dual-teacher", tmp_path / "run", **options)
     assert len(counts) == 6 and counts[2][1] == 2
     # At the last validation, workers may have exited already.

@@ -23,6 +23,8 @@ from semiseg.training.checkpoint import load_checkpoint
 from semiseg.training.trainer import Trainer
 from toy import make_batch, run
 
+pytestmark = pytest.mark.usefixtures("quick_module")
+
 SMALL = TrainConfig(architecture="deeplabv3plus", encoder="test_resnet", weights="none")
 DATA = Shapes(images=4, val=1, test=1, size=48)
 TAUGHT = ("mean-teacher", "dual-teacher", "augseg", "unimatch-v2", "gentle-teaching-assistant")
@@ -31,13 +33,6 @@ OPTIONS: dict[str, Any] = {
     **{"crop_size": 48, "batch_size": 2, "workers": 0, "accelerator": "cpu", "steps": 4, "val_every": 2},
     **{"burn_in": 0.25, "threshold_mode": "none"},
 }
-
-
-@pytest.fixture(autouse=True)
-def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Skip report and pictures, which take most of the time of a short run."""
-    monkeypatch.setattr("semiseg.workflows.train.report", lambda runs: None)
-    monkeypatch.setattr("semiseg.training.logging.sample_pictures.Samples.write", lambda *_: [])
 
 
 def build(name: str, **settings: Any) -> Method:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,13 @@ PALETTE = ((0, 0, 0), (200, 30, 30))
 def pictures(run: Path) -> dict[str, bytes]:
     folder = run / "samples"
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_report() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("semiseg.workflows.train.report", lambda runs: None)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -86,6 +86,7 @@ def test_published_miou_has_a_source_or_is_declared_missing(path: Path) -> None:
 SHAPES = sorted({(load(path).architecture, load(path).encoder, DATA[path.parent.name][1]) for path in PUBLISHED})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "encoder", "classes"), SHAPES)
 def test_network_is_built_from_scratch(architecture: str, encoder: str, classes: int) -> None:
     network = build(architecture, encoder, classes, "none")
@@ -134,6 +135,7 @@ def test_resnet50_starts_on_voc_photographs_from_the_command_line(
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")[0]["loss/supervised"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", ["resnet50", "mit_b1"])
 def test_encoder_loads_weights_from_a_local_file(encoder: str, tmp_path: Path) -> None:
     """Load state dicts of timm and segmentation-models-pytorch without downloads."""

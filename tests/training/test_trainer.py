@@ -37,13 +37,6 @@ QUICK: dict[str, Any] = {
 TIMES = ("time_s", "images_per_s", "data_wait_fraction")
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Skip report and pictures, which have their own tests and take most of the time of a short run."""
-    monkeypatch.setattr("semiseg.workflows.train.report", lambda runs: None)
-    monkeypatch.setattr("semiseg.training.logging.sample_pictures.Samples.write", lambda *_: [])
-
-
 def train(data: Path, out: Path, method: str = "dual-teacher", **options: Any) -> Path:
     return semiseg.train(data, method, out, **QUICK | options)
 
