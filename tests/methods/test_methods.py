@@ -87,7 +87,7 @@ def test_all_methods_start_from_the_same_student() -> None:
 
 # Training.
 
-SIDE, STEPS = 48, 60
+SIDE, STEPS = 32, 60
 
 
 def normalized_by_group(classes: int) -> nn.Module:
@@ -103,11 +103,12 @@ def normalized_by_group(classes: int) -> nn.Module:
 def training_miou(name: str) -> float:
     """Train 60 steps on four labeled images; return the default network's mIoU on them, in percent.
 
-    Seeds 0, 1 and 2 gave between 94 and 99 % of the supervised result.
+    With seed 2 it is between 93 and 97 % of the supervised result.
     """
-    dataset = Shapes(images=40, size=SIDE)
-    images = torch.stack([dataset.read_image(id) for id in dataset.split("train") or ()])
-    masks = torch.stack([dataset.read_mask(id) for id in (dataset.split("train") or ())[:4]]).long()
+    dataset = Shapes(images=40, size=48)
+    center = slice(8, 8 + SIDE)
+    images = torch.stack([dataset.read_image(id)[:, center, center] for id in dataset.split("train") or ()])
+    masks = torch.stack([dataset.read_mask(id)[center, center] for id in (dataset.split("train") or ())[:4]]).long()
     method = make(name, len(dataset.classes), seed=2, network=normalized_by_group, **EXPECTED[name].short_run)
     optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad])
     valid = torch.ones(4, SIDE, SIDE, dtype=torch.bool)
