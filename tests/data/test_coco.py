@@ -107,10 +107,10 @@ def test_images_without_annotations(tmp_path: Path) -> None:
     dataset = open_dataset(root)
     assert [dataset.has_mask(id) for id in "0123"] == [True, True, True, False]  # the file does not list image 3
     assert dataset.read_mask("2").unique().tolist() == [0]
-    assert "1 of the annotated images show no region: background (--empty unlabeled changes that)" in dataset.notes
+    assert "images without regions: 1, background (--empty unlabeled if they are not annotated yet)" in dataset.notes
     dataset = open_dataset(root, empty="unlabeled")
     assert [dataset.has_mask(id) for id in "0123"] == [True, True, False, False]
-    assert "1 of the annotated images show no region: unlabeled (--empty background changes that)" in dataset.notes
+    assert "images without regions: 1, unlabeled (--empty background if they show no class)" in dataset.notes
     content = {"images": [{"id": 1, "file_name": "3.png"}], "annotations": [], "categories": CATEGORIES}
     write_json(root / "annotations" / "instances_test2017.json", content)  # published without annotations
     assert not open_dataset(root).has_mask("3")
@@ -265,7 +265,7 @@ def test_missing_and_resized_images(tmp_path: Path) -> None:
         dataset.notes
     )
     Image.new("RGB", (30, 20)).save(root / "images" / "0.png")
-    with refused("instances_default.json", f"size {SIDE}x{SIDE} of image 0", "(30x20)"):
+    with refused("instances_default.json", f"the annotated image 0 is {SIDE}x{SIDE}", "is 30x20"):
         check_masks(dataset, ["0"])
 
 
@@ -282,7 +282,7 @@ def test_exif_rotation_changes_the_expected_size(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (20, SIDE)).save(root / "images" / "1.png", exif=exif)
-    with refused("(48x20)"):  # after rotation
+    with refused("the file is 48x20"):  # after rotation
         open_dataset(root).read_mask("1")
     assert open_dataset(root).read_image("1").shape == (3, 20, SIDE)
 

@@ -53,13 +53,13 @@ def test_supervisely_masks_equal_those_of_its_sdk(copied: Callable[[str], Path])
     assert_equal_to_tool(data, "supervisely")
     assert data.split("train") == ("train/a 1", "train/b") and data.split("val") == ("val/a 1", "val/empty")
     assert data.notes[0] == "shapes without an area are left out: 1 line"
-    assert data.notes[1] == "images without shapes: 1, background (--empty unlabeled changes it)"
+    assert data.notes[1] == "images without regions: 1, background (--empty unlabeled if they are not annotated yet)"
 
 
 def test_supervisely_empty_images_can_be_unlabeled(copied: Callable[[str], Path]) -> None:
     data = opened(copied("supervisely"), empty="unlabeled")
     assert "val/empty" not in data.masks and data.split("val") == ("val/a 1",)
-    assert data.notes[1] == "images without shapes: 1, unlabeled (--empty background changes it)"
+    assert data.notes[1] == "images without regions: 1, unlabeled (--empty background if they show no class)"
 
 
 def test_supervisely_refuses_what_does_not_fit_the_image(copied: Callable[[str], Path]) -> None:
@@ -169,7 +169,7 @@ def test_via_masks(tmp_path: Path, suffix: str, classes: tuple[str, ...]) -> Non
     assert data.notes == [
         "the class of a region is its attribute 'class' (not used: note)",
         "shapes without an area are left out: 1 polyline",
-        "images without shapes: 1, background (--empty unlabeled changes it)",
+        "images without regions: 1, background (--empty unlabeled if they are not annotated yet)",
         "annotated images that are not in the folder: 1, such as gone.png",
     ]
 

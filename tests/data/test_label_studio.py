@@ -244,7 +244,7 @@ def test_annotations_without_regions_are_background_or_unlabeled(tmp_path: Path)
     change(root, lambda tasks: tasks[4]["annotations"].append({"id": 9, "result": []}))
     dataset = open_dataset(root)
     assert dataset.read_mask("e").unique().tolist() == [0]
-    assert "images without shapes: 1, background (--empty unlabeled changes it)" in dataset.notes
+    assert "images without regions: 1, background (--empty unlabeled if they are not annotated yet)" in dataset.notes
     assert not LabelStudio(root, ImportOptions(empty="unlabeled")).has_mask("e")
 
 

@@ -119,12 +119,14 @@ class ForeignData(FileDataset):
 
     def add_empty(self, files: Mapping[str, Path]) -> None:
         """Take images that were annotated without any region as background or unlabeled, and note it."""
-        other = {"background": "unlabeled", "unlabeled": "background"}[self.options.empty]
+        if not files:
+            return
         if self.options.empty == "background":
-            self.masks |= files
-        if files:
-            taken = f"{len(files)} of the annotated images show no region: {self.options.empty}"
-            self.notes.append(f"{taken} (--empty {other} changes that)")
+            self.masks = dict(sorted({**self.masks, **files}.items()))
+            other = "--empty unlabeled if they are not annotated yet"
+        else:
+            other = "--empty background if they show no class"
+        self.notes.append(f"images without regions: {len(files)}, {self.options.empty} ({other})")
 
     def require_masks(self, source: Path) -> None:
         """Raise UserError, naming ``source``, if no image is annotated."""
@@ -143,8 +145,8 @@ class ForeignData(FileDataset):
         """
         width, height = image_size(self.images[id])
         if size is not None and size != (width, height):
-            problem = f"size {size[0]}x{size[1]} of image {id} does not match {self.images[id]} ({width}x{height})"
-            raise UserError(problem, path=self.masks[id], fix="use the image that was annotated")
+            problem = f"the annotated image {id} is {size[0]}x{size[1]}, the file is {width}x{height}"
+            raise UserError(problem, path=self.masks[id], fix=f"use the image that was annotated as {self.images[id]}")
         return np.full((height, width), self.background, dtype=np.uint8)
 
     def describe(self) -> list[str]:

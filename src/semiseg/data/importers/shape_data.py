@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from semiseg.data.dataset import IGNORE
-from semiseg.data.files.image_files import image_size
 from semiseg.data.files.image_header import UNREADABLE, reason
 from semiseg.data.importers.foreign_data import ForeignData, ImportOptions
 from semiseg.data.importers.list_folders import lists_by_folder
@@ -99,15 +98,11 @@ class ShapeData(ForeignData):
 
     def read_mask(self, id: str) -> Tensor:
         """Draw a mask as uint8 ``(H, W)`` of class indices."""
-        annotated, actual = self._annotation[id], image_size(self.images[id])
-        if annotated.size not in (None, actual):
-            problem = "the annotated image {} is {}x{}, the file is {}x{}".format(id, *(annotated.size or ()), *actual)
-            raise UserError(problem, path=annotated.file, fix=f"use the image that was annotated as {self.images[id]}")
-        width, height = actual
-        mask = np.full((height, width), self._background, dtype=np.uint8)
+        annotated = self._annotation[id]
+        mask = self.canvas(id, annotated.size)
         for shape in annotated.shapes:
             try:
-                mask[shape.draw(height, width)] = self._value(shape.label)
+                mask[shape.draw(*mask.shape)] = self._value(shape.label)
             except MALFORMED as error:
                 problem = f"a shape {shape.label!r} of image {id} is malformed: {reason(error)}"
                 raise UserError(problem, path=annotated.file, fix="correct it in the tool and export again") from error
@@ -139,12 +134,9 @@ class ShapeData(ForeignData):
 
     def _choose_annotated(self) -> None:
         """Set ``masks``: images with shapes, and those annotated as empty if they count as background."""
-        empty = [id for id, entry in self._annotation.items() if not entry.shapes and not entry.left_out]
-        if empty:
-            other = "unlabeled" if self.options.empty == "background" else "background"
-            self.notes.append(f"images without shapes: {len(empty)}, {self.options.empty} (--empty {other} changes it)")
-        counted = set(empty) if self.options.empty == "background" else set()
-        self.masks = {id: entry.file for id, entry in sorted(self._annotation.items()) if entry.shapes or id in counted}
+        entries = sorted(self._annotation.items())
+        self.masks = {id: entry.file for id, entry in entries if entry.shapes}
+        self.add_empty({id: entry.file for id, entry in entries if not entry.shapes and not entry.left_out})
 
     def _set_classes(self) -> None:
         file = self.root / "classes.txt"
@@ -154,7 +146,7 @@ class ShapeData(ForeignData):
         if unknown := sorted(labels.difference(names)):
             source = file if file.is_file() else self.root
             raise UserError(f"label {unknown[0]!r} is not one of its classes", path=source, fix="add it there")
-        classes, self._background = with_background(names)
+        classes, self.background = with_background(names)
         self.set_classes(classes, file if file.is_file() else self.root)
 
 
