@@ -172,13 +172,16 @@ def test_interfaces_that_cannot_show_masks_are_refused(run: Path, files: Path, c
     assert message in str(error.value)
 
 
-def test_a_refused_interface_is_an_error_of_setup_and_predict(run: Path, files: Path) -> None:
+def test_a_refused_interface_is_an_error_of_setup_and_predict(
+    run: Path, files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     api = client(run, ImageSource(files))
     for answer in (
         api.post("/setup", json={"schema": "<View/>"}),
         api.post("/predict", json=request(config="<View/>")),
     ):
         assert answer.status_code == 422 and "neither BrushLabels nor PolygonLabels" in answer.json()["error"]
+    assert capsys.readouterr().err.count("refused: the labeling interface has neither BrushLabels nor") == 2
     assert api.post("/predict", json={"tasks": "all"}).status_code == 422
 
 

@@ -101,7 +101,7 @@ def make_label_studio_app(backend: LabelStudioBackend, token: str | None = None)
         try:
             find_control(config, backend.model.classes)
         except ConfigError as error:
-            return JSONResponse({"error": str(error)}, 422)
+            return refuse(error)
         backend.config = config
         return version
 
@@ -113,7 +113,7 @@ def make_label_studio_app(backend: LabelStudioBackend, token: str | None = None)
         try:
             return {"results": backend.predict(tasks, str(content.get("label_config") or backend.config))} | version
         except ConfigError as error:
-            return JSONResponse({"error": str(error)}, 422)
+            return refuse(error)
 
     @app.post("/webhook")
     @app.post("/train")
@@ -121,3 +121,9 @@ def make_label_studio_app(backend: LabelStudioBackend, token: str | None = None)
         return {}
 
     return Guard(app, token, page="")
+
+
+def refuse(error: ConfigError) -> JSONResponse:
+    """Return the answer to a project that cannot be predicted, and print why: Label Studio refers to this output."""
+    print(f"refused: {printable(str(error))}", file=sys.stderr, flush=True)
+    return JSONResponse({"error": str(error)}, 422)
