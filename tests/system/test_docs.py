@@ -330,7 +330,7 @@ def test_reference_has_every_option_of_help(command: str, capsys: pytest.Capture
         semiseg.cli.COMMANDS[command](["--help"])
     text = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
     assert not stop.value.code and "--out" in text
-    for option in re.findall(r"^[│ ]*(--[a-z-]+)", text, re.MULTILINE):
+    for option in re.findall(r"^[│| ]*(--[a-z][a-z-]*)", text, re.MULTILINE):
         assert f"`{option.replace('--no-', '--')}`" in reference, f"{option} of {command}"
 
 

@@ -20,14 +20,14 @@ import semiseg
 
 multiprocessing.set_start_method(sys.argv[1], force=True)
 small = {"encoder": "test_resnet", "weights": "none", "crop_size": 48, "batch_size": 2, "accelerator": "cpu"}
-run = semiseg.train("shapes:images=4,val=1,test=1,size=48", "supervised", sys.argv[2], steps=2, workers=2, **small)
+run = semiseg.train("shapes:images=4,val=1,test=1,size=48", "supervised", sys.argv[2], steps=2, workers=1, **small)
 mask = semiseg.load(run, accelerator="cpu")(sys.argv[3]).mask
 print("size", tuple(mask.shape))
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@pytest.mark.parametrize("method", ["forkserver", pytest.param("spawn", marks=pytest.mark.long)])
 def test_readme_snippet_runs_once_as_a_script(method: str, tiny_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     image = next((tiny_folder / "images").iterdir())

@@ -227,10 +227,10 @@ def test_second_interrupt_kills_cells_that_ignore_the_first(tmp_path: Path, monk
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_comparison_is_interrupted_resumed_and_left_unchanged_when_finished(
-    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    quick: None, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    settings = QUICK | {"steps": 16, "val_every": 4, "val_limit": 1}
+    settings = QUICK | {"steps": 8, "val_every": 2, "val_limit": 1}
     runners = []
 
     def interrupt(self: Display, states: Any, failures: Any) -> None:
@@ -264,13 +264,13 @@ def test_comparison_is_interrupted_resumed_and_left_unchanged_when_finished(
     runs = sorted((out / "runs" / "4").glob("*-seed0"))
     assert [run.name for run in runs] == ["mean-teacher-seed0", "supervised-seed0"]
     assert "--resume" in runs[1].with_name("supervised-seed0.log").read_text()
-    assert re.search(r"from step|at step \d+ of 16", (runs[1] / "log.txt").read_text())
+    assert re.search(r"from step|at step \d+ of 8", (runs[1] / "log.txt").read_text())
     table = json.loads((out / "table.json").read_text())
     for run, row in zip(runs, reversed(table["rows"]), strict=True):
         kept = json.loads((run / "evaluation.json").read_text())
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         vals = [line["miou"] for line in lines if line.get("split") == "val" and line["network"] == "student"]
-        assert (kept["split"], kept["last"]["step"], kept["val"]) == ("test", 16, max(vals))
+        assert (kept["split"], kept["last"]["step"], kept["val"]) == ("test", 8, max(vals))
         assert (row["best"]["mean"], row["last"]["mean"]) == (kept["best"]["miou"], kept["last"]["miou"])
         assert row["training_s"] > 0 and row["peak_memory_mb"] > 50 and row["trainable_parameters"] > 1000
     assert PIL.Image.open(out / "pictures.png").width == 4 * 326 + 6

@@ -245,7 +245,7 @@ def test_resume_is_exact_for_every_method(
     quick: None, _tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     """Interrupt one step after the first checkpoint; Dual Teacher also before it."""
-    options = {"workers": 0} if method == "supervised" else {"burn_in": 0.25}
+    options: dict[str, Any] = {"val_limit": 1} if method == "supervised" else {"val_limit": 1, "burn_in": 0.25}
     whole = train(_tiny_source, tmp_path / "whole", method, **options)
     kind = METHODS[method]
     after_step = kind.after_step
