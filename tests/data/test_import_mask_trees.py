@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 import semiseg
-from scenes import COLORS, NAMES, PALETTE, Pixels, scene
+from scenes import COLORS, NAMES, PALETTE, Pixels, save_image, scene
 from semiseg.data import FolderDataset, open_dataset
 from semiseg.data.importers import detect_form
 from trees import refused, write_lines
@@ -84,6 +84,8 @@ def test_trees_with_lists(tmp_path: Path, images: str, masks: str) -> None:
         ("images/IMG_{}.JPG", "masks/img_{}.png"),
         ("images/{}.png", "masks/{}_bw_v2.bmp"),
         ("all/{}.jpg", "all/{}_L.png"),
+        ("{}.jpg", "labels/{}.png"),
+        ("train/{}.jpg", "train_masks/{}_mask.gif"),
     ],
 )
 def test_trees_without_lists(tmp_path: Path, images: str, masks: str) -> None:
@@ -291,3 +293,59 @@ def test_one_hot_refusals(tmp_path: Path) -> None:
     np.save(root / "masks/0.npy", np.array([{}], dtype=object), allow_pickle=True)
     with refused("0.npy", "the layers cannot be read"):
         semiseg.import_data(root, tmp_path / "out", form="one-hot")
+
+
+def test_folders_named_after_the_image(tmp_path: Path) -> None:
+    for number in range(3):
+        pixels, mask = scene(number)
+        save_image(tmp_path / f"data/case {number}/img.png", pixels)
+        save_image(tmp_path / f"data/case {number}/label.png", mask)
+        save_image(tmp_path / f"data/case {number}/label_viz.png", COLORS[mask])
+    data = open_dataset(semiseg.import_data(tmp_path / "data", tmp_path / "own").out)
+    assert tuple(data.ids) == ("case 0/img", "case 1/img", "case 2/img")
+    assert all((data.read_mask(id).numpy() == scene(int(id[5]))[1]).all() for id in data.ids)
+
+
+def test_several_masks_beside_an_image_are_chosen_by_their_suffix(tmp_path: Path) -> None:
+    for number in range(3):
+        pixels, mask = scene(number)
+        name = f"city_{number:06d}_000019"
+        save_image(tmp_path / f"data/leftImg8bit/train/city/{name}_leftImg8bit.png", pixels)
+        for end, values in (("labelIds", mask), ("instanceIds", mask // 2), ("color", COLORS[mask])):
+            save_image(tmp_path / f"data/gtFine/train/city/{name}_gtFine_{end}.png", values)
+    write_lines(tmp_path / "data/classes.txt", *NAMES)
+    with refused("the image has two masks", "--mask-suffix"):
+        semiseg.import_data(tmp_path / "data", tmp_path / "own")
+    result = semiseg.import_data(tmp_path / "data", tmp_path / "own", mask_suffix="_gtFine_labelIds")
+    data = open_dataset(result.out)
+    assert all((data.read_mask(id).numpy() == scene(int(id.split("_")[1]))[1]).all() for id in data.ids)
+
+
+def test_masks_without_an_image_and_missing_images_of_lists_are_named(tmp_path: Path) -> None:
+    root = write(tmp_path / "data", "imgs/{}.jpg", "masks/{}.png")
+    save_image(root / "masks/gone.png", scene(0)[1])
+    write_lines(root / "val.txt", "imgs/6.jpg masks/6.png", "imgs/7.jpg masks/7.png", "imgs/9.jpg masks/9.png")
+    data, notes = imported(root, ("class0", "class1", "class2"))
+    assert data.split("val") == ("6", "7")
+    assert "masks without an image: 1, such as masks/gone.png" in notes
+    assert "images of the val list that do not exist: 1, such as 9" in notes
+    assert "no class file: write the names into classes.json of the new folder" in notes
+
+
+def test_unannotated_test_images_with_the_same_numbers_are_kept(tmp_path: Path) -> None:
+    root = write(tmp_path / "data", "train/{}.jpg", "train/{}_mask.png")
+    for number in range(3):
+        save_image(root / f"test/{number}.jpg", scene(number + 20)[0])
+    data = open_dataset(semiseg.import_data(root, tmp_path / "own").out)
+    assert len(data.ids) == 11 and not data.has_mask("test/0") and data.has_mask("train/0")
+
+
+def test_options_that_do_not_apply_are_refused(tmp_path: Path) -> None:
+    root = write(tmp_path / "data", "imgs/{}.jpg", "masks/{}.png")
+    for options, words in (
+        ({"empty": "unlabeled"}, ("--empty", "does not apply to a tree of images and masks", "--form")),
+        ({"threshold": 0}, ("--threshold", "must be at least 1")),
+        ({"threshold": 9, "form": "one-hot"}, ("--threshold", "does not apply")),
+    ):
+        with refused(*words):
+            semiseg.import_data(root, tmp_path / "own", **options)

@@ -62,7 +62,7 @@ def _read_image(path: Path, content: Any) -> AnnotatedImage:
     sized = next((slot for slot in item.get("slots") or () if slot.get("width")), item)
     size = (int(sized["width"]), int(sized["height"])) if sized.get("width") and sized.get("height") else None
     name = str(item.get("name") or item["filename"])
-    names = {str(entry.get("id")): str(entry["name"]) for entry in content["annotations"]}
+    names = {str(entry.get("id")): str(entry["name"]).strip() for entry in content["annotations"]}
     shapes: list[Shape] = []
     left_out: list[str] = []
     for entry in content["annotations"]:
@@ -84,10 +84,10 @@ def _shapes(entry: Any, names: dict[str, str]) -> list[Shape] | None:
         if isinstance(paths[0][0], list):  # a complex polygon of Darwin 1.0
             paths = [*paths[0], *paths[1:]]
         corners = [[(point["x"], point["y"]) for point in path] for path in paths]
-        return [Shape(str(entry["name"]), partial(fill_even_odd, corners))]
+        return [Shape(str(entry["name"]).strip(), partial(fill_even_odd, corners))]
     if "ellipse" in entry:
         center, radii = ((entry["ellipse"][key]["x"], entry["ellipse"][key]["y"]) for key in ("center", "radius"))
-        return [Shape(str(entry["name"]), partial(fill_ellipse, center, radii, entry["ellipse"]["angle"]))]
+        return [Shape(str(entry["name"]).strip(), partial(fill_ellipse, center, radii, entry["ellipse"]["angle"]))]
     if RASTER in entry:
         runs = [int(value) for value in entry[RASTER]["dense_rle"]]
         values = entry[RASTER]["mask_annotation_ids_mapping"].items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -52,6 +52,7 @@ class ForeignData(FileDataset):
         form: The value of ``--form``.
         title: The form in messages, with an article: ``a LabelMe export``.
         options: The options.
+        uses: The names of the options that the form uses; others are refused.
         images: The file of each image, by id: its path without common folders and suffix.
         masks: The annotation file of each annotated image.
         background: The class of pixels that no region covers.
@@ -61,16 +62,27 @@ class ForeignData(FileDataset):
 
     form: ClassVar[str]
     title: ClassVar[str]
+    uses: ClassVar[tuple[str, ...]] = ("empty",)
     images: dict[str, Path]
     masks: dict[str, Path]
 
     def __init__(self, root: Path, options: ImportOptions) -> None:
         self.root, self.options = root, options
+        self._check_options()
         self.name = root.resolve().name
         self.lists: dict[str, Sequence[str]] = {}
         self.notes: list[str] = []
         self.masks = {}
         self.background = 0
+
+    def _check_options(self) -> None:
+        """Raise UserError for an option that the form does not use, or a threshold below 1."""
+        for field in fields(self.options):
+            if field.name not in self.uses and getattr(self.options, field.name) != field.default:
+                fix = "remove it, or name another form with --form"
+                raise UserError(f"does not apply to {self.title}", option=field.name, fix=fix)
+        if self.options.threshold is not None and self.options.threshold < 1:
+            raise UserError("must be at least 1", option="threshold", fix="use 128 for masks of 0 and 255")
 
     @classmethod
     @abstractmethod

@@ -38,7 +38,7 @@ class HuggingFace(ForeignData):
 
     Args:
         root: The text after ``hf:``: ``FOLDER`` or ``OWNER/NAME``, and optionally ``:IMAGE_COLUMN,MASK_COLUMN``.
-        options: The options of ``semiseg import``, of which none applies.
+        options: The options of ``semiseg import``.
 
     Raises:
         UserError: The data cannot be loaded, or no column holds images or masks.
@@ -46,6 +46,7 @@ class HuggingFace(ForeignData):
 
     form = "hf"
     title = "a data set of Hugging Face"
+    uses: ClassVar[tuple[str, ...]] = ()
     tree: ClassVar[tuple[str, ...]] = (
         "hf:FOLDER  written by save_to_disk; splits/{train,val,test}.txt and classes.txt: optional",
         "hf:OWNER/NAME  on the hub",

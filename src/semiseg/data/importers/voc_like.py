@@ -40,6 +40,7 @@ class VocLike(MaskTree):
         "class_names.txt, labels.txt or another class file",
         "ImageSets/Segmentation/{train,val,test}.txt: optional",
     )
+    uses: ClassVar[tuple[str, ...]] = ("threshold",)
     list_locations: ClassVar[dict[str, tuple[str, ...]]] = CvatMask.list_locations
 
     def __init__(self, root: Path, options: ImportOptions) -> None:

@@ -42,6 +42,11 @@ class MaskTree(ForeignData):
         "classes.txt or another class file, in any folder",
     )
 
+    uses: ClassVar[tuple[str, ...]] = ("threshold", "mask_suffix", "images", "masks")
+    list_locations: ClassVar[dict[str, tuple[str, ...]]] = {
+        name: (f"{name}.txt", f"ImageSets/Segmentation/{name}.txt") for name in ("train", "val", "test")
+    }
+
     def __init__(self, root: Path, options: ImportOptions) -> None:
         super().__init__(root, options)
         tree = Tree(root, options)
@@ -57,6 +62,17 @@ class MaskTree(ForeignData):
         self.notes += [*tree.notes, *notes_on(tree.pairs)]
         self._reader = self._make_reader(self.masks)
         self.classes, self.palette = self._reader.classes, self._reader.palette
+        if self._reader.class_file is None:
+            self.notes.append("no class file: write the names into classes.json of the new folder")
+        self._note_missing()
+
+    def _note_missing(self) -> None:
+        """Note images in list files that do not exist."""
+        for name in ("train", "val", "test"):
+            missing: list[str] = []
+            self.split(name, missing)
+            if missing:
+                self.notes.append(f"images of the {name} list that do not exist: {len(missing)}, such as {missing[0]}")
 
     @classmethod
     def recognizes(cls, root: Path) -> bool:

@@ -30,6 +30,8 @@ _MASKS = (
 )
 IMAGE_WORDS, MASK_WORDS = frozenset(_IMAGES.split()), frozenset(_MASKS.split())
 """Words in the names of folders and files of images and of masks, in lower case."""
+OVERLAY_WORDS = frozenset(("viz", "vis", "overlay", "overlays", "visualization", "blend", "blended"))
+"""Words in the names of pictures that tools write beside masks. They are left out."""
 JOINED = re.compile(rf"^({'|'.join(LIST_FOLDERS)})({'|'.join(sorted(IMAGE_WORDS | MASK_WORDS))})$", re.IGNORECASE)
 """Names of folders in one word, such as ``trainannot`` of CamVid."""
 SAMPLED = 3
@@ -78,6 +80,8 @@ def find_groups(root: Path, mask_suffix: str | None, suffixes: tuple[str, ...] =
         role, top, place = locate(parts)
         beside = {} if role == "mask" else masks_beside(files, mask_suffix)
         for path in files:
+            if strip_word(path.stem, OVERLAY_WORDS) != path.stem and (beside or role == "mask"):
+                continue
             key: tuple[Path, Role, str] = (Path(*top), "mask" if path in beside else role, beside.get(path, ""))
             groups.setdefault(key, Group(key[0], key[1], [], key[2])).files.append((path, place))
     for group in groups.values():
@@ -124,7 +128,7 @@ def masks_beside(files: Iterable[Path], mask_suffix: str | None) -> dict[Path, s
     for path in files:
         core = mask_core(path.stem, mask_suffix)
         if core != path.stem and key(core) in names:
-            found[path] = path.stem.replace(core, "", 1)
+            found[path] = path.stem.replace(core, "", 1) or path.stem
     if not found:
         photographs = {key(path.stem) for path in files if path.suffix.lower() in JPEG_SUFFIXES}
         twins = [p for p in files if p.suffix.lower() in MASK_SUFFIXES and key(p.stem) in photographs]
@@ -139,9 +143,16 @@ def mask_core(stem: str, mask_suffix: str | None) -> str:
 
 
 def strip_word(stem: str, words: frozenset[str]) -> str:
-    """Return a stem without the words at its end, or the one at its start, that other characters separate from it."""
+    """Return a stem without the words at its end, or the one at its start, that other characters separate from it.
+
+    The stem ``mask`` becomes empty.
+    """
+    if stem.lower() in words:
+        return ""
     kept = stem
-    while (match := re.fullmatch(r"(.+?)[\s_.-]+([^\W_]+)", kept)) and (match[2].lower() in words or match[2] == "L"):
+    while match := re.fullmatch(r"(.+?)[\s_.-]+([^\W_]+)", kept):
+        if match[2].lower() not in words and not (match[2] == "L" and words is MASK_WORDS):
+            break
         kept = match[1]
     if kept == stem and (match := re.fullmatch(r"([^\W_]+)[\s_.-]+(.+)", stem)) and match[1].lower() in words:
         return match[2]
@@ -174,8 +185,10 @@ def _content(path: Path) -> Role:
                 pixels = pixels if pixels.ndim == 3 else pixels[..., None]
     except UNREADABLE:
         return ""
-    if pixels.shape[0] < 2 or pixels.shape[1] < 2:
+    height, width = (max(0, side // 2 - 512) for side in pixels.shape[:2])
+    pixels = pixels[height : height + 1024, width : width + 1024]
+    if min(pixels.shape[:2]) < 2:
         return ""
     flat = np.mean([(np.diff(pixels, axis=axis) == 0).all(axis=-1).mean() for axis in (0, 1)])
-    few = len(np.unique(pixels.reshape(-1, pixels.shape[-1])[:250_000], axis=0)) <= MANY_COLORS
+    few = len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) <= MANY_COLORS
     return "mask" if flat >= FLAT and (few or flat >= 0.9) else "image"

@@ -38,6 +38,7 @@ class MaskPerClass(ForeignData):
 
     form = "mask-per-class"
     title = "images with one binary mask per class"
+    uses: ClassVar[tuple[str, ...]] = ("threshold", "mask_suffix", "images", "masks")
     tree: ClassVar[tuple[str, ...]] = (
         "images/NAME.jpg              or in other folders, as for folders",
         "masks/NAME_CLASS.png         or masks/CLASS/NAME.png",
@@ -75,7 +76,7 @@ class MaskPerClass(ForeignData):
         ends: dict[Path, set[str]] = defaultdict(set)
         for pair in pairs:
             ends[pair.image].add(class_of(pair, (), ()))
-        return any(len(found - {""}) > 1 for found in ends.values())
+        return any(len(found) > 1 and "" not in found for found in ends.values())
 
     def read_mask(self, id: str) -> Tensor:
         """Combine the masks of an image to uint8 ``(H, W)`` of class indices."""

@@ -42,7 +42,8 @@ def pair_masks(images: Iterable[Located], masks: Iterable[Located], mask_suffix:
         UserError: A mask matches several images.
     """
     finder = _Finder(images)
-    pairs = (finder.find(mask, place, mask_suffix) for mask, place in masks)
+    named = (located for located in masks if mask_suffix is None or _ends(located[0], mask_suffix))
+    pairs = (finder.find(mask, place, mask_suffix) for mask, place in named)
     return [pair for pair in pairs if pair is not None]
 
 
@@ -57,9 +58,7 @@ class _Finder:
 
     def __init__(self, images: Iterable[Located]) -> None:
         self._forms: dict[tuple[str, tuple[str, ...] | None, str], set[Path]] = defaultdict(set)
-        self._stems: dict[tuple[str, ...], list[tuple[str, Path]]] = defaultdict(list)
         for path, place in images:
-            self._stems[_fold(place)].append((key(path.stem).lower(), path))
             for kind, name in (
                 ("name", key(path.name)),
                 ("stem", key(path.stem)),
@@ -87,26 +86,34 @@ class _Finder:
         for folders in (_fold(place), None):
             for extra, change, words in ways:
                 for kind, form, how in forms:
+                    if folders is None and not form:  # the name of the folder is the name of the image
+                        continue
                     found = self._forms.get((kind + extra, folders, change(form)), set())
                     if len(found) > 1:
                         raise _several(mask, sorted(found))
                     if found:
-                        return Pair(found.pop(), mask, "", (how + words).strip())
+                        return Pair(next(iter(found)), mask, "", (how + words).strip())
         return self._find_start(mask, _fold(place))
 
     def _find_start(self, mask: Path, place: tuple[str, ...]) -> Pair | None:
         """Return the pair with the image whose name the mask's name starts with, the longest one, if any."""
         name = key(mask.stem)
-        longest: tuple[int, Path] | None = None
-        for stem, path in self._stems.get(place, ()):
-            starts = name.lower().startswith(stem) and re.match(r"[\W_]", name[len(stem) :])
-            if starts and (longest is None or len(stem) > longest[0]):
-                longest = len(stem), path
-        if longest is None:
-            return None
-        rest = name[longest[0] :]
-        dotted = next((end for end in IMAGE_SUFFIXES if rest.lower().startswith(end)), "")
-        return Pair(longest[1], mask, rest[len(dotted) :], f"without {rest!r}")
+        for match in reversed(list(re.finditer(r"[\W_]", name))):
+            start = name[: match.start()].lower()
+            found = self._forms.get(("stem, other case", place, start)) or self._forms.get(
+                ("core, other case", place, start), set()
+            )
+            if len(found) > 1:
+                raise _several(mask, sorted(found))
+            if found:
+                rest = name[match.start() :]
+                dotted = next((end for end in IMAGE_SUFFIXES if rest.lower().startswith(end)), "")
+                return Pair(next(iter(found)), mask, rest[len(dotted) :], f"without {rest!r}")
+        return None
+
+
+def _ends(mask: Path, mask_suffix: str) -> bool:
+    return mask.stem.endswith(mask_suffix) or without_suffix(mask.stem).endswith(mask_suffix)
 
 
 def without_suffix(stem: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from semiseg.data.files.file_lists import IMAGE_SUFFIXES
 from semiseg.data.importers.foreign_data import ImportOptions
+from semiseg.data.importers.list_folders import LIST_FOLDERS
 from semiseg.data.importers.mask_trees.groups import Group, Role, find_groups, group_below
 from semiseg.data.importers.mask_trees.pairs import Pair, pair_masks
 from semiseg.errors import UserError
@@ -38,7 +39,7 @@ class Tree:
     """
 
     def __init__(self, root: Path, options: ImportOptions, several: bool = False, arrays: bool = False) -> None:
-        self.root, self.notes = root, list[str]()
+        self.root, self.notes, self._by_pixels = root, list[str](), set[int]()
         self._suffixes = (*IMAGE_SUFFIXES, ".npy") if arrays else IMAGE_SUFFIXES
         groups = self._find(options)
         self.masks = [group for group in groups if group.role == "mask"]
@@ -53,6 +54,7 @@ class Tree:
         if not several:
             self._require_one(found)
         self.pairs = [pair for group in self.masks for pair in found[id(group)]]
+        self._note_unmatched()
         self.images = list(self._used(candidates))
 
     def _find(self, options: ImportOptions) -> list[Group]:
@@ -78,6 +80,7 @@ class Tree:
                 self.notes.append(f"{group} does not hold masks by its pixels: left out")
             elif not group.role and group.content:
                 group.role = group.content
+                self._by_pixels.add(id(group))
                 words = "images" if group.role == "image" else "masks"
                 self.notes.append(f"{group} is taken for {words} by its pixels")
         taken = {group.role for group in named}
@@ -92,21 +95,25 @@ class Tree:
                 if mask == pair.mask:
                     continue
                 problem = f"the image has two masks, {_short(mask, self.root)} and {_short(pair.mask, self.root)}"
-                one = "--form mask-per-class if each shows one class"
-                fix = (
-                    one
-                    if first is group
-                    else f"choose with --masks {first.folder} or --masks {group.folder}, or pass {one}"
-                )
-                raise UserError(problem, path=pair.image, fix=fix if first is not group else f"pass {one}")
+                choice = f"--masks {first.folder} or --masks {group.folder}" if first is not group else "--mask-suffix"
+                fix = f"choose with {choice}, or pass --form mask-per-class if each shows one class"
+                raise UserError(problem, path=pair.image, fix=fix)
+
+    def _note_unmatched(self) -> None:
+        """Note masks without an image."""
+        paired = {pair.mask for pair in self.pairs}
+        alone = [path for group in self.masks for path, _ in group.files if path not in paired]
+        if alone:
+            self.notes.append(f"masks without an image: {len(alone)}, such as {_short(alone[0], self.root)}")
 
     def _used(self, candidates: list[Group]) -> Iterator[Group]:
-        """Yield the groups of images with masks, and others unless they repeat the names of those with masks."""
+        """Yield the groups of images, except those by pixels only that repeat the names of images with masks."""
         paired = {pair.image for pair in self.pairs}
         stems = {path.stem for path in paired}
         for group in candidates:
             files = {path for path, _ in group.files}
-            if files & paired or not stems.intersection(path.stem for path in files):
+            known = id(group) not in self._by_pixels or {*map(str.lower, group.folder.parts)} & {*LIST_FOLDERS}
+            if known or files & paired or not stems.intersection(path.stem for path in files):
                 yield group
             else:
                 self.notes.append(f"{group} repeats names of annotated images: left out")
