@@ -99,6 +99,7 @@ def _head(source: Path | IO[bytes]) -> bytes:
     if isinstance(source, Path):
         with open(require_regular_file(source), "rb") as file:
             return file.read(64)
+    source.seek(0)
     head = source.read(64)
     source.seek(0)
     return head

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from semiseg.data.files.image_header import UNREADABLE
+from semiseg.data.files.image_header import UNREADABLE, is_tiff
 from semiseg.errors import UserError
 
 ONE_HOT = "run `semiseg import SRC --out DIR --form one-hot`"
@@ -108,8 +108,8 @@ def read_tiff_values(source: Path | IO[bytes], name: str) -> tuple[NDArray[Any],
     from tifffile import TiffFile
 
     try:
-        if not isinstance(source, Path):
-            source.seek(0)
+        if not is_tiff(source):  # raises for a pipe, which would block
+            return None
         with TiffFile(source) as tiff:
             page = tiff.pages.first
             if (pages := sum(not page.aspage().subfiletype & REDUCED_OR_TRANSPARENCY for page in tiff.pages)) > 1:
