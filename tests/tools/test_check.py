@@ -367,6 +367,89 @@ def test_warnings(folder: Path, fault: str) -> None:
     assert any(words in finding.text for finding in warned if finding.kind in expected), warned
 
 
+def test_one_mask_of_0_and_255_beside_masks_with_an_ignored_border(folder: Path) -> None:
+    for path in (folder / "masks").glob("*.png"):
+        values = np.array(Image.open(path))
+        values[:2] = 255
+        set_mask(folder, path.stem, values)
+    some_0_and_255(folder)
+    finding = only(check(folder), "foreground-255")
+    assert (finding.severity, finding.files) == ("warning", ("masks/train00001.png",))
+    assert finding.text.endswith("255 is ignored") and "save it as 1 like the other masks" in finding.remedy
+
+
+def test_masks_of_0_and_255_show_the_line_that_names_the_values(folder: Path) -> None:
+    only_255(folder)
+    (folder / "classes.json").write_text('{"classes": ["soil", "plant"]}')
+    remedy = only(check(folder), "foreground-255").remedy
+    assert 'if 255 means plant, add "values": {"0": "soil", "255": "plant"} to classes.json' in remedy
+    (folder / "classes.json").write_text('{"values": {"0": "soil", "255": "plant"}}')
+    assert check(folder).usable and "foreground-255" not in kinds(check(folder), "problem", "warning")
+    assert check(folder).known == 1
+
+
+def test_contradicting_palettes_are_a_problem(folder: Path) -> None:
+    (folder / "classes.json").write_text(json.dumps({"classes": [f"c{index}" for index in range(7)]}))
+    with Image.open(mask(folder, "train00001")) as stored:
+        palette = stored.getpalette() or []
+    palette[:6] = [*palette[3:6], *palette[:3]]
+    swapped = Image.fromarray((np.indices((48, 48))[0] // 24).astype(np.uint8))
+    swapped.putpalette(palette)
+    swapped.save(mask(folder, "train00002"))
+    finding = only(check(folder), "palette")
+    assert finding.severity == "problem" and finding.files[1] == "masks/train00002.png"
+    assert "palette.txt with a name and a color" in finding.remedy
+
+
+def test_images_that_exif_turns_unlike_their_masks_are_a_warning(folder: Path) -> None:
+    tags = Image.Exif()
+    tags[0x0112] = 3
+    for name in ("train00001", "train00002", "train00003"):
+        path = folder / "images" / f"{name}.png"
+        Image.open(path).save(path, exif=tags)
+    masked = Image.open(mask(folder, "train00003"))
+    masked.save(mask(folder, "train00003"), exif=tags)  # turned like its image
+    finding = only(check(folder), "exif")
+    assert (finding.severity, finding.files) == ("warning", ("images/train00001.png", "images/train00002.png"))
+    assert finding.text.startswith("2 images rotated or flipped by EXIF unlike the mask")
+
+
+@pytest.mark.parametrize("other", ["Soil", " soil", "so il"])
+def test_similar_class_names_are_a_warning(folder: Path, other: str) -> None:
+    names = ["soil", other, *(f"c{index}" for index in range(5))]
+    (folder / "classes.json").write_text(json.dumps({"classes": names}))
+    finding = only(check(folder), "class-names")
+    assert finding.severity == "warning" and finding.text.endswith(f"case or spaces: 'soil', {other!r}")
+
+
+def test_unused_class_file_is_a_note(folder: Path) -> None:
+    (folder / "_classes.csv").write_text("filename, plant\na.jpg, 1\n")
+    assert "_classes.csv is not used" in only(check(folder), "reading").text
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("pages", "the mask has 2 pages"),
+        ("opacity", "100 pixels of the mask are partly transparent"),
+        ("levels", "the masks hold the values 0, 128, 255, which look like gray levels"),
+    ],
+)
+def test_masks_that_cannot_be_meant_are_problems(folder: Path, kind: str, words: str) -> None:
+    path, values = mask(folder, "train00001"), np.zeros((48, 48), dtype=np.uint8)
+    if kind == "pages":
+        Image.fromarray(values).save(path, save_all=True, append_images=[Image.fromarray(values + 1)])
+    elif kind == "opacity":
+        opacity = np.full((48, 48), 255, dtype=np.uint8)
+        opacity[:10, :10] = 90
+        Image.fromarray(np.dstack([values, opacity])).save(path)
+    else:
+        for other in (folder / "masks").glob("*.png"):
+            set_mask(folder, other.stem, np.array([0, 128, 255])[np.indices((48, 48))[0] // 16])
+    finding = only(check(folder), "mask")
+    assert finding.severity == "problem" and words in finding.text and finding.remedy
+
+
 def test_single_classes_beside_255_are_partial_annotation(folder: Path) -> None:
     for index, path in enumerate(sorted((folder / "masks").glob("*.png"))):
         set_mask(folder, path.stem, np.where(np.indices((48, 48))[0] < 30, 255, index % 7))

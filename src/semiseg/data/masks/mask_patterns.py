@@ -126,7 +126,7 @@ def _near_few_levels(values: Sequence[int]) -> bool:
 
 
 def _are_city_ids(levels: Sequence[int]) -> bool:
-    return all(value < 1000 or value // 1000 < IGNORE for value in levels) and max(levels) >= 1000
+    return all(value < IGNORE or 1 <= value // 1000 < IGNORE for value in levels)
 
 
 def edge_values(mask: NDArray[Any]) -> list[int]:
