@@ -40,7 +40,8 @@ class TrainConfig:
     labeled: str | None = None
     """Labels to use: a fraction (1/16), a number (23), a list file, or split_0.pkl:N. Default: all masks."""
     unlabeled: str | None = None
-    """Unlabeled images: a list file, or shards (a directory or URL). Default: the published list, or all others."""
+    """Unlabeled images: a list file, shards (a directory or URL) or a folder of photographs. Default: the published
+    list, or all others."""
     existing_only: bool = False
     """Skip listed images that do not exist and report how many; otherwise they are an error."""
     strict: bool = False
@@ -55,6 +56,8 @@ class TrainConfig:
     """Encoder, by its name in timm or segmentation-models-pytorch."""
     weights: str = "imagenet"
     """Initial weights of the encoder: imagenet, none, or a file."""
+    init: str | None = None
+    """Start from a trained network, encoder and decoder: a run or a checkpoint. Its classes may differ."""
     batchnorm: Literal["train", "frozen-encoder", "sync"] = "train"
     """frozen-encoder keeps the pretrained running statistics of the encoder, which is better for small batches; sync
     computes statistics over the images of all GPUs."""

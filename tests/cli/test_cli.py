@@ -236,7 +236,8 @@ def test_train_rejects_one_labeled_image_without_val_list(call: Call, tiny_folde
         (("--teachers", "0"), "--teachers: 0 is out of range. Choose a value of at least 1. See"),
         (("--drop-path", "2"), r"drop-path.* in \[0, 1\]"),
         (("--method", "cps", "--unsupervised-weight", "-1"), "unsupervised-weight.* of at least 0"),
-        (("--resume", "run"), "--resume: can be combined only with --devices and --nodes"),
+        (("--class-weights", "x"), "unknown option --class-weights: did you mean --class-balance"),
+        (("--resume", "run"), "--resume: can be combined only with --devices, --nodes, --steps, --data, --unlabeled"),
     ],
 )
 def test_train_rejects_invalid_options(
@@ -526,8 +527,12 @@ def test_evaluate_rejects_invalid_options(call: Call, trained: Path, arguments: 
 
 
 def test_evaluate_rejects_other_classes_and_missing_lists(call: Call, trained: Path, tiny_folder: Path) -> None:
-    (tiny_folder / "splits" / "test.txt").unlink()
-    result = call("evaluate", trained, "--data", tiny_folder)
+    other = tiny_folder / "images" / "val00000.png"
+    other.rename(other.with_name("of another data set.png"))
+    for name in ("test", "val"):
+        (tiny_folder / "splits" / f"{name}.txt").unlink()
+    assert_refused(call("evaluate", trained, "--data", tiny_folder), "no val list. add splits/val.txt")
+    result = call("evaluate", trained, "--data", tiny_folder, "--split", "test")
     assert_refused(result, "no test list. add splits/test.txt or choose --split val")
     (tiny_folder / "classes.json").unlink()
     (tiny_folder / "classes.txt").write_text("a\nb\nc\nd\ne\nf\ng\n")
@@ -561,8 +566,9 @@ def test_an_image_removed_after_training_is_reported(call: Call, tiny_folder: Pa
     gone = (tmp_path / "run" / "splits" / "unlabeled.txt").read_text().split()[0]
     for path in (tiny_folder / "splits" / "train.txt", tiny_folder / "images" / f"{gone}.png"):
         path.unlink()
-    for command in (("train", "--resume"), ("evaluate",)):
-        assert_refused(call(*command, tmp_path / "run"), f"unlabeled.txt: .*'{gone}'.*add the image")
+    result = call("train", "--resume", tmp_path / "run")
+    assert_refused(result, f"unlabeled.txt: .*'{gone}'.*add the image")
+    assert call("evaluate", tmp_path / "run").status == 0  # needs no unlabeled images
 
 
 def test_predict_writes_indexed_masks_at_the_size_of_the_images(call: Call, trained: Path, tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ class Evaluate:
     run: tyro.conf.Positional[str]
     """Run directory or checkpoint file."""
     data: str | None = None
-    """Data set; default: that of the run."""
-    split: Literal["test", "val", "labeled"] = "test"
-    """List of images; labeled: the images the model was trained on."""
+    """Data set; default: that of the run. The lists of the run apply if it contains their images (data that moved)."""
+    split: Literal["test", "val", "labeled"] | None = None
+    """List of images; labeled: the images the model was trained on. Default: test; with --data, else val."""
     network: str | None = None
     """Network whose figures come first: student, teacher1, ..., teachers-average."""
     checkpoint: Literal["best", "last"] = "best"
@@ -47,7 +47,7 @@ def evaluate(argv: Argv) -> None:
         print(json.dumps(result))
     else:
         print_table(args, result)
-    if args.data is None and not args.sliding and args.split in ("val", "test"):
+    if not args.sliding and result["split"] in ("val", "test"):
         refresh_report(args.run)
 
 
@@ -55,7 +55,7 @@ def print_table(args: Evaluate, result: dict[str, Any]) -> None:
     """Print mIoU, pixel accuracy and the IoU of each class by network, and further figures of the first network."""
     networks = result["networks"]
     width = max(map(len, ("pixel_accuracy", *result["iou"])))
-    print(f"{args.split} IoU in percent, {args.checkpoint} checkpoint (step {result['step']})")
+    print(f"{result['split']} IoU in percent, {args.checkpoint} checkpoint (step {result['step']})")
     print(" " * width, *(f"{name:>16}" for name in networks))
     for row in ("miou", "pixel_accuracy", *result["iou"]):
         values = [net[row] if row in net else net["iou"][row] for net in networks.values()]

@@ -24,6 +24,8 @@ class Export:
     """Network to export: student, teacher1, ..."""
     checkpoint: Literal["best", "last"] = "best"
     """Checkpoint of the run."""
+    data: str | None = None
+    """Data set of the run if it has moved, for two images to check the export with."""
 
 
 def export(argv: Argv) -> None:
@@ -31,5 +33,7 @@ def export(argv: Argv) -> None:
     from semiseg.workflows.export import export as run
 
     args: Export = parse(Export, argv, "semiseg export")
-    path, difference = run(args.run, args.format, args.out, network=args.network, checkpoint=args.checkpoint)
+    path, difference = run(
+        args.run, args.format, args.out, network=args.network, checkpoint=args.checkpoint, data=args.data
+    )
     print(f"{path}: logits differ from PyTorch by at most {difference:.1e}. Choose a license and complete README.md.")

@@ -16,6 +16,13 @@ import tyro
 from semiseg.errors import UserError
 
 Argv = Sequence[str]
+MEANT = {
+    **dict.fromkeys(("class_weights", "class_weight", "loss_weights"), "class_balance"),
+    **dict.fromkeys(("learning_rate", "base_lr"), "lr"),
+    **dict.fromkeys(("iterations", "iters", "max_steps", "max_iters"), "steps"),
+    **dict.fromkeys(("pretrained", "finetune", "checkpoint", "load"), "init"),
+}
+"""Options of other programs and the options of semiseg that do the same."""
 NOT_A_NUMBER = re.compile(r"Error parsing (\S+): (invalid literal for int.*|could not convert string to float): (\S+)")
 """tyro's message for a value that ``int`` or ``float`` rejects."""
 
@@ -63,7 +70,7 @@ def check_options(argv: Argv, names: list[str], prog: str) -> None:
         name = argument.partition("=")[0].removeprefix("--").replace("-", "_")
         if argument.startswith("--") and name.removeprefix("no_") not in (*names, "help"):
             problem = f"unknown option --{name.replace('_', '-')}"
-            if close := difflib.get_close_matches(name, names, n=1):
+            if close := [n for n in (MEANT.get(name),) if n in names] or difflib.get_close_matches(name, names, n=1):
                 raise UserError(f"{problem}: did you mean --{close[0].replace('_', '-')}?")
             raise UserError(problem, fix=f"see {prog} --help")
 

@@ -17,6 +17,8 @@ class Report:
     """Run directories."""
     out: str | None = None
     """HTML file; default: report.html in the run, or next to the first of several runs."""
+    data: str | None = None
+    """Data set of the runs if it has moved, for the pictures."""
 
 
 def report(argv: Argv) -> None:
@@ -24,4 +26,4 @@ def report(argv: Argv) -> None:
     from semiseg.workflows.report import report as run
 
     args: Report = parse(Report, argv, "semiseg report")
-    print(run(args.runs, args.out))
+    print(run(args.runs, args.out, args.data))

@@ -32,6 +32,8 @@ class Serve:
     """Directory of Label Studio's local files (LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT) or uploads."""
     label_studio_url: str | None = None
     """Address of Label Studio, from which images may be loaded, with the token in LABEL_STUDIO_API_KEY."""
+    data: str | None = None
+    """Data set of the first run if it has moved, for sample images."""
 
 
 def serve(argv: Argv) -> None:

@@ -23,6 +23,12 @@ class Resume:
     """Number of devices (processes); default: that of the run."""
     nodes: int | None = None
     """Number of machines; default: that of the run."""
+    steps: int | None = None
+    """A larger number of steps, for a run that is finished or not."""
+    data: str | None = None
+    """Data set of the run if it has moved."""
+    unlabeled: str | None = None
+    """Folder of unlabeled photographs of the run if it has moved."""
 
 
 def train(argv: Argv) -> None:
@@ -35,9 +41,11 @@ def train(argv: Argv) -> None:
     early, given = early_options(argv), {}
     if "resume" in early:
         names = {argument.partition("=")[0] for argument in argv if argument.startswith("--")}
-        if names - {"--resume", "--devices", "--nodes", "--help"}:
+        allowed = [f"--{option.name}" for option in fields(Resume)]
+        if names - {*allowed, "--help"}:
+            problem = f"can be combined only with {', '.join(allowed[1:])}"
             raise UserError(
-                "can be combined only with --devices and --nodes", option="resume", fix="remove the other options"
+                problem, option="resume", fix="remove the other options, or start a new run with --init RUN"
             )
         print_outcome(train_model(**vars(parse(Resume, argv, "semiseg train"))))
         return

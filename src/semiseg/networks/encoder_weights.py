@@ -105,6 +105,11 @@ def _offline_unless_reachable(timeout: float = 5.0) -> Iterator[None]:
 
 def _read(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a state dict on disk, which may be nested."""
+    if (path / "config.yaml").is_file():
+        fix = (
+            f"pass --init {path} for its network, or --weights {path / 'checkpoints' / 'best.pt'} for the encoder alone"
+        )
+        raise UserError("is a run", path=path, option="weights", fix=fix)
     if not path.is_file():
         fix = "pass --weights imagenet, none, or a .pt, .pth or .safetensors file"
         raise UserError("no such file", path=path, fix=fix)

@@ -13,14 +13,13 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from semiseg.config import TrainConfig
-from semiseg.data import open_dataset
-from semiseg.data.splits.dataset_split import resolve_split
 from semiseg.data.stream.loader import TrainStream
 from semiseg.errors import UserError
 from semiseg.methods import Batch, Method, Progress
 from semiseg.training.build import make_method, make_optimizer, make_stream
 from semiseg.training.decode_plan import make_reader
 from semiseg.training.distributed.process_group import ProcessGroup
+from semiseg.training.prepare_run import open_data
 
 MEMORY_FRACTION = 0.9  # of a GPU for a trial step: a long run fragments memory, and validation needs some
 LAST = Progress(step=999, total_steps=1000, steps_per_epoch=1000)  # every loss term is active at the end of a run
@@ -53,8 +52,7 @@ def largest_batch(config: TrainConfig, options: Any, fabric: Fabric) -> int:
     ``config.accumulate``, it tries micro-batches. All ranks must call this and get the same result. A trial step does
     not communicate, so that no rank waits for one that ran out of memory.
     """
-    dataset, world, parts = open_dataset(config.data), fabric.world_size, config.accumulate
-    split = resolve_split(dataset, config.labeled, config.seed, config.unlabeled, config.existing_only)
+    (dataset, split), world, parts = open_data(config), fabric.world_size, config.accumulate
     reader, _ = make_reader(config, dataset, split)
     stream = make_stream(replace(config, batch_size=world, accumulate=1), dataset, split, fabric, reader)
     method = fabric.to_device(make_method(config, options, dataset, weights="none"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +26,9 @@ from semiseg.ops.schedules import poly
 from semiseg.seeding import derive_seed
 from semiseg.training.distributed.external_launcher import batch_problem
 from semiseg.training.find_method import find_method
+from semiseg.training.initial_network import initialize, read_initial_network
+
+DEFAULT_STEPS = 2000
 
 
 def make_method(config: TrainConfig, options: Any, dataset: SegmentationDataset, weights: str | None = None) -> Method:
@@ -35,13 +40,16 @@ def make_method(config: TrainConfig, options: Any, dataset: SegmentationDataset,
         config: The run's configuration.
         options: The method's options.
         dataset: Provides the number of classes.
-        weights: Replaces ``config.weights``; ``none`` if a checkpoint fills the networks afterwards.
+        weights: Replaces ``config.weights`` and ``config.init``. ``none``: a checkpoint fills the networks afterwards.
 
     Raises:
         ValueError: The method cannot use the network or an option; the message is one line.
     """
     torch.manual_seed(derive_seed(config.seed, "start"))
     classes = len(dataset.classes)
+    initial = read_initial_network(Path(config.init)) if config.init and weights is None else None
+    if initial is not None:
+        weights = "none"
 
     def make_network() -> SegmentationNetwork:
         network = build(config.architecture, config.encoder, classes, weights or config.weights)
@@ -52,6 +60,8 @@ def make_method(config: TrainConfig, options: Any, dataset: SegmentationDataset,
         return network
 
     method = find_method(config.method)(make_network, classes, options)
+    if initial is not None:
+        initialize(method, initial, tuple(dataset.classes))
     if config.supervised_loss == "ohem":
         method.supervised_loss = partial(
             ohem_cross_entropy, threshold=config.ohem_threshold, min_kept=config.ohem_min_kept
@@ -100,6 +110,22 @@ def make_optimizer(method: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     if config.optimizer == "sgd":
         return torch.optim.SGD(params, lr=config.lr, momentum=0.9, fused=True)
     return torch.optim.AdamW(params, lr=config.lr, fused=True)
+
+
+def steps_per_epoch(config: TrainConfig, split: Split) -> int:
+    """Return the number of steps of one pass over the unlabeled images, or over the labeled ones for other methods."""
+    uses_unlabeled = find_method(config.method).uses_unlabeled
+    return math.ceil((split.unlabeled_count if uses_unlabeled else len(split.labeled)) / config.batch)
+
+
+def planned_steps(config: TrainConfig, epoch_steps: int) -> int:
+    """Return the number of steps of a run, of which an epoch has ``epoch_steps``."""
+    return config.steps or (config.epochs * epoch_steps if config.epochs else DEFAULT_STEPS)
+
+
+def learning_rate(config: TrainConfig, step: int, total_steps: int) -> float:
+    """Return the learning rate of the decoder at a step: a function of the step and the number of steps."""
+    return config.lr * poly(step, total_steps, config.poly_power, min(config.warmup_steps, total_steps // 10))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int, total_steps: int) -> float:

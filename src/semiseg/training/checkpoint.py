@@ -25,7 +25,7 @@ REQUIRED_KEYS = {"step", "best", "config", "classes", "palette", "method"}
 TABLES = ("best", "config", "method")
 # Options that may differ when a run is resumed: they do not change what it learns.
 MAY_CHANGE = (
-    *("data", "workers", "accelerator", "devices", "nodes", "precision", "deterministic"),
+    *("data", "unlabeled", "workers", "accelerator", "devices", "nodes", "precision", "deterministic"),
     *("tensorboard", "tracker", "keep", "strict"),
 )
 
@@ -161,8 +161,9 @@ def restore(method: Method, state: dict[str, Any], config: TrainConfig, source: 
     if "optimizer" not in state:
         raise UserError("has no optimizer state, so it is not a last.pt", path=source, fix=RESTORE_LAST)
     ours = to_mapping(config, method.options)
+    extendable = (*MAY_CHANGE, "steps", "epochs")  # of which the trainer checks that they do not shorten the run
     for key, theirs in state["config"].items():
-        if key not in MAY_CHANGE and ours.get(key) != theirs:
+        if key not in extendable and ours.get(key) != theirs:
             there, here = short_repr(theirs), short_repr(ours.get(key))
             raise UserError(
                 f"belongs to another run ({key} is {there} there, {here} here)", path=source, fix=RESTORE_LAST

@@ -19,6 +19,7 @@ from semiseg.data.mask_validation import count_pixels
 from semiseg.data.splits.annotation_kind import check_annotation
 from semiseg.data.splits.dataset_split import Split, resolve_split
 from semiseg.data.stream.unlabeled_pool import disk_space_note
+from semiseg.data.unlabeled_folder import add_photographs, is_photograph_folder
 from semiseg.errors import UserError, short_repr
 from semiseg.methods import Method
 from semiseg.training.build import make_method
@@ -27,6 +28,7 @@ from semiseg.training.decode_plan import make_reader
 from semiseg.training.disk_space import checkpoint_bytes, require_disk_space
 from semiseg.training.distributed.external_launcher import launch_id
 from semiseg.training.find_method import find_method
+from semiseg.training.initial_network import encoder_source, initial_notes, read_initial_network
 from semiseg.training.logging.metrics_log import read_metrics
 from semiseg.training.logging.trackers import require_trackers
 from semiseg.training.run_directory import RunDirectory
@@ -60,6 +62,10 @@ def create_run(path: Path, config: TrainConfig, options: Any, note: str = "") ->
     notes += configuration_warnings(config, options, dataset, split, pixels.sum(axis=0).tolist())
     notes += make_reader(config, dataset, split)[1]
     method = check_network(config, options, dataset)
+    if config.init:
+        notes += initial_notes(read_initial_network(Path(config.init)), tuple(dataset.classes), split)
+    elif encoder_note := encoder_source(config):
+        notes.append(encoder_note)
     notes.append(require_disk_space(path, checkpoint_bytes(method, config)))
     run = RunDirectory.create(path, config, options, dataset, split)
     head = (
@@ -100,6 +106,8 @@ def open_data(config: TrainConfig) -> tuple[SegmentationDataset, Split]:
     dataset = open_dataset(config.data)
     split = resolve_split(dataset, config.labeled, config.seed, config.unlabeled, config.existing_only)
     check_unlabeled(config, split)
+    if is_photograph_folder(config.unlabeled):
+        dataset = add_photographs(dataset, config.unlabeled or "")[0]
     return dataset, split
 
 

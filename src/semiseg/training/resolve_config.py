@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from semiseg.errors import UserError, lookup
 from semiseg.methods import ALIASES, VARIANTS
 from semiseg.presets import PRESETS
 from semiseg.training.find_method import find_method, is_method_file, short_name, trust
+from semiseg.training.run_data import RECORDED
 
 
 def resolve(values: dict[str, Any], preset: str | None = None, file: str | None = None) -> tuple[TrainConfig, Any]:
@@ -27,6 +30,7 @@ def resolve(values: dict[str, Any], preset: str | None = None, file: str | None 
         UserError: An unknown method, preset or key, or a value of the wrong type or range.
     """
     from_file = {key.replace("-", "_"): value for key, value in read_yaml(Path(file)).items()} if file else {}
+    from_file = {key: value for key, value in from_file.items() if key not in RECORDED}  # file: config.yaml of a run
     preset_in_file = from_file.pop("preset", None)
     preset = preset_in_file if preset is None else preset
     if preset is not None and not isinstance(preset, str):
@@ -53,4 +57,6 @@ def resolve(values: dict[str, Any], preset: str | None = None, file: str | None 
         if named not in from_file or named in values:
             raise
         raise UserError(error.problem, path=file, option=error.option, fix=error.fix) from None
+    if config.init is not None:
+        config = replace(config, init=os.path.abspath(config.init))  # valid from any working directory
     return config, options

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import version
@@ -16,15 +16,15 @@ from typing import Any
 
 import yaml
 
-from semiseg.config import TrainConfig, from_mapping, read_yaml, to_mapping
-from semiseg.data import open_dataset
+from semiseg.config import TrainConfig, from_mapping, read_train_config, read_yaml, to_mapping
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.files.atomic_folder import is_free, new_folder
 from semiseg.data.splits.dataset_split import Split, read_split, write_split
 from semiseg.errors import UserError, is_utf8, require_regular_file
-from semiseg.training.checkpoint import MAY_CHANGE
+from semiseg.training.checkpoint import MAY_CHANGE, write_atomically
 from semiseg.training.distributed.external_launcher import launch_id
 from semiseg.training.find_method import find_method
+from semiseg.training.run_data import open_run_data, recorded_paths, with_located_paths
 from semiseg.version import __version__
 
 try:
@@ -64,7 +64,7 @@ class RunDirectory:
         path = Path(path)
         cls.refuse_existing(path)
         with new_folder(path, "checkpoints", "samples", "splits") as draft:
-            values = to_mapping(config, options)
+            values = recorded_paths(config) | to_mapping(config, options)
             (draft / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), "utf-8")
             (draft / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
             write_split(split, draft / "splits")
@@ -128,9 +128,9 @@ class RunDirectory:
             yield note
 
     def read_config(self) -> tuple[TrainConfig, Any]:
-        """Return the run's configuration and the options of its method."""
+        """Return the run's configuration and the options of its method. Folders have absolute paths if known."""
         source = self.path / "config.yaml"
-        values = read_yaml(source)
+        values = with_located_paths(read_yaml(source))
         if "method" not in values:
             raise UserError("names no method", path=source, fix="restore the file")
         method = find_method(str(values["method"]), named_in=source)
@@ -154,16 +154,31 @@ class RunDirectory:
     @cached_property
     def dataset(self) -> SegmentationDataset:
         """The run's data set, opened on first use."""
-        return open_dataset(self.read_config()[0].data)
+        return open_run_data(self.read_config()[0], self.path, unlabeled=True)
 
     @cached_property
     def split(self) -> Split:
         """The run's lists of images, read on first use; raises UserError if an image is no longer in the data set."""
         return self.read_split(self.dataset)
 
-    def read_split(self, dataset: SegmentationDataset) -> Split:
-        """Return the run's lists of images; raises UserError if an image is no longer in the data set."""
-        return read_split(self.path / "splits", dataset)
+    def read_split(self, dataset: SegmentationDataset, unlabeled: bool = True) -> Split:
+        """Return the run's lists of images; raises UserError if an image is no longer in the data set.
+
+        Args:
+            dataset: The data.
+            unlabeled: Read the unlabeled list as well, which may name photographs outside the data.
+        """
+        return read_split(self.path / "splits", dataset, unlabeled)
+
+    def change(self, values: Mapping[str, Any]) -> None:
+        """Write other values of options to config.yaml."""
+        source = self.path / "config.yaml"
+        before = read_yaml(source)
+        for name in values:
+            before.pop(f"{name}_path", None)
+        changed = {**before, **values}
+        changed = recorded_paths(read_train_config(with_located_paths(changed), str(source))) | changed
+        write_atomically(source, yaml.safe_dump(changed, sort_keys=False, allow_unicode=True).encode())
 
 
 def environment() -> dict[str, Any]:

@@ -22,13 +22,16 @@ from semiseg.training.build import (
     make_method,
     make_optimizer,
     make_stream,
+    planned_steps,
     set_learning_rate,
     synchronize_batchnorm,
 )
+from semiseg.training.change_run import extension_notes, new_labels
 from semiseg.training.checkpoint import FORMAT, load_optimizer, restore, save_checkpoint
 from semiseg.training.decode_plan import make_reader
 from semiseg.training.disk_space import checkpoint_bytes, report_write_errors
 from semiseg.training.gradient_step import forward_backward, mean_over_processes
+from semiseg.training.initial_network import read_initial_network
 from semiseg.training.logging.console import Console
 from semiseg.training.logging.metrics_log import LOSS_TERMS, MetricsLog
 from semiseg.training.logging.resource_log import write_resources
@@ -40,8 +43,6 @@ from semiseg.training.prepare_run import check_first_start, load_resume_state, s
 from semiseg.training.run_directory import RunDirectory
 from semiseg.training.signals import SignalHandler
 from semiseg.training.validation import evaluate_on_val, write_confusion
-
-DEFAULT_STEPS = 2000
 
 
 @dataclass
@@ -231,6 +232,7 @@ def train_run(run: RunDirectory, fabric: Fabric, signals: SignalHandler) -> Trai
     state = load_resume_state(run, dataset, split)
 
     method = make_method(config, options, dataset, weights="none" if state else None)
+    read_initial_network.cache_clear()
     if config.class_balance > 0:
         pixels = torch.tensor(check_masks(dataset, split.labeled))
         method.class_weights.copy_(balancing_weights(pixels, config.class_balance))
@@ -239,7 +241,7 @@ def train_run(run: RunDirectory, fabric: Fabric, signals: SignalHandler) -> Trai
     optimizer = make_optimizer(method, config)
     reader, notes = make_reader(config, dataset, split)
     stream = make_stream(config, dataset, split, fabric, reader)
-    total_steps = config.steps or (config.epochs * stream.steps_per_epoch if config.epochs else DEFAULT_STEPS)
+    total_steps = planned_steps(config, stream.steps_per_epoch)
 
     console = Console(run.log, enabled=fabric.is_global_zero)
     if state:
@@ -253,6 +255,11 @@ def train_run(run: RunDirectory, fabric: Fabric, signals: SignalHandler) -> Trai
     if state:
         load_optimizer(run.last, optimizer, state["optimizer"])
         best = Best(state["best"]["miou"], state["best"]["step"])
+        for note in (
+            *extension_notes(run, config, state, total_steps, stream.steps_per_epoch),
+            *new_labels(run, config),
+        ):
+            console.note(note)
         on = f" on {fabric.world_size} processes" if fabric.world_size > 1 else ""
         console.note(f"Resuming from step {state['step']} of {total_steps}{on}")
 

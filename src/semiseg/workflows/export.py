@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from semiseg.config import to_mapping
-from semiseg.data import Shapes, open_dataset
+from semiseg.data import Shapes
 from semiseg.errors import UserError, lookup
 from semiseg.networks import SegmentationNetwork
 from semiseg.tools.exporting import Description
@@ -20,6 +20,7 @@ from semiseg.tools.exporting.write_export import FORMATS, write_export
 from semiseg.tools.models.trained_model import Model, load
 from semiseg.tools.report.run_files import read_run
 from semiseg.training.find_method import short_name
+from semiseg.training.run_data import open_run_data
 from semiseg.training.run_directory import RunDirectory
 
 CHECKED_IMAGES = 2
@@ -39,6 +40,7 @@ def export(
     *,
     network: str | None = None,
     checkpoint: str = "best",
+    data: str | Path | None = None,
 ) -> Export:
     """Write a trained network as safetensors, with torch.export or as ONNX, to a directory ready for a model hub.
 
@@ -48,6 +50,7 @@ def export(
         out: A new directory. Defaults to ``RUN/export-FORMAT``.
         network: The network to export. Defaults to the default network of the method.
         checkpoint: ``best`` or ``last``.
+        data: The data of the run, if they are elsewhere now, for two images to check the export with.
 
     Raises:
         UserError: The run, network or format does not exist, an extra is missing, the encoder cannot be traced, the
@@ -65,7 +68,7 @@ def export(
     settings = to_mapping(model.config, model.method.options)
     description = describe(model, exported, settings)
     card = model_card(description, format, read_run(model.run) if model.run else None)
-    return Export(folder, write_export(exported, description, card, images_to_check(model), folder, format))
+    return Export(folder, write_export(exported, description, card, images_to_check(model, data), folder, format))
 
 
 def describe(model: Model, network: SegmentationNetwork, settings: dict[str, Any]) -> Description:
@@ -89,11 +92,11 @@ def describe(model: Model, network: SegmentationNetwork, settings: dict[str, Any
     )
 
 
-def images_to_check(model: Model) -> Sequence[Tensor]:
+def images_to_check(model: Model, data: str | Path | None = None) -> Sequence[Tensor]:
     """Return two images uint8 ``(3, H, W)`` of the val list, or generated ones if the data cannot be opened."""
     try:
-        dataset = open_dataset(model.config.data)
-        lists = RunDirectory(model.run).read_split(dataset) if model.run else None
+        dataset = open_run_data(model.config, model.path, data)
+        lists = RunDirectory(model.run).read_split(dataset, unlabeled=False) if model.run else None
         ids = (lists.val if lists else ()) or dataset.ids
         return [dataset.read_image(id) for id in ids[:CHECKED_IMAGES]]
     except (UserError, OSError):

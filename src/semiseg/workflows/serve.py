@@ -34,6 +34,7 @@ def serve(
     label_studio: bool = False,
     label_studio_root: str | Path | None = None,
     label_studio_url: str | None = None,
+    data: str | Path | None = None,
 ) -> None:
     """Serve the networks of one or several runs until interrupted; print the address.
 
@@ -47,6 +48,7 @@ def serve(
         label_studio: Serve the default network of one run as a machine learning backend of Label Studio instead.
         label_studio_root: The directory of Label Studio's local files.
         label_studio_url: The address of Label Studio, from which images may be loaded.
+        data: The data of the first run, if they are elsewhere now, for sample images.
 
     Raises:
         UserError: A run does not exist, the extra is not installed, or the address is not available.
@@ -64,7 +66,7 @@ def serve(
     host = ALL_ADDRESSES if public else host
     token = None if is_loopback(host) else secrets.token_urlsafe(24)
     app = (
-        make_app(Networks([str(run) for run in runs], checkpoint, accelerator), token)
+        make_app(Networks([str(run) for run in runs], checkpoint, accelerator, None if data is None else str(data)), token)
         if not label_studio
         else (label_studio_app(runs, checkpoint, accelerator, token, label_studio_root, label_studio_url))
     )

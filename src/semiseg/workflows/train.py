@@ -13,6 +13,7 @@ from typing import Any
 from semiseg.config import TrainConfig, from_mapping, to_mapping
 from semiseg.data.stream.main_module import require_main_process
 from semiseg.errors import Interrupted, UserError
+from semiseg.training.change_run import RunChanges, change_run
 from semiseg.training.disk_space import report_write_errors
 from semiseg.training.distributed.external_launcher import check_world_size, find_launcher, world_size
 from semiseg.training.find_method import find_method, short_name
@@ -22,7 +23,7 @@ from semiseg.training.run_directory import RunDirectory
 from semiseg.training.signals import SignalHandler, handle_signals, resume_hint
 from semiseg.workflows.report import report
 
-CHANGEABLE = ("devices", "nodes")
+CHANGEABLE = RunChanges._fields
 """The options that may be given with ``resume``."""
 
 
@@ -44,17 +45,18 @@ def train(
         out: A new directory. Default: ``runs/DATA-METHOD``.
         preset: A named set of options (``small``).
         config: A YAML file of options.
-        resume: A run to resume. Of the other arguments, only ``devices`` and ``nodes`` may be given with it.
+        resume: A run to resume. Of the other arguments, only ``devices``, ``nodes``, ``steps`` (more than before), and
+            ``data`` and ``unlabeled`` (if they moved) may be given with it.
         options: Any option of ``semiseg train``, with ``_`` for ``-``.
 
     Raises:
         UserError: The input is invalid. The message says what to fix.
     """
     if resume is not None:
-        if not options.keys() <= set(CHANGEABLE) or any(x is not None for x in (data, method, out, preset, config)):
-            problem = f"takes all arguments except {' and '.join(CHANGEABLE)} from the run"
+        if not options.keys() <= set(CHANGEABLE) or any(x is not None for x in (method, out, preset, config)):
+            problem = f"takes all arguments except {', '.join(CHANGEABLE)} from the run"
             raise UserError(problem, option="--resume", fix="leave the other arguments out")
-        return resume_run(resume, **options)
+        return resume_run(resume, RunChanges(data=data, **options))
     given = {"data": None if data is None else str(data), "method": method} | options
     settings, method_options = resolve({k: v for k, v in given.items() if v is not None}, preset, config)
     return train_with(settings, method_options, out)
@@ -64,23 +66,32 @@ def train_with(config: TrainConfig, options: Any, out: str | Path | None = None)
     """Train a new run with a resolved configuration and return its directory."""
     require_main_process()
     path = Path(out) if out else Path("runs") / f"{Path(config.data).name.split(':')[0]}-{short_name(config.method)}"
-    return train_on_all_ranks(path, check_world_size(config), options, resume=False)
+    return train_on_all_ranks(path, check_world_size(config), options)
 
 
-def resume_run(path: str | Path, devices: int | str | None = None, nodes: int | None = None) -> Path:
+def resume_run(path: str | Path, changes: RunChanges) -> Path:
     """Resume a run from its last checkpoint, or from its start if there is none, and return its directory."""
     require_main_process()
     run = RunDirectory.open(path)
     config, options = run.read_config()
     if find_launcher():  # the launcher decides, whatever the run was started with
         config = replace(config, devices="auto", nodes=1)
-    given = {name: value for name, value in zip(CHANGEABLE, (devices, nodes), strict=True) if value is not None}
-    config = check_world_size(from_mapping((TrainConfig,), vars(config) | given, "options")[0])
-    return train_on_all_ranks(run.path, config, options, resume=True)
+    given = {name: getattr(changes, name) for name in ("devices", "nodes", "steps")}
+    given = {name: value for name, value in given.items() if value is not None}
+    checked = from_mapping((TrainConfig,), vars(config) | {"epochs": None} | given, "options")[0]
+    config = check_world_size(replace(config, devices=checked.devices, nodes=checked.nodes))
+    return train_on_all_ranks(run.path, config, options, changes)
 
 
-def train_on_all_ranks(path: Path, config: TrainConfig, options: Any, resume: bool) -> Path:
-    """Train in this process, or start the ranks that ``config`` asks for and train on them; return ``path``."""
+def train_on_all_ranks(path: Path, config: TrainConfig, options: Any, resume: RunChanges | None = None) -> Path:
+    """Train in this process, or start the ranks that ``config`` asks for and train on them; return ``path``.
+
+    Args:
+        path: The run directory.
+        config: The run's configuration.
+        options: The method's options.
+        resume: The changes of a run that is resumed; None for a new run.
+    """
     if world_size(config) == 1 or find_launcher():
         train_rank(path, config, options, resume)
     else:
@@ -99,15 +110,15 @@ def train_on_all_ranks(path: Path, config: TrainConfig, options: Any, resume: bo
     return path
 
 
-def train_launched_rank(path: Path, values: Mapping[str, Any], resume: bool) -> None:
+def train_launched_rank(path: Path, values: Mapping[str, Any], resume: RunChanges | None) -> None:
     """Train on one rank; ``values`` are those of the configuration, since options may not be picklable."""
     kinds = (TrainConfig, find_method(values["method"]).Options)
     config, options = from_mapping(kinds, values, "options")
     train_rank(path, config, options, resume)
 
 
-def train_rank(path: Path, config: TrainConfig, options: Any, resume: bool) -> None:
-    """Create the run, unless it is to be resumed, train it to the end, and write its report; on one rank."""
+def train_rank(path: Path, config: TrainConfig, options: Any, resume: RunChanges | None) -> None:
+    """Create the run, or change the run that is resumed; train it to the end, and write its report; on one rank."""
     from semiseg.training.auto_batch_size import find_batch_size
     from semiseg.training.distributed.fabric_setup import launched
     from semiseg.training.distributed.process_group import process_group
@@ -120,7 +131,7 @@ def train_rank(path: Path, config: TrainConfig, options: Any, resume: bool) -> N
         ExitStack() as stack,
     ):
         created, note = None, ""
-        if not resume:
+        if resume is None:
             if config.batch_size == "auto":
                 group.on_rank_zero(lambda: check_auto_batch_size(path, config, options, fabric.device))
                 config, note = find_batch_size(config, options, fabric, group)
@@ -131,6 +142,8 @@ def train_rank(path: Path, config: TrainConfig, options: Any, resume: bool) -> N
             print(warning, file=sys.stderr)
         missing = UserError("is not visible on every machine", path=path, fix="choose an --out on a shared disk")
         group.require((path / "config.yaml").is_file(), missing)
+        if resume is not None:
+            group.on_rank_zero(lambda: change_run(run, resume))
         train_run(run, fabric, signals)
         group.barrier()
         if group.rank == 0:

@@ -27,6 +27,7 @@ from semiseg.data.splits.list_files import (
     write_list,
 )
 from semiseg.data.stream.shards import Shards, names_shards, open_shards, parse_index
+from semiseg.data.unlabeled_folder import PREFIX, add_photographs, is_photograph_folder
 from semiseg.errors import UserError
 from semiseg.seeding import generator
 
@@ -82,7 +83,8 @@ def resolve_split(
             - a list file; the list of unlabeled images published next to it is used too,
             - ``"split_0.pkl:N"``: the first N of a permutation of the sorted training images.
         seed: The random seed.
-        unlabeled: A list file of the unlabeled images, or shards.
+        unlabeled: A list file of the unlabeled images, shards, or a folder of photographs, whose ids in the split are
+            those of ``add_photographs``.
         existing_only: Leave out listed images that do not exist, with a note, instead of raising UserError.
 
     Raises:
@@ -90,12 +92,15 @@ def resolve_split(
     """
     reader = ListReader(dataset, existing_only)
     val, test = read_lists(reader)
-    shards = open_shards(unlabeled) if unlabeled and names_shards(unlabeled) else None
+    photographs = add_photographs(dataset, unlabeled)[1] if unlabeled and is_photograph_folder(unlabeled) else None
+    shards = open_shards(unlabeled) if unlabeled and photographs is None and names_shards(unlabeled) else None
     files = labeled is not None and not SAMPLED.fullmatch(labeled)
     if val is None and not files:
         val = _hold_out(dataset, tuple(filter(dataset.has_mask, reader.train)), reader.notes, "images with a mask")
         reader.train = without(reader.train, val)
-    chosen, rest = _choose_labeled(reader, labeled, seed, Path(unlabeled) if unlabeled and not shards else None)
+    elsewhere = shards is not None or photographs is not None
+    unlabeled_list = Path(unlabeled) if unlabeled and not elsewhere else None
+    chosen, rest = _choose_labeled(reader, labeled, seed, unlabeled_list)
     if val is None:
         val = _hold_out(dataset, chosen, reader.notes, "labeled images")
     if not reader.has_val:
@@ -105,6 +110,10 @@ def resolve_split(
     if shards is not None:
         reader.notes.append(f"unlabeled: {shards.describe()}, in place of {len(rest)} images of {dataset.name}")
         rest = ()
+    if photographs is not None:
+        instead = f", in place of {len(rest)} images of {dataset.name}" if rest else ""
+        reader.notes.append(f"unlabeled: {len(photographs)} photographs of {unlabeled}{instead}")
+        rest = photographs
     unmasked = [id for id in val if not dataset.has_mask(id)]
     if unmasked:
         problem = f"{unmasked[0]!r} in the val list has no mask"
@@ -284,7 +293,7 @@ def _check_names(dataset: SegmentationDataset, split: Split) -> None:
             if not listable(id):
                 raise UserError(
                     "the name cannot be listed: it has several lines, space at its ends, or bytes that are not UTF-8",
-                    path=dataset.image_path(id) or id,
+                    path=id if id.startswith(PREFIX) else dataset.image_path(id) or id,
                     fix="rename the image and its mask",
                 )
 
@@ -302,11 +311,12 @@ def write_split(split: Split, directory: str | Path) -> None:
         write_list(Path(directory) / "unlabeled.txt", [f"# {split.shards.describe()}: see {SHARDS}"])
 
 
-def read_split(directory: str | Path, dataset: SegmentationDataset | None = None) -> Split:
+def read_split(directory: str | Path, dataset: SegmentationDataset | None = None, with_unlabeled: bool = True) -> Split:
     """Read the files of ``write_split``. Raises UserError if a list is missing or names an image not in the data."""
     index = Path(directory) / SHARDS
     shards = parse_index(str(index), index.read_bytes()) if index.is_file() else None
-    paths = {name: Path(directory) / f"{name}.txt" for name in LISTS if name != "unlabeled" or shards is None}
+    names = [name for name in LISTS if name != "unlabeled" or (with_unlabeled and shards is None)]
+    paths = {name: Path(directory) / f"{name}.txt" for name in names}
     lists: dict[str, Sequence[str]] = {name: read_lines(path) for name, path in paths.items()}
     if dataset is not None and not _all_known_once(tuple(chain(*lists.values())), dataset):
         lists = {name: read_list(path, dataset) for name, path in paths.items()}

@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from semiseg.config import TrainConfig, to_mapping
+from semiseg.training.build import DEFAULT_STEPS
 from semiseg.training.checkpoint import write_atomically
-from semiseg.training.trainer import DEFAULT_STEPS
 
 
 @dataclass(frozen=True)

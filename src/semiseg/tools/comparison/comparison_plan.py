@@ -18,10 +18,10 @@ from semiseg.data.splits.dataset_split import Split, read_split, resolve_split
 from semiseg.errors import UserError
 from semiseg.tools.comparison.cells import Block, Cell, folder_name
 from semiseg.tools.comparison.method_entries import ALL, SHARED, MethodEntry
+from semiseg.training.build import DEFAULT_STEPS
 from semiseg.training.checkpoint import write_atomically
 from semiseg.training.find_method import find_method
 from semiseg.training.prepare_run import check_network, check_unlabeled
-from semiseg.training.trainer import DEFAULT_STEPS
 
 FILE = "compare.yaml"
 LOCK = ".lock"

@@ -60,7 +60,7 @@ class Description:
         (folder / CONFIG).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-PATHS = ("data", "labeled", "unlabeled", "weights")
+PATHS = ("data", "labeled", "unlabeled", "weights", "init")
 """Options that may contain paths."""
 
 

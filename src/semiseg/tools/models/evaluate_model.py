@@ -7,43 +7,84 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from semiseg.data import open_dataset
 from semiseg.data.dataset import SegmentationDataset
+from semiseg.data.splits.dataset_split import Split, read_split
 from semiseg.errors import UserError, lookup
 from semiseg.inference.evaluation import evaluate_networks
 from semiseg.inference.metrics import named
 from semiseg.tools.models.trained_model import Model, load
+from semiseg.training.run_data import open_run_data, same_data
 from semiseg.training.run_directory import RunDirectory
 
 
-def evaluation_ids(model: Model, dataset: SegmentationDataset, data: str, split: str) -> tuple[str, ...]:
-    """Return the ids of a split: from the lists of the run for the data it was trained on, else from the data set.
+class EvaluatedImages(NamedTuple):
+    """The images of an evaluation, the name of their list, and whether the list is one of the run's own."""
+
+    split: str
+    ids: tuple[str, ...]
+    own: bool
+
+
+def run_lists(model: Model, dataset: SegmentationDataset, data: str) -> Split | None:
+    """Return the lists of the model's run, or None if ``dataset`` is not the data of the run.
+
+    Other data than ``--data`` of the run are its data at a new path if they contain all listed images.
+
+    Raises:
+        UserError: A listed image is missing in the run's own data.
+    """
+    if model.run is None or not (model.run / "splits").is_dir():
+        return None
+    try:
+        return RunDirectory(model.run).read_split(dataset, unlabeled=False)
+    except UserError:
+        if same_data(data, model.config.data):
+            raise
+        return None
+
+
+def evaluated_images(
+    model: Model, dataset: SegmentationDataset, data: str, split: str | None, fallback: bool
+) -> EvaluatedImages:
+    """Return the images of a list: of the run for the data it was trained on, else of the data set.
+
+    Args:
+        model: The model.
+        dataset: The data.
+        data: Their name.
+        split: ``test``, ``val`` or ``labeled``. None: ``test``.
+        fallback: Whether ``val`` replaces a missing test list if ``split`` is None.
 
     Raises:
         UserError: The data has no such list.
     """
-    if model.run and data == model.config.data and (model.run / "splits").is_dir():
-        lists = RunDirectory(model.run).read_split(dataset)
-        named = {"test": lists.test, "val": lists.val, "labeled": lists.labeled}
-        ids: tuple[str, ...] | None = lookup("split", split, named)
-        if split == "test" and not ids:  # a test list may have been added after training
-            ids = dataset.split(split)
-            if seen := {*lists.labeled, *lists.unlabeled, *lists.val}.intersection(ids or ()):
+    lists = run_lists(model, dataset, data)
+    own = lists is not None
+    name = split or "test"
+    ids: tuple[str, ...] | None = None
+    if lists is not None:
+        ids = lookup("split", name, {"test": lists.test, "val": lists.val, "labeled": lists.labeled})
+    if lists is None or (name == "test" and not ids):  # a test list may have been added after training
+        ids = dataset.split(name)
+        if lists is not None and model.run and ids:
+            trained = read_split(model.run / "splits")
+            if seen := {*trained.labeled, *trained.unlabeled, *trained.val}.intersection(ids):
                 problem = f"contains {min(seen)!r}, which this run was trained on"
                 raise UserError(problem, path=f"{data}/splits/test.txt", fix="remove it from the list")
-    else:
-        ids = dataset.split(split)
+    if not ids and split is None and fallback:
+        return evaluated_images(model, dataset, data, "val", fallback)
     if not ids:
-        raise UserError(f"no {split} list", path=data, fix=f"add splits/{split}.txt or choose --split val")
-    return ids
+        fix = f"add splits/{name}.txt" + (" or choose --split val" if name == "test" else "")
+        raise UserError(f"no {name} list", path=data, fix=fix)
+    return EvaluatedImages(name, ids, own)
 
 
 def evaluate(
     path: str | Path,
     data: str | Path | None = None,
-    split: str = "test",
+    split: str | None = None,
     *,
     network: str | None = None,
     checkpoint: str = "best",
@@ -56,8 +97,9 @@ def evaluate(
 
     Args:
         path: A run directory, a checkpoint, or an export as safetensors.
-        data: A data set. Defaults to the data of the run.
-        split: ``test``, ``val`` or ``labeled``.
+        data: A data set. Defaults to the data of the run. If it contains all listed images of the run, it is the data
+            of the run at a new path, and the lists of the run apply.
+        split: ``test``, ``val`` or ``labeled``. Default: ``test``; with ``data``, ``val`` if there is no test list.
         network: The network whose figures come first. Defaults to the default network of the method.
         checkpoint: ``best`` or ``last``.
         sliding: Use a sliding window of the training crop size.
@@ -73,17 +115,18 @@ def evaluate(
     """
     model = load(path, network, checkpoint, accelerator)
     source = str(data or model.config.data)
-    if Path(source).is_dir() and Path(source).resolve() == Path(model.config.data).resolve():
-        source = model.config.data  # another spelling of the same path
-    dataset = open_dataset(source)
+    dataset = open_run_data(model.config, path, data)
     if dataset.classes != model.classes:
         theirs, ours = ", ".join(dataset.classes), ", ".join(model.classes)
         problem = f"its classes ({theirs}) differ from those of the model ({ours})"
         raise UserError(problem, path=source, fix="pass data with the same classes")
+    images = evaluated_images(model, dataset, source, split, fallback=data is not None)
+    if data is not None and images.own and not same_data(source, model.config.data):
+        print(f"{model.run}: using its own {images.split} list for {source}", file=sys.stderr)
     evaluation = evaluate_networks(
         model.networks,
         dataset,
-        evaluation_ids(model, dataset, source, split),
+        images.ids,
         device=model.device,
         image_scale=model.config.image_scale,
         mode="slide" if sliding else "whole",
@@ -97,10 +140,10 @@ def evaluate(
         for name, matrix in evaluation.matrices.items()
     }
     chosen = lookup("network", model.network, networks)
-    where = {"split": split, "network": model.network, "checkpoint": model.path.stem, "step": model.step}
+    where = {"split": images.split, "network": model.network, "checkpoint": model.path.stem, "step": model.step}
     result = where | {"sliding": sliding} | chosen | {"networks": networks}
     if model.run:
-        append_line(model.run / "evaluations.jsonl", json.dumps(result | {"data": source}) + "\n")
+        append_line(model.run / "evaluations.jsonl", json.dumps(result | {"data": source, "own": images.own}) + "\n")
     return result
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from semiseg.config import TrainConfig, from_mapping, read_train_config
+from semiseg.config import TrainConfig, from_mapping, read_train_config, read_yaml
 from semiseg.data.dataset import Color
 from semiseg.data.files.image_files import read_image_file
 from semiseg.errors import UserError, lookup
@@ -21,6 +22,7 @@ from semiseg.tools.exporting import read_export
 from semiseg.tools.exporting.export_config import WEIGHTS, colors
 from semiseg.training.checkpoint import check_finite, load_checkpoint
 from semiseg.training.find_method import find_method
+from semiseg.training.run_data import LOCATED, RECORDED, with_located_paths
 from semiseg.training.run_directory import RunDirectory
 
 
@@ -108,7 +110,9 @@ def read_checkpoint(file: Path) -> Trained:
     state = load_checkpoint(file)
     classes = tuple(state["classes"])
     kind = find_method(str(state["config"].get("method")), named_in=file)
-    config, options = from_mapping((TrainConfig, kind.Options), state["config"], str(file))
+    run = file.parent.parent if (file.parent.parent / "config.yaml").is_file() else None
+    values = with_located_paths(state["config"] | (recorded_data(run) if run else {}))
+    config, options = from_mapping((TrainConfig, kind.Options), values, str(file))
     shape = (config.architecture, config.encoder, len(classes))
     method = kind(lambda: build(*shape, weights="none"), len(classes), options)
     try:
@@ -118,9 +122,17 @@ def read_checkpoint(file: Path) -> Trained:
         problem = f"its weights do not fit the network {shape[0]} with {shape[1]} ({reason})"
         raise UserError(problem, path=file, fix="use an unchanged checkpoint") from None
     check_finite(file, method.state_dict())
-    run = file.parent.parent if (file.parent.parent / "config.yaml").is_file() else None
     palette = colors(state["palette"])
     return Trained(classes, palette, int(state["step"]), config, method, method.predictors, method.default_network, run)
+
+
+def recorded_data(run: Path) -> dict[str, Any]:
+    """Return the entries of a run's config.yaml about its data, which may have been edited since the checkpoint."""
+    try:
+        values = read_yaml(run / "config.yaml")
+    except UserError:
+        return {}
+    return {key: value for key, value in values.items() if key in (*LOCATED, *RECORDED)}
 
 
 def read_safetensors(file: Path) -> Trained:

@@ -209,7 +209,7 @@ def _later_evaluations(path: Path, config: dict[str, Any]) -> list[Line]:
     return [
         {key: entry.get(key) for key in ("split", "checkpoint", "step")} | {"network": network} | figures
         for entry in [*_read_lines(path / "evaluations.jsonl"), *of_comparison]
-        if entry.get("data") == config.get("data") and not entry.get("sliding")
+        if entry.get("own", entry.get("data") == config.get("data")) and not entry.get("sliding")
         if entry.get("checkpoint") in ("best", "last") and _is_dict(entry.get("networks"))
         for network, figures in entry["networks"].items()
         if _is_dict(figures) and _is_evaluation({"network": network, "split": entry.get("split")} | figures)

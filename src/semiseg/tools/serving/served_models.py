@@ -10,12 +10,12 @@ from threading import Lock
 import numpy as np
 from torch import Tensor
 
-from semiseg.data import open_dataset
 from semiseg.data.dataset import Color, SegmentationDataset
 from semiseg.data.preview_selection import evenly_spaced
 from semiseg.errors import UserError, lookup
 from semiseg.inference.predictor import Predictor
 from semiseg.tools.models.trained_model import Model, load
+from semiseg.training.run_data import open_run_data
 from semiseg.training.run_directory import RunDirectory
 
 SAMPLES = 12
@@ -49,7 +49,9 @@ class Networks:
         UserError: A run or checkpoint does not exist.
     """
 
-    def __init__(self, runs: Sequence[str], checkpoint: str = "best", accelerator: str = "auto") -> None:
+    def __init__(
+        self, runs: Sequence[str], checkpoint: str = "best", accelerator: str = "auto", data: str | None = None
+    ) -> None:
         self.predictors: dict[str, tuple[Model, Predictor]] = {}
         self.defaults: list[str] = []
         self._lock = Lock()  # requests run in threads; one image at a time bounds memory
@@ -61,7 +63,7 @@ class Networks:
                 self.predictors[label] = (model, model.make_predictor(name))
                 if name == model.network:
                     self.defaults.append(label)
-        self._data, self.samples = find_samples(models[0])
+        self._data, self.samples = find_samples(models[0], data)
 
     def read_sample(self, name: str) -> Tensor:
         """Return a sample as uint8 ``(3, H, W)``; raise UserError if it does not exist."""
@@ -93,15 +95,17 @@ def number_duplicates(names: Sequence[str]) -> list[str]:
     return [name if names.count(name) == 1 else f"{name}-{names[:i].count(name) + 1}" for i, name in enumerate(names)]
 
 
-def find_samples(model: Model) -> tuple[SegmentationDataset | None, tuple[str, ...]]:
-    """Return the data set of the model and ids of sample images from its test or val list."""
+def find_samples(model: Model, data: str | None = None) -> tuple[SegmentationDataset | None, tuple[str, ...]]:
+    """Return the data set of the model, or at ``data``, and ids of sample images from its test or val list."""
     try:
-        dataset = open_dataset(model.config.data)
+        dataset = open_run_data(model.config, model.path, data)
         if model.run is None:
             ids = dataset.split("test") or dataset.split("val") or ()
         else:
-            lists = RunDirectory(model.run).read_split(dataset)
+            lists = RunDirectory(model.run).read_split(dataset, unlabeled=False)
             ids = lists.test or lists.val
     except UserError:  # it may be on another machine
+        if data is not None:
+            raise
         return None, ()
     return dataset, tuple(evenly_spaced(ids, SAMPLES))

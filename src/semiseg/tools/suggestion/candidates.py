@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
@@ -13,8 +12,10 @@ from semiseg.data import open_dataset
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.splits.list_files import listable
 from semiseg.data.stream.shards import names_shards
+from semiseg.data.unlabeled_folder import is_photograph_folder
 from semiseg.errors import UserError
 from semiseg.seeding import generator
+from semiseg.training.run_data import open_run_data, same_data
 from semiseg.training.run_directory import RunDirectory
 
 
@@ -43,15 +44,15 @@ def find_candidates(run: RunDirectory, data: str | None) -> Candidates:
     """
     config, _ = run.read_config()
     if data is None or same_data(data, config.data):
-        found = candidates_in_run(run, open_dataset(config.data), config)
+        found = candidates_in_run(run, open_run_data(config, run.path, unlabeled=True), config)
     else:
-        found = candidates_elsewhere(run, open_dataset(data), config)
+        found = candidates_elsewhere(run, data, config)
     ids = tuple(id for id in found.ids if listable(id))
     if len(ids) < len(found.ids):
         note(f"Leaving out {len(found.ids) - len(ids)} images whose names cannot be in a list")
     if not ids:
         fix = "add images, or give others with --data"
-        if config.unlabeled and names_shards(config.unlabeled):
+        if config.unlabeled and names_shards(config.unlabeled) and not is_photograph_folder(config.unlabeled):
             fix = "unpack a shard (suggest does not read them), and give its folder with --data"
         raise UserError("contains no image without a mask", path=found.dataset.name, fix=fix)
     return replace(found, ids=ids)
@@ -70,24 +71,20 @@ def candidates_in_run(run: RunDirectory, dataset: SegmentationDataset, config: T
     return Candidates(dataset, ids, dataset, (*split.labeled, *added))
 
 
-def candidates_elsewhere(run: RunDirectory, dataset: SegmentationDataset, config: TrainConfig) -> Candidates:
+def candidates_elsewhere(run: RunDirectory, data: str, config: TrainConfig) -> Candidates:
     """Choose among the images of another data set that have no mask; it may be the run's data at a new path."""
+    dataset = open_dataset(data)
     ids = tuple(id for id in dataset.ids if not dataset.has_mask(id))
     try:
-        own = open_dataset(config.data)
-        return Candidates(dataset, ids, own, run.read_split(own).labeled)
+        own = open_run_data(config, run.path)
+        return Candidates(dataset, ids, own, run.read_split(own, unlabeled=False).labeled)
     except UserError:
         pass
     try:
-        return candidates_in_run(run, dataset, config)
+        return candidates_in_run(run, open_run_data(config, run.path, data, unlabeled=True), config)
     except UserError:
         note(f"{config.data}: the data of the run are missing; their images do not count as annotated")
         return Candidates(dataset, ids, dataset, ())
-
-
-def same_data(one: str, other: str) -> bool:
-    """Return whether two values of ``--data`` name the same data set."""
-    return one == other or (Path(one).is_dir() and Path(one).resolve() == Path(other).resolve())
 
 
 def sample_pool(ids: tuple[str, ...], pool: int, seed: int) -> tuple[str, ...]:

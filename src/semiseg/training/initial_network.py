@@ -1,0 +1,129 @@
+"""``--init``: start a run from the network of a trained one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from torch import Tensor
+
+from semiseg.config import TrainConfig, read_train_config
+from semiseg.data.splits.dataset_split import Split
+from semiseg.data.splits.list_files import read_lines
+from semiseg.errors import UserError
+from semiseg.methods import Method
+from semiseg.networks import SegmentationNetwork
+from semiseg.training.checkpoint import check_finite, load_checkpoint
+
+STUDENT, HEAD, ENCODER = "student.", "head.", "encoder."
+
+
+@dataclass(frozen=True)
+class InitialNetwork:
+    """The student of a trained run.
+
+    Attributes:
+        source: The run or checkpoint.
+        step: Its step.
+        config: The options of the run.
+        classes: Its classes.
+        weights: Its state dict.
+        run: The run directory, or None.
+    """
+
+    source: Path
+    step: int
+    config: TrainConfig
+    classes: tuple[str, ...]
+    weights: dict[str, Tensor]
+    run: Path | None
+
+
+@lru_cache(maxsize=1)  # read for the checks before a run and for the run itself
+def read_initial_network(source: Path) -> InitialNetwork:
+    """Read the student of a run (from its best checkpoint, else its last one) or of a checkpoint.
+
+    Raises:
+        UserError: There is no checkpoint, or it cannot be read.
+    """
+    file = source
+    if source.is_dir():
+        names = (source / "checkpoints" / name for name in ("best.pt", "last.pt"))
+        found = next((path for path in names if path.is_file()), None)
+        if found is None:
+            fix = "pass a run or a checkpoint of a run"
+            raise UserError("holds no checkpoint (checkpoints/best.pt)", path=source, option="init", fix=fix)
+        file = found
+    state = load_checkpoint(file)
+    weights = {k.removeprefix(STUDENT): value for k, value in state["method"].items() if k.startswith(STUDENT)}
+    check_finite(file, weights)
+    run = file.parent.parent if (file.parent.parent / "config.yaml").is_file() else None
+    config = read_train_config(state["config"], str(file))
+    return InitialNetwork(source, state["step"], config, tuple(state["classes"]), weights, run)
+
+
+def initialize(method: Method, initial: InitialNetwork, classes: tuple[str, ...]) -> None:
+    """Load a trained network into the networks of a method, without its classifier if its classes differ.
+
+    Student and teachers take encoder and decoder. Further trainable networks take the encoder only: methods with two
+    students need them to differ.
+
+    Raises:
+        UserError: The architecture or a shape differs.
+    """
+    for module in method.modules():
+        if not isinstance(module, SegmentationNetwork):
+            continue
+        ours, theirs = (module.architecture, module.encoder_name), (initial.config.architecture, initial.config.encoder)
+        if ours != theirs:
+            raise UserError(
+                f"its network is {theirs[0]} with {theirs[1]}, that of this run {ours[0]} with {ours[1]}",
+                path=initial.source,
+                option="init",
+                fix=f"pass --architecture {theirs[0]} --encoder {theirs[1]}",
+            )
+        encoder_only = module is not method.student and any(p.requires_grad for p in module.parameters())
+        skipped = "" if initial.classes == classes else HEAD
+        weights = {
+            key: value
+            for key, value in initial.weights.items()
+            if (key.startswith(ENCODER) if encoder_only else not (skipped and key.startswith(skipped)))
+        }
+        try:
+            module.load_state_dict(weights, strict=False)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()[:120]
+            problem = f"its network does not fit ({reason})"
+            raise UserError(problem, path=initial.source, option="init", fix="use a run with the same bands") from None
+
+
+def initial_notes(initial: InitialNetwork, classes: tuple[str, ...], split: Split) -> list[str]:
+    """Return notes on what is taken from a trained network, and on how the labeled images differ."""
+    network = f"{initial.config.architecture} with {initial.config.encoder}"
+    notes = [f"init: encoder and decoder of the student of {initial.source} (step {initial.step}, {network})"]
+    if initial.classes != classes:
+        before, now = len(initial.classes), len(classes)
+        other = f"{now} classes instead of {before}" if now != before else f"other classes ({', '.join(classes)})"
+        notes.append(f"init: {other}: new classifier")
+    listed = initial.run / "splits" / "labeled.txt" if initial.run else None
+    if listed is not None and listed.is_file():
+        trained = set(read_lines(listed))
+        new = sum(id not in trained for id in split.labeled)
+        notes.append(f"init: {new} of {len(split.labeled)} labeled images are new")
+        if leaked := sum(id in trained for id in (*split.val, *split.test)):
+            reason = f"were labeled images of {initial.source}, so their figures are too high"
+            notes.append(f"warning: {leaked} val or test images {reason}")
+    return notes
+
+
+def encoder_source(config: TrainConfig) -> str:
+    """Return a note if ``--weights`` names a checkpoint of a run, of which it takes the encoder; otherwise ""."""
+    file = Path(config.weights)
+    if not file.is_file() or file.suffix == ".safetensors":
+        return ""
+    try:
+        load_checkpoint(file)
+    except UserError:  # the weights of an encoder
+        return ""
+    return f"weights: the encoder of the student of {file}. --init {file} takes the decoder as well"
