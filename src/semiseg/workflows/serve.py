@@ -66,7 +66,9 @@ def serve(
     host = ALL_ADDRESSES if public else host
     token = None if is_loopback(host) else secrets.token_urlsafe(24)
     app = (
-        make_app(Networks([str(run) for run in runs], checkpoint, accelerator, None if data is None else str(data)), token)
+        make_app(
+            Networks([str(run) for run in runs], checkpoint, accelerator, None if data is None else str(data)), token
+        )
         if not label_studio
         else (label_studio_app(runs, checkpoint, accelerator, token, label_studio_root, label_studio_url))
     )

@@ -50,7 +50,7 @@ class Networks:
     """
 
     def __init__(
-        self, runs: Sequence[str], checkpoint: str = "best", accelerator: str = "auto", data: str | None = None
+        self, runs: Sequence[str], checkpoint: str = "best", accelerator: str = "auto", data: str | Path | None = None
     ) -> None:
         self.predictors: dict[str, tuple[Model, Predictor]] = {}
         self.defaults: list[str] = []
@@ -95,7 +95,7 @@ def number_duplicates(names: Sequence[str]) -> list[str]:
     return [name if names.count(name) == 1 else f"{name}-{names[:i].count(name) + 1}" for i, name in enumerate(names)]
 
 
-def find_samples(model: Model, data: str | None = None) -> tuple[SegmentationDataset | None, tuple[str, ...]]:
+def find_samples(model: Model, data: str | Path | None = None) -> tuple[SegmentationDataset | None, tuple[str, ...]]:
     """Return the data set of the model, or at ``data``, and ids of sample images from its test or val list."""
     try:
         dataset = open_run_data(model.config, model.path, data)
