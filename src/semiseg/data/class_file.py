@@ -129,7 +129,7 @@ def _read(path: Path) -> ClassFile | None:
 
 
 def _read_json(path: Path) -> ClassFile | None:
-    """Read ``classes.json`` of the form ``FORM``, of which one of ``classes`` and ``values`` is required."""
+    """Read ``classes.json`` of the form ``FORM``. ``classes`` may be left out if ``values`` is given."""
     try:
         content = json.loads(read_text(path))
         if isinstance(content, dict) and content and content.keys() <= {"white", "bands"}:

@@ -33,7 +33,7 @@ class StoredMask:
             ``(H, W, 3)``, RGB colors.
         palette: uint8 ``(256, 3)``, the displayed color of each index; None unless the file has a palette.
         entries: The number of entries of the palette in the file; further ones are black.
-        orientation: The EXIF orientation by which the mask was turned upright, 1 to 8.
+        orientation: The EXIF orientation of the file, 1 to 8. The mask is upright.
     """
 
     values: NDArray[Any]

@@ -1,4 +1,4 @@
-"""Refuse masks of several pages, planes or partly transparent pixels, of which only a part would be read."""
+"""Refuse masks of several pages, planes or partly transparent pixels."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def refuse_layers(opened: Image.Image, name: str) -> None:
 
 
 def refuse_unclear_polarity(opened: Image.Image, name: str) -> None:
-    """Raise UserError for a black and white TIFF in which 0 is white, unless its writer is known.
+    """Raise UserError for a black and white TIFF that stores white as 0, unless tifffile wrote it.
 
     tifffile stores False as 0 and calls it white. Image programs store white, which often marks the object, as 0. With
     fax compression only the latter is usual.
@@ -65,12 +65,12 @@ def _count_pages(opened: Image.Image) -> int:
 
 
 def _pages_error(pages: int, name: str) -> UserError:
-    problem = f"the mask has {pages} pages, of which only one can be the mask"
+    problem = f"the mask has {pages} pages"
     return UserError(problem, path=name, fix=f"{ONE_HOT} if each page is one class, or save one page")
 
 
 def _samples_error(samples: int, name: str) -> UserError:
-    problem = f"the mask has {samples} values per pixel that are not one color"
+    problem = f"the mask has {samples} values per pixel, which are not a color"
     return UserError(problem, path=name, fix=f"{ONE_HOT} if each of them is one class, or save one class per pixel")
 
 
