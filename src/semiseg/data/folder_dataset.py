@@ -95,7 +95,7 @@ class FolderDataset(FileDataset):
         self.check_palettes(records)
         if not self.file_values and foreground_is_255(pixels, len(self.classes)):
             problem = f"all {len(pixels)} masks hold only 0 and 255, and 255 is ignored"
-            raise UserError(problem, path=self.root / "masks", fix=self.values_fix([0, IGNORE]))
+            raise UserError(problem, path=self.masks_path, fix=self.values_fix([0, IGNORE]))
         note = rotation_note(records, self.images)
         return [f"warning: {note}"] if note else []
 
@@ -105,6 +105,11 @@ class FolderDataset(FileDataset):
             first, second, how = found
             problem = f"its palette and that of {self.masks[first]} disagree: {how}"
             raise UserError(problem, path=self.masks[second], fix=PALETTE_FIX)
+
+    @property
+    def masks_path(self) -> Path:
+        """The folder of the masks, for messages."""
+        return self.root / "masks"
 
     def values_fix(self, values: Sequence[int]) -> str:
         """Return the line of ``classes.json`` that names mask values."""
@@ -149,8 +154,8 @@ class FolderDataset(FileDataset):
         """Return the classes of a folder without class file."""
         if not self.masks:
             fix = "annotate a few images, as masks/NAME.png"
-            raise UserError("no masks there", path=self.root / "masks", fix=fix)
-        return self._reader.infer_classes(self.root / "masks")
+            raise UserError("no masks there", path=self.masks_path, fix=fix)
+        return self._reader.infer_classes(self.masks_path)
 
 
 def _no_images_error(folder: Path) -> UserError:

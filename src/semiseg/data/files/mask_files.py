@@ -143,10 +143,14 @@ def _upright(values: NDArray[Any], orientation: int) -> NDArray[Any]:
     return np.ascontiguousarray(values)
 
 
+THRESHOLD = "run `semiseg import SRC --out DIR --threshold 128` to round to the nearest class"
+"""The fix for masks with blurred edges."""
+
+
 def lossy_mask_error(path: str | Path, kind: str) -> UserError:
     """Return the error for a mask with lossy compression. ``kind`` names the compression."""
     problem = f"a {kind} mask is blurred at its edges by lossy compression"
-    return UserError(problem, path=path, fix="save masks as PNG")
+    return UserError(problem, path=path, fix=f"save masks as PNG, or {THRESHOLD}")
 
 
 def mask_values(values: NDArray[Any], name: str) -> NDArray[np.uint8]:

@@ -162,7 +162,10 @@ class ForeignData(FileDataset):
         return np.full((height, width), self.background, dtype=np.uint8)
 
     def describe(self) -> list[str]:
-        """Return one line for each kind of file that was found, and the notes."""
+        """Return one line for each kind of file that was found, and the notes.
+
+        It is called after all masks have been read. Raises UserError if together they are not valid.
+        """
         lines = [*self._count("photograph", self.images), *self._count("annotated image", self.masks)]
         if unlabeled := len(self.images) - len(self.masks):
             lines.append(f"{unlabeled} of {len(self.images)} images have no annotation: unlabeled")

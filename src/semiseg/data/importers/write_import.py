@@ -15,7 +15,6 @@ from semiseg.data.files.image_files import image_size
 from semiseg.data.files.image_header import open_image
 from semiseg.data.files.mask_files import write_mask_file
 from semiseg.data.importers.foreign_data import ForeignData
-from semiseg.data.importers.source_files import is_own_folder
 from semiseg.data.splits.list_files import write_list
 from semiseg.errors import UserError
 
@@ -57,10 +56,8 @@ def write_import(data: ForeignData, out: Path, copy: bool = False, progress: Pro
         for name in ("train", "val", "test"):
             if ids := data.split(name, []):
                 write_list(draft / "splits" / f"{name}.txt", ids)
-        if not is_own_folder(draft):  # its subfolders have names of lists
-            (draft / "splits").mkdir()
-            write_list(draft / "splits" / "train.txt", data.ids)
-    return [*data.describe(), *_how(kinds, data.root)]
+        lines = data.describe()  # may raise
+    return [*lines, *_how(kinds, data.root)]
 
 
 def require_outside(root: Path, out: Path) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from semiseg.data.class_file import INVALID, ClassFile
 from semiseg.data.dataset import IGNORE, Color
-from semiseg.data.files.mask_files import color_codes, color_indices
+from semiseg.data.files.mask_files import THRESHOLD, color_codes, color_indices
 from semiseg.data.masks.mask_patterns import blended_share, used_values
 from semiseg.errors import UserError
 
@@ -43,7 +43,7 @@ def _unknown_color(
             f"{share:.1%} of the pixels have colors between those of {class_file}, such as {color}: the edges are "
             "antialiased or the mask was resized or compressed",
             path=path,
-            fix="save masks without antialiasing, and resize them by nearest neighbor",
+            fix=f"{THRESHOLD}, or save masks without antialiasing",
         )
     return UserError(f"color {color} is not in the palette of {class_file}", path=path, fix="add it there")
 

@@ -95,8 +95,7 @@ class MaskTree(ForeignData):
         if self.options.threshold is not None:
             return ThresholdMasks(folder, self.images, masks, self.options.threshold)
         if lossy := next((path for path in masks.values() if path.suffix.lower() in JPEG_SUFFIXES), None):
-            fix = "save masks as PNG, or pass --threshold 128 if they show two classes"
-            raise UserError(lossy_mask_error(lossy, "JPEG").problem, path=lossy, fix=fix)
+            raise lossy_mask_error(lossy, "JPEG")
         return OwnMasks(folder, self.images, masks)
 
 

@@ -110,7 +110,7 @@ class MaskPerClass(ForeignData):
         """Return the pixels of one class as bool ``(H, W)``."""
         threshold = self.options.threshold
         if threshold is None and path.suffix.lower() in JPEG_SUFFIXES:
-            raise UserError(lossy_mask_error(path, "JPEG").problem, path=path, fix="pass --threshold 128")
+            raise lossy_mask_error(path, "JPEG")
         values = read_values(path)
         if values.ndim == 3:
             values = values.max(axis=2)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from semiseg.data.class_file import CLASS_FILES
 from semiseg.data.dataset import Color, MaskRecord
 from semiseg.data.folder_dataset import FolderDataset
 from semiseg.data.importers.source_files import walk_files
-from semiseg.data.masks.mask_records import rotation_note
 from semiseg.errors import UserError
 
 
@@ -27,12 +29,14 @@ class OwnMasks(FolderDataset):
     def __init__(self, folder: Path, images: Mapping[str, Path], masks: Mapping[str, Path]) -> None:
         self._files = images, masks
         self._records = dict[str, MaskRecord]()
+        self._shown = dict[str, NDArray[np.bool_]]()
         self._palettes = dict[frozenset[tuple[int, Color]], str]()
         super().__init__(folder)
 
     def read_mask(self, id: str) -> Tensor:
         """Read a mask like an own folder. Raises UserError also if its palette contradicts that of a mask before."""
         mask, record = self.read_mask_record(id)
+        self._shown[id] = np.bincount(mask.numpy().ravel(), minlength=256) > 0
         if record is not None:
             self._records[id] = record
             colors = frozenset(record.colors.items())
@@ -42,9 +46,14 @@ class OwnMasks(FolderDataset):
         return mask
 
     def describe(self) -> list[str]:
-        """Return lines on how the masks were read."""
-        note = rotation_note(self._records, self.images)
-        return [*self.notes, *([note] if note else [])]
+        """Return lines on how the masks were read. Raises UserError if together they are not those of classes."""
+        shown = np.array(list(self._shown.values()), dtype=np.int64).reshape(-1, 256)
+        return [*self.notes, *self.compare_masks(self._records, shown)]
+
+    @property
+    def masks_path(self) -> Path:
+        """The folder that holds all masks, for messages."""
+        return Path(os.path.commonpath([path.parent for path in self.masks.values()])) if self.masks else self.root
 
     def _find_files(self) -> tuple[Mapping[str, Path], Mapping[str, Path]]:
         return self._files
