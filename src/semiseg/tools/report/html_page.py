@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import PIL.Image
 from matplotlib.figure import Figure
 
 from semiseg.errors import os_error
+from semiseg.training.checkpoint import write_atomically
 
 DPI = 120
 PHOTO_WIDTH = 1600  # pixels; wider pictures are scaled down
@@ -170,14 +169,10 @@ def write(path: Path, content: bytes, option: str = "--out") -> None:
     Raises:
         UserError: The file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
+        write_atomically(path, content)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise os_error(error, "cannot be written", path, f"choose another {option}") from None
 
 
