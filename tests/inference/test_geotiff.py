@@ -16,8 +16,10 @@ import tifffile
 from PIL import Image
 
 import semiseg
+from semiseg.data.files.image_files import read_image_file
 from semiseg.inference.files import image_source, predict_files
 from semiseg.inference.formats import prediction_writer
+from semiseg.inference.formats.geotiff import RasterImage, is_geotiff, open_raster
 
 rasterio = pytest.importorskip("rasterio")
 from rasterio.transform import from_origin  # noqa: E402
@@ -96,6 +98,35 @@ def test_windows_from_disk_equal_windows_of_the_decoded_image(
             assert np.array_equal(one.read(), other.read())
     overlay = np.array(Image.open(tmp_path / "disk" / "overlays" / "a.png"))  # reduced to 65 x 45 pixels
     assert (overlay[:45, 65:] == 255).all() and (overlay[:45, :65] != 255).any(axis=-1).all()
+
+
+@pytest.mark.parametrize("kind", ["gray", "four bands", "16 bits", "palette", "minimum is white"])
+def test_windows_of_a_raster_have_the_colors_of_the_decoded_image(tmp_path: Path, kind: str) -> None:
+    rng, path = np.random.default_rng(0), tmp_path / "a.tif"
+    bands, dtype = {"four bands": (4, np.uint8), "16 bits": (1, np.uint16)}.get(kind, (1, np.uint8))
+    pixels = rng.integers(0, np.iinfo(dtype).max, (bands, 40, 50)).astype(dtype)
+    if kind == "palette":
+        profile = {"photometric": "palette", "count": 1, "height": 40, "width": 50, "dtype": "uint8"}
+        with rasterio.open(path, "w", driver="GTiff", crs="EPSG:32632", transform=TRANSFORM, **profile) as file:
+            file.write_colormap(1, {value: (value, 255 - value, 9, 255) for value in range(256)})
+            file.write(pixels)
+    else:
+        names = {"minimum is white": "miniswhite", "four bands": "rgb"}
+        write_geotiff(path, pixels, photometric=names.get(kind, "minisblack"))
+    expected = read_image_file(path)
+    with open_raster(path) as dataset:
+        raster = RasterImage(dataset, "a.tif")
+        assert np.array_equal(raster.read(10, 20, 15, 25), expected[:, 10:25, 20:45])
+        assert np.array_equal(raster.reduced(1), expected)
+    assert is_geotiff(path)
+
+
+def test_an_image_that_is_not_upright_has_no_georeference(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 50), dtype=np.uint8)
+    path = write_geotiff(tmp_path / "a.tif", pixels)
+    assert is_geotiff(path)
+    tifffile.imwrite(path, np.moveaxis(pixels, 0, -1), extratags=[(33550, 12, 3, (1.0, 1.0, 0.0)), (274, 3, 1, 6)])
+    assert not is_geotiff(path)
 
 
 def test_a_tiff_without_georeference_gets_a_png(run: Path, call: Call, tmp_path: Path) -> None:

@@ -11,19 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from semiseg.data.dataset import IGNORE, Color
-from semiseg.data.files.image_header import UNREADABLE
 from semiseg.errors import UserError
 from semiseg.inference.formats.write_error import WriteError
 
 GEO_TAGS = (33550, 34264, 34735)  # ModelPixelScale, ModelTransformation, GeoKeyDirectory
 EXTRA = "run pip install 'semiseg[geo]'"
 TILE = 256  # pixels
+ORIENTATION = 274
 CACHE_MB = 256  # of GDAL's blocks; its default is a twentieth of the machine's memory
 
 
@@ -33,13 +32,17 @@ def has_rasterio() -> bool:
 
 
 def is_geotiff(path: Path) -> bool:
-    """Return whether a file is a TIFF with a georeference, reading only its header."""
+    """Return whether a file is an upright TIFF with a georeference, reading only its header."""
     if path.suffix.lower() not in (".tif", ".tiff"):
         return False
+    from tifffile import TiffFile
+
     try:
-        with PIL.Image.open(path, formats=["TIFF"]) as opened:
-            return any(tag in opened.tag_v2 for tag in GEO_TAGS)  # type: ignore[attr-defined]
-    except UNREADABLE:
+        with TiffFile(path) as tiff:
+            tags = tiff.pages.first.tags
+            turned = ORIENTATION in tags and tags[ORIENTATION].value != 1  # GDAL does not turn images
+            return any(tag in tags for tag in GEO_TAGS) and not turned
+    except Exception:  # tifffile raises many types for damaged files, which are reported when they are read
         return False
 
 
@@ -83,11 +86,9 @@ class RasterImage:
     def __init__(self, dataset: Any, name: str) -> None:
         self.dataset, self.name = dataset, name
         self.size = dataset.height, dataset.width
-        kinds = sorted({*dataset.dtypes} - {"uint8", "uint16"})
-        if kinds:
-            problem = f"it has values of type {', '.join(kinds)}, of which windows cannot be scaled alike"
-            raise UserError(problem, path=name, fix="convert it to 8 bits")
         self.bands = [1, 2, 3] if dataset.count >= 3 else [1, 1, 1]
+        self.inverted = dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
+        self.palette = palette_of(dataset)
 
     def read(self, top: int, left: int, height: int, width: int) -> Tensor:
         """Return the pixels of a rectangle, uint8 ``(3, height, width)``."""
@@ -109,7 +110,22 @@ class RasterImage:
     def _as_uint8(self, values: NDArray[Any]) -> Tensor:
         if values.dtype == np.uint16:
             values = (values.astype(np.float32) * (255 / 65535)).astype(np.uint8)
-        return torch.from_numpy(values)
+        if values.dtype != np.uint8:
+            problem = f"its values of type {values.dtype} cannot be scaled in windows"
+            raise UserError(problem, path=self.name, fix="convert it to 8 bits, or pass --mode whole")
+        if self.palette is not None:
+            values = np.moveaxis(self.palette[values[0]], -1, 0)
+        return torch.from_numpy(255 - values if self.inverted else values)
+
+
+def palette_of(dataset: Any) -> NDArray[np.uint8] | None:
+    """Return the colors of an indexed dataset, uint8 ``(256, 3)``, or None."""
+    if dataset.count != 1 or dataset.colorinterp[0].name != "palette":
+        return None
+    table = np.zeros((256, 3), dtype=np.uint8)
+    for value, color in dataset.colormap(1).items():
+        table[value] = color[:3]
+    return table
 
 
 @contextmanager
