@@ -182,7 +182,7 @@ def test_choice_among_several_annotations(tmp_path: Path) -> None:
     assert not open_dataset(root).has_mask("b")
 
 
-def test_boxes_and_choices_are_ignored(tmp_path: Path) -> None:
+def test_boxes_are_ignored_pixels_and_choices_are_left_out(tmp_path: Path) -> None:
     root = make(tmp_path / "data", "project.json")
     before = open_dataset(root).read_mask("a 1")
     box = {"type": "rectanglelabels", "value": {"x": 1, "y": 1, "width": 9, "height": 9, "rectanglelabels": ["box"]}}
@@ -190,7 +190,10 @@ def test_boxes_and_choices_are_ignored(tmp_path: Path) -> None:
     change(root, lambda tasks: tasks[0]["annotations"][0]["result"].extend([box, choice]))
     change(root, lambda tasks: tasks[4]["annotations"].append({"id": 9, "result": [box]}))
     dataset = open_dataset(root)
-    assert (dataset.read_mask("a 1") == before).all() and "box" not in dataset.classes and not dataset.has_mask("e")
+    assert "box" not in dataset.classes and not dataset.has_mask("e")
+    assert "2 objects have only a box: their pixels are ignored (255)" in dataset.notes
+    boxed = dataset.read_mask("a 1")
+    assert (boxed == 255).sum() == 12 and ((boxed == before) | ((boxed == 255) & (before == 0))).all()
 
 
 BAD_REGIONS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from semiseg.data.importers.drawing import fill_ellipse, fill_even_odd
-from semiseg.data.importers.shape_data import AnnotatedImage, Shape, ShapeData, parse_annotation
+from semiseg.data.importers.drawing import fill_ellipse, fill_even_odd, fill_rectangle
+from semiseg.data.importers.shape_data import AnnotatedImage, Draw, Shape, ShapeData, parse_annotation
 from semiseg.data.importers.source_files import walk_files
 
 RASTER = "raster_layer"
@@ -21,8 +21,9 @@ FIRST_BYTES = 200_000
 class Darwin(ShapeData):
     """An export of V7 in Darwin JSON 2.0 (or 1.0): one JSON file per image.
 
-    Paths of a polygon are combined by the even-odd rule, so that inner ones are holes. Bounding boxes, lines, tags and
-    other shapes without an area are left out. The classes are the names that occur, sorted.
+    Paths of a polygon are combined by the even-odd rule, so that inner ones are holes. Pixels that only a bounding
+    box covers are ignored. Lines, tags and other shapes without an area are left out. The classes are the names that
+    occur, sorted.
     """
 
     form = "darwin"
@@ -65,15 +66,19 @@ def _read_image(path: Path, content: Any) -> AnnotatedImage:
     names = {str(entry.get("id")): str(entry["name"]).strip() for entry in content["annotations"]}
     shapes: list[Shape] = []
     left_out: list[str] = []
+    boxes: list[Draw] = []
     for entry in content["annotations"]:
         found = _shapes(entry, names)
         shapes += found or ()
-        if found is None and "mask" not in entry:  # the pixels of masks are in the raster layer
+        if found is None and (box := entry.get("bounding_box")):
+            right, bottom = box["x"] + box["w"], box["y"] + box["h"]
+            boxes.append(partial(fill_rectangle, box["x"], box["y"], right, bottom))
+        elif found is None and "mask" not in entry:  # the pixels of masks are in the raster layer
             left_out.append(next((key for key in KINDS if key in entry), "unknown shape"))
-    return AnnotatedImage(f"{item.get('path') or ''}/{name}", path, shapes, size, left_out)
+    return AnnotatedImage(f"{item.get('path') or ''}/{name}", path, shapes, size, left_out, boxes)
 
 
-KINDS = ("bounding_box", "tag", "line", "keypoint", "skeleton", "cuboid", "eye", "graph", "string", "frames")
+KINDS = ("tag", "line", "keypoint", "skeleton", "cuboid", "eye", "graph", "string", "frames")
 
 
 def _shapes(entry: Any, names: dict[str, str]) -> list[Shape] | None:

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from semiseg.data.files.image_header import reason
 from semiseg.data.files.mask_files import read_mask_file
-from semiseg.data.importers.drawing import fill_ellipse
+from semiseg.data.importers.drawing import fill_ellipse, fill_polygon
 from semiseg.data.importers.polygons import brush_region, polygon_region
-from semiseg.data.importers.shape_data import AnnotatedImage, Shape, ShapeData
+from semiseg.data.importers.shape_data import AnnotatedImage, Draw, Shape, ShapeData
 from semiseg.data.importers.source_files import find_images, is_json, name_images, read_bounded_json
 from semiseg.data.splits.list_files import read_lines
 from semiseg.errors import UserError
@@ -47,8 +47,8 @@ class LabelStudio(ShapeData):
     """A Label Studio export: JSON (or JSON-MIN) with brush strokes, polygons and ellipses, or PNG masks.
 
     If a task has several annotations, the ground truth is used, else the one with the largest id. Skipped annotations
-    and predictions are ignored. Regions are drawn in the order of the file, later ones over earlier ones. Boxes and key
-    points have no outline of an object and are left out.
+    and predictions are ignored. Regions are drawn in the order of the file, later ones over earlier ones. Pixels that
+    only a box covers are ignored. Key points are left out.
 
     The names of PNG masks contain the task but not the image. A JSON or CSV export of the same project must be present
     to map tasks to images. PNG masks are drawn in the order of the classes, later ones over earlier ones.
@@ -92,12 +92,12 @@ class LabelStudio(ShapeData):
 
     def _read_task(self, path: Path, task: Task) -> AnnotatedImage | None:
         """Return the annotation of a task, or None if it has none."""
-        layers, left_out = self._masks.get(task.id, {}), list[str]()
+        layers, left_out, boxes = self._masks.get(task.id, {}), list[str](), list[Draw]()
         try:
             if self._masks:
                 regions = layers[max(layers)] if layers else None
             else:
-                regions = json_regions(path, task, left_out)
+                regions = json_regions(path, task, left_out, boxes)
         except (TypeError, AttributeError, ValueError, KeyError) as error:
             problem = f"task {task.id} has a malformed result ({type(error).__name__}: {reason(error)})"
             raise UserError(problem, path=path, fix="export the project again as JSON") from error
@@ -105,7 +105,7 @@ class LabelStudio(ShapeData):
             return None
         shapes = [Shape(region.label, partial(_render, region.source)) for region in regions]
         file = regions[0].source if regions and isinstance(regions[0].source, Path) else path
-        return AnnotatedImage(image_path(task.image), file, shapes, None, left_out)
+        return AnnotatedImage(image_path(task.image), file, shapes, None, left_out, boxes)
 
     def _set_classes(self) -> None:
         super()._set_classes()
@@ -137,13 +137,24 @@ def _render(source: Path | dict[str, Any], height: int, width: int) -> NDArray[n
     return polygon_region([[value for corner in corners for value in corner]], height, width)
 
 
-def json_regions(path: Path, task: Task, left_out: list[str]) -> list[Region] | None:
+def _draw_box(value: dict[str, Any], height: int, width: int) -> NDArray[np.bool_]:
+    """Return the pixels of a box, which is rotated around its first corner."""
+    left, top = value["x"] / 100 * width, value["y"] / 100 * height
+    across, down = value["width"] / 100 * width, value["height"] / 100 * height
+    turn = math.radians(value.get("rotation") or 0)
+    cos, sin = math.cos(turn), math.sin(turn)
+    offsets = ((0, 0), (across, 0), (across, down), (0, down))
+    return fill_polygon([(left + x * cos - y * sin, top + x * sin + y * cos) for x, y in offsets], (), height, width)
+
+
+def json_regions(path: Path, task: Task, left_out: list[str], boxes: list[Draw]) -> list[Region] | None:
     """Return the regions of the annotation that is used, or None if the task has none.
 
     Args:
         path: The export.
         task: The task.
         left_out: Collects the types of results without an area.
+        boxes: Collects the functions that draw boxes.
 
     Raises:
         UserError: A region does not have exactly one label.
@@ -158,6 +169,9 @@ def json_regions(path: Path, task: Task, left_out: list[str]) -> list[Region] | 
         value = result.get("value") or {}
         labels = next((found for key, found in value.items() if key.endswith("labels")), None)
         if labels is None:  # about the whole image
+            continue
+        if {"x", "y", "width", "height"} <= value.keys() and "rle" not in value:
+            boxes.append(partial(_draw_box, value))
             continue
         if not {"rle", "points", "radiusX"}.intersection(value):
             left_out.append(str(result.get("type") or "region"))

@@ -27,6 +27,9 @@ MALFORMED = (*UNREADABLE, AttributeError, RecursionError)
 """The exceptions that malformed annotation raises."""
 
 
+Draw = Callable[[int, int], NDArray[np.bool_]]
+
+
 class Shape(NamedTuple):
     """One labeled shape of an image.
 
@@ -36,7 +39,7 @@ class Shape(NamedTuple):
     """
 
     label: str
-    draw: Callable[[int, int], NDArray[np.bool_]]
+    draw: Draw
 
 
 class AnnotatedImage(NamedTuple):
@@ -48,6 +51,7 @@ class AnnotatedImage(NamedTuple):
         shapes: The shapes, in drawing order.
         size: Width and height of the annotated image, if known.
         left_out: The kinds of the shapes that are not drawn, as ``polyline``.
+        boxes: Return the pixels of objects that have only a box, like ``Shape.draw``. They are ignored.
     """
 
     image: str
@@ -55,6 +59,7 @@ class AnnotatedImage(NamedTuple):
     shapes: list[Shape]
     size: tuple[int, int] | None = None
     left_out: Sequence[str] = ()
+    boxes: Sequence[Draw] = ()
 
 
 class ShapeData(ForeignData):
@@ -84,6 +89,7 @@ class ShapeData(ForeignData):
             self.notes.append(f"annotated images that are not in the folder: {len(missing)}, such as {missing[0]}")
         if not self.masks:
             problem = f"no shape belongs to an image (looked for {missing[0]})" if missing else "no image has a shape"
+            problem += ", only boxes" if any(entry.boxes for entry in self._annotation.values()) else ""
             raise UserError(problem, path=root, fix="copy the images there or annotate a few")
         self._set_classes()
         self.lists = lists_by_folder({id: id.split("/")[:-1] for id in self.ids}, self.masks)
@@ -100,7 +106,8 @@ class ShapeData(ForeignData):
         """Draw a mask as uint8 ``(H, W)`` of class indices."""
         annotated = self._annotation[id]
         mask = self.canvas(id, annotated.size)
-        for shape in annotated.shapes:
+        boxes = [Shape(self.ignored_labels[0], draw) for draw in annotated.boxes]
+        for shape in (*boxes, *annotated.shapes):
             try:
                 mask[shape.draw(*mask.shape)] = self._value(shape.label)
             except MALFORMED as error:
@@ -131,12 +138,15 @@ class ShapeData(ForeignData):
         if kinds:
             listed = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
             self.notes.append(f"shapes without an area are left out: {listed}")
+        if boxes := sum(len(entry.boxes) for entry in self._annotation.values()):
+            self.notes.append(f"{boxes} objects have only a box: their pixels are ignored (255)")
 
     def _choose_annotated(self) -> None:
         """Set ``masks``: images with shapes, and those annotated as empty if they count as background."""
         entries = sorted(self._annotation.items())
         self.masks = {id: entry.file for id, entry in entries if entry.shapes}
-        self.add_empty({id: entry.file for id, entry in entries if not entry.shapes and not entry.left_out})
+        empty = (id for id, entry in entries if not (entry.shapes or entry.left_out or entry.boxes))
+        self.add_empty({id: self._annotation[id].file for id in empty})
 
     def _set_classes(self) -> None:
         file = self.root / "classes.txt"

@@ -37,7 +37,7 @@ class MaskTree(ForeignData):
     form = "folders"
     title = "a tree of images and masks"
     tree: ClassVar[tuple[str, ...]] = (
-        "train/images/NAME.jpg        or images/train/, train_images/, imgs/, or beside the masks",
+        "train/images/NAME.jpg        or images/train/, train_images/, imgs/, or the folder of the masks",
         "train/masks/NAME.png         or masks/train/, labels/, annotations/, NAME_mask.png, NAME.jpg.png",
         "classes.txt or another class file, in any folder",
     )

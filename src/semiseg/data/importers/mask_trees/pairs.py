@@ -23,7 +23,7 @@ class Pair(NamedTuple):
     Attributes:
         image: The image file.
         mask: The mask file.
-        rest: The part of the mask's name after the name of the image, if it is no word for masks; else empty.
+        rest: The part of the mask's name after the name of the image, unless it is a word for masks.
         how: How the names were matched, for a note; empty if they are equal.
     """
 
