@@ -191,6 +191,9 @@ def test_boxes_are_ignored_pixels_and_refused_without_outlines(tmp_path: Path) -
     expected[20:24, 10:15] = 255
     assert (dataset.read_mask("1").numpy() == expected).all()
     assert any(note.startswith("2 annotations have only a box") for note in dataset.notes)
+    content = {"images": [{"id": 11, "file_name": "3.png"}], "annotations": boxes, "categories": CATEGORIES}
+    write_json(tmp_path / "data" / "annotations" / "instances_val.json", content)
+    assert (open_dataset(tmp_path / "data").read_mask("3").numpy() == expected).all()
     with refused("instances_default.json", "the annotations are boxes", "outlines"):
         open_dataset(make_coco(tmp_path / "boxes", boxes))
 

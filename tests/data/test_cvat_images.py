@@ -70,6 +70,14 @@ def test_subsets_are_lists_and_images_are_found_by_folder(tmp_path: Path) -> Non
     assert dataset.split("train") == ("one/x", "y") and dataset.split("val") == ("two/x",)
 
 
+def test_names_of_files_are_lists(tmp_path: Path) -> None:
+    for name, one in (("train", "a"), ("val", "b")):
+        write(tmp_path, image(f"{one}.jpg", BOX))
+        (tmp_path / "annotations.xml").rename(tmp_path / f"{name}.xml")
+    dataset = read(tmp_path)
+    assert dataset.split("train") == ("a",) and dataset.split("val") == ("b",)
+
+
 def test_images_without_shapes_are_background_or_unlabeled(tmp_path: Path) -> None:
     root = write(tmp_path, image("a.jpg", BOX), image("b.jpg"))
     assert not read(root).read_mask("b").any() and any("--empty unlabeled" in note for note in read(root).notes)

@@ -63,11 +63,13 @@ class Coco(ForeignData):
         self._class: dict[Path, dict[Any, int]] = {}
         self._sizes: dict[str, tuple[int, int] | None] = {}
         self._missing: list[str] = []
+        self._boxes: Counter[bool] = Counter()
         finder, listed, empty = ImageFinder(self.images), dict[str, Path](), dict[str, Path]()
         contents = {path: read_bounded_json(path) for path in files}
         self._read_categories(contents)
         for path, content in contents.items():
             empty |= self._read_file(path, content, listed, finder)
+        self._check_boxes(files[0])
         self.add_empty(empty)
         if self._missing and not listed:
             problem = f"none of the {len(self._missing)} listed images was found, such as {self._missing[0]}"
@@ -125,7 +127,6 @@ class Coco(ForeignData):
     def _read_file(self, path: Path, content: Any, listed: dict[str, Path], finder: ImageFinder) -> dict[str, Path]:
         """Add the images and annotations of a file, and return its images without annotations."""
         ids: dict[Any, str | None] = {}
-        boxes: Counter[bool] = Counter()
         try:
             for entry in content["images"]:
                 name = str(entry["file_name"])
@@ -142,7 +143,7 @@ class Coco(ForeignData):
             for annotation in content["annotations"]:
                 self._require_defined(path, annotation, ids)
                 id = ids[annotation["image_id"]]
-                boxes[not annotation.get("segmentation")] += 1
+                self._boxes[not annotation.get("segmentation")] += 1
                 if id is not None:
                     self._annotations.setdefault(id, []).append(annotation)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -151,14 +152,17 @@ class Coco(ForeignData):
                 path=path,
                 fix="give each image id and file_name, and each annotation image_id, category_id and segmentation",
             ) from error
-        if boxes[True] and not boxes[False]:
-            fix = "annotate the outlines of objects"
-            raise UserError("the annotations are boxes, which do not say which pixels are inside", path=path, fix=fix)
-        if boxes[True]:
-            self.notes.append(f"{boxes[True]} annotations have only a box: their pixels are ignored (255)")
         own = {id: path for id in ids.values() if id is not None}
         self.masks |= {id: path for id in own if id in self._annotations}
         return {id: path for id in own if id not in self._annotations} if content["annotations"] else {}
+
+    def _check_boxes(self, path: Path) -> None:
+        """Note annotations that have only a box. Raises UserError, naming ``path``, if all are."""
+        if self._boxes[True] and not self._boxes[False]:
+            fix = "annotate the outlines of objects"
+            raise UserError("the annotations are boxes, which do not say which pixels are inside", path=path, fix=fix)
+        if self._boxes[True]:
+            self.notes.append(f"{self._boxes[True]} annotations have only a box: their pixels are ignored (255)")
 
     def _require_defined(self, path: Path, annotation: Annotation, ids: dict[Any, str | None]) -> None:
         """Raise UserError if the category or the image of an annotation is not defined in its file."""

@@ -27,7 +27,7 @@ class CvatImages(ShapeData):
 
     Polygons, boxes, ellipses and masks are drawn in their ``z_order``, in the order of the file where it is equal.
     Polylines, points, skeletons, cuboids and tags have no area and are left out. The classes are ``background`` and the
-    labels of the project. The lists are the subsets of the tasks, else folders called train, val and test.
+    labels of the project. The lists are the subsets of the tasks, else files and folders called train, val and test.
     """
 
     form = "cvat"
@@ -41,7 +41,7 @@ class CvatImages(ShapeData):
         self._subsets: dict[tuple[Path, str], str] = {}
         super().__init__(root, options)
         entries = {id: (entry.file, entry.image) for id, entry in self._annotation.items()}
-        assigned = {id: list_word(self._subsets[key]) for id, key in entries.items() if key in self._subsets}
+        assigned = {id: list_word(self._subsets.get(key, key[0].stem)) for id, key in entries.items()}
         if any(assigned.values()):
             self.set_lists(assigned)
 

@@ -102,10 +102,15 @@ def place(bitmap: Region, left: int, top: int, height: int, width: int) -> Regio
 
 
 def _corners(path: Any, height: int, width: int) -> list[tuple[int, int]]:
-    corners = [_numbers(corner, height, width) for corner in path]
-    if len(corners) < 3 or not all(len(corner) == 2 for corner in corners):
+    return [(round(x), round(y)) for x, y in check_corners(path, height, width)]
+
+
+def check_corners(path: Any, height: int, width: int, least: int = 3) -> list[tuple[float, float]]:
+    """Return corners as pairs x, y. Raises ValueError unless there are ``least`` pairs of numbers near the image."""
+    corners = [tuple(_numbers(corner, height, width)) for corner in path]
+    if len(corners) < least or not all(len(corner) == 2 for corner in corners):
         raise ValueError("a polygon needs at least three corners, each a pair of numbers")
-    return [(round(x), round(y)) for x, y in corners]
+    return [(x, y) for x, y in corners]
 
 
 def _numbers(values: Any, height: int, width: int) -> list[float]:

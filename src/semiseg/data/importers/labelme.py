@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 from semiseg.data.files.image_header import open_image
-from semiseg.data.importers.drawing import Region, fill_ellipse, fill_polygon, place
+from semiseg.data.importers.drawing import Region, check_corners, place
 from semiseg.data.importers.shape_data import AnnotatedImage, Shape, ShapeData, parse_content
 from semiseg.data.importers.source_files import (
     ImageFinder,
@@ -36,7 +37,7 @@ KEYS = (b'"shapes"', b'"imagePath"')
 class LabelMe(ShapeData):
     """LabelMe: one JSON file for each image, next to the image or in another folder.
 
-    Polygons, rectangles, circles and bitmaps are drawn with their outline, as LabelMe does. Lines and points have no
+    Polygons, rectangles, circles and bitmaps are drawn as LabelMe does. Lines and points have no
     area and are left out. Images that only exist inside their JSON file are extracted. ``labels.txt`` defines the order
     of the classes, without it they are sorted; the label ``__ignore__`` is read as 255.
     """
@@ -111,20 +112,27 @@ class LabelMe(ShapeData):
 
 
 def draw(shape: Any, kind: str, height: int, width: int) -> Region:
-    """Return the pixels of a shape as bool ``(H, W)``. Raises ValueError and others if it is malformed."""
-    points = shape["points"]
-    if kind == "rectangle" and len(points) == 2:
-        (left, top), (right, bottom) = points
-        points = [[left, top], [right, top], [right, bottom], [left, bottom]]
-    elif kind == "circle":
-        center, edge = points
-        radius = math.dist(center, edge)
-        return fill_ellipse(center, (radius, radius), 0.0, height, width)
-    elif kind == "mask":
-        left, top = (int(value) for value in points[0])
+    """Return the pixels of a shape as bool ``(H, W)``, drawn by the same functions of Pillow as in LabelMe.
+
+    Raises:
+        ValueError: The shape is malformed; other exceptions of ``MALFORMED`` too.
+    """
+    points = check_corners(shape["points"], height, width, 3 if kind in POLYGONS else 2)
+    if kind == "mask":
+        left, top = map(int, points[0])
         with open_image(BytesIO(base64.b64decode(shape["mask"], validate=True))) as opened:
             return place(np.array(opened.convert("L")) > 0, left, top, height, width)
-    return fill_polygon(points, (), height, width)
+    image = Image.new("L", (width, height))
+    drawing = ImageDraw.Draw(image)
+    if kind in POLYGONS or len(points) > 2:
+        drawing.polygon(points, outline=1, fill=1)
+    elif kind == "rectangle":
+        (left, right), (top, bottom) = (sorted(values) for values in zip(*points, strict=True))
+        drawing.rectangle((left, top, right, bottom), outline=1, fill=1)
+    else:
+        (x, y), radius = points[0], math.dist(*points)
+        drawing.ellipse((x - radius, y - radius, x + radius, y + radius), outline=1, fill=1)
+    return np.array(image) > 0
 
 
 def _reference(path: Path, content: Any) -> str:
