@@ -13,8 +13,10 @@ from PIL import Image
 
 from semiseg.data import open_dataset, write_folder
 from semiseg.data.files.file_lists import list_files
+from semiseg.data.files.mask_matching import unread_files_note
 from semiseg.data.splits.id_lookup import IdLookup
 from semiseg.data.splits.list_files import read_list
+from semiseg.data.splits.make_splits import make_split
 from semiseg.data.stream.make_shards import find_images
 from semiseg.tools.checking import check_data
 from semiseg.training.logging.sample_pictures import file_names
@@ -179,6 +181,10 @@ def test_masks_of_unsupported_images_are_not_called_misnamed(tmp_path: Path) -> 
         "2 images with a mask of a type that is not read: images/b.dcm, images/c.mov"
     )
     assert findings["other-files"].files == ("images/d.mov",)
+    assert unread_files_note(root) == (
+        "warning: 3 files in images/ are of a type that is not read: images/b.dcm, images/c.mov, images/d.mov; "
+        "2 of them have a mask"
+    )
     (root / "masks/a.png").unlink()
     with refused("its image is a", "file, which is not read", "Convert the images"):
         open_dataset(root)
@@ -187,3 +193,11 @@ def test_masks_of_unsupported_images_are_not_called_misnamed(tmp_path: Path) -> 
 def test_listing_keeps_the_order_of_ids(tmp_path: Path) -> None:
     root = make(tmp_path / "d", ("b/1", "b-1", "a/2", "a"), ())
     assert list(list_files(root / "images", (".jpg",), nested=True)) == sorted(("b/1", "b-1", "a/2", "a"))
+
+
+def test_derived_data_keep_subfolders(tmp_path: Path) -> None:
+    root = make(tmp_path / "d")
+    out = make_split(root, tmp_path / "scribbles", scribbles=0.5)
+    derived = open_dataset(out)
+    assert tuple(derived.ids) == IDS and derived.has_mask("2024/img03")
+    assert (out / "images/2024/img03.JPG").is_file()

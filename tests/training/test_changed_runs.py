@@ -310,3 +310,27 @@ def test_unsuitable_folders_are_refused(home: Path, tmp_path: Path) -> None:
     with refused("a folder needs data in files"):
         semiseg.train("shapes:images=4,val=1,test=1,size=48", out=tmp_path / "run", unlabeled=str(home / "tiny"))
     assert open_dataset(home / "tiny").ids
+
+
+# Subfolders.
+
+
+def test_run_on_subfolders_is_evaluated_reported_and_suggests(home: Path, tmp_path: Path) -> None:
+    data = tmp_path / "nested"
+    for path in sorted((home / "tiny").rglob("*.png")):
+        index = int(path.stem[-5:])
+        unmasked = path.parent.name == "masks" and index % 4 == 0
+        target = data / path.parent.name / ("even" if index % 2 == 0 else "odd") / "site a" / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not unmasked:
+            shutil.copy(path, target)
+    shutil.copy(home / "tiny/classes.json", data)
+    run = train(data, tmp_path / "run", method="mean-teacher")
+    assert all("/site a/" in line for line in (run / "splits/val.txt").read_text().splitlines())
+    assert semiseg.evaluate(run, split="val")["split"] == "val"
+    found = semiseg.suggest(run, n=2, out=tmp_path / "suggestions")
+    id = found.images[0].id
+    assert id.startswith("even/site a/") and (found.folder / "masks" / f"{id}.png").is_file()
+    shutil.copytree(found.folder / "masks", data / "masks", dirs_exist_ok=True)
+    assert open_dataset(data).has_mask(id)
+    semiseg.predict(run, [data / "images/even/site a"], out=tmp_path / "predicted")

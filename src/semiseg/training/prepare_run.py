@@ -15,6 +15,8 @@ from semiseg.config import TrainConfig
 from semiseg.data import open_dataset
 from semiseg.data.class_names import similar_names, similar_names_note
 from semiseg.data.dataset import SegmentationDataset
+from semiseg.data.files.mask_matching import unread_files_note
+from semiseg.data.folder_dataset import FolderDataset
 from semiseg.data.mask_validation import count_pixels
 from semiseg.data.splits.annotation_kind import check_annotation
 from semiseg.data.splits.dataset_split import Split, resolve_split
@@ -54,7 +56,8 @@ def create_run(path: Path, config: TrainConfig, options: Any, note: str = "") ->
     RunDirectory.refuse_existing(path)
     dataset, split, pixels = open_validated_data(config)
     require_trackers(config)
-    notes = [text for text in (note, dataset.read_as) if text]
+    unread = unread_files_note(dataset.root) if isinstance(dataset, FolderDataset) else ""
+    notes = [text for text in (note, dataset.read_as, unread) if text]
     notes += split.notes
     notes += check_annotation(dataset, split.labeled, pixels, config.annotation)
     if split.shards is not None and (disk_note := disk_space_note(split.shards, config.batch // config.nodes)):

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from semiseg.data.files.file_lists import IMAGE_SUFFIXES, other_files
-from semiseg.errors import UserError
+from semiseg.data.files.file_lists import IMAGE_SUFFIXES, MASK_SUFFIXES, list_files, other_files
+from semiseg.errors import UserError, printable
 
 AFFIX = r"[\W_]*(masks?|labels?|labell?ed|seg|segm|segmentation|gt|ground[\W_]?truth|annotation|anno)[\W_]*"
 """Words that tools add to the names of masks, with what separates them from the name of the image."""
@@ -84,3 +84,16 @@ def check_mask_names(
             problem = f"its image is a {suffix} file, which is not read (like {count} of {len(masks)} masks)"
             raise UserError(problem, path=masks[first], fix="convert the images to JPEG or PNG")
         raise UserError("no mask has the stem of an image", path=masks[first], fix=f"{fix}, or name masks after images")
+
+
+def unread_files_note(root: Path) -> str:
+    """Return a warning that counts and names the files in ``images/`` that are not read, or "" if there are none."""
+    files = other_files(root / "images", IMAGE_SUFFIXES)
+    if not files:
+        return ""
+    masks = list_files(root / "masks", MASK_SUFFIXES, clashes=[], nested=True)
+    annotated = sum(id in masks for id in files)
+    shown = ", ".join(path.relative_to(root).as_posix() for path in list(files.values())[:3])
+    more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+    with_mask = f"; {annotated} of them have a mask" if annotated else ""
+    return f"warning: {len(files)} files in images/ are of a type that is not read: {printable(shown)}{more}{with_mask}"
