@@ -138,11 +138,19 @@ def test_gray_levels_of_the_class_file_are_colors(tmp_path: Path) -> None:
 def test_antialiased_colors_fail(tmp_path: Path) -> None:
     smooth = Image.fromarray(COLORS[scene(0)]).resize((63, 63), Image.Resampling.BILINEAR)
     root = make(tmp_path / "d", [smooth.resize((SIDE, SIDE), Image.Resampling.BILINEAR)], palette=True)
-    with refused("0.png", "colors between those of", "antialiased", "nearest neighbor"):
+    with refused("0.png", "colors between those of", "antialiased", "--threshold 128"):
         FolderDataset(root).read_mask("0")
     (root / "palette.txt").unlink()
     write_lines(root / "classes.txt", *NAMES)
     with refused("0.png", "most of them between the", "antialiased", "palette.txt"):
+        FolderDataset(root).read_mask("0")
+
+
+def test_antialiased_indexed_mask_fails(tmp_path: Path) -> None:
+    smooth = Image.fromarray(COLORS[scene(0)]).resize((63, 63), Image.Resampling.BILINEAR)
+    smooth = smooth.resize((SIDE, SIDE), Image.Resampling.BILINEAR).quantize(200)
+    root = make(tmp_path / "d", [smooth], palette=True)
+    with refused("0.png", "antialiased"):
         FolderDataset(root).read_mask("0")
 
 
@@ -239,6 +247,13 @@ def test_masks_of_0_and_255_with_class_file_fail(tmp_path: Path) -> None:
     (root / "classes.json").write_text('{"values": {"0": "soil", "255": "plant"}}')
     assert check(root) == []
     assert np.array_equal(FolderDataset(root).read_mask("0").numpy(), scene(0).clip(0, 1))
+
+
+def test_some_masks_of_0_and_255_are_noted(tmp_path: Path) -> None:
+    masks = [levels(0, 1, 1)(0), levels(0, 255, 255)(1), levels(0, 1, 1)(2)]
+    notes = check(make(tmp_path / "d", masks, ("soil", "plant")))
+    assert len(notes) == 1 and "1 masks hold only 0 and 255" in notes[0] and "1.png: 255 is ignored" in notes[0]
+    assert notes[0].endswith("If it means plant, save it as 1")
 
 
 def test_object_numbers_of_cityscapes_fail(tmp_path: Path) -> None:

@@ -388,6 +388,16 @@ def test_masks_of_0_and_255_show_the_line_that_names_the_values(folder: Path) ->
     assert check(folder).known == 1
 
 
+def test_unclear_values_are_not_counted_as_classes(folder: Path) -> None:
+    (folder / "classes.json").unlink()
+    for path in (folder / "masks").glob("*.png"):
+        set_mask(folder, path.stem, np.array([0, 128, 255])[np.indices((48, 48))[0] // 16])
+    checked = check(folder)
+    assert "gray levels" in only(checked, "refused").text and checked.classes == ()
+    assert not kinds(checked, "warning") & {"class-absent", "class-rare"}
+    assert "gray levels" in format_check(checked)
+
+
 def test_contradicting_palettes_are_a_problem(folder: Path) -> None:
     (folder / "classes.json").write_text(json.dumps({"classes": [f"c{index}" for index in range(7)]}))
     with Image.open(mask(folder, "train00001")) as stored:

@@ -106,9 +106,14 @@ def read_class_file(path: Path) -> ClassFile | None:
         UserError: The file has another form, or does not list 1 to 255 different names.
     """
     found = _read(path)
-    if found and not (1 <= len(found.names) <= IGNORE and len(set(found.names)) == len(found.names)):
-        raise UserError(f"{len(found.names)} names", path=path, fix="write 1 to 255 different class names")
-    return found
+    names = found.names if found else ("",)
+    if twice := next((name for index, name in enumerate(names) if name in names[:index]), None):
+        problem = f"{len(names)} names, of which {twice!r} is listed twice"
+    elif not 1 <= len(names) <= IGNORE:
+        problem = f"{len(names)} names"
+    else:
+        return found
+    raise UserError(problem, path=path, fix="write 1 to 255 different class names")
 
 
 def _read(path: Path) -> ClassFile | None:

@@ -25,6 +25,7 @@ from semiseg.data.files.string_array import sorted_keys
 from semiseg.data.masks.mask_reader import MaskReader
 from semiseg.data.masks.mask_records import (
     PALETTE_FIX,
+    black_and_white,
     contradicting_palettes,
     foreground_is_255,
     image_orientation,
@@ -91,13 +92,17 @@ class FolderDataset(FileDataset):
         return mask, make_record(stored, self.images[id], by_index)
 
     def compare_masks(self, records: Mapping[str, MaskRecord], pixels: NDArray[np.int64]) -> list[str]:
-        """Return a note on EXIF orientations. Raise UserError if palettes contradict each other or 255 is a class."""
+        """Return notes on EXIF and on masks of 0 and 255. Raise UserError if palettes disagree or 255 is a class."""
         self.check_palettes(records)
         if not self.file_values and foreground_is_255(pixels, len(self.classes)):
             problem = f"all {len(pixels)} masks hold only 0 and 255, and 255 is ignored"
             raise UserError(problem, path=self.masks_path, fix=self.values_fix([0, IGNORE]))
-        note = rotation_note(records, self.images)
-        return [f"warning: {note}"] if note else []
+        notes = [f"warning: {note}"] if (note := rotation_note(records, self.images)) else []
+        if len(self.classes) > 1 and not self.file_values and len(found := black_and_white(pixels)):
+            first = self.masks[list(records)[found[0]]]
+            meant = f"If it means {self.classes[1]}, save it as 1"
+            notes.append(f"warning: {len(found)} masks hold only 0 and 255, first {first}: 255 is ignored. {meant}")
+        return notes
 
     def check_palettes(self, records: Mapping[str, MaskRecord]) -> None:
         """Raise UserError if the palettes of indexed masks contradict each other."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from semiseg.data.class_file import INVALID, ClassFile
 from semiseg.data.dataset import IGNORE, Color
-from semiseg.data.files.mask_files import THRESHOLD, color_codes, color_indices
+from semiseg.data.files.mask_files import THRESHOLD, StoredMask, color_codes, color_indices
 from semiseg.data.masks.mask_patterns import blended_share, used_values
 from semiseg.errors import UserError
 
@@ -74,9 +74,7 @@ def unnamed_colors(values: NDArray[np.uint8], path: Path) -> UserError:
     )
 
 
-def table_of_colors(
-    used: Sequence[int], palette: NDArray[np.uint8], by_index: NDArray[np.int16], file: ClassFile, path: Path
-) -> NDArray[np.int16]:
+def table_of_colors(mask: StoredMask, by_index: NDArray[np.int16], file: ClassFile, path: Path) -> NDArray[np.int16]:
     """Return the table from indices to classes for an indexed mask, whose palette may order colors in its own way.
 
     - If every used index that the class file gives a color is displayed in it, the table is ``by_index``.
@@ -84,8 +82,7 @@ def table_of_colors(
     - If none is, except for such equal ones, its palette is for display only, and the table is ``by_index``.
 
     Args:
-        used: The used indices.
-        palette: uint8 ``(n, 3)``, the displayed color of each index. Further indices have none.
+        mask: The mask, with a palette.
         by_index: The meaning of each mask value: a class index, 255 or -1.
         file: The class file.
         path: The mask.
@@ -93,10 +90,13 @@ def table_of_colors(
     Raises:
         UserError: Some colors contradict their index, and others are unknown.
     """
+    if mask.palette is None:
+        return by_index
+    used = used_values(mask.values)[0].tolist()
     meanings: dict[tuple[int, ...], set[int]] = {}
     for color, meaning in file.colors:
         meanings.setdefault(color, set()).add(meaning)
-    displayed = {index: _as_color(palette[index]) for index in used if index < len(palette)}
+    displayed = {index: _as_color(mask.palette[index]) for index in used if index < mask.entries}
     found = {index: meanings.get(displayed.get(index, ())) for index in used if index != IGNORE}
     opposed = [index for index, classes in found.items() if classes and int(by_index[index]) not in classes]
     if not opposed:
@@ -104,6 +104,10 @@ def table_of_colors(
     unknown = [index for index, classes in found.items() if not classes]
     ambiguous = any(len(classes) > 1 for classes in found.values() if classes)
     if unknown or ambiguous:
+        colors, shown = tuple(color for color, _ in file.colors), mask.palette[mask.values]
+        known = np.isin(color_codes(shown), color_codes(np.array(colors)))
+        if blended_share(shown, known, np.array(colors)):
+            raise _unknown_color(shown, _as_color(shown[~known][0]), colors, file.path, path)
         index = opposed[0]
         raise UserError(
             f"index {index} is displayed in the color {displayed[index]}, which {file.path} gives another class"

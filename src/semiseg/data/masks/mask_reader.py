@@ -86,9 +86,7 @@ class MaskReader:
             values = gray_values(values, path)
         elif file and with_colors and values.dtype == np.uint8:
             if stored.palette is not None:
-                table = table_of_colors(
-                    used_values(values)[0].tolist(), stored.palette[: stored.entries], table, file, path
-                )
+                table = table_of_colors(stored, table, file, path)
             elif gray_is_color(values, table, file):
                 return self._classes_of(StoredMask(np.repeat(values[..., None], 3, axis=2)), path)
         if values.dtype != np.uint8:

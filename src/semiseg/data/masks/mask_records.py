@@ -78,6 +78,13 @@ def contradicting_palettes(records: Mapping[str, MaskRecord]) -> tuple[str, str,
     return None
 
 
+def black_and_white(pixels: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Return the masks of only 0 and 255 among others in which 255 does not occur. ``pixels`` has a row per mask."""
+    ignored = pixels[:, IGNORE] > 0
+    suspect = ignored & (pixels[:, 0] > 0) & ~pixels[:, 1:IGNORE].any(axis=1)
+    return np.flatnonzero(suspect) if not (ignored & ~suspect).any() else np.flatnonzero([])
+
+
 def foreground_is_255(pixels: NDArray[np.int64], classes: int) -> bool:
     """Return whether all masks show nothing but class 0 and 255, which then probably is another class.
 

@@ -34,7 +34,7 @@ from semiseg.tools.checking.mask_findings import (
     reading_findings,
     unreadable_masks,
 )
-from semiseg.tools.checking.open_leniently import open_leniently
+from semiseg.tools.checking.open_leniently import LenientFolder, open_leniently
 from semiseg.tools.checking.scan import Progress, SampleScan, scan
 from semiseg.tools.checking.suggested_command import training_command
 
@@ -110,7 +110,8 @@ def check_data(data: str | Path, progress: Progress | None = None) -> tuple[Data
     lists = read_lists(dataset)
     scans = scan(dataset, progress)
     masks = collect_masks(scans, lists)
-    classes = count_classes(dataset, masks)
+    unclear = isinstance(dataset, LenientFolder) and dataset.classes_unclear
+    classes = () if unclear else count_classes(dataset, masks)
     near_duplicates, pairs = near_duplicate_findings(dataset, scans, lists)
     findings += [
         *lists.findings,

@@ -42,11 +42,12 @@ class LenientFolder(FolderDataset):
     Attributes:
         errors: The errors that training would raise.
         class_file_failed: Whether the class file is invalid.
+        classes_unclear: Whether there is no class file and the values of the masks do not look like classes.
     """
 
     def __init__(self, root: str | Path) -> None:
         self.errors: list[UserError] = []
-        self.class_file_failed = False
+        self.class_file_failed = self.classes_unclear = False
         super().__init__(root)
 
     def _find_files(self) -> tuple[Mapping[str, Path], Mapping[str, Path]]:
@@ -75,6 +76,7 @@ class LenientFolder(FolderDataset):
                 return super()._infer_classes()
             except UserError as error:
                 self.errors.append(error)
+                self.classes_unclear = bool(self.masks)
         return self._reader.accept_values()
 
     def _read_tags(self) -> dict[str, Tags]:
