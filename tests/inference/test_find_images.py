@@ -63,6 +63,21 @@ def test_hidden_files_earlier_predictions_and_masks_are_not_searched(tmp_path: P
     assert set(names(tmp_path, ".")) == {"data/images/e.jpg", "masks/f.png"}
 
 
+def test_links_to_directories_are_followed_once(tmp_path: Path) -> None:
+    tree(tmp_path, "photos/a.jpg", "elsewhere/b.jpg")
+    (tmp_path / "photos" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "photos")
+    assert names(tmp_path, "photos") == {"photos/a.jpg": "a", "photos/link/b.jpg": "link/b"}
+
+
+def test_given_files_of_unsupported_kinds_are_named_and_others_tried(tmp_path: Path) -> None:
+    tree(tmp_path, "clip.MP4", "photo", "a.jpg")
+    assert set(names(tmp_path, "photo", "a.jpg")) == {"photo", "a.jpg"}
+    assert len(find_images([tmp_path / "clip.MP4", tmp_path / "a.jpg"], tmp_path / "out").unsupported) == 1
+    with pytest.raises(UserError, match=r"no images found .*; found 1 \.mp4 \(video: extract its frames\)"):
+        names(tmp_path, "clip.MP4")
+
+
 def test_files_of_unsupported_kinds_are_counted_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tree(tmp_path, "a.jpg", "clip.mp4", "scan.dcm", "scan2.DCM", "x.npy", "new.kind", "noend", "a.xml", "notes.txt")
     found = find_images([tmp_path], tmp_path / "out")

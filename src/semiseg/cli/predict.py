@@ -27,7 +27,7 @@ class Predict:
     checkpoint: Literal["best", "last"] = "best"
     """Checkpoint of the run."""
     format: Literal["png", "probabilities", "coco", "geojson", "label-studio"] = "png"
-    """Written besides the masks. probabilities: OUT/probabilities/<path>.npy, float16 (classes, height, width), or
+    """A further result. probabilities: OUT/probabilities/<path>.npy, float16 (classes, height, width), or
     GeoTIFF; coco: OUT/coco.json; geojson: OUT/geojson/<path>.geojson; label-studio: OUT/label-studio.json."""
     min_confidence: float = 0.0
     """Pixels with a lower probability become 255 (unknown)."""

@@ -18,7 +18,7 @@ class BoundaryIoU:
 
     A pixel counts if the square of ``2 d + 1`` pixels around it leaves the region of its class or the image; ``d`` is
     2 % of the image's diagonal, at least 1. This equals ``d`` erosions with 3 x 3 pixels. Pixels with value 255 in the
-    mask are not counted and limit the regions of truth and prediction alike.
+    mask are not counted; they limit the regions of both truth and prediction.
 
     Attributes:
         hits: int64 ``(C,)``: pixels of the intersection by class, over all images.

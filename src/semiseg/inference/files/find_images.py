@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from semiseg.data.files.file_lists import IMAGE_SUFFIXES
-from semiseg.data.files.image_header import describe_unsupported
+from semiseg.data.files.image_header import UNSUPPORTED, describe_unsupported
 from semiseg.errors import UserError, printable
 
 SIDECARS = (
@@ -20,7 +20,8 @@ SIDECARS = (
     *(".tfw", ".tifw", ".jgw", ".pgw", ".wld", ".prj", ".ovr", ".aux", ".rrd", ".cpg", ".dbf", ".shp", ".shx", ".qgz"),
     *(".xmp", ".thm", ".aae", ".part", ".tmp", ".bak", ".crdownload", ".md5", ".sha256"),
 )
-"""Suffixes of files that people keep beside images. They are no images, so nothing is missed."""
+"""Suffixes of texts and metadata, which are not reported."""
+NOT_READ = {suffix for suffixes in UNSUPPORTED.values() for suffix in suffixes.split()}
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class FoundImage:
 
 @dataclass(frozen=True)
 class FoundImages:
-    """The images in files and directories, and the files of unsupported kinds beside them."""
+    """The images in files and directories, and the files of unsupported kinds."""
 
     images: tuple[FoundImage, ...]
     unsupported: tuple[Path, ...]
@@ -79,10 +80,11 @@ def find_images(paths: Iterable[str | Path], out: Path) -> FoundImages:
             raise UserError("no such file or directory", path=path, fix="check the path")
         root = path if path.is_dir() else path.parent
         for file in list_directory(path, out) if path.is_dir() else [path]:
-            if file == path or file.suffix.lower() in IMAGE_SUFFIXES:
+            suffix = file.suffix.lower()
+            if suffix in IMAGE_SUFFIXES or (file == path and suffix not in NOT_READ):
                 name = file.relative_to(root).with_suffix("").as_posix()
                 found.setdefault(file.resolve(), FoundImage(file, name, root))
-            elif file.suffix.lower() not in SIDECARS:
+            elif suffix not in SIDECARS:
                 unsupported.setdefault(file.resolve(), file)
     if not found:
         other = f"; found {describe_unsupported(unsupported)}" if unsupported else ""
@@ -92,16 +94,20 @@ def find_images(paths: Iterable[str | Path], out: Path) -> FoundImages:
 
 
 def list_directory(directory: Path, out: Path) -> Iterator[Path]:
-    """Yield the files of a directory and its subdirectories, sorted, without hidden ones and without ``out``."""
-    ours = out.resolve()
-    for folder, below, names in os.walk(directory):
-        below[:] = sorted(
-            name
-            for name in below
-            if not name.startswith((".", "__MACOSX"))
-            and not (name == "masks" and "images" in below)
-            and Path(folder, name).resolve() != ours
-        )
+    """Yield the files of a directory and its subdirectories, sorted, without hidden ones and without ``out``.
+
+    Links to directories are followed; a directory that several links lead to is listed once.
+    """
+    seen = {out.resolve(), directory.resolve()}
+    for folder, below, names in os.walk(directory, followlinks=True):
+        kept = []
+        for name in sorted(below):
+            path = Path(folder, name).resolve()
+            if name.startswith((".", "__MACOSX")) or (name == "masks" and "images" in below) or path in seen:
+                continue
+            seen.add(path)
+            kept.append(name)
+        below[:] = kept
         yield from (Path(folder, name) for name in sorted(names) if not name.startswith(".") and name != "Thumbs.db")
 
 
@@ -110,8 +116,8 @@ def distinct(images: Iterable[FoundImage]) -> tuple[FoundImage, ...]:
     images = list(images)
     if any(len({image.root.resolve() for image in group}) > 1 for group in equal_names(images)):
         images = [replace(image, name=f"{image.root.resolve().name}/{image.name}") for image in images]
-    alike = {image.path for group in equal_names(images) for image in group}
-    images = [replace(i, name=i.name + i.path.suffix) if i.path in alike else i for i in images]
+    equal = {image.path for group in equal_names(images) for image in group}
+    images = [replace(i, name=i.name + i.path.suffix) if i.path in equal else i for i in images]
     for first, second, *_ in equal_names(images):
         problem = f"its prediction would have the name of that of {first.path}"
         raise UserError(problem, path=second.path, fix="predict the two into separate directories")

@@ -47,7 +47,7 @@ class MemoryImage:
 
 
 class Header(NamedTuple):
-    """What is known of an image before it is predicted: its size ``(height, width)``, pages, and maybe its pixels."""
+    """The size ``(height, width)`` of an image, its number of pages, and its pixels unless it is large."""
 
     size: tuple[int, int]
     pages: int
