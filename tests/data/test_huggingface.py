@@ -14,6 +14,8 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List, 
 from numpy.typing import NDArray
 from PIL import Image
 
+import semiseg
+import semiseg.data
 from semiseg.data import check_masks, read_image_file, resolve_split
 from semiseg.data.importers import ImportOptions, open_foreign
 from semiseg.data.importers.huggingface import HuggingFace
@@ -190,6 +192,31 @@ def test_masks_of_0_and_255_are_ambiguous(tmp_path: Path) -> None:
     rows = {"image": [Image.fromarray(image(0))], "mask": [Image.fromarray(mask(0) // 255 * 255)]}
     with refused("hf:", "only 0 and 255", "0 and 1"):
         open_dataset(save(tmp_path / "data", Dataset.from_dict(rows)))
+
+
+def test_gray_levels_are_not_classes(tmp_path: Path) -> None:
+    levels = np.array([0, 128, 255], np.uint8)[np.arange(24 * 32).reshape(24, 32) // 300]
+    rows = {"image": [Image.fromarray(image(0))] * 2, "mask": [Image.fromarray(levels)] * 2}
+    with refused("hf:", "gray levels"):
+        open_dataset(save(tmp_path / "data", Dataset.from_dict(rows)))
+    write_lines(tmp_path / "data" / "classes.txt", "sea", "land")
+    rows["mask"] = [Image.fromarray(levels // 128 * 255)] * 2
+    save(tmp_path / "other", Dataset.from_dict(rows))
+    write_lines(tmp_path / "other" / "classes.txt", "sea", "land")
+    with refused("hf:", "all masks hold only 0 and 255"):
+        semiseg.import_data(f"hf:{tmp_path}/other", tmp_path / "own")
+
+
+def test_import_writes_the_bytes_of_the_files(tmp_path: Path) -> None:
+    data = save(tmp_path / "data", DatasetDict({"train": table(3), "test": table(2, start=5)}))
+    with refused("hf:", "this is a data set of Hugging Face", f"semiseg import {data} --out data-semiseg"):
+        semiseg.data.open_dataset(data)
+    own = semiseg.data.open_dataset(semiseg.import_data(data, tmp_path / "own").out)
+    assert own.split("test") == ("test-000000", "test-000001")
+    for id, seed in (("train-000002", 2), ("test-000001", 6)):
+        assert (own.read_image(id).permute(1, 2, 0).numpy() == image(seed)).all()
+        assert (own.read_mask(id).numpy() == mask(seed)).all()
+    assert {path.suffix for path in (tmp_path / "own/images").iterdir()} == {".png"}
 
 
 def test_data_that_cannot_be_loaded_raises_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -393,6 +393,10 @@ REFUSED: dict[str, tuple[Make, tuple[str, ...]]] = {
         lambda root: (write_own(root) / "classes.txt").write_text("1 background\n2 square\n3 disc\n"),
         ("classes.txt", "the lines are numbered 1, 2, 3", "classes.json"),
     ),
+    "DICOM": (
+        lambda root: [path.rename(path.with_suffix(".dcm")) for path in (write_own(root) / "images").iterdir()],
+        ("images", "no images there, but 8 .dcm files", "Convert them to PNG or TIFF"),
+    ),
     "masks with a suffix": (
         lambda root: write_own(root, mask="img{:02d}_mask.png"),
         ("img00_mask.png", "the name differs from that of its image, img00.jpg", "semiseg import"),
@@ -408,3 +412,6 @@ def test_refused(tmp_path: Path, case: str) -> None:
         data = open_dataset(tmp_path / "data")
         check_masks(data, data.ids[:5])
     assert not semiseg.check(tmp_path / "data").usable
+    if "semiseg import" not in " ".join(words) and "--threshold 128" not in words:
+        with refused(*words):
+            semiseg.import_data(tmp_path / "data", tmp_path / "own")

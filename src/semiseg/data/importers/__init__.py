@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from semiseg.data.benchmarks.recognition import recognize_benchmark
+from semiseg.data.folder_dataset import FolderDataset
 from semiseg.data.importers.coco import Coco
 from semiseg.data.importers.coco_panoptic import CocoPanoptic
 from semiseg.data.importers.cvat import CvatMask
@@ -83,7 +84,10 @@ def open_foreign(source: str | Path, form: str | None, options: ImportOptions) -
     try:
         return MaskTree(root, options)  # an own folder, or images and masks that differ by their pixels only
     except NoPairsError as error:
-        raise (error if is_own_folder(root) else unknown_form_error(root, tried=True)) from None
+        if not is_own_folder(root):
+            raise unknown_form_error(root, tried=True) from None
+        FolderDataset(root)  # describes better what is missing
+        raise error
 
 
 __all__ = ["IMPORTERS", "ForeignData", "ImportOptions", "detect_form", "open_foreign"]

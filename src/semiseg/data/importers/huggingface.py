@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ from semiseg.data.files.image_files import decode
 from semiseg.data.files.image_header import reason
 from semiseg.data.files.mask_files import decode_mask, mask_values
 from semiseg.data.importers.foreign_data import ForeignData, ImportOptions
+from semiseg.data.masks.mask_patterns import implausible_classes
 from semiseg.data.splits.list_files import read_lines
 from semiseg.errors import UserError
 
@@ -65,6 +67,7 @@ class HuggingFace(ForeignData):
         self._rows: dict[str, tuple[str, int]] = {}
         self._images: dict[str, Any] = {}
         self._masks: dict[str, Any] = {}
+        self._shown: set[int] = set()
         masked: set[str] = set()
         for part, rows in parts.items():
             masked |= self._add(part, rows, image, mask)
@@ -123,7 +126,15 @@ class HuggingFace(ForeignData):
                 path=f"{self.name}, {id}",
                 fix="correct the mask or the class names",
             )
+        self._shown |= set(np.unique(mask).tolist())
         return torch.from_numpy(mask)
+
+    def describe(self) -> list[str]:
+        """Return the lines of the base class. Raises UserError if all masks hold only 0 and 255."""
+        if self._shown == {0, IGNORE} and len(self.classes) > 1:
+            problem = "all masks hold only 0 and 255, and 255 is ignored"
+            raise UserError(problem, path=self.name, fix="store them as 0 and 1")
+        return super().describe()
 
     def _choose_columns(self, parts: dict[str, Any], columns: str) -> tuple[str, str]:
         """Return the image and the mask column: the requested ones, else the first with a usual name."""
@@ -198,14 +209,20 @@ class HuggingFace(ForeignData):
         if file:
             names = read_lines(file) if file.suffix == ".txt" else read_labels(file)
         if not names:
-            found = {value for id in self.masks for value in np.unique(self._read_values(id)).tolist()}
-            if found <= {0, IGNORE}:
-                values = " and ".join(map(str, sorted(found)))
-                raise UserError(
-                    f"the masks contain only {values}", path=self.name, fix="store them as 0 and 1 (255 is ignored)"
-                )
-            names = [f"class{value}" for value in range(max(found - {IGNORE}) + 1)]
+            names = self._infer_classes()
         return tuple(names)
+
+    def _infer_classes(self) -> list[str]:
+        """Return a name for each value up to the largest one. Raises UserError if the values are not class numbers."""
+        used = [np.unique(self._read_values(id)) for id in self.masks]
+        examples = [self._read_values(id) for id in islice(self.masks, 4)]
+        found = {value for values in used for value in values.tolist()}
+        if found <= {0, IGNORE}:
+            problem = f"the masks contain only {' and '.join(map(str, sorted(found)))}"
+            raise UserError(problem, path=self.name, fix="store them as 0 and 1 (255 is ignored)")
+        if pattern := implausible_classes(used, examples, lambda _: "store class numbers from 0", inferred=True):
+            raise UserError(pattern[0], path=self.name, fix=pattern[1])
+        return [f"class{value}" for value in range(max(found - {IGNORE}) + 1)]
 
 
 def read_labels(path: Path) -> list[str]:

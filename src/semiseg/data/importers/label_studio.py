@@ -20,7 +20,7 @@ from semiseg.data.files.mask_files import read_mask_file
 from semiseg.data.importers.drawing import fill_ellipse, fill_polygon
 from semiseg.data.importers.polygons import brush_region, polygon_region
 from semiseg.data.importers.shape_data import AnnotatedImage, Draw, Shape, ShapeData
-from semiseg.data.importers.source_files import find_images, is_json, name_images, read_bounded_json
+from semiseg.data.importers.source_files import find_images, is_json, name_images, read_bounded_json, require_bounded
 from semiseg.data.splits.list_files import read_lines
 from semiseg.errors import UserError
 
@@ -195,6 +195,7 @@ def read_tasks(path: Path) -> Iterable[Task]:
     Raises:
         UserError: The file is malformed.
     """
+    require_bounded(path)
     csv.field_size_limit(2**31 - 1)  # one cell holds all strokes of an image
     try:
         rows: Any = list(csv.DictReader(read_lines(path))) if path.suffix == ".csv" else read_bounded_json(path)

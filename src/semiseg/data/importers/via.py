@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from semiseg.data.files.image_header import reason
 from semiseg.data.importers.drawing import fill_ellipse, fill_polygon, fill_rectangle
 from semiseg.data.importers.shape_data import AnnotatedImage, Shape, ShapeData, parse_annotation, parse_content
+from semiseg.data.importers.source_files import require_bounded
 from semiseg.data.splits.list_files import read_lines
 from semiseg.errors import UserError
 
@@ -86,6 +87,7 @@ def _start(path: Path) -> bytes:
 
 def read_csv(path: Path) -> dict[str, Any]:
     """Read a CSV export, one region per line, as the entries of a JSON export."""
+    require_bounded(path)
     csv.field_size_limit(2**31 - 1)  # one cell holds all corners of a polygon
     images: dict[str, Any] = {}
     try:
