@@ -345,6 +345,7 @@ def test_resume_on_another_number_of_ranks(method: str, tmp_path: Path, monkeypa
 # In this process.
 
 
+@pytest.mark.slow
 def test_directories_of_killed_launchers_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     code = "import time\nfrom semiseg.training.distributed.launch import launch_directory\n"
