@@ -19,6 +19,8 @@ from semiseg.training.checkpoint import load_checkpoint
 from semiseg.training.run_directory import RunDirectory
 from trees import refused, write_lines, write_mask
 
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_module")]  # whole trainings
+
 OPTIONS: dict[str, Any] = {
     **{"encoder": "test_resnet", "weights": "none", "crop_size": 32, "batch_size": 2, "workers": 0},
     **{"accelerator": "cpu", "steps": 2, "warmup_steps": 0},

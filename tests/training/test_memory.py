@@ -75,8 +75,10 @@ def checkpoint(run: Path) -> dict[str, Any]:
 
 # Frozen encoder.
 
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in METHODS if name != "dual-teacher"]
 
-@pytest.mark.parametrize("name", METHODS)
+
+@pytest.mark.parametrize("name", ["dual-teacher", *OTHERS])
 def test_frozen_encoder_stays_bit_identical_while_the_decoder_learns(name: str) -> None:
     method = build(name, freeze_encoder=True)
     optimized = {id(p) for group in make_optimizer(method, SMALL).param_groups for p in group["params"]}

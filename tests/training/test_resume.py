@@ -340,6 +340,7 @@ def assert_refuses(run: Path, pattern: str) -> None:
     assert kept() == before
 
 
+@pytest.mark.slow
 def test_resume_fails_with_other_classes_or_colors(run: Path) -> None:
     path = run.parent / "data" / "classes.json"
     content = json.loads(path.read_text())
@@ -352,12 +353,14 @@ def test_resume_fails_with_other_classes_or_colors(run: Path) -> None:
     semiseg.train(resume=run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["labeled", "val"])
 def test_resume_fails_with_an_empty_list(run: Path, name: str) -> None:
     (run / "splits" / f"{name}.txt").write_text("\n")
     assert_refuses(run, f"splits/{name}.txt: the list is empty")
 
 
+@pytest.mark.slow
 def test_resume_fails_without_the_last_checkpoint(run: Path) -> None:
     last = run / "checkpoints" / "last.pt"
     last.rename(run / "moved.pt")
@@ -372,6 +375,7 @@ def test_resume_fails_without_the_last_checkpoint(run: Path) -> None:
     assert_refuses(run, r"last\.pt: is missing, but the run has reached step")  # best.pt shows it
 
 
+@pytest.mark.slow
 def test_resume_starts_again_if_nothing_was_saved(run: Path) -> None:
     """A crash during the first validation leaves log lines and best.pt, but not last.pt."""
     whole = metrics(run)
@@ -385,12 +389,14 @@ def test_resume_starts_again_if_nothing_was_saved(run: Path) -> None:
     assert metrics(run) == whole and (run / "checkpoints" / "last.pt").is_file()
 
 
+@pytest.mark.slow
 def test_documented_steps_to_start_over_work(run: Path) -> None:
     start_over(run)
     semiseg.train(resume=run)
     assert (run / "checkpoints" / "last.pt").is_file()
 
 
+@pytest.mark.slow
 def test_resume_fails_with_a_damaged_metrics_line(run: Path) -> None:
     path = run / "metrics.jsonl"
     whole = path.read_bytes().splitlines(keepends=True)

@@ -184,6 +184,7 @@ def test_finished_run_can_be_loaded_and_evaluated(finished: Path, _tiny_source: 
 # Reproducibility and resume.
 
 
+@pytest.mark.slow
 def test_seed_changes_the_run(quick: None, _tiny_source: Path, tmp_path: Path) -> None:
     runs = [train(_tiny_source, tmp_path / str(seed), "supervised", steps=1, val_every=1, seed=seed) for seed in (0, 1)]
     assert metrics(runs[0])[0]["loss"] != metrics(runs[1])[0]["loss"]
@@ -208,6 +209,7 @@ def test_runs_are_bit_identical_for_any_number_of_workers(quick: None, _tiny_sou
     assert metrics(runs[0]) == metrics(runs[1]) == metrics(runs[2])
 
 
+@pytest.mark.slow
 def test_deterministic_changes_nothing_on_cpu(
     quick: None, _tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,6 +269,7 @@ def test_resume_is_exact_for_every_method(
     assert metrics(whole) == metrics(cut)
 
 
+@pytest.mark.slow
 def test_resume_fails_if_a_mask_is_missing(quick: None, tiny_folder: Path, tmp_path: Path) -> None:
     run = train(tiny_folder, tmp_path / "run", "supervised", steps=2)
     for name in ("labeled", "val"):
@@ -312,6 +315,7 @@ def test_training_stops_at_non_finite_loss_or_gradient(
         assert checkpoint(semiseg.train(resume=run))["step"] == 4
 
 
+@pytest.mark.slow
 def test_non_finite_loss_is_one_line_on_the_command_line(
     _tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -334,6 +338,7 @@ def test_non_finite_loss_is_one_line_on_the_command_line(
 # Schedules, optimizers and losses.
 
 
+@pytest.mark.slow
 def test_learning_rates_follow_the_schedule(quick: None, _tiny_source: Path, tmp_path: Path) -> None:
     run = train(_tiny_source, tmp_path / "run", "supervised", steps=12, val_every="never", lr=0.01, warmup_steps=50)
     rates = [line["lr"] for line in training_lines(run)]
@@ -446,12 +451,14 @@ def test_steps_that_are_validated(total: int, every: Any, expected: list[int]) -
     assert [step for step in range(1, total + 1) if Trainer.should_validate(trainer(total, every), step)] == expected
 
 
+@pytest.mark.slow
 def test_best_is_last_without_validation(quick: None, _tiny_source: Path, tmp_path: Path) -> None:
     run = train(_tiny_source, tmp_path / "run", "supervised", val_every="never", steps=2)
     assert len(metrics(run)) == len(training_lines(run)) == 2
     assert same(checkpoint(run)["method"], checkpoint(run, "best")["method"])
 
 
+@pytest.mark.slow
 def test_keep_option_keeps_checkpoints(quick: None, _tiny_source: Path, tmp_path: Path) -> None:
     run = train(_tiny_source, tmp_path / "run", "supervised", val_every=1, keep=2)
     names = sorted(path.name for path in (run / "checkpoints").iterdir())
@@ -468,6 +475,7 @@ def test_epochs_are_passes_over_the_unlabeled_list(quick: None, _tiny_source: Pa
     assert [line["epoch"] for line in metrics(run)] == [0] * 2 + [1] * 2  # 4 labeled, 2 a step
 
 
+@pytest.mark.slow
 def test_val_limit_limits_validation_images(quick: None, _tiny_source: Path, tmp_path: Path) -> None:
     run = train(_tiny_source, tmp_path / "run", "supervised", val_limit=1, steps=1)
     assert sum(map(sum, json.loads((run / "confusion.json").read_text())["counts"])) == 48 * 48
@@ -501,6 +509,7 @@ def test_training_in_bf16(quick: None, _tiny_source: Path, tmp_path: Path, tempe
     assert all(value.dtype != torch.bfloat16 for value in checkpoint(run)["method"].values())
 
 
+@pytest.mark.slow
 def test_run_directory_can_be_moved(quick: None, _tiny_source: Path, tmp_path: Path) -> None:
     run = train(_tiny_source, tmp_path / "a", "supervised", steps=1)
     moved = Path(shutil.move(run, tmp_path / "b"))
