@@ -97,6 +97,19 @@ def test_folder_called_shapes_is_a_folder(
     assert type(open_dataset("shapes:")) is Shapes
 
 
+def test_folders_whose_names_contain_a_list_are_no_lists(tiny_folder: Path) -> None:
+    for part in ("images", "masks"):
+        for path in list((tiny_folder / part).iterdir()):
+            (tiny_folder / part / "test site").mkdir(exist_ok=True)
+            path.rename(tiny_folder / part / "test site" / path.name)
+    shutil.rmtree(tiny_folder / "splits")
+    assert type(open_dataset(tiny_folder)) is FolderDataset
+    for part in ("images", "masks"):
+        (tiny_folder / part / "test site").rename(tiny_folder / part / "test")
+    with refused("semiseg import"):
+        open_dataset(tiny_folder)
+
+
 def paint(path: Path, mask: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     values = np.random.default_rng(0).integers(0, 3 if mask else 256, (9, 9) if mask else (9, 9, 3), dtype=np.uint8)

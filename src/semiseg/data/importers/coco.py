@@ -20,6 +20,7 @@ from semiseg.data.importers.source_files import (
     folder_names,
     is_json,
     json_files,
+    list_folder,
     list_word,
     read_bounded_json,
 )
@@ -75,9 +76,14 @@ class Coco(ForeignData):
             problem = f"none of the {len(self._missing)} listed images was found, such as {self._missing[0]}"
             raise UserError(problem, path=files[0], fix=f"copy the images below {root}")
         self.require_masks(files[0])
-        assigned = {id: list_word(path.relative_to(root).parent) for id, path in self.images.items()}
+        assigned = {id: list_folder(path.relative_to(root).parent) for id, path in self.images.items()}
         self.set_lists(
-            assigned | {id: word for id, path in listed.items() if (word := list_word(path.relative_to(root)))}
+            assigned
+            | {
+                id: word
+                for id, path in listed.items()
+                if (word := list_word(path.stem) or list_folder(path.relative_to(root).parent))
+            }
         )
         if self._missing:
             self.notes.append(f"{len(self._missing)} listed images are missing, such as {self._missing[0]}: left out")

@@ -20,6 +20,7 @@ from semiseg.data.importers.source_files import (
     folder_names,
     is_json,
     json_files,
+    list_folder,
     list_word,
     name_images,
     read_bounded_json,
@@ -58,10 +59,10 @@ class CocoPanoptic(ForeignData):
         finders = ImageFinder(self.images), ImageFinder(pngs)
         contents = {path: read_bounded_json(path) for path in files}
         self._set_categories(contents)
-        assigned = {id: list_word(path.relative_to(root).parent) for id, path in self.images.items()}
+        assigned = {id: list_folder(path.relative_to(root).parent) for id, path in self.images.items()}
         for path, content in contents.items():
             for id in self._read_file(path, content, pngs, *finders):
-                assigned[id] = list_word(path.relative_to(root)) or assigned[id]
+                assigned[id] = list_word(path.stem) or list_folder(path.relative_to(root).parent) or assigned[id]
         self.require_masks(files[0])
         self.set_lists(assigned)
 

@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 from semiseg.data.file_dataset import read_json
 from semiseg.data.files.file_lists import IMAGE_SUFFIXES
+from semiseg.data.importers.list_folders import LIST_FOLDERS
 from semiseg.errors import UserError
 
 SKIPPED = ("__MACOSX", "masks", "SegmentationClassVisualization")
@@ -70,12 +71,16 @@ def as_id(path: PurePosixPath | Path) -> str:
     return unicodedata.normalize("NFC", path.as_posix())
 
 
-def list_word(path: PurePosixPath | Path | str) -> str | None:
-    """Return ``train``, ``val`` or ``test`` if a component of a path contains that word, else None. The last counts."""
-    words = {"valid": "val", "validation": "val", "dev": "val", "training": "train", "testing": "test"}
-    words |= {name: name for name in ("train", "val", "test")}
-    found = [words[word] for word in re.split(r"[^a-z]+", str(path).lower()) if word in words]
+def list_word(name: str) -> str | None:
+    """Return ``train``, ``val`` or ``test`` if that word is in the name of a file, else None. The last word counts."""
+    found = [LIST_FOLDERS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in LIST_FOLDERS]
     return found[-1] if found else None
+
+
+def list_folder(folder: PurePosixPath | Path) -> str | None:
+    """Return ``train``, ``val`` or ``test`` if a folder of the path has that name, as ``train2017``, else None."""
+    names = (re.sub(r"[-_\d]+$", "", part.lower()) for part in reversed(folder.parts))
+    return next((LIST_FOLDERS[name] for name in names if name in LIST_FOLDERS), None)
 
 
 def is_own_folder(root: Path) -> bool:
@@ -87,7 +92,7 @@ def is_own_folder(root: Path) -> bool:
     images = root / "images"
     if not (images.is_dir() and (root / "masks").is_dir()):
         return False
-    return (root / "splits").is_dir() or not any(list_word(path.name) for path in images.glob("*/"))
+    return (root / "splits").is_dir() or not any(list_folder(Path(path.name)) for path in images.glob("*/"))
 
 
 def folder_names(path: Path) -> tuple[str, ...]:
