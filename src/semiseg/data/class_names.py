@@ -11,7 +11,7 @@ from typing import Any
 
 from semiseg.data.files.image_header import reason
 from semiseg.data.splits.list_files import read_lines, read_text
-from semiseg.errors import UserError
+from semiseg.errors import UserError, require_regular_file
 
 NAME_FILES = ("class_names.txt", "labels.txt", "_classes.csv", "data.yaml")
 IGNORED = "__ignore__"
@@ -42,8 +42,8 @@ def read_class_names(path: Path) -> Entries | None:
 def _refuse_utf16(path: Path) -> None:
     """Raise UserError for UTF-16 text. Other errors are left to the reader of the file."""
     try:
-        with path.open("rb") as file:
-            head = file.read(64) if path.is_file() else b""
+        with require_regular_file(path).open("rb") as file:  # opening a pipe would block
+            head = file.read(64)
     except OSError:
         return
     if head[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in head:

@@ -1,4 +1,4 @@
-"""A folder of photographs beside the data: ``--unlabeled FOLDER``."""
+"""A folder of photographs outside the data: ``--unlabeled FOLDER``."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def initial_notes(initial: InitialNetwork, classes: tuple[str, ...], split: Spli
 
 
 def encoder_source(config: TrainConfig) -> str:
-    """Return a note if ``--weights`` names a checkpoint of a run, of which it takes the encoder; otherwise ""."""
+    """Return a note that ``--weights`` takes the encoder of a checkpoint, or "" if it names other weights."""
     file = Path(config.weights)
     if not file.is_file() or file.suffix == ".safetensors":
         return ""

@@ -35,8 +35,8 @@ def list_files(
     Args:
         directory: The folder. If it does not exist, the result is empty.
         suffixes: Lower-case suffixes; upper-case ones match too.
-        clashes: Collects an error for each pair of files with the same id, of which the first is returned. If None,
-            such a pair raises UserError.
+        clashes: Collects an error for each pair of files with the same id; the first file is returned. If None, such
+            a pair raises UserError.
         nested: List subfolders as well.
 
     Raises:
