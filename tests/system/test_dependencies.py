@@ -19,6 +19,7 @@ from semiseg.data.importers.huggingface import load_parts
 from semiseg.data.importers.polygons import polygon_region
 from semiseg.data.stream.shards import open_shards
 from semiseg.errors import UserError
+from semiseg.inference.formats.geotiff import require_rasterio
 from semiseg.tools.exporting.write_export import write_onnx
 from semiseg.training.logging.trackers import TRACKERS, require_trackers
 from semiseg.workflows.serve import require_fastapi
@@ -95,6 +96,7 @@ ASKED: dict[str, Callable[[], Any]] = {
     "trackio": lambda: require_trackers(TrainConfig(tracker="trackio")),
     "serve": require_fastapi,
     "export": lambda: write_onnx(None, Path()),  # type: ignore[arg-type]
+    "geo": lambda: require_rasterio("the format geojson"),
     "coco": lambda: polygon_region([[0, 0, 4, 0, 4, 4]], 8, 8),
     "hf": lambda: load_parts("somebody/something"),
     "shards": lambda: open_shards("https://example.org/photos"),
