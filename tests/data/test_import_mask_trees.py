@@ -250,6 +250,8 @@ def test_one_mask_per_class_is_detected_and_refused_as_folders(tmp_path: Path) -
     Image.fromarray(np.array(blurred(scene(0)[1]))).save(root / "masks/0_disc.png")
     with refused("0_disc.png", "instead of 0 and one other", "--threshold 128"):
         semiseg.import_data(root, tmp_path / "out")
+    result = semiseg.import_data(root, tmp_path / "out", threshold=1)
+    assert any("were between the classes: rounded to less than 1, or not" in note for note in result.notes)
 
 
 def layers(mask: Pixels, background: bool) -> Pixels:

@@ -21,7 +21,7 @@ from semiseg.data.importers.mask_trees.groups import IMAGE_WORDS, MASK_WORDS
 from semiseg.data.importers.mask_trees.own_masks import class_folder
 from semiseg.data.importers.mask_trees.pairs import Pair, pair_masks
 from semiseg.data.importers.mask_trees.roles import Tree
-from semiseg.data.importers.mask_trees.threshold import read_values
+from semiseg.data.importers.mask_trees.threshold import between, read_values, share_note
 from semiseg.data.importers.polygons import BACKGROUND, with_background
 from semiseg.data.importers.source_files import is_own_folder
 from semiseg.data.splits.list_files import read_lines
@@ -64,6 +64,7 @@ class MaskPerClass(ForeignData):
         self.masks = {id: next(iter(layers.values())) for id, layers in sorted(self._layers.items())}
         self.lists = lists_by_folder({ids[path]: places[path] for path in ids}, self.masks)
         self._overlaps: Counter[str] = Counter()
+        self._changed: dict[Path, float] = {}
         self.notes += [*tree.notes, *self._set_classes()]
 
     @classmethod
@@ -98,6 +99,7 @@ class MaskPerClass(ForeignData):
     def describe(self) -> list[str]:
         """Return the lines of the base class, and how overlaps were resolved."""
         lines = super().describe()
+        lines += share_note(self._changed.values(), f"less than {self.options.threshold}, or not")
         if overlaps := +self._overlaps:
             order = ", ".join(self.classes)
             lines.append(
@@ -115,6 +117,7 @@ class MaskPerClass(ForeignData):
         if values.ndim == 3:
             values = values.max(axis=2)
         if threshold is not None:
+            self._changed[path] = between(values)
             return values >= threshold
         if len(found := np.unique(values)) > 2 or (len(found) == 2 and found[0] != 0):
             shown = ", ".join(map(str, found[:4]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,8 @@ class ThresholdMasks(OwnMasks):
 
     def describe(self) -> list[str]:
         """Return a line with the share of pixels that had another value than those of the classes."""
-        if not self._changed:
-            return []
-        share = 100 * sum(self._changed.values()) / len(self._changed)
         how = "the nearest color" if self._colors else f"less than {self._threshold}, or not"
-        return [f"{share:.2g} % of the pixels of the masks were between the classes: rounded to {how}"]
+        return share_note(self._changed.values(), how)
 
     def read_mask(self, id: str) -> Tensor:
         """Read a mask and round its values."""
@@ -68,11 +65,24 @@ class ThresholdMasks(OwnMasks):
             fix = "write palette.txt with one line per class: name red green blue"
             raise UserError("the mask is colored, and no palette names its colors", path=path, fix=fix)
         values = values if values.ndim == 2 else values[..., 0]
-        self._changed[path] = float(((values != values.min()) & (values != values.max())).mean())
+        self._changed[path] = between(values)
         return torch.from_numpy((values >= self._threshold).astype(np.uint8))
 
     def _infer_classes(self) -> tuple[str, ...]:
         return "background", "foreground"
+
+
+def share_note(changed: Collection[float], how: str) -> list[str]:
+    """Return a note on the mean of the shares of changed pixels, if there are any masks."""
+    if not changed:
+        return []
+    share = 100 * sum(changed) / len(changed)
+    return [f"{share:.2g} % of the pixels of the masks were between the classes: rounded to {how}"]
+
+
+def between(values: NDArray[Any]) -> float:
+    """Return the share of pixels that are neither the smallest nor the largest value of a gray mask."""
+    return float(((values != values.min()) & (values != values.max())).mean())
 
 
 def nearest_colors(values: NDArray[Any], colors: tuple[Color, ...]) -> tuple[NDArray[np.uint8], float]:
