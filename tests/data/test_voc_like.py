@@ -93,7 +93,9 @@ def test_camvid_export_of_cvat(tmp_path: Path) -> None:
         write_image(tmp_path / folder / f"{name}.png", ord(name))
         (tmp_path / f"{folder}annot").mkdir(exist_ok=True)
         Image.fromarray(COLORS[values]).save(tmp_path / f"{folder}annot" / f"{name}.png")
-        write_lines(tmp_path / f"{folder}.txt", f"/{folder}/{name}.png {folder}annot/{name}.png")
+    for folder, names in (("train", "ab"), ("val", "c")):
+        lines = (f"/{folder}/{name}.png {folder}annot/{name}.png" for name in names)
+        write_lines(tmp_path / f"{folder}.txt", *lines)
     write_lines(tmp_path / "label_colors.txt", "0 0 0 background", "220 20 60 square", "0 160 80 disc")
     with refused(f"semiseg import {tmp_path}"):
         open_dataset(tmp_path)
