@@ -46,6 +46,11 @@ class TrainConfig:
     """Skip listed images that do not exist and report how many; otherwise they are an error."""
     strict: bool = False
     """Stop at an unlabeled image that cannot be read; otherwise another image replaces it, with a warning."""
+    bands: tuple[int, ...] | str | None = None
+    """Bands of the images to use, counted from 1 (4 3 2), or all. Default: `bands` in classes.json, else RGB."""
+    white: float | str | None = None
+    """The value that becomes white in images of more than 8 bits, or a percentile (p99.8) over a sample of the images.
+    Default: `white` in classes.json, else p99.8. The run saves the number."""
     annotation: Annotation = "full"
     """Meaning of 255 in a labeled mask. full: ignored pixels. partial: pixels not annotated, which a teacher may label
     (an arbitrary subset of pixels is annotated). single-positive: likewise, with one class annotated per image."""

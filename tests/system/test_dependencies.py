@@ -8,13 +8,18 @@ import sys
 import tomllib
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from io import BytesIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from semiseg.config import TrainConfig
+from semiseg.data.files.image_files import decode
+from semiseg.data.files.pixel_format import PixelFormat
 from semiseg.data.importers.huggingface import load_parts
 from semiseg.data.importers.polygons import polygon_region
 from semiseg.data.stream.shards import open_shards
@@ -90,7 +95,30 @@ def test_makefile_requires_hashes_and_names_no_index() -> None:
 
 # A missing extra: one line with the command that installs it.
 
+
+def read_heic() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "pi_heif", None)
+        patch.setitem(sys.modules, "pillow_heif", None)
+        decode(BytesIO(b"\0\0\0\x18ftypheic" + bytes(16)), "photo.heic")
+
+
+def read_lzw() -> None:
+    file = BytesIO()
+    Image.fromarray(np.zeros((8, 8), dtype=np.uint16)).save(file, "TIFF", compression="tiff_lzw")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tifffile.TiffPage.decode", property(missing_codec))
+        decode(file, "deep.tif", format=PixelFormat(white=100))
+
+
+def missing_codec(page: Any) -> Any:
+    """Raise the error of tifffile without imagecodecs."""
+    raise ValueError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package")
+
+
 ASKED: dict[str, Callable[[], Any]] = {
+    "heic": read_heic,
+    "tiff": read_lzw,
     "tensorboard": lambda: require_trackers(TrainConfig(tensorboard=True)),
     "wandb": lambda: require_trackers(TrainConfig(tracker="wandb")),
     "trackio": lambda: require_trackers(TrainConfig(tracker="trackio")),

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+from semiseg.config import TrainConfig
 from semiseg.data.benchmarks.ade20k import Ade20k
 from semiseg.data.benchmarks.camvid import CamVid
 from semiseg.data.benchmarks.cityscapes import Cityscapes
@@ -15,6 +16,7 @@ from semiseg.data.benchmarks.voc import Voc
 from semiseg.data.dataset import IGNORE, Sample, SegmentationDataset
 from semiseg.data.files.image_files import read_image_file
 from semiseg.data.files.mask_files import write_mask_file
+from semiseg.data.files.pixel_format import PixelFormat
 from semiseg.data.folder_dataset import FolderDataset, write_folder
 from semiseg.data.generated_shapes import Shapes
 from semiseg.data.importers import IMPORTERS, detect_form
@@ -61,6 +63,12 @@ def open_dataset(data: str | Path) -> SegmentationDataset:
     if name == "hf":
         raise _import_first(HuggingFace.title, text, Path(options.partition(":")[0]).name)
     return FolderDataset(text)  # raises
+
+
+def saved_format(config: TrainConfig) -> PixelFormat:
+    """Return the pixel format that a run has saved; runs of version 0.1.0 have none and use its rule."""
+    bands = config.bands if isinstance(config.bands, tuple) else None
+    return PixelFormat(bands, config.white if isinstance(config.white, (int, float)) else None)
 
 
 def detect_layout(directory: str | Path) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from semiseg.data.files.pixel_format import RGB, Bands, PixelFormat, White
 from semiseg.errors import UserError
 
 IGNORE = 255
@@ -29,7 +30,7 @@ class Sample:
     """One image and its mask, at their original size.
 
     Attributes:
-        image: uint8 ``(3, H, W)``, RGB.
+        image: uint8 ``(channels, H, W)``, usually RGB.
         mask: uint8 ``(H, W)``, class index or 255; None if the image has no mask.
         id: The name of the image in every list.
     """
@@ -44,7 +45,7 @@ class Decoded:
     """An image decoded at full or reduced size.
 
     Attributes:
-        pixels: uint8 ``(3, ceil(height / factor), ceil(width / factor))``, RGB, upright.
+        pixels: uint8 ``(channels, ceil(height / factor), ceil(width / factor))``, upright.
         size: Height and width of the full image.
         factor: 1, 2, 4 or 8. Each pixel is about the mean of ``factor * factor`` pixels of the full image.
     """
@@ -88,6 +89,8 @@ class SegmentationDataset(ABC):
         read_as: A note why the data is read as a benchmark, and how to read it otherwise; empty if there is no doubt.
         notes: What the user should know about how the data are read.
         file_values: The value of each class in mask files, if the user chose them; empty for class indices.
+        pixel_format: The bands and the white value of the images.
+        pixel_notes: Lines about the choice of ``pixel_format``.
         mask_folder: The folder below ``root`` for masks that the user adds; empty if a tool exports the masks.
     """
 
@@ -99,16 +102,21 @@ class SegmentationDataset(ABC):
     image_ending: str = ""
     notes: Sequence[str] = ()
     file_values: Sequence[int] = ()
+    pixel_format: PixelFormat = RGB
+    pixel_notes: Sequence[str] = ()
     mask_folder: str = ""
     read_as: str = ""
 
     @abstractmethod
     def read_image(self, id: str) -> Tensor:
-        """Read an image as uint8 ``(3, H, W)``, RGB.
+        """Read an image as uint8 ``(channels, H, W)``, RGB unless ``pixel_format`` selects bands.
 
         Raises:
             UserError: The file cannot be read.
         """
+
+    def choose_pixel_format(self, bands: Bands = None, white: White = None) -> None:  # noqa: B027 (only files have one)
+        """Set ``pixel_format`` and ``pixel_notes`` by the options of a run; see ``semiseg.data.pixel_range``."""
 
     def read_decoded(self, id: str, factor: int) -> Decoded:
         """Read an image at ``1 / factor`` of its size. The default ignores ``factor`` and reads the full image."""

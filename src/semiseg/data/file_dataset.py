@@ -16,6 +16,8 @@ from semiseg.data.dataset import IGNORE, Decoded, SegmentationDataset
 from semiseg.data.files.image_files import decode, read_image_file
 from semiseg.data.files.image_header import reason
 from semiseg.data.files.mask_files import read_mask_file
+from semiseg.data.files.pixel_format import Bands, PixelFormat, White
+from semiseg.data.pixel_range import choose_pixel_format
 from semiseg.data.splits.list_files import read_list, read_text
 from semiseg.errors import UserError
 
@@ -38,15 +40,37 @@ class FileDataset(SegmentationDataset):
     masks: Mapping[str, Path]
     list_locations: ClassVar[dict[str, tuple[str, ...]]] = {}
     tree: ClassVar[tuple[str, ...]] = ()
+    _pixel_format: PixelFormat | None = None
+
+    @property
+    def pixel_format(self) -> PixelFormat:
+        """The bands and the white value of the images, chosen on first use unless they are set."""
+        if self._pixel_format is None:
+            self.choose_pixel_format()
+        assert self._pixel_format is not None
+        return self._pixel_format
+
+    @pixel_format.setter
+    def pixel_format(self, value: PixelFormat) -> None:
+        self._pixel_format = value
+
+    def choose_pixel_format(self, bands: Bands = None, white: White = None) -> None:
+        """Choose the pixel format from a sample of the images, by the options of a run or of ``classes.json``.
+
+        Raises:
+            UserError: An option is invalid, or the images do not have the same bands.
+        """
+        choice = choose_pixel_format(self.images, self.root, bands, white)
+        self.pixel_format, self.pixel_notes = choice.format, choice.notes
 
     def read_image(self, id: str) -> Tensor:
-        """Read an image as uint8 ``(3, H, W)``, RGB, upright."""
-        return read_image_file(self.images[id])
+        """Read an image as uint8 ``(channels, H, W)``, upright."""
+        return read_image_file(self.images[id], self.pixel_format)
 
     def read_decoded(self, id: str, factor: int) -> Decoded:
         """Read an image at ``1 / factor`` of its size."""
         path = self.images[id]
-        return super().read_decoded(id, factor) if factor == 1 else decode(path, str(path), factor)
+        return super().read_decoded(id, factor) if factor == 1 else decode(path, str(path), factor, self.pixel_format)
 
     def has_mask(self, id: str) -> bool:
         """Return whether the image has a mask, without opening it."""

@@ -48,7 +48,7 @@ def bytes_per_pixel(predictor: Predictor) -> float:
     """
     side = max(1, round(PROBE_SIDE / predictor.image_scale))
     with PeakBytes() as used:
-        predictor(torch.zeros(3, side, side, dtype=torch.uint8))
+        predictor(torch.zeros(predictor.channels, side, side, dtype=torch.uint8))
     return used.peak / predictor.peak_pixels(side, side)
 
 

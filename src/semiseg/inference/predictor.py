@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from semiseg.data.files.pixel_format import RGB, PixelFormat
 from semiseg.errors import UserError
 
 MODES = ("whole", "slide")
@@ -27,13 +28,15 @@ class Predictor:
     """Predict the classes of one image at its own size.
 
     Args:
-        networks: One network, or several whose probabilities are averaged. Each maps images float ``(N, 3, H, W)`` in
-            [0, 1] to logits ``(N, C, H, W)``. They are in eval mode during each call and restored afterwards.
+        networks: One network, or several whose probabilities are averaged. Each maps images float
+            ``(N, channels, H, W)`` in [0, 1] to logits ``(N, C, H, W)``. They are in eval mode during each call and
+            restored afterwards.
         mode: ``whole`` processes the whole image at once. ``slide`` moves a square window over it with a stride of two
             thirds of the window, shifts the last window inside, and averages probabilities where windows overlap.
         crop_size: The side of the window for ``slide``, in pixels of the resized image.
         image_scale: The image is resized by this factor (antialiased) for the network; the logits are resized back.
         device: The device of the networks (default: that of the first network). Images are moved there.
+        pixel_format: How image files have to be read for these networks.
 
     Raises:
         ValueError: An unknown mode, ``slide`` without a crop size, a scale that is not positive, or no networks.
@@ -46,6 +49,7 @@ class Predictor:
         crop_size: int | None = None,
         image_scale: float = 1.0,
         device: torch.device | str | None = None,
+        pixel_format: PixelFormat = RGB,
     ) -> None:
         self.networks = [networks] if isinstance(networks, nn.Module) else list(networks)
         if not self.networks:
@@ -56,8 +60,9 @@ class Predictor:
             raise ValueError(f"mode 'slide' needs a crop size of at least 1, got {crop_size}")
         if image_scale <= 0:
             raise ValueError(f"the image scale must be positive, got {image_scale}")
+        self.channels: int = getattr(self.networks[0], "channels", 3)
         self.window = crop_size if mode == "slide" else None
-        self.image_scale = image_scale
+        self.image_scale, self.pixel_format = image_scale, pixel_format
         self.device = torch.device(device) if device is not None else _device_of(self.networks[0])
 
     @torch.inference_mode()
@@ -70,7 +75,7 @@ class Predictor:
 
     @torch.inference_mode()
     def probabilities(self, image: Tensor) -> Tensor:
-        """Return float32 ``(C, H, W)`` that sums to 1 over C, for an image uint8 ``(3, H, W)``; on the device."""
+        """Return float32 ``(C, H, W)`` on the device that sums to 1 over C, for an image uint8 ``(channels, H, W)``."""
         images = self.network_input(image)
         with evaluation_mode(self.networks):
             total = self._network_probabilities(self.networks[0], images, image.shape[-2:])
@@ -79,14 +84,15 @@ class Predictor:
         return total if len(self.networks) == 1 else total.div_(len(self.networks))
 
     def __call__(self, image: Tensor) -> Prediction:
-        """Return the most likely class of each pixel and its probability, for an image uint8 ``(3, H, W)``."""
+        """Return the most likely class of each pixel and its probability, for an image uint8 ``(channels, H, W)``."""
         confidence, mask = self.probabilities(image).max(dim=0)
         return Prediction(mask.to(torch.uint8), confidence)
 
     def network_input(self, image: Tensor) -> Tensor:
-        """Return the resized image as float32 ``(1, 3, h, w)`` in [0, 1]."""
-        if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8:
-            raise ValueError(f"expected an image uint8 (3, H, W), got {image.dtype} {tuple(image.shape)}")
+        """Return the resized image as float32 ``(1, channels, h, w)`` in [0, 1]."""
+        if image.ndim != 3 or image.shape[0] != self.channels or image.dtype != torch.uint8:
+            found = f"{image.dtype} {tuple(image.shape)}"
+            raise ValueError(f"expected an image uint8 ({self.channels}, H, W), got {found}")
         images = image.to(self.device).float().div_(255)[None]
         if self.image_scale == 1:
             return images
@@ -100,7 +106,7 @@ class Predictor:
         """
         seen = self._seen_size(height, width)
         pads = [getattr(network, "padded_size", None) for network in self.networks] if self.window is None else []
-        sizes = [pad((1, 3, *seen)) for pad in pads if pad is not None]
+        sizes = [pad((1, self.channels, *seen)) for pad in pads if pad is not None]
         return max(tall * wide for tall, wide in [(height, width), seen, *sizes])
 
     def _seen_size(self, height: int, width: int) -> tuple[int, int]:
@@ -124,8 +130,8 @@ def slide(network: nn.Module, images: Tensor, window: int) -> Tensor:
     """Return probabilities float32 ``(1, C, H, W)`` of one image, averaged over overlapping windows.
 
     Args:
-        network: Images ``(N, 3, h, w)`` to logits ``(N, C, h, w)``.
-        images: float ``(1, 3, H, W)``.
+        network: Images ``(N, channels, h, w)`` to logits ``(N, C, h, w)``.
+        images: float ``(1, channels, H, W)``.
         window: Side of the square window in pixels; shorter sides of the image are used completely.
     """
     height, width = images.shape[-2:]

@@ -25,13 +25,13 @@ WIDTH = 256
 Parts = tuple[nn.Module, nn.Module, nn.Module, int, float]
 
 
-def _deeplabv3plus(encoder_name: str, classes: int) -> Parts:
-    encoder, channels = make_encoder(encoder_name, output_stride=16)
+def _deeplabv3plus(encoder_name: str, classes: int, bands: int) -> Parts:
+    encoder, channels = make_encoder(encoder_name, output_stride=16, channels=bands)
     return encoder, DeepLabV3PlusDecoder(channels, WIDTH), nn.Conv2d(WIDTH, classes, 1), 16, 4
 
 
-def _deeplabv3plus_separable(encoder_name: str, classes: int) -> Parts:
-    encoder, channels = make_encoder(encoder_name, output_stride=16)
+def _deeplabv3plus_separable(encoder_name: str, classes: int, bands: int) -> Parts:
+    encoder, channels = make_encoder(encoder_name, output_stride=16, channels=bands)
     decoder = smp_deeplabv3.DeepLabV3PlusDecoder(
         encoder_channels=channels,
         encoder_depth=DEPTH,
@@ -44,9 +44,9 @@ def _deeplabv3plus_separable(encoder_name: str, classes: int) -> Parts:
     return encoder, decoder, nn.Conv2d(WIDTH, classes, 1), 16, 4
 
 
-def _segformer(encoder_name: str, classes: int) -> Parts:
+def _segformer(encoder_name: str, classes: int, bands: int) -> Parts:
     """SegFormer (Xie et al., NeurIPS 2021, https://arxiv.org/abs/2105.15203): one MLP per level, then fusion."""
-    encoder, channels = make_encoder(encoder_name)
+    encoder, channels = make_encoder(encoder_name, channels=bands)
     decoder = smp_segformer.SegformerDecoder(channels, DEPTH, segmentation_channels=WIDTH)
     head = nn.Conv2d(WIDTH, classes, 1)
     initialize_decoder(decoder)
@@ -54,13 +54,13 @@ def _segformer(encoder_name: str, classes: int) -> Parts:
     return encoder, decoder, head, 32, 4
 
 
-def _dpt(encoder_name: str, classes: int) -> Parts:
-    encoder = ViTEncoder(encoder_name)
+def _dpt(encoder_name: str, classes: int, bands: int) -> Parts:
+    encoder = ViTEncoder(encoder_name, bands)
     decoder = DPTDecoder(encoder.channels, WIDTH)
     return encoder, decoder, nn.Conv2d(WIDTH, classes, 1), 2 * encoder.patch, encoder.patch / 8
 
 
-ARCHITECTURES: dict[str, Callable[[str, int], Parts]] = {
+ARCHITECTURES: dict[str, Callable[[str, int, int], Parts]] = {
     "deeplabv3plus": _deeplabv3plus,
     "deeplabv3plus-separable": _deeplabv3plus_separable,
     "segformer": _segformer,
@@ -80,7 +80,9 @@ SUGGESTED: tuple[tuple[str, str], ...] = (
 )
 
 
-def build(architecture: str, encoder: str, classes: int, weights: str = "imagenet") -> SegmentationNetwork:
+def build(
+    architecture: str, encoder: str, classes: int, weights: str = "imagenet", channels: int = 3
+) -> SegmentationNetwork:
     """Make a segmentation network.
 
     Args:
@@ -88,6 +90,7 @@ def build(architecture: str, encoder: str, classes: int, weights: str = "imagene
         encoder: Name of an encoder in timm or, if timm lacks it, in segmentation_models_pytorch.
         classes: Number of classes, at least 1.
         weights: Initial weights of the encoder: ``"imagenet"``, ``"none"`` (random), or the path of a state dict.
+        channels: Number of channels of the images. Pretrained weights of the first convolution are repeated over them.
 
     Raises:
         UserError: The architecture or encoder is unknown, the encoder lacks the required features, or the weights
@@ -97,7 +100,7 @@ def build(architecture: str, encoder: str, classes: int, weights: str = "imagene
         suggestion = did_you_mean(architecture, ARCHITECTURES)
         known = ", ".join(ARCHITECTURES)
         raise UserError(f"unknown architecture {architecture!r}{suggestion}", fix=f"choose from {known}")
-    body, decoder, head, stride, decoder_stride = ARCHITECTURES[architecture](encoder, classes)
+    body, decoder, head, stride, decoder_stride = ARCHITECTURES[architecture](encoder, classes, channels)
     for module in body.modules():
         if hasattr(module, "drop_prob"):  # smp's MiT has its own drop path; only `stochastic_depth` may drop branches
             setattr(module, "drop_prob", 0.0)  # noqa: B010 (mypy takes it for a submodule)
@@ -105,7 +108,7 @@ def build(architecture: str, encoder: str, classes: int, weights: str = "imagene
     for part in (body, decoder):
         speed_up_dilated_depthwise(part)
     load_encoder_weights(body, encoder, weights)
-    mean, std = mean_and_std(encoder)
+    mean, std = mean_and_std(encoder, channels)
     return SegmentationNetwork(
         body,
         decoder,

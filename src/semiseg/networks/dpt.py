@@ -24,13 +24,19 @@ class ViTEncoder(nn.Module):
         UserError: timm has no such model, or it is not a plain vision transformer.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, channels: int = 3) -> None:
         super().__init__()
         full_name = smp_name(name)
         try:
             if not full_name.startswith("tu-"):
                 raise ValueError("timm does not have it")
-            vit = TimmViTEncoder(full_name.removeprefix("tu-"), pretrained=False, depth=LEVELS, dynamic_img_size=True)
+            vit = TimmViTEncoder(
+                full_name.removeprefix("tu-"),
+                in_channels=channels,
+                pretrained=False,
+                depth=LEVELS,
+                dynamic_img_size=True,
+            )
             if len(set(vit.output_strides)) > 1:
                 raise ValueError("its features are a pyramid")
         except Exception as error:  # timm's constructors raise many types of exceptions

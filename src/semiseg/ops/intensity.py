@@ -8,6 +8,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from semiseg.ops.global_batch import generators
+from semiseg.ops.photometric import add_noise, adjust_contrast
 
 # Each change takes an image uint8 (3, H, W) and a strength u, sampled from U(0, 1).
 Change = Callable[[Tensor, float], Tensor]
@@ -44,10 +45,11 @@ def random_intensity(images: Tensor, max_changes: int = 3) -> Tensor:
     """Apply ``k ~ U{1, ..., max_changes}`` changes of ``POOL`` to each image.
 
     They are sampled with replacement and have random strengths. Images are converted to 8 bits first, as in AugSeg's
-    code. Random numbers come from the CPU and depend on the current shard (`global_batch`).
+    code. Random numbers come from the CPU and depend on the current shard (`global_batch`). Images of other than three
+    channels change in brightness, contrast and noise of sigma up to 0.05 only.
 
     Args:
-        images: float ``(N, 3, H, W)`` in [0, 1].
+        images: float ``(N, channels, H, W)`` in [0, 1].
         max_changes: Largest number of changes, at least 1 (AugSeg: 3).
 
     Returns:
@@ -59,9 +61,23 @@ def random_intensity(images: Tensor, max_changes: int = 3) -> Tensor:
 
 
 def _changed(image: Tensor, generator: torch.Generator, max_changes: int) -> Tensor:
+    if len(image) != 3:
+        for _ in range(int(torch.randint(1, max_changes + 1, (), generator=generator))):
+            image = _changed_bands(image, generator)
+        return image.clone()
     changed = (image * 255).round().to(torch.uint8)
     changes = list(POOL.values())
     for _ in range(int(torch.randint(1, max_changes + 1, (), generator=generator))):
         change = changes[int(torch.randint(len(changes), (), generator=generator))]
         changed = change(changed, torch.rand((), generator=generator).item())
     return changed.to(image.dtype) / 255
+
+
+def _changed_bands(image: Tensor, generator: torch.Generator) -> Tensor:
+    """Return an image of any number of channels after one random change."""
+    change, u = int(torch.randint(4, (), generator=generator)), torch.rand((), generator=generator).item()
+    if change == 0:
+        return image * _factor(u)
+    if change == 1:
+        return adjust_contrast(image, _factor(u))
+    return add_noise(image, generator, 0.05 * u) if change == 2 else image

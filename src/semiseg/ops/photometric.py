@@ -1,4 +1,7 @@
-"""Color changes of the strong view, sampled per image: jitter, grayscale, blur and cutout."""
+"""Color changes of the strong view, sampled per image: jitter, grayscale, blur and cutout.
+
+Images of other than three channels change in brightness, contrast and noise only, because the other changes need RGB.
+"""
 
 import torch
 from torch import Tensor
@@ -19,12 +22,13 @@ def photometric(images: Tensor, strength: float = 0.5) -> Tensor:
 
     With probability 0.8, brightness, contrast and saturation are scaled by factors from ``[1 - s, 1 + s]`` and the hue
     is rotated by up to ``s/2`` of the circle. With probability 0.2 the image becomes gray; with 0.5 it is blurred with
-    sigma from U(0.1, max(0.1, 4 s)) pixels. With ``s`` = 0.5 these are the changes of ST++ and UniMatch, made for crops
+    sigma from U(0.1, max(0.1, 4 s)) pixels. Without three channels, noise of sigma from U(0, s/10) replaces saturation,
+    hue, grayscale and blur. With ``s`` = 0.5 these are the changes of ST++ and UniMatch, made for crops
     of 321 pixels and more; small images need less. Images must not be normalized yet, since torchvision clamps to
     [0, 1]. Random numbers depend on the current shard (`global_batch`).
 
     Args:
-        images: float ``(N, 3, H, W)`` in [0, 1].
+        images: float ``(N, channels, H, W)`` in [0, 1].
         strength: ``s``, in [0, 1]; 0 returns the images unchanged, without grayscale and blur.
 
     Returns:
@@ -36,6 +40,8 @@ def photometric(images: Tensor, strength: float = 0.5) -> Tensor:
 
 
 def _strong_colors(image: Tensor, generator: torch.Generator, strength: float) -> Tensor:
+    if len(image) != 3:
+        return _strong_bands(image, generator, strength)
     if _uniform(generator) < 0.8:
         low, high = 1 - strength, 1 + strength
         image = TF.adjust_brightness(image, _uniform(generator, low, high))
@@ -51,16 +57,39 @@ def _strong_colors(image: Tensor, generator: torch.Generator, strength: float) -
     return image
 
 
+def _strong_bands(image: Tensor, generator: torch.Generator, strength: float) -> Tensor:
+    """Return an image of any number of channels with another brightness, contrast and noise."""
+    if _uniform(generator) < 0.8:
+        image = (image * _uniform(generator, 1 - strength, 1 + strength)).clamp(0, 1)
+        image = adjust_contrast(image, _uniform(generator, 1 - strength, 1 + strength))
+    if _uniform(generator) < 0.5:
+        image = add_noise(image, generator, _uniform(generator, 0, strength / 10))
+    return image
+
+
+def adjust_contrast(image: Tensor, factor: float) -> Tensor:
+    """Return an image ``(channels, H, W)`` in [0, 1] with the distances from its mean scaled by a factor."""
+    mean = image.mean()
+    return (mean + (image - mean) * factor).clamp(0, 1)
+
+
+def add_noise(image: Tensor, generator: torch.Generator, sigma: float) -> Tensor:
+    """Return an image in [0, 1] with Gaussian noise, sampled on the CPU."""
+    noise = torch.randn(image.shape, generator=generator).to(image.device, image.dtype)
+    return (image + sigma * noise).clamp(0, 1)
+
+
 def color_jitter(images: Tensor, strength: float = 0.5) -> Tensor:
     """Change brightness, contrast, saturation and hue of each image, always and in random order (PseudoSeg).
 
     A number from ``[-s, s]`` is added to all values, contrast and saturation are scaled by factors from
     ``[1 - s, 1 + s]``, and the hue is rotated by up to ``s/2`` of the circle. Sums are clamped to [0, 1]: with the
     authors' ``s`` = 0.5, much of an image may become black or white. Random numbers depend on the current shard
-    (`global_batch`).
+    (`global_batch`). Without three channels, only brightness and contrast change, and noise of sigma from U(0, s/10)
+    is added.
 
     Args:
-        images: float ``(N, 3, H, W)`` in [0, 1].
+        images: float ``(N, channels, H, W)`` in [0, 1].
         strength: ``s``, in [0, 1].
 
     Returns:
@@ -73,6 +102,10 @@ def color_jitter(images: Tensor, strength: float = 0.5) -> Tensor:
 
 def _jittered(image: Tensor, generator: torch.Generator, strength: float) -> Tensor:
     low, high = 1 - strength, 1 + strength
+    if len(image) != 3:
+        image = (image + _uniform(generator, -strength, strength)).clamp(0, 1)
+        image = adjust_contrast(image, _uniform(generator, low, high))
+        return add_noise(image, generator, _uniform(generator, 0, strength / 10))
     added = _uniform(generator, -strength, strength)
     contrast, saturation = _uniform(generator, low, high), _uniform(generator, low, high)
     hue = _uniform(generator, -strength / 2, strength / 2)
@@ -100,11 +133,12 @@ def cutout(images: Tensor, share: float) -> tuple[Tensor, Tensor]:
     Returns:
         A new tensor like ``images``, and bool ``(N, H, W)``, True inside the rectangle.
     """
-    n, _, height, width = images.shape
+    n, channels, height, width = images.shape
     inside = []
     for side in (height, width):
         center, length = (uniform(n, 1) * side).long(), round(share * side)
         offset = torch.arange(side) - (center - length // 2)
         inside.append((offset >= 0) & (offset < length))
     cut = (inside[0][:, :, None] & inside[1][:, None, :]).to(images.device)
-    return torch.where(cut[:, None], images.new_tensor(MEAN_PIXEL).view(3, 1, 1), images), cut
+    mean = MEAN_PIXEL if channels == 3 else (sum(MEAN_PIXEL) / 3,) * channels
+    return torch.where(cut[:, None], images.new_tensor(mean).view(-1, 1, 1), images), cut

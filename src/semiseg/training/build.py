@@ -39,7 +39,7 @@ def make_method(config: TrainConfig, options: Any, dataset: SegmentationDataset,
     Args:
         config: The run's configuration.
         options: The method's options.
-        dataset: Provides the number of classes.
+        dataset: Provides the numbers of classes and channels.
         weights: Replaces ``config.weights`` and ``config.init``. ``none``: a checkpoint fills the networks afterwards.
 
     Raises:
@@ -52,7 +52,9 @@ def make_method(config: TrainConfig, options: Any, dataset: SegmentationDataset,
         weights = "none"
 
     def make_network() -> SegmentationNetwork:
-        network = build(config.architecture, config.encoder, classes, weights or config.weights)
+        network = build(
+            config.architecture, config.encoder, classes, weights or config.weights, dataset.pixel_format.channels
+        )
         if config.batchnorm == "frozen-encoder":
             network.freeze_encoder_batchnorm()
         if config.freeze_encoder:

@@ -88,9 +88,9 @@ def cache_bytes(cache: DecodedCache, dataset: SegmentationDataset, ids: Sequence
     sample = evenly_spaced(ids, SIZE_SAMPLES)
     total = 0
     for path in filter(None, map(dataset.image_path, sample)):
-        cached = cache.path_of(path, factor)
+        cached = cache.path_of(path, factor, dataset.pixel_format)
         if cached is not None and not cached.exists():
             with suppress(UserError):  # unreadable images are not cached
                 width, height = image_size(path)
-                total += HEADER_BYTES + 3 * -(-width // factor) * -(-height // factor)
+                total += HEADER_BYTES + dataset.pixel_format.channels * -(-width // factor) * -(-height // factor)
     return total * len(ids) // max(1, len(sample))

@@ -17,6 +17,7 @@ from semiseg.data.class_names import similar_names, similar_names_note
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.files.mask_matching import unread_files_note
 from semiseg.data.folder_dataset import FolderDataset
+from semiseg.data.image_notes import image_notes
 from semiseg.data.mask_validation import count_pixels
 from semiseg.data.splits.annotation_kind import check_annotation
 from semiseg.data.splits.dataset_split import Split, resolve_split
@@ -59,6 +60,8 @@ def create_run(path: Path, config: TrainConfig, options: Any, note: str = "") ->
     unread = unread_files_note(dataset.root) if isinstance(dataset, FolderDataset) else ""
     notes = [text for text in (note, dataset.read_as, unread) if text]
     notes += split.notes
+    notes += [*dataset.pixel_notes, *image_notes(dataset, split.labeled)]
+    config = replace(config, bands=dataset.pixel_format.bands, white=dataset.pixel_format.white)
     notes += check_annotation(dataset, split.labeled, pixels, config.annotation)
     if split.shards is not None and (disk_note := disk_space_note(split.shards, config.batch // config.nodes)):
         notes.append(disk_note)
@@ -111,6 +114,7 @@ def open_data(config: TrainConfig) -> tuple[SegmentationDataset, Split]:
     check_unlabeled(config, split)
     if is_photograph_folder(config.unlabeled):
         dataset = add_photographs(dataset, config.unlabeled or "")[0]
+    dataset.choose_pixel_format(config.bands, config.white)
     return dataset, split
 
 

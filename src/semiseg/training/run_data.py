@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from semiseg.config import TrainConfig
-from semiseg.data import open_dataset
+from semiseg.data import open_dataset, saved_format
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.unlabeled_folder import add_photographs, is_photograph_folder
 from semiseg.errors import UserError
@@ -40,7 +40,7 @@ def with_located_paths(values: Mapping[str, Any]) -> dict[str, Any]:
 def open_run_data(
     config: TrainConfig, source: str | Path, data: str | Path | None = None, unlabeled: bool = False
 ) -> SegmentationDataset:
-    """Open the data of a run or checkpoint.
+    """Open the data of a run or checkpoint, with the pixel format that it has saved.
 
     Args:
         config: Its configuration.
@@ -63,6 +63,7 @@ def open_run_data(
             raise UserError(problem, path=source, fix="pass --unlabeled NEW if it moved")
         if is_photograph_folder(config.unlabeled):
             dataset = add_photographs(dataset, config.unlabeled)[0]
+    dataset.pixel_format = saved_format(config)
     return dataset
 
 

@@ -32,6 +32,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+RESOLVED = ("bands", "white")  # options that a new run resolves from its data
 LOCK = ".lock"
 UNLOCKED = "warning: {}. Make sure that only one process at a time trains this run."
 
@@ -149,7 +150,9 @@ class RunDirectory:
         except (OSError, ValueError, AttributeError):
             return False
         theirs, ours = to_mapping(*self.read_config()), to_mapping(config, options)
-        return launch == launch_id() and all(theirs.get(key) == ours[key] for key in ours if key not in MAY_CHANGE)
+        return launch == launch_id() and all(
+            theirs.get(key) == ours[key] for key in ours if key not in (*MAY_CHANGE, *RESOLVED)
+        )
 
     @cached_property
     def dataset(self) -> SegmentationDataset:

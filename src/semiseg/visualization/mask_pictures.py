@@ -162,8 +162,12 @@ def _labels(mask: Tensor) -> np.ndarray:
 
 
 def _pixels(image: Tensor) -> np.ndarray:
-    """Return the image, uint8 ``(3, H, W)``, as ``(H, W, 3)`` on the CPU."""
-    return np.ascontiguousarray(image.detach().cpu().permute(1, 2, 0).numpy())
+    """Return the image, uint8 ``(channels, H, W)``, as ``(H, W, 3)`` on the CPU.
+
+    Of more than three channels, the first three are shown as RGB; of fewer, the first one in gray.
+    """
+    shown = image[:3] if image.shape[0] >= 3 else image[:1].expand(3, -1, -1)
+    return np.ascontiguousarray(shown.detach().cpu().permute(1, 2, 0).numpy())
 
 
 def _shortened(text: str, width: int) -> str:

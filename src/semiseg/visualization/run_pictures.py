@@ -80,7 +80,12 @@ def prediction_grid(runs: Mapping[str, LoadedRun], ids: Sequence[str], cell_widt
     for id in ids:
         sample = read_sample(first.dataset, id)
         assert sample.mask is not None
-        masks = [*(run.predict(sample.image) for run in runs.values()), sample.mask]
+        images = [
+            sample.image if run.dataset.pixel_format == first.dataset.pixel_format else run.dataset.read_image(id)
+            for run in runs.values()
+        ]
+        predicted = [run.predict(image) for run, image in zip(runs.values(), images, strict=True)]
+        masks = [*predicted, sample.mask]
         image = resize_to_width(to_picture(sample.image), cell_width, smooth=True)
         rows.append([image, *(resize_to_width(colorize(mask, first.palette), cell_width) for mask in masks)])
     return grid(["image", *runs, "ground truth"], rows)

@@ -88,12 +88,14 @@ def describe(model: Model, network: SegmentationNetwork, settings: dict[str, Any
         network=model.network,
         checkpoint=model.path.stem,
         step=model.step,
+        bands=model.pixel_format.bands,
+        white=model.pixel_format.white,
         training=public_settings(settings) | {"method": short_name(model.config.method)},
     )
 
 
 def images_to_check(model: Model, data: str | Path | None = None) -> Sequence[Tensor]:
-    """Return two images uint8 ``(3, H, W)`` of the val list, or generated ones if the data cannot be opened."""
+    """Return two images uint8 ``(channels, H, W)`` of the val list, or generated ones if the data cannot be opened."""
     try:
         dataset = open_run_data(model.config, model.path, data)
         lists = RunDirectory(model.run).read_split(dataset, unlabeled=False) if model.run else None
@@ -101,4 +103,5 @@ def images_to_check(model: Model, data: str | Path | None = None) -> Sequence[Te
         return [dataset.read_image(id) for id in ids[:CHECKED_IMAGES]]
     except (UserError, OSError):
         dataset = Shapes(images=CHECKED_IMAGES, val=1, test=1, size=256)
-        return [dataset.read_image(id) for id in dataset.ids[:CHECKED_IMAGES]]
+        channels = [index % 3 for index in range(model.pixel_format.channels)]
+        return [dataset.read_image(id)[channels] for id in dataset.ids[:CHECKED_IMAGES]]

@@ -66,13 +66,7 @@ def open_image(source: Path | IO[bytes]) -> ImageFile.ImageFile:
         ValueError: The image is narrower than ``NARROW`` and longer than ``LONGEST_NARROW`` pixels.
         MissingExtra: It is a HEIC file, and pillow-heif is not installed.
     """
-    kinds = ("HEIF",) if is_heic(source) else KINDS
-    if "HEIF" in kinds:
-        _register_heic()
-    opened = Image.open(require_regular_file(source) if isinstance(source, Path) else source, formats=kinds)
-    if min(opened.size) < NARROW and max(opened.size) > LONGEST_NARROW:
-        size = "{} x {}".format(*opened.size)
-        raise ValueError(f"{size} pixels: less than {NARROW} by more than {LONGEST_NARROW} is not supported")
+    opened = open_header(source)
     if opened.format == "PNG":  # PIL decodes damaged pixels without an error unless it verifies the checksums
         opened.verify()  # the file has to be reopened afterwards
         if not isinstance(source, Path):
@@ -83,19 +77,36 @@ def open_image(source: Path | IO[bytes]) -> ImageFile.ImageFile:
     return opened
 
 
+def open_header(source: Path | IO[bytes]) -> ImageFile.ImageFile:
+    """Open an image file like ``open_image``, without verifying the checksums of a PNG."""
+    kinds = ("HEIF",) if is_heic(source) else KINDS
+    if "HEIF" in kinds:
+        _register_heic()
+    opened = Image.open(require_regular_file(source) if isinstance(source, Path) else source, formats=kinds)
+    check_sides(*opened.size)
+    return opened
+
+
+def check_sides(width: int, height: int) -> None:
+    """Raise ValueError if an image is narrower than ``NARROW`` and longer than ``LONGEST_NARROW`` pixels."""
+    if min(width, height) < NARROW and max(width, height) > LONGEST_NARROW:
+        size = f"{width} x {height} pixels"
+        raise ValueError(f"{size}: less than {NARROW} by more than {LONGEST_NARROW} is not supported")
+
+
 def is_heic(source: Path | IO[bytes]) -> bool:
     """Return whether a file, or its bytes, which are rewound, is a HEIC image."""
-    head = _head(source)
+    head = first_bytes(source)
     return head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS and b"avi" not in head[12:]
 
 
 def is_tiff(source: Path | IO[bytes]) -> bool:
     """Return whether a file, or its bytes, which are rewound, is a TIFF or BigTIFF."""
-    return _head(source)[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+    return first_bytes(source)[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-def _head(source: Path | IO[bytes]) -> bytes:
-    """Return the first bytes of a file."""
+def first_bytes(source: Path | IO[bytes]) -> bytes:
+    """Return the first bytes of a file, or of its bytes, which are rewound."""
     if isinstance(source, Path):
         with open(require_regular_file(source), "rb") as file:
             return file.read(64)
@@ -129,9 +140,7 @@ def page_count(path: Path) -> int:
             images = (tiff.imagej_metadata or {}).get("images", 1)  # a large stack has a header for the first page only
             pages = (page.aspage() for page in tiff.pages)
             return max(images, sum(not (page.is_reduced or page.is_mask) for page in pages), 1)
-    if is_heic(path):
-        return 1
-    with Image.open(path, formats=KINDS) as opened:
+    with open_header(path) as opened:
         return int(getattr(opened, "n_frames", 1)) if opened.format in ("PNG", "WEBP", "GIF", "AVIF") else 1
 
 
@@ -140,9 +149,15 @@ def describe_unsupported(paths: Iterable[str | Path]) -> str:
     counts = Counter(PurePath(path).suffix.lower() or "without suffix" for path in paths)
     texts = []
     for suffix, count in sorted(counts.items()):
-        kind = next((kind for kind, suffixes in UNSUPPORTED.items() if suffix in suffixes.split()), "")
+        kind = way_out(suffix)
         texts.append(f"{count} {suffix}" + (f" ({kind})" if kind else ""))
     return ", ".join(texts)
+
+
+def way_out(path: str | Path) -> str:
+    """Return what to do with a file or suffix that is not read, or an empty string if it is no known kind of image."""
+    suffix = str(path) if str(path).startswith(".") else PurePath(path).suffix.lower()
+    return next((kind for kind, suffixes in UNSUPPORTED.items() if suffix in suffixes.split()), "")
 
 
 def lossy_kind(opened: Image.Image, source: Path | IO[bytes]) -> str:

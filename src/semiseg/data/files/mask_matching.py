@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from semiseg.data.files.file_lists import IMAGE_SUFFIXES, MASK_SUFFIXES, list_files, other_files
+from semiseg.data.files.image_header import describe_unsupported, way_out
 from semiseg.errors import UserError, printable
 
 AFFIX = r"[\W_]*(masks?|labels?|labell?ed|seg|segm|segmentation|gt|ground[\W_]?truth|annotation|anno)[\W_]*"
@@ -96,4 +97,7 @@ def unread_files_note(root: Path) -> str:
     shown = ", ".join(path.relative_to(root).as_posix() for path in list(files.values())[:3])
     more = f" and {len(files) - 3} more" if len(files) > 3 else ""
     with_mask = f"; {annotated} of them have a mask" if annotated else ""
-    return f"warning: {len(files)} files in images/ are of a type that is not read: {printable(shown)}{more}{with_mask}"
+    known = [path for path in files.values() if way_out(path)]
+    ways = f"; {describe_unsupported(known)}" if known else ""
+    text = f"{len(files)} files in images/ are of a type that is not read: {printable(shown)}{more}{with_mask}{ways}"
+    return f"warning: {text}"

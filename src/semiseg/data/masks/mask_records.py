@@ -7,13 +7,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from semiseg.data.dataset import IGNORE, Color, MaskRecord, default_palette
-from semiseg.data.files.image_header import KINDS, UNREADABLE
+from semiseg.data.files.image_header import UNREADABLE, open_header
 from semiseg.data.files.mask_files import StoredMask, exif_orientation
 from semiseg.data.masks.mask_patterns import used_values
-from semiseg.errors import require_regular_file
 
 PALETTE_FIX = "write palette.txt with a name and a color (name r g b) per class, so that masks are read by color"
 
@@ -34,7 +32,7 @@ def make_record(mask: StoredMask, image: Path, with_colors: bool) -> MaskRecord:
 def image_orientation(path: Path) -> int:
     """Return the EXIF orientation of an image from its header, 1 to 8; 1 if it cannot be read."""
     try:
-        with Image.open(require_regular_file(path), formats=KINDS) as opened:
+        with open_header(path) as opened:
             # PIL would decode a PNG whose orientation does not come first, which is rare.
             return 1 if opened.format == "PNG" and "exif" not in opened.info else exif_orientation(opened)
     except UNREADABLE:

@@ -1,9 +1,9 @@
 """A cache directory of decoded images, which are mapped into memory.
 
 Each image is one file: six int64 numbers (``FORMAT``, height and width of the full image, factor, height and width of
-the pixels), then the pixels, uint8 ``(h, w, 3)``. The file name is a hash of the path, size and modification time of
-the source, the factor and the version of Pillow, so a changed image gets a new file. Files are written to ``drafts``,
-synced and renamed. Readers never see a partial file, even after a crash.
+the pixels), then the pixels, uint8 ``(h, w, channels)``. The file name is a hash of the path, size and modification
+time of the source, the factor, the pixel format and the version of Pillow, so a changed image gets a new file. Files
+are written to ``drafts``, synced and renamed. Readers never see a partial file, even after a crash.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import PIL
 import torch
 
 from semiseg.data.dataset import Decoded
+from semiseg.data.files.pixel_format import RGB, PixelFormat
 
 FORMAT = 1
 HEADER_BYTES = 6 * 8
@@ -57,25 +58,33 @@ class DecodedCache:
                     draft.unlink()
         self._stopped = torch.zeros(1, dtype=torch.bool).share_memory_()  # shared by all workers
 
-    def read(self, path: Path, factor: int, read: Callable[[], Decoded]) -> Decoded:
+    def read(self, path: Path, factor: int, read: Callable[[], Decoded], format: PixelFormat = RGB) -> Decoded:
         """Return the decoded image file from the cache, or decode it with ``read`` and cache it."""
-        cached_path = self.path_of(path, factor)
+        cached_path = self.path_of(path, factor, format)
         cached = None if cached_path is None else _load(cached_path)
         if cached is not None:
             return cached
         decoded = read()
-        unchanged = cached_path == self.path_of(path, factor)
+        unchanged = cached_path == self.path_of(path, factor, format)
         if cached_path is not None and unchanged and not self._stopped:
             self._write(cached_path, decoded)
         return decoded
 
-    def path_of(self, path: Path, factor: int) -> Path | None:
+    def path_of(self, path: Path, factor: int, format: PixelFormat = RGB) -> Path | None:
         """Return the cache file of an image file, or None if the image file does not exist or is not accessible."""
         try:
             status = os.stat(path)
         except OSError:
             return None
-        parts = (FORMAT, PIL.__version__, os.path.abspath(path), status.st_size, status.st_mtime_ns, factor)
+        parts: tuple[object, ...] = (
+            FORMAT,
+            PIL.__version__,
+            os.path.abspath(path),
+            status.st_size,
+            status.st_mtime_ns,
+            factor,
+        )
+        parts += () if format == RGB else (format.bands, format.white)
         name = hashlib.blake2b("\0".join(map(str, parts)).encode("utf-8", "surrogateescape"), digest_size=16)
         return self.folder / name.hexdigest()[:2] / name.hexdigest()[2:]
 
@@ -111,7 +120,9 @@ def _load(path: Path) -> Decoded | None:
     if len(content) < HEADER_BYTES:
         return None
     version, *size, factor, height, width = content[:HEADER_BYTES].view(np.int64).tolist()
-    if version != FORMAT or min(height, width) < 1 or len(content) != HEADER_BYTES + 3 * height * width:
+    if version != FORMAT or min(height, width) < 1 or (len(content) - HEADER_BYTES) % (height * width):
         return None
-    pixels = torch.from_numpy(content[HEADER_BYTES:].reshape(height, width, 3)).permute(2, 0, 1)
+    if len(content) == HEADER_BYTES:
+        return None
+    pixels = torch.from_numpy(content[HEADER_BYTES:].reshape(height, width, -1)).permute(2, 0, 1)
     return Decoded(pixels, (size[0], size[1]), factor)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor
 
 from semiseg.data.dataset import Decoded, SegmentationDataset, check_size
@@ -25,7 +27,8 @@ class ImageReader:
         path = self.dataset.image_path(id)
         if self.cache is None or path is None:
             return self.dataset.read_decoded(id, self.factor)
-        return self.cache.read(path, self.factor, lambda: self.dataset.read_decoded(id, self.factor))
+        read = partial(self.dataset.read_decoded, id, self.factor)
+        return self.cache.read(path, self.factor, read, self.dataset.pixel_format)
 
     def sample(self, id: str) -> tuple[Decoded, Tensor]:
         """Read an image and its mask, uint8 ``(H, W)``. Raises UserError if their sizes differ."""

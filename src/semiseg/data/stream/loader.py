@@ -31,7 +31,7 @@ class View:
     """A weak view of one image.
 
     Attributes:
-        image: uint8 ``(3, S, S)``, as ``weak_view`` returns it.
+        image: uint8 ``(channels, S, S)``, as ``weak_view`` returns it.
         mask: uint8 ``(S, S)``.
         valid: bool ``(S, S)``.
         area: The number of pixels of the resized image.
@@ -135,14 +135,14 @@ class TrainStream(Dataset[Batch]):
         labeled = [self._labeled_view(step * self.config.batch_size + index) for index in self._labeled_shard]
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         unlabeled = [self._unlabeled_view(epoch, step_in_epoch, index) for index in self._unlabeled_shard]
-        side = self.config.crop_size
+        side, channels = self.config.crop_size, self.dataset.pixel_format.channels
         valid = torch.stack([view.valid for view in labeled])
         masks = torch.stack([view.mask for view in labeled]).long().masked_fill_(~valid, 255)
         batch = Batch(
             labeled_images=torch.stack([view.image for view in labeled]),
             masks=masks,
             labeled_valid=valid,
-            unlabeled_images=_stack([view.image for view in unlabeled], (3, side, side), torch.uint8),
+            unlabeled_images=_stack([view.image for view in unlabeled], (channels, side, side), torch.uint8),
             unlabeled_valid=_stack([view.valid for view in unlabeled], (side, side), torch.bool),
             fill=(masks == 255) & valid if self.config.fill else valid[:0],
             labeled_tags=self._tags(labeled),

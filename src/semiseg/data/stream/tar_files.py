@@ -12,6 +12,7 @@ from semiseg.data.dataset import Decoded
 from semiseg.data.files.file_lists import IMAGE_SUFFIXES
 from semiseg.data.files.image_files import decode
 from semiseg.data.files.image_header import reason
+from semiseg.data.files.pixel_format import RGB, PixelFormat
 from semiseg.data.stream.remote_files import Unreachable, fetch, is_remote
 from semiseg.errors import UserError, require_regular_file
 
@@ -61,7 +62,9 @@ def read_members(path: Path, url: str) -> Members:
     return found
 
 
-def read_image(url: str, size: int, key: str, path: Path, location: tuple[int, int], factor: int = 1) -> Decoded:
+def read_image(
+    url: str, size: int, key: str, path: Path, location: tuple[int, int], factor: int = 1, format: PixelFormat = RGB
+) -> Decoded:
     """Decode an image from the local copy of its tar file, which is downloaded again if it was evicted.
 
     Args:
@@ -71,6 +74,7 @@ def read_image(url: str, size: int, key: str, path: Path, location: tuple[int, i
         path: The local copy.
         location: Offset and size of the image in bytes.
         factor: The reduction, see ``decode``.
+        format: The bands and the white value.
 
     Raises:
         UserError: The image cannot be read, is too large, or its name leads out of its folder.
@@ -85,7 +89,7 @@ def read_image(url: str, size: int, key: str, path: Path, location: tuple[int, i
             if count > min(MAX_IMAGE_BYTES, os.fstat(file.fileno()).st_size - offset):
                 raise UserError(f"the image cannot be read (it claims {count} bytes)", path=name, fix="pack it again")
             file.seek(offset)
-            return decode(BytesIO(file.read(count)), name, factor)
+            return decode(BytesIO(file.read(count)), name, factor, format)
         fetch(url, size)
     raise missing_error(url)
 

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from semiseg.data.dataset import Decoded
+from semiseg.data.files.pixel_format import RGB, PixelFormat
 from semiseg.data.files.string_array import as_string_array
 from semiseg.data.preview_selection import evenly_spaced
 from semiseg.data.splits.dataset_split import Split
@@ -118,12 +119,16 @@ class ShardPool:
         seed: The seed of the run.
         rank_batch_size: Unlabeled images per step on this rank.
         factor: Images are decoded at ``1 / factor`` of their size, as by ``ImageReader``.
+        format: The bands and the white value of the images.
     """
 
     names: Sequence[str] = ()
 
-    def __init__(self, shards: Shards, seed: int, rank_batch_size: int, factor: int = 1) -> None:
-        self.shards, self.seed, self.count, self.factor = shards, seed, len(shards), factor
+    def __init__(
+        self, shards: Shards, seed: int, rank_batch_size: int, factor: int = 1, format: PixelFormat = RGB
+    ) -> None:
+        self.shards, self.seed, self.count = shards, seed, len(shards)
+        self.factor, self.format = factor, format
         self._max_open = 2 * WINDOW * (rank_batch_size + 1)
         self._prefetch = is_remote(shards.base) and local_copy_bytes(shards, rank_batch_size) <= cache_bytes()
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
@@ -154,7 +159,7 @@ class ShardPool:
         """Read an image, see ``Pool``. Decoded images are not cached."""
         shard, key = self._find(id)
         url, size = self.shards.url(shard.number), int(self.shards.sizes[shard.number])
-        return read_image(url, size, key, shard.path, shard.members[key], self.factor)
+        return read_image(url, size, key, shard.path, shard.members[key], self.factor, self.format)
 
     def fallbacks(self, id: str, epoch: int) -> Iterator[str]:
         """Yield all other images of the same shard, which is available locally."""
@@ -215,7 +220,7 @@ class ShardPool:
 def make_pool(reader: ImageReader, split: Split, seed: int, rank_batch_size: int = 1) -> Pool:
     """Return the unlabeled images of a split. This rank reads ``rank_batch_size`` of them per step."""
     if split.shards is not None:
-        return ShardPool(split.shards, seed, rank_batch_size, reader.factor)
+        return ShardPool(split.shards, seed, rank_batch_size, reader.factor, reader.dataset.pixel_format)
     return ListPool(reader, split.unlabeled, seed)
 
 

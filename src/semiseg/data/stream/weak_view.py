@@ -15,6 +15,9 @@ from semiseg.data.dataset import IGNORE
 PADDING = (124, 116, 104)
 """The mean color of ImageNet in 8 bits, which normalization maps to about zero."""
 
+GRAY_PADDING = 115
+"""The mean of ``PADDING``, for images of other than three channels."""
+
 
 def weak_view(
     image: Tensor,
@@ -32,7 +35,7 @@ def weak_view(
     color, mask 255, and is not valid.
 
     Args:
-        image: uint8 ``(3, H, W)``.
+        image: uint8 ``(channels, H, W)``.
         mask: uint8 ``(H, W)``, or None.
         crop_size: Side ``S`` of the square in pixels.
         seed: Determines scale, position and flip.
@@ -42,7 +45,7 @@ def weak_view(
         factor: The reduction: one pixel of ``image`` covers ``factor * factor`` pixels of the full image.
 
     Returns:
-        Image uint8 ``(3, S, S)``, mask uint8 ``(S, S)`` (all 255 without a mask), valid bool ``(S, S)``.
+        Image uint8 ``(channels, S, S)``, mask uint8 ``(S, S)`` (all 255 without a mask), valid bool ``(S, S)``.
     """
     rng = random.Random(seed)
     whole = whole or (image.shape[-2], image.shape[-1])
@@ -55,7 +58,9 @@ def weak_view(
     x0, x1 = max(left, 0), min(left + crop_size, width)
     region = slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)
 
-    pixels = np.full((crop_size, crop_size, 3), PADDING, dtype=np.uint8)
+    channels = image.shape[0]
+    padding = PADDING if channels == 3 else (GRAY_PADDING,) * channels
+    pixels = np.full((crop_size, crop_size, channels), padding, dtype=np.uint8)
     labels = np.full((crop_size, crop_size), IGNORE, dtype=np.uint8)
     valid = np.zeros((crop_size, crop_size), dtype=np.bool_)
     steps = whole[0] / height / factor, whole[1] / width / factor
@@ -94,8 +99,17 @@ def _resized_part(image: Tensor, steps: tuple[float, float], part: tuple[int, in
 
     ``steps`` are the rows and columns of ``image`` per row and column of the resized image.
     """
+    if image.shape[0] != 3:
+        return np.stack([_resized_band(band, steps, part) for band in image.numpy()], axis=-1)
+    return _resized_band(image.permute(1, 2, 0).contiguous().numpy(), steps, part)
+
+
+def _resized_band(
+    pixels: NDArray[np.uint8], steps: tuple[float, float], part: tuple[int, int, int, int]
+) -> NDArray[np.uint8]:
+    """Return the part for pixels ``(H, W)`` or ``(H, W, 3)``."""
     (down, across), (y0, y1, x0, x1) = steps, part
-    source = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    source = Image.fromarray(pixels)
     # The filter reads beyond the box where necessary, so this equals resizing the whole image and then cropping.
     box = (x0 * across, y0 * down, min(x1 * across, source.width), min(y1 * down, source.height))
     return np.asarray(source.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box))

@@ -11,8 +11,9 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from semiseg.data.files.image_files import read_image_file
-from semiseg.data.files.image_header import UNREADABLE, is_tiff, open_image, page_count, unreadable_error
+from semiseg.data.files.image_files import image_size, read_image_file
+from semiseg.data.files.image_header import UNREADABLE, is_tiff, page_count, unreadable_error
+from semiseg.data.files.pixel_format import PixelFormat
 from semiseg.errors import UserError
 from semiseg.inference.bounded_predictor import BoundedPredictor
 from semiseg.inference.formats.geotiff import EXTRA, RasterImage, has_rasterio, open_raster
@@ -29,7 +30,7 @@ class MemoryImage:
     """A decoded image.
 
     Args:
-        pixels: uint8 ``(3, H, W)``.
+        pixels: uint8 ``(channels, H, W)``.
         name: The file, for messages.
     """
 
@@ -38,11 +39,11 @@ class MemoryImage:
         self.size = (pixels.shape[-2], pixels.shape[-1])
 
     def read(self, top: int, left: int, height: int, width: int) -> Tensor:
-        """Return the pixels of a rectangle, uint8 ``(3, height, width)``."""
+        """Return the pixels of a rectangle, uint8 ``(channels, height, width)``."""
         return self.pixels[:, top : top + height, left : left + width]
 
     def reduced(self, factor: int) -> Tensor:
-        """Return every ``factor``-th pixel, uint8 ``(3, ceil(H / factor), ceil(W / factor))``."""
+        """Return every ``factor``-th pixel, uint8 ``(channels, ceil(H / factor), ceil(W / factor))``."""
         return self.pixels[:, ::factor, ::factor]
 
 
@@ -54,19 +55,18 @@ class Header(NamedTuple):
     pixels: Tensor | None
 
 
-def read_ahead_of(path: Path) -> Header:
-    """Read the header of an image file, and its pixels unless it is large.
+def read_ahead_of(path: Path, format: PixelFormat) -> Header:
+    """Read the header of an image file, and its pixels, in the format of the networks, unless it is large.
 
     Raises:
         UserError: The file cannot be read.
     """
+    width, height = image_size(path)
     try:
-        with open_image(path) as opened:
-            width, height = opened.size
         pages = page_count(path)
     except UNREADABLE as error:
         raise unreadable_error("image", str(path), error) from None
-    return Header((height, width), pages, read_image_file(path) if height * width <= READ_AHEAD else None)
+    return Header((height, width), pages, read_image_file(path, format) if height * width <= READ_AHEAD else None)
 
 
 @contextmanager
@@ -85,7 +85,7 @@ def open_source(
         yield decoded(path, header, predictor), None
         return
     with open_raster(path) as dataset:
-        raster = RasterImage(dataset, str(path))
+        raster = RasterImage(dataset, str(path), predictor.predictor.pixel_format)
         if from_disk:
             yield raster, raster if georeferenced else None
         else:
@@ -100,7 +100,7 @@ def decoded(path: Path, header: Header, predictor: BoundedPredictor) -> MemoryIm
     if height * width > LARGEST_IMAGE or DECODING_BYTES * height * width > available_memory(CPU):
         problem = f"{width} x {height} pixels are too many to decode at once"
         raise UserError(problem, path=path, fix=f"convert it to TIFF, which is read in windows, and {EXTRA}")
-    return MemoryImage(read_image_file(path), str(path))
+    return MemoryImage(read_image_file(path, predictor.predictor.pixel_format), str(path))
 
 
 @contextmanager

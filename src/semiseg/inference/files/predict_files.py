@@ -84,7 +84,7 @@ def predict_files(writer: PredictionWriter, tasks: Sequence[Task], skip_unreadab
 
     def read(task: Task) -> tuple[Header | UserError, Task]:
         try:
-            return read_ahead_of(task.image.path), task
+            return read_ahead_of(task.image.path, writer.predictor.predictor.pixel_format), task
         except UserError as error:
             return error, task
 

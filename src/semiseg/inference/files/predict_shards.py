@@ -57,6 +57,7 @@ def predict_shard(writer: PredictionWriter, shards: Shards, number: int, out: Pa
     Raises:
         UserError: The shard of masks cannot be written.
     """
+    format = writer.predictor.predictor.pixel_format
     url, size, file = shards.url(number), int(shards.sizes[number]), out / shards.names[number]
     failed, draft = 0, file.with_name(f".{file.name}.part")
     try:
@@ -65,7 +66,7 @@ def predict_shard(writer: PredictionWriter, shards: Shards, number: int, out: Pa
         with open(draft, "wb") as stream, tar_writer(stream) as tar:
             for key, member in members.items():
                 try:
-                    image = read_image(url, size, key, path, member).pixels
+                    image = read_image(url, size, key, path, member, format=format).pixels
                     pictures = writer.render(MemoryImage(image, f"{url}: {key}"))
                 except Unreachable:
                     raise

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from semiseg.data.dataset import IGNORE, Color
+from semiseg.data.files.image_files import to_8_bits
+from semiseg.data.files.pixel_format import RGB, PixelFormat
+from semiseg.data.files.stored_values import missing_values
 from semiseg.errors import UserError
 from semiseg.inference.formats.write_error import WriteError
 
@@ -76,22 +79,26 @@ def reading(name: str) -> Iterator[None]:
 
 
 class RasterImage:
-    """An image read in windows from a dataset of rasterio: the first three bands, or one band as gray.
+    """An image read in windows from a dataset of rasterio: the bands of the format, the first three, or one as gray.
 
     Args:
         dataset: The open dataset.
         name: The file, for messages.
+        format: The bands and the white value.
     """
 
-    def __init__(self, dataset: Any, name: str) -> None:
-        self.dataset, self.name = dataset, name
+    def __init__(self, dataset: Any, name: str, format: PixelFormat = RGB) -> None:
+        self.dataset, self.name, self.white = dataset, name, format.white
         self.size = dataset.height, dataset.width
-        self.bands = [1, 2, 3] if dataset.count >= 3 else [1, 1, 1]
+        self.bands = list(format.bands or ((1, 2, 3) if dataset.count >= 3 else (1, 1, 1)))
+        if max(self.bands) > dataset.count:
+            problem = f"it has {dataset.count} bands, and band {max(self.bands)} is to be read"
+            raise UserError(problem, path=name, fix="give images like those of the training data")
         self.inverted = dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
         self.palette = palette_of(dataset)
 
     def read(self, top: int, left: int, height: int, width: int) -> Tensor:
-        """Return the pixels of a rectangle, uint8 ``(3, height, width)``."""
+        """Return the pixels of a rectangle, uint8 ``(channels, height, width)``."""
         with reading(self.name):
             return self._as_uint8(self.dataset.read(self.bands, window=_window(top, left, height, width)))
 
@@ -102,12 +109,14 @@ class RasterImage:
             return mask
 
     def reduced(self, factor: int) -> Tensor:
-        """Return about every ``factor``-th pixel of the image, uint8 ``(3, ceil(H / factor), ceil(W / factor))``."""
+        """Return about every ``factor``-th pixel, uint8 ``(channels, ceil(H / factor), ceil(W / factor))``."""
         shape = tuple(-(-side // factor) for side in self.size)
         with reading(self.name):
-            return self._as_uint8(self.dataset.read(self.bands, out_shape=(3, *shape)))
+            return self._as_uint8(self.dataset.read(self.bands, out_shape=(len(self.bands), *shape)))
 
     def _as_uint8(self, values: NDArray[Any]) -> Tensor:
+        if values.dtype != np.uint8 and self.white is not None:
+            values = to_8_bits(values, self.white, missing_values(values, self.dataset.nodata))
         if values.dtype == np.uint16:
             values = (values.astype(np.float32) * (255 / 65535)).astype(np.uint8)
         if values.dtype != np.uint8:

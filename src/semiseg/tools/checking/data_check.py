@@ -18,6 +18,7 @@ from semiseg.tools.checking.finding import SEVERITIES, Finding, from_errors
 from semiseg.tools.checking.image_findings import (
     Pair,
     duplicate_findings,
+    format_findings,
     near_duplicate_findings,
     size_findings,
     unreadable_images,
@@ -107,6 +108,7 @@ def check_data(data: str | Path, progress: Progress | None = None) -> tuple[Data
         return DataCheck(str(data), str(data), 0, 0, {}, (), None, (), tuple(findings), ""), None
     if dataset.read_as:
         findings.append(Finding("note", "form", dataset.read_as))
+    findings += format_findings(dataset)  # before the images are read
     lists = read_lists(dataset)
     scans = scan(dataset, progress)
     masks = collect_masks(scans, lists)

@@ -10,6 +10,7 @@ from pathlib import Path
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.file_dataset import FileDataset
 from semiseg.data.files.file_lists import IMAGE_SUFFIXES, JPEG_SUFFIXES, MASK_SUFFIXES, list_files, other_files
+from semiseg.data.files.image_header import describe_unsupported, way_out
 from semiseg.data.files.mask_matching import misnamed_masks, unmatched_masks
 from semiseg.data.folder_dataset import FolderDataset
 from semiseg.tools.checking.finding import Finding, format_count, format_names, image_names, relative
@@ -71,6 +72,8 @@ def _unsupported_files(
         return []
     files = tuple(relative(path, dataset.root) for path in others)
     text = f"{format_count(len(files), 'file')} of an unsupported type among the {noun}: {format_names(files)}"
+    if noun == "images" and (images := [path for path in others if way_out(path)]):
+        return [Finding("warning", "other-files", f"{text}; {describe_unsupported(images)}", files=files)]
     return [Finding("note", "other-files", text, files=files)]
 
 

@@ -7,12 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from semiseg.data.dataset import SegmentationDataset
-from semiseg.errors import printable
+from semiseg.data.file_dataset import FileDataset
+from semiseg.data.image_notes import several_pages
+from semiseg.data.pixel_range import choose_pixel_format
+from semiseg.errors import UserError, printable
 from semiseg.tools.checking.finding import (
     Finding,
     Severity,
     format_count,
     format_names,
+    from_errors,
     from_file_errors,
     image_names,
 )
@@ -62,6 +66,29 @@ def size_findings(dataset: SegmentationDataset, scans: Sequence[SampleScan]) -> 
         width, height = common
         text = f"{format_count(len(files), 'image')} not of the common size {width}x{height}: {format_names(files)}"
         findings.append(Finding("note", "odd-size", text, files=files))
+    return findings
+
+
+def format_findings(dataset: SegmentationDataset) -> list[Finding]:
+    """Report the range of the pixel values, the bands, mixed depths, and images of several pages.
+
+    The pixel format of the data set is set as for training.
+    """
+    findings: list[Finding] = []
+    if isinstance(dataset, FileDataset):
+        try:
+            choice = choose_pixel_format(dataset.images, dataset.root, limit=len(dataset.images))
+        except UserError as error:
+            return from_errors([error], "pixel-range", dataset.root)
+        dataset.pixel_format = choice.format
+        for note in choice.notes:
+            severity: Severity = "warning" if note.startswith("warning: ") else "note"
+            findings.append(Finding(severity, "pixel-range", note.removeprefix("warning: ")))
+    if paged := several_pages(dataset, dataset.ids):
+        files = image_names(dataset, list(paged))
+        names = format_names([f"{file} ({count} pages)" for file, count in zip(files, paged.values(), strict=True)])
+        text = f"{format_count(len(files), 'image')} of several pages, of which the first is used: {names}"
+        findings.append(Finding("warning", "image-pages", text, "save the other pages as images of their own", files))
     return findings
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import PIL.Image
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -37,8 +38,11 @@ class Fingerprint:
 
 
 def fingerprint(image: Tensor) -> Fingerprint:
-    """Return the fingerprint of an image, uint8 ``(3, H, W)``."""
-    gray = PIL.Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).convert("L")
+    """Return the fingerprint of an image, uint8 ``(channels, H, W)``."""
+    if image.shape[0] == 3:
+        gray = PIL.Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).convert("L")
+    else:
+        gray = PIL.Image.fromarray(image.float().mean(dim=0).to(torch.uint8).numpy())
     cells, thumbnail = (
         np.asarray(gray.resize(size, PIL.Image.Resampling.BOX), dtype=np.float32)
         for size in ((9, 8), (THUMBNAIL_SIDE, THUMBNAIL_SIDE))

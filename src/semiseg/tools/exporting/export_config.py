@@ -15,6 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from semiseg.data.dataset import Color
+from semiseg.data.files.pixel_format import PixelFormat
+from semiseg.data.pixel_range import check_bands, check_white
 from semiseg.errors import UserError, require_regular_file
 from semiseg.networks import SegmentationNetwork, build
 from semiseg.version import __version__
@@ -31,12 +33,14 @@ class Description:
         architecture, encoder: Arguments of ``networks.build``.
         classes: Class names; class ``k`` is channel ``k`` of the logits.
         palette: One RGB color per class.
-        mean, std: Normalization per channel of RGB in [0, 1], applied inside the network.
+        mean, std: Normalization per channel in [0, 1], applied inside the network.
         image_scale: Factor by which images are resized for the network.
         size_multiple: Input sides are multiples of this number of pixels.
         least_side: Smallest input side in pixels.
         method, network, checkpoint, step: Identify the network within the run.
         training: Options of the run, with shortened paths (`public_settings`).
+        bands: The bands of an image file that are the channels, counted from 1; None means RGB.
+        white: The value that becomes 1 in images of more than 8 bits; None means 65535.
     """
 
     architecture: str
@@ -53,6 +57,8 @@ class Description:
     checkpoint: str
     step: int
     training: dict[str, Any]
+    bands: tuple[int, ...] | None = None
+    white: float | None = None
 
     def write(self, folder: Path) -> None:
         """Write ``config.json``."""
@@ -95,8 +101,12 @@ def _check(description: Description) -> None:
         raise ValueError("there must be 1 to 255 different classes, each with a color")
     if not all(type(value) is int and 0 <= value <= 255 for color in d.palette for value in color):
         raise ValueError("colors must be in [0, 255]")
-    if not (len(d.mean) == len(d.std) == 3 and all(map(math.isfinite, (*d.mean, *d.std))) and min(d.std) > 0):
-        raise ValueError("mean and std must have three finite values")
+    bands, white = check_bands(d.bands), check_white(d.white)
+    if isinstance(bands, str) or isinstance(white, str):
+        raise TypeError("bands and white must be numbers")
+    channels = PixelFormat(bands, white).channels
+    if not (len(d.mean) == len(d.std) == channels and all(map(math.isfinite, (*d.mean, *d.std))) and min(d.std) > 0):
+        raise ValueError(f"mean and std must have {channels} finite values")
 
 
 def read_export(weights: Path) -> tuple[Description, SegmentationNetwork]:
@@ -121,10 +131,11 @@ def read_export(weights: Path) -> tuple[Description, SegmentationNetwork]:
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items() if k in names}
         description = Description(**values)
         _check(description)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, UserError) as error:
         problem = f"not the configuration of an export ({type(error).__name__})"
         raise UserError(problem, path=config, fix="export the run again") from None
-    network = build(description.architecture, description.encoder, len(description.classes), weights="none")
+    classes, channels = len(description.classes), len(description.mean)
+    network = build(description.architecture, description.encoder, classes, weights="none", channels=channels)
     try:
         network.load_state_dict(load_file(weights))
     except (OSError, SafetensorError, RuntimeError) as error:

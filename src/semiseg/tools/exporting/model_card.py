@@ -22,13 +22,13 @@ network = torch.export.load("model.pt2").module()
 logits = network(images)  # (N, {classes}, H, W)
 ```
 
-`images` is float32 `(N, 3, H, W)`, RGB in [0, 1]; normalization is part of the network. {sizes}""",
+`images` is float32 `(N, {channels}, H, W)` in [0, 1], {pixels}; normalization is part of the network. {sizes}""",
     "onnx": """```sh
-pip install onnxruntime numpy pillow
+pip install onnxruntime numpy pillow{tifffile}
 python inference.py photo.jpg mask.png  # an indexed PNG: values are classes
 ```
 
-`model.onnx` takes `images`, float32 `(N, 3, H, W)`, RGB in [0, 1], and returns `logits`,
+`model.onnx` takes `images`, float32 `(N, {channels}, H, W)` in [0, 1], {pixels}, and returns `logits`,
 `(N, {classes}, H, W)`; normalization is part of the network. {sizes} `inference.py` shows how.""",
 }
 LICENSE = (
@@ -59,7 +59,7 @@ def model_card(description: Description, format: str, run: RunFiles | None) -> s
         trained_on(description, run),
         f"This is the network `{description.network}`, checkpoint `{description.checkpoint}`, step {description.step}.",
         "## Usage",
-        USAGE[format].format(classes=len(description.classes), sizes=sizes(description)),
+        usage(description, format),
         "## Classes",
         class_table(description.classes, description.palette),
         "## Figures",
@@ -81,6 +81,24 @@ def trained_on(description: Description, run: RunFiles | None) -> str:
     counts = run.list_sizes if run else {}
     images = ", ".join(f"{counts[name]} {name}" for name in ("labeled", "unlabeled", "val", "test") if name in counts)
     return f"Trained on `{description.training['data']}`{f' ({images} images)' if images else ''} by semiseg."
+
+
+def usage(description: Description, format: str) -> str:
+    """Return how to use the export."""
+    return USAGE[format].format(
+        classes=len(description.classes),
+        channels=len(description.mean),
+        pixels=pixels(description),
+        tifffile=" tifffile" if description.bands or description.white else "",
+        sizes=sizes(description),
+    )
+
+
+def pixels(description: Description) -> str:
+    """Return in words what the channels are and which value is 1."""
+    bands = f"bands {', '.join(map(str, description.bands))}" if description.bands else "RGB"
+    white = f" ({description.white:g} is 1 in images of more than 8 bits)" if description.white else ""
+    return bands + white
 
 
 def sizes(description: Description) -> str:

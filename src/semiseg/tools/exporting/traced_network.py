@@ -20,7 +20,7 @@ LARGEST = 4096  # largest side given to torch.export, in units of the stride
 
 
 class Graph(nn.Module):
-    """The network without padding: images ``(N, 3, H, W)`` in [0, 1] to logits ``(N, C, H, W)``.
+    """The network without padding: images ``(N, channels, H, W)`` in [0, 1] to logits ``(N, C, H, W)``.
 
     H and W must be multiples of the stride. With padding inside the graph, torch.export would have to prove
     divisibility for every layer, which takes minutes or does not finish.
@@ -77,7 +77,7 @@ def make_program(network: SegmentationNetwork) -> torch.export.ExportedProgram:
     dimension = torch.export.Dim
     rows, columns = (dimension(name, min=2, max=LARGEST) for name in ("rows", "columns"))
     shapes = {0: dimension("batch"), 2: stride * rows, 3: stride * columns}
-    images = torch.rand(2, 3, 3 * stride, 5 * stride)
+    images = torch.rand(2, network.channels, 3 * stride, 5 * stride)
     with torch.no_grad(), quiet():
         return torch.export.export(Graph(network).eval(), (images,), dynamic_shapes=(shapes,))
 

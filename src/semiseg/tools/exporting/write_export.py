@@ -21,7 +21,7 @@ from semiseg.tools.exporting.traced_network import make_program, quiet, size_rul
 LIMIT = 1e-3  # largest difference of a logit; rounding in float32 gives 1e-6 to 1e-4
 CHECKED_SIZES = ((192, 256), (160, 128))  # in pixels, before rounding to multiples of the stride
 Run = Callable[[Tensor], Tensor]
-"""The exported network: images float ``(N, 3, H, W)`` in [0, 1] to logits ``(N, C, H, W)``."""
+"""The exported network: images float ``(N, channels, H, W)`` in [0, 1] to logits ``(N, C, H, W)``."""
 
 
 def write_safetensors(network: SegmentationNetwork, folder: Path) -> Run:
@@ -88,7 +88,7 @@ def write_export(
         network: The network, on the CPU, in eval mode.
         description: The content of ``config.json``.
         card: The content of ``README.md``.
-        images: Images for the comparison, uint8 ``(3, H, W)``, at least one.
+        images: Images for the comparison, uint8 ``(channels, H, W)``, at least one.
         out: A directory that does not exist or is empty.
         format: A key of ``FORMATS``.
 

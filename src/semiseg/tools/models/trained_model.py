@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from semiseg.config import TrainConfig, from_mapping, read_train_config, read_yaml
+from semiseg.data import saved_format
 from semiseg.data.dataset import Color
 from semiseg.data.files.image_files import read_image_file
 from semiseg.errors import UserError, lookup
@@ -29,8 +30,8 @@ from semiseg.training.run_directory import RunDirectory
 class Model:
     """A trained model; ``model(image)`` returns ``Prediction(mask, confidence)``.
 
-    ``image`` is a path, or uint8 ``(3, H, W)``, RGB, of any size; ``mask`` is uint8 ``(H, W)`` and ``confidence`` float
-    ``(H, W)`` in [0, 1], at the size of the image.
+    ``image`` is a path, or uint8 ``(channels, H, W)``, usually RGB, of any size; ``mask`` is uint8 ``(H, W)`` and
+    ``confidence`` float ``(H, W)`` in [0, 1], at the size of the image.
 
     Attributes:
         path: The checkpoint or export.
@@ -39,6 +40,7 @@ class Model:
         classes: The names of the classes.
         palette: Their colors.
         config: The options of the run.
+        pixel_format: The bands and the white value of its images.
         method: The method with all its networks; None for an export.
         networks: The networks by name.
         network: The name of the network that ``model(image)`` uses.
@@ -50,6 +52,7 @@ class Model:
         self.path, self.step, self.run = file, trained.step, trained.run
         self.classes, self.palette = trained.classes, trained.palette
         self.config, self.method = trained.config, trained.method
+        self.pixel_format = saved_format(self.config)
         self.device, self.networks = torch.device(find_accelerator(accelerator)), trained.networks
         for net in self.networks.values():
             net.to(self.device).to(memory_format=torch.channels_last).eval()
@@ -72,13 +75,12 @@ class Model:
         Raises:
             UserError: The method has no such network.
         """
-        return Predictor(
-            lookup("network", name, self.choices), mode, self.config.crop_size, self.config.image_scale, self.device
-        )
+        network, config = lookup("network", name, self.choices), self.config
+        return Predictor(network, mode, config.crop_size, config.image_scale, self.device, self.pixel_format)
 
     def __call__(self, image: Tensor | str | Path) -> Prediction:
-        """Predict one image, given as a path or as uint8 ``(3, H, W)``."""
-        return self.predictor(image if isinstance(image, Tensor) else read_image_file(image))
+        """Predict one image, given as a path or as uint8 ``(channels, H, W)``."""
+        return self.predictor(image if isinstance(image, Tensor) else read_image_file(image, self.pixel_format))
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,8 @@ def read_checkpoint(file: Path) -> Trained:
     values = with_located_paths(state["config"] | (recorded_data(run) if run else {}))
     config, options = from_mapping((TrainConfig, kind.Options), values, str(file))
     shape = (config.architecture, config.encoder, len(classes))
-    method = kind(lambda: build(*shape, weights="none"), len(classes), options)
+    channels = saved_format(config).channels
+    method = kind(lambda: build(*shape, weights="none", channels=channels), len(classes), options)
     try:
         method.load_state_dict(state["method"])
     except RuntimeError as error:

@@ -95,7 +95,7 @@ def segment(networks: Networks, data: bytes, labels: Sequence[str], details: boo
         pixels in [0, 1] by class, and ``mean_confidence``. With ``details`` also ``confidence`` (gray PNG, base64, at
         most ``PREVIEW_SIDE`` pixels) and ``colors`` by class.
     """
-    answers = networks.segment(read_upload(data, networks.peak_pixels), labels)
+    answers = networks.segment(lambda format: read_upload(data, networks.peak_pixels, format), labels)
     height, width = answers[0].mask.shape
     return {
         "width": width,

@@ -69,7 +69,7 @@ class LabelStudioBackend:
 
     def _segment(self, source: Path | IO[bytes], name: str) -> tuple[NDArray[np.uint8], float]:
         """Return the mask ``(H, W)`` of an image, and its mean confidence in [0, 1]."""
-        pixels = decode(source, name).pixels
+        pixels = decode(source, name, format=self.writer.predictor.predictor.pixel_format).pixels
         with self._lock:
             mask, confidence = self.writer.arrays(MemoryImage(pixels, name)).values()
         return mask, float(confidence.mean()) / 255

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from semiseg.data.dataset import Color, SegmentationDataset
+from semiseg.data.files.pixel_format import PixelFormat
 from semiseg.data.preview_selection import evenly_spaced
 from semiseg.errors import UserError, lookup
 from semiseg.inference.predictor import Predictor
@@ -75,17 +76,24 @@ class Networks:
         """Return the number of pixels that the most expensive network processes for an image of this size."""
         return max(predictor.peak_pixels(height, width) for _, predictor in self.predictors.values())
 
-    def segment(self, image: Tensor, labels: Iterable[str] = ()) -> list[Answer]:
-        """Segment an image uint8 ``(3, H, W)`` with the networks of these labels, or the default ones.
+    def segment(self, image: Tensor | Callable[[PixelFormat], Tensor], labels: Iterable[str] = ()) -> list[Answer]:
+        """Segment an image with the networks of these labels, or the default ones.
+
+        Args:
+            image: uint8 ``(channels, H, W)``, or a function that reads it in the pixel format of a network.
+            labels: The labels.
 
         Raises:
             UserError: A label is unknown.
         """
         chosen = {label: lookup("network", label, self.predictors) for label in labels or self.defaults}
-        answers = []
+        answers, read = [], {}
         for label, (model, predictor) in chosen.items():
+            format = predictor.pixel_format
+            if format not in read:
+                read[format] = image if isinstance(image, Tensor) else image(format)
             with self._lock:
-                mask, confidence = predictor(image)
+                mask, confidence = predictor(read[format])
             answers.append(Answer(label, mask.cpu(), confidence.cpu(), model.classes, model.palette))
         return answers
 
@@ -96,7 +104,12 @@ def number_duplicates(names: Sequence[str]) -> list[str]:
 
 
 def find_samples(model: Model, data: str | Path | None = None) -> tuple[SegmentationDataset | None, tuple[str, ...]]:
-    """Return the data set of the model, or at ``data``, and ids of sample images from its test or val list."""
+    """Return the data set of the model, or at ``data``, and ids of sample images from its test or val list.
+
+    A sample is a picture of three channels, so a model that reads certain bands has none.
+    """
+    if model.pixel_format.bands is not None:
+        return None, ()
     try:
         dataset = open_run_data(model.config, model.path, data)
         if model.run is None:

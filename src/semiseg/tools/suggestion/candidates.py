@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from semiseg.config import TrainConfig
-from semiseg.data import open_dataset
+from semiseg.data import open_dataset, saved_format
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.splits.list_files import listable
 from semiseg.data.stream.shards import names_shards
@@ -74,6 +74,7 @@ def candidates_in_run(run: RunDirectory, dataset: SegmentationDataset, config: T
 def candidates_elsewhere(run: RunDirectory, data: str, config: TrainConfig) -> Candidates:
     """Choose among the images of another data set that have no mask; it may be the run's data at a new path."""
     dataset = open_dataset(data)
+    dataset.pixel_format = saved_format(config)
     ids = tuple(id for id in dataset.ids if not dataset.has_mask(id))
     try:
         own = open_run_data(config, run.path)
