@@ -113,7 +113,7 @@ def test_pixels_of_low_confidence_become_unknown(run: Path, call: Call, tmp_path
     assert 0 < (expected == 255).float().mean() < 1
     assert np.array_equal(mask(tmp_path / "out" / "a.png"), expected)
     assert call(run, photo, "--out", tmp_path / "new", "--min-confidence", 1.5)[2].startswith(
-        "semiseg: --min-confidence: must be in [0, 1], got 1.5"
+        "semiseg: --min-confidence: 1.5 is out of range. Choose a value in [0, 1]."
     )
 
 

@@ -26,6 +26,7 @@ from semiseg.inference.formats.prediction_writer import (
     PROBABILITIES,
     PredictionWriter,
 )
+from semiseg.option_ranges import AT_LEAST_ONE, FRACTION, range_error
 from semiseg.tools.models.trained_model import load
 from semiseg.training.distributed.external_launcher import adopt_launcher, find_launcher, world_size
 
@@ -109,9 +110,9 @@ def predict(
         mode = "slide"
     lookup("mode", mode, dict.fromkeys(MODES))
     if window is not None and window < 1:
-        raise UserError(f"must be at least 1, got {window}", option="window")
-    if not 0 <= min_confidence <= 1:
-        raise UserError(f"must be in [0, 1], got {min_confidence}", option="min-confidence")
+        raise range_error("window", window, AT_LEAST_ONE)
+    if min_confidence not in FRACTION:
+        raise range_error("min-confidence", min_confidence, FRACTION)
     lookup("format", format, FORMATS)()
     extra = (format,) if format in (PROBABILITIES, GEOJSON) else ()
     kinds = (MASK, *([OVERLAY] if overlay else []), *([CONFIDENCE] if confidence else []), *extra)
