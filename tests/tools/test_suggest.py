@@ -24,6 +24,7 @@ from semiseg.tools.suggestion.contact_sheet import panels
 from semiseg.tools.suggestion.draft_masks import replace_black, write_cvat
 from semiseg.tools.suggestion.ranking import choose, nearest, percentile
 from semiseg.tools.suggestion.uncertainty import Measurements, entropy, jensen_shannon, rating_networks
+from semiseg.tools.suggestion.write_suggestions import write_draft
 
 pytestmark = pytest.mark.usefixtures("quick_module")
 
@@ -286,3 +287,11 @@ def test_suggest_fails_for_invalid_arguments(run: Path, folder: Path, tmp_path: 
     full = write_folder(shapes, tmp_path / "full", shapes.split("train"))
     with pytest.raises(semiseg.UserError, match="no image without a mask"):
         semiseg.suggest(run, data=full)
+
+
+@pytest.mark.parametrize("values", [(0, 255), (0, 65535), ()])
+def test_drafts_have_the_values_of_the_mask_files(tmp_path: Path, values: tuple[int, ...]) -> None:
+    mask = torch.tensor([[0, 1, 1], [1, 0, 0]], dtype=torch.uint8)
+    write_draft(tmp_path / "a.png", mask, ((0, 0, 0), (9, 9, 9)), values)
+    with Image.open(tmp_path / "a.png") as draft:
+        assert np.array_equal(np.array(draft), np.array(values or (0, 1))[mask.numpy()])

@@ -94,6 +94,8 @@ def load_mask(source: Path | IO[bytes], name: str) -> StoredMask:
             if opened.mode == "PA":
                 values = values[..., 0]
             values = _as_stored(values, stored_as, opened.info.get("compression", ""))
+            if not values.size:
+                raise ValueError("it has no pixels")
     except UNREADABLE as error:
         if (found := read_tiff_values(source, name)) is None:
             raise unreadable_error("mask", name, error) from error

@@ -116,7 +116,8 @@ def read_tiff_values(source: Path | IO[bytes], name: str) -> tuple[NDArray[Any],
                 raise _pages_error(pages, name)
             if page.samplesperpixel > 1:
                 raise _samples_error(page.samplesperpixel, name)
-            if page.imagedepth > 1 or page.imagewidth * page.imagelength > 2 * (Image.MAX_IMAGE_PIXELS or 0):
+            pixels = page.imagewidth * page.imagelength * page.imagedepth
+            if page.imagedepth > 1 or not 0 < pixels <= 2 * (Image.MAX_IMAGE_PIXELS or 0):
                 return None
             turn = page.tags.get(ORIENTATION)
             return page.asarray(), int(turn.value) if turn else 1

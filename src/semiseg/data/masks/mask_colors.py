@@ -92,10 +92,7 @@ def table_of_colors(mask: StoredMask, by_index: NDArray[np.int16], file: ClassFi
     """
     if mask.palette is None:
         return by_index
-    used = used_values(mask.values)[0].tolist()
-    meanings: dict[tuple[int, ...], set[int]] = {}
-    for color, meaning in file.colors:
-        meanings.setdefault(color, set()).add(meaning)
+    used, meanings = used_values(mask.values)[0].tolist(), _meanings(file)
     displayed = {index: _as_color(mask.palette[index]) for index in used if index < mask.entries}
     found = {index: meanings.get(displayed.get(index, ())) for index in used if index != IGNORE}
     opposed = [index for index, classes in found.items() if classes and int(by_index[index]) not in classes]
@@ -119,6 +116,23 @@ def table_of_colors(mask: StoredMask, by_index: NDArray[np.int16], file: ClassFi
     for index in used:  # only 255 may have a color that is not listed
         table[index] = next(iter(meanings.get(displayed.get(index, ()), {IGNORE})))
     return table
+
+
+def palette_agrees(mask: StoredMask, by_index: NDArray[np.int16], file: ClassFile) -> bool:
+    """Return whether the palette of a mask shows no class, used or not, in a listed color of another one."""
+    if mask.palette is None:
+        return True
+    meanings = _meanings(file)
+    shown = [meanings.get(_as_color(color)) for color in mask.palette[: min(mask.entries, IGNORE)]]
+    return all(by_index[index] in found for index, found in enumerate(shown) if found and by_index[index] != INVALID)
+
+
+def _meanings(file: ClassFile) -> dict[tuple[int, ...], set[int]]:
+    """Return the meanings of each color of a class file: class indices, 255 or -1."""
+    meanings: dict[tuple[int, ...], set[int]] = {}
+    for color, meaning in file.colors:
+        meanings.setdefault(color, set()).add(meaning)
+    return meanings
 
 
 def _as_color(values: NDArray[np.uint8]) -> Color:

@@ -78,7 +78,7 @@ def write_suggestions(
         mask, confidence = model(image)
         masks[one.id] = mask.cpu().numpy()
         files[one.id] = link_image(dataset, one.id, folder / "images").relative_to(folder / "images").as_posix()
-        _write_draft(folder / "masks" / f"{one.id}.png", mask, model.palette, dataset.file_values)
+        write_draft(folder / "masks" / f"{one.id}.png", mask, model.palette, dataset.file_values)
         entries[f"{rank}. {one.id}"] = panels(image, mask.cpu(), confidence, model.palette)
     write_cvat(folder / "cvat.zip", masks, model.classes, model.palette)
     tasks = ((id, f"images/{files[id]}", mask) for id, mask in masks.items())
@@ -89,7 +89,7 @@ def write_suggestions(
         save_picture(contact_sheet(sheet, model.classes, model.palette), folder / name)
 
 
-def _write_draft(path: Path, mask: Tensor, palette: Sequence[Color], values: Sequence[int]) -> None:
+def write_draft(path: Path, mask: Tensor, palette: Sequence[Color], values: Sequence[int]) -> None:
     """Write a mask of class indices as indexed PNG, or as gray PNG with the values that mask files of the data use."""
     if not values:
         return save_indexed_png(mask, palette, path)
