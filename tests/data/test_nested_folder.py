@@ -183,7 +183,7 @@ def test_masks_of_unsupported_images_are_not_called_misnamed(tmp_path: Path) -> 
     assert findings["other-files"].files == ("images/d.mov",)
     assert unread_files_note(root) == (
         "warning: 3 files in images/ are of a type that is not read: images/b.dcm, images/c.mov, images/d.mov; "
-        "2 of them have a mask"
+        "2 of them have a mask; 1 .dcm (DICOM: convert to PNG or TIFF), 2 .mov (video: extract its frames)"
     )
     (root / "masks/a.png").unlink()
     with refused("its image is a", "file, which is not read", "Convert the images"):

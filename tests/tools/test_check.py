@@ -469,13 +469,14 @@ def test_single_classes_beside_255_are_partial_annotation(folder: Path) -> None:
     assert "--annotation partial" in checked.command
 
 
-def test_unusual_sizes_and_unsupported_files_are_notes(folder: Path) -> None:
+def test_unusual_sizes_are_notes_and_videos_warnings(folder: Path) -> None:
     photo(1, 64).save(folder / "images" / "train00010.png")
     (folder / "images" / "holiday.mov").write_bytes(b"")
     checked = check(folder)
     assert only(checked, "odd-size").files == ("images/train00010.png",)
     assert only(checked, "other-files").files == ("images/holiday.mov",)
-    assert kinds(checked, "problem", "warning") == set()
+    assert "1 .mov (video: extract its frames)" in only(checked, "other-files").text
+    assert kinds(checked, "problem", "warning") == {"other-files"}
     assert checked.sizes[2] == (64, 64)
 
 

@@ -239,7 +239,8 @@ def test_predict_answers_with_json(url: str, networks: Networks, photo: bytes) -
         ("", b"not a picture", 415, "not a supported image"),
         ("", header_of(30000, 20000), 413, "million pixels"),
         ("", encoded(Image.new("L", (1_000_000, 1))), 413, "less narrow"),
-        ("?network=teacher9", header_of(40, 30), 415, "damaged"),
+        ("", header_of(40, 30), 415, "damaged"),
+        ("?network=teacher9", header_of(40, 30), 422, "did you mean teacher"),
         ("?network=teacher9", encoded(Image.new("RGB", (8, 8))), 422, "did you mean teacher"),
     ],
 )

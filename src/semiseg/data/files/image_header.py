@@ -67,6 +67,7 @@ def open_image(source: Path | IO[bytes]) -> ImageFile.ImageFile:
         MissingExtra: It is a HEIC file, and pillow-heif is not installed.
     """
     opened = open_header(source)
+    check_sides(*opened.size)
     if opened.format == "PNG":  # PIL decodes damaged pixels without an error unless it verifies the checksums
         opened.verify()  # the file has to be reopened afterwards
         if not isinstance(source, Path):
@@ -78,13 +79,11 @@ def open_image(source: Path | IO[bytes]) -> ImageFile.ImageFile:
 
 
 def open_header(source: Path | IO[bytes]) -> ImageFile.ImageFile:
-    """Open an image file like ``open_image``, without verifying the checksums of a PNG."""
+    """Open an image file like ``open_image``, without checking its sides and the checksums of a PNG."""
     kinds = ("HEIF",) if is_heic(source) else KINDS
     if "HEIF" in kinds:
         _register_heic()
-    opened = Image.open(require_regular_file(source) if isinstance(source, Path) else source, formats=kinds)
-    check_sides(*opened.size)
-    return opened
+    return Image.open(require_regular_file(source) if isinstance(source, Path) else source, formats=kinds)
 
 
 def check_sides(width: int, height: int) -> None:
