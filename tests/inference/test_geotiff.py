@@ -17,6 +17,7 @@ from PIL import Image
 
 import semiseg
 from semiseg.data.files.image_files import read_image_file
+from semiseg.data.files.pixel_format import PixelFormat
 from semiseg.inference.files import image_source, predict_files
 from semiseg.inference.formats import prediction_writer
 from semiseg.inference.formats.geotiff import RasterImage, is_geotiff, open_raster
@@ -81,7 +82,7 @@ def test_geojson_and_probabilities_are_georeferenced(run: Path, call: Call, orth
         np.testing.assert_allclose(file.read().sum(axis=0), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", ["uint8"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
 def test_windows_from_disk_equal_windows_of_the_decoded_image(
     run: Path, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
 ) -> None:
@@ -100,10 +101,22 @@ def test_windows_from_disk_equal_windows_of_the_decoded_image(
     assert (overlay[:45, 65:] == 255).all() and (overlay[:45, :65] != 255).any(axis=-1).all()
 
 
-@pytest.mark.parametrize("kind", ["gray", "four bands", "16 bits", "palette", "minimum is white"])
+KINDS = {
+    "gray": (1, np.uint8, PixelFormat()),
+    "four bands": (4, np.uint8, PixelFormat()),
+    "16 bits": (1, np.uint16, PixelFormat()),
+    "16 bits, white": (1, np.uint16, PixelFormat(white=4095)),
+    "five bands of 16 bits": (5, np.uint16, PixelFormat(bands=(5, 2), white=10_000)),
+    "selected bands of 16 bits": (4, np.uint16, PixelFormat(bands=(3, 1))),
+    "palette": (1, np.uint8, PixelFormat()),
+    "minimum is white": (1, np.uint8, PixelFormat()),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_windows_of_a_raster_have_the_colors_of_the_decoded_image(tmp_path: Path, kind: str) -> None:
     rng, path = np.random.default_rng(0), tmp_path / "a.tif"
-    bands, dtype = {"four bands": (4, np.uint8), "16 bits": (1, np.uint16)}.get(kind, (1, np.uint8))
+    bands, dtype, format = KINDS[kind]
     pixels = rng.integers(0, np.iinfo(dtype).max, (bands, 40, 50)).astype(dtype)
     if kind == "palette":
         profile = {"photometric": "palette", "count": 1, "height": 40, "width": 50, "dtype": "uint8"}
@@ -113,9 +126,9 @@ def test_windows_of_a_raster_have_the_colors_of_the_decoded_image(tmp_path: Path
     else:
         names = {"minimum is white": "miniswhite", "four bands": "rgb"}
         write_geotiff(path, pixels, photometric=names.get(kind, "minisblack"))
-    expected = read_image_file(path)
+    expected = read_image_file(path, format)
     with open_raster(path) as dataset:
-        raster = RasterImage(dataset, "a.tif")
+        raster = RasterImage(dataset, "a.tif", format)
         assert np.array_equal(raster.read(10, 20, 15, 25), expected[:, 10:25, 20:45])
         assert np.array_equal(raster.reduced(1), expected)
     assert is_geotiff(path)

@@ -26,6 +26,7 @@ GEO_TAGS = (33550, 34264, 34735)  # ModelPixelScale, ModelTransformation, GeoKey
 EXTRA = "run pip install 'semiseg[geo]'"
 TILE = 256  # pixels
 ORIENTATION = 274
+SIXTEEN_BITS = 65535.0
 CACHE_MB = 256  # of GDAL's blocks; its default is a twentieth of the machine's memory
 
 
@@ -94,6 +95,7 @@ class RasterImage:
         if max(self.bands) > dataset.count:
             problem = f"it has {dataset.count} bands, and band {max(self.bands)} is to be read"
             raise UserError(problem, path=name, fix="give images like those of the training data")
+        self.selected = format.bands is not None
         self.inverted = dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
         self.palette = palette_of(dataset)
 
@@ -117,14 +119,23 @@ class RasterImage:
     def _as_uint8(self, values: NDArray[Any]) -> Tensor:
         if values.dtype != np.uint8 and self.white is not None:
             values = to_8_bits(values, self.white, missing_values(values, self.dataset.nodata))
-        if values.dtype == np.uint16:
-            values = (values.astype(np.float32) * (255 / 65535)).astype(np.uint8)
+        elif values.dtype == np.uint16:
+            values = self._default_8_bits(values)
         if values.dtype != np.uint8:
             problem = f"its values of type {values.dtype} cannot be scaled in windows"
             raise UserError(problem, path=self.name, fix="convert it to 8 bits, or pass --mode whole")
         if self.palette is not None:
             values = np.moveaxis(self.palette[values[0]], -1, 0)
         return torch.from_numpy(255 - values if self.inverted else values)
+
+    def _default_8_bits(self, values: NDArray[np.uint16]) -> NDArray[np.uint8]:
+        """Scale 16 bits without a white value as `read_image_file` does, which rounds gray, RGB and others apart."""
+        if not self.selected and self.dataset.count < 3:
+            return (values.astype(np.float32) * (255 / SIXTEEN_BITS)).astype(np.uint8)
+        is_rgb = self.dataset.colorinterp[0].name == "red" and self.dataset.interleaving.name == "pixel"
+        if is_rgb and not self.selected:
+            return (values >> 8).astype(np.uint8)
+        return to_8_bits(values, SIXTEEN_BITS, missing_values(values, self.dataset.nodata))
 
 
 def palette_of(dataset: Any) -> NDArray[np.uint8] | None:
