@@ -53,6 +53,9 @@ def test_names_of_yolo_by_number(tmp_path: Path) -> None:
     root = make(tmp_path / "data")
     (root / "data.yaml").write_text("names:\n  1: square\n  0: background\n  2: disc\n")
     assert FolderDataset(root).classes == NAMES
+    assert FolderDataset(root).notes == [
+        "classes come from data.yaml, so in masks 0 is background, 1 is square, 2 is disc"
+    ]
     (root / "data.yaml").write_text("path: elsewhere\n")  # names no classes
     assert FolderDataset(root).classes == ("class0", "class1", "class2")
 

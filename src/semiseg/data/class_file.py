@@ -71,6 +71,9 @@ def find_class_file(root: Path, notes: list[str]) -> ClassFile | None:
         _check_agreement(chosen, found)
         if found.colors and not chosen.colors:
             chosen = replace(chosen, colors=found.colors)
+    if chosen and chosen.path.name == "data.yaml":  # names of YOLO often lack the background
+        values = ", ".join(f"{value} is {chosen.names[i]}" for value, i in chosen.values.items() if i < IGNORE)
+        notes.append(f"classes come from data.yaml, so in masks {values}")
     return chosen
 
 
