@@ -1,4 +1,4 @@
-"""How stored pixel values become the channels of an image."""
+"""The pixel format of a data set: which bands are read, and which value is white."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class StoredFormat:
 
     @property
     def deep(self) -> bool:
-        """Whether the values have to be scaled to become 8 bits."""
+        """True if the values have to be scaled to become 8 bits."""
         return self.bits > 8 or self.signed
 
 
