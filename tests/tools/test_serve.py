@@ -84,6 +84,7 @@ def header_of(width: int, height: int) -> bytes:
 # Predictions
 
 
+@pytest.mark.slow
 def test_labels_defaults_and_samples(run: Path, networks: Networks, tmp_path: Path) -> None:
     assert list(networks.predictors) == ["student", "teacher1", "teacher2", "teachers-average"]
     assert networks.defaults == ["student"]
@@ -97,6 +98,7 @@ def test_duplicate_names_are_numbered() -> None:
     assert number_duplicates(["a", "b", "a", "a"]) == ["a-1", "b", "a-2", "a-3"]
 
 
+@pytest.mark.slow
 def test_segment_gives_the_predictions_of_the_run(run: Path, networks: Networks, photo: bytes) -> None:
     image = read_upload(photo)
     assert len(networks.segment(image)[0].mask.unique()) > 2
@@ -110,6 +112,7 @@ def test_segment_gives_the_predictions_of_the_run(run: Path, networks: Networks,
         networks.segment(image, ["teacher9"])
 
 
+@pytest.mark.slow
 def test_json_contains_an_indexed_msend(networks: Networks, photo: bytes) -> None:
     answer = networks.segment(read_upload(photo))[0]
     content = json.loads(json.dumps(app.segment(networks, photo, [])))
@@ -120,6 +123,7 @@ def test_json_contains_an_indexed_msend(networks: Networks, photo: bytes) -> Non
     assert sum(content["networks"]["student"]["shares"].values()) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_details_contain_a_small_confidence_picture_and_colors(networks: Networks) -> None:
     wide = encoded(Image.new("RGB", (1500, 60)))
     content = app.segment(networks, wide, [], details=True)["networks"]["student"]
@@ -156,6 +160,7 @@ def test_read_upload_rejects(data: bytes, status: int, message: str) -> None:
     assert refusal.value.status == status
 
 
+@pytest.mark.slow
 def test_peak_pixels_include_the_padding_of_the_network(networks: Networks) -> None:
     assert networks.peak_pixels(1, 1_000_000) == 32_000_000
     assert networks.peak_pixels(3024, 4032) <= uploads.MAX_PIXELS  # a photo of a phone, in both orientations
@@ -225,6 +230,7 @@ def send(url: str, data: bytes | None = None, **headers: str) -> tuple[int, byte
         return error.code, error.read(), error.headers
 
 
+@pytest.mark.slow
 def test_predict_answers_with_json(url: str, networks: Networks, photo: bytes) -> None:
     status, body, _ = send(f"{url}/predict?network=student&network=teacher1", photo)
     content = json.loads(body)
@@ -233,6 +239,7 @@ def test_predict_answers_with_json(url: str, networks: Networks, photo: bytes) -
     assert list(json.loads(send(f"{url}/predict", photo)[1])["networks"]) == ["student"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("query", "data", "status", "message"),
     [
@@ -273,6 +280,7 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.slow
 def test_server_survives_200_bad_uploads_at_once(url: str, photo: bytes) -> None:
     made = bad_uploads(photo)
     host, port = url.removeprefix("http://").split(":")
@@ -305,6 +313,7 @@ def test_server_survives_200_bad_uploads_at_once(url: str, photo: bytes) -> None
     assert send(f"{url}/predict", photo)[0] == 200
 
 
+@pytest.mark.slow
 def test_samples(url: str, networks: Networks) -> None:
     content = json.loads(send(f"{url}/networks")[1])
     assert content["networks"] == list(networks.predictors) and content["defaults"] == ["student"]
@@ -317,6 +326,7 @@ def test_samples(url: str, networks: Networks) -> None:
         assert status == 422 and json.loads(body) == {"error": "this sample no longer exists"}
 
 
+@pytest.mark.slow
 def test_slow_and_disconnected_clients_do_not_block_others(
     url: str, photo: bytes, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -336,6 +346,7 @@ def test_slow_and_disconnected_clients_do_not_block_others(
     assert "Traceback" not in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_too_many_bytes_are_rejected_before_they_are_read(url: str) -> None:
     from http.client import HTTPConnection
 
@@ -349,6 +360,7 @@ def test_too_many_bytes_are_rejected_before_they_are_read(url: str) -> None:
         connection.close()
 
 
+@pytest.mark.slow
 def test_answers_have_security_headers_and_name_no_files(url: str, run: Path) -> None:
     for path in ("/", "/networks", "/samples/gone", "/docs", "/openapi.json", "/file=/etc/passwd"):
         status, body, headers = send(url + path)
@@ -360,6 +372,7 @@ def test_answers_have_security_headers_and_name_no_files(url: str, run: Path) ->
         assert "http://" not in text and "https://" not in text
 
 
+@pytest.mark.slow
 def test_requests_from_other_hosts_and_sites_are_rejected(url: str, photo: bytes) -> None:
     assert send(f"{url}/predict", photo, Host="attacker.example:80")[0] == 403
     assert send(f"{url}/", Host="localhost:7860")[0] == 200
@@ -367,6 +380,7 @@ def test_requests_from_other_hosts_and_sites_are_rejected(url: str, photo: bytes
     assert send(f"{url}/predict", photo, Sec_Fetch_Site="same-origin")[0] == 200
 
 
+@pytest.mark.slow
 def test_a_token_is_required(networks: Networks, photo: bytes) -> None:
     with running(networks, token="right") as url:
         for path in ("/", "/networks", "/predict", "/?token=wrong", "/predict?token=right"):
@@ -380,6 +394,7 @@ def test_a_token_is_required(networks: Networks, photo: bytes) -> None:
             assert response.status == 200 and response.url == f"{url}/"  # without the token, by cookie
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "address"), [([], "127.0.0.1"), (["--public"], "0.0.0.0")])
 def test_serve_listens_on_loopback_unless_public(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str], address: str
