@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from semiseg.data import FolderDataset, check_masks
+from semiseg.data.class_file import find_class_file
 from trees import refused, write_image, write_lines
 
 VALUES = np.repeat(np.arange(48, dtype=np.uint8)[:, None] // 16, 48, axis=1)
@@ -193,3 +194,38 @@ def test_classes_json_about_images_only(tmp_path: Path) -> None:
     write_json(root, white=4095)
     write_lines(root / "classes.txt", *NAMES)
     assert FolderDataset(root).classes == NAMES
+
+
+def test_values_that_contradict_ignore_fail(tmp_path: Path) -> None:
+    (tmp_path / "classes.json").write_text('{"values": {"0": "soil", "255": "plant"}, "ignore": 255}')
+    with refused("classes.json", "values makes 255 the class plant, but ignore is 255", 'write "255": "ignore"'):
+        find_class_file(tmp_path, [])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('["soil", "plant"]', "the file holds a list instead of an object in braces"),
+        ('{"values": ["soil", "plant"]}', "values must be an object"),
+        ('{"classes": {"0": "soil"}}', "classes must be a list of names"),
+        ('{"classes": ["soil"], "palette": [0, 0, 0]}', "palette must be a list of colors"),
+    ],
+)
+def test_other_json_types_fail(tmp_path: Path, content: str, words: str) -> None:
+    (tmp_path / "classes.json").write_text(content)
+    with refused("classes.json", words, 'Write {"classes": ["name", ...]'):
+        find_class_file(tmp_path, [])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("# my classes\nsoil\nplant\n", ("'# my classes' may be a comment or a class", "remove it")),
+        ("soil, plant\n", ("'soil, plant' is one line", "one name per line")),
+        ("soil 0\nleaf 2\nstem 1\n", ("numbered 0, 2, 1", '"values": {"0": "soil", "2": "leaf", "1": "stem"}')),
+    ],
+)
+def test_lines_of_unclear_meaning_fail(tmp_path: Path, content: str, words: tuple[str, str]) -> None:
+    (tmp_path / "classes.txt").write_text(content)
+    with refused("classes.txt", words[0], words[1][1:]):
+        find_class_file(tmp_path, [])

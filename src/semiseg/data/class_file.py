@@ -142,13 +142,16 @@ def _read_json(path: Path) -> ClassFile | None:
         content = json.loads(read_text(path))
         if isinstance(content, dict) and content and content.keys() <= {"white", "bands"}:
             return None  # it only says how to read images
+        _check_types(content)
         listed = content.get("values")
         given = content["classes"] if listed is None else content.get("classes", _names_of_values(listed))
-        if not isinstance(given, list):
-            raise TypeError("classes must be a list")
         names = tuple(str(name) for name in given)
         colors, ignored = _palette(content.get("palette") or (), content.get("ignore"), len(names))
         values = _default_values(len(names)) if listed is None else _listed_values(listed, names)
+        for value in ignored if listed is not None else ():
+            if values.get(value, IGNORE) != IGNORE:
+                problem = f"values makes {value} the class {names[values[value]]}, but ignore is {value}"
+                raise UserError(problem, path=path, fix=f'remove ignore, or write "{value}": "ignore" in values')
         for value in ignored:  # takes precedence over a class with this value
             values[value] = IGNORE
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
@@ -164,6 +167,23 @@ def _read_json(path: Path) -> ClassFile | None:
         meanings = [position if position < len(names) else INVALID for position in range(len(colors))]
         meanings = [IGNORE if [*color] == ignored_color else m for color, m in zip(colors, meanings, strict=True)]
     return ClassFile(path, names, values, tuple(zip(colors, meanings, strict=True)), listed is not None)
+
+
+def _check_types(content: Any) -> None:
+    """Raise TypeError unless the file holds an object whose entries have the types of ``FORM``."""
+    if not isinstance(content, dict):
+        raise TypeError(f"the file holds a {type(content).__name__} instead of an object in braces")
+    for name, kind, words in (
+        ("classes", list, "a list of names"),
+        ("palette", list, "a list of colors"),
+        ("values", dict, "an object"),
+    ):
+        if content.get(name) is not None and not isinstance(content[name], kind):
+            raise TypeError(f"{name} must be {words}")
+    if not all(isinstance(name, str | int | float) for name in content.get("classes") or ()):
+        raise TypeError("classes must be a list of names")
+    if not all(isinstance(color, list) for color in content.get("palette") or ()):
+        raise TypeError("palette must be a list of colors, each [red, green, blue]")
 
 
 def _default_values(classes: int) -> dict[int, int]:

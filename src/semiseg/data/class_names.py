@@ -17,6 +17,7 @@ NAME_FILES = ("class_names.txt", "labels.txt", "_classes.csv", "data.yaml")
 IGNORED = "__ignore__"
 """LabelMe's name for pixels that are not annotated. As the first line, it has no value of its own."""
 NUMBERED = re.compile(r"(\d+)\s*[\s:;,=.)\t-]\s*(\S.*)")
+NUMBERED_AT_END = re.compile(r"(.*[^\s:;,=])[\s:;,=]+(\d+)")
 WITH_COLOR = re.compile(r"^\d+[ ,;\t]+\d+[ ,;\t]+\d+[ ,;\t]|[ ,;\t]\d+[ ,;\t]+\d+[ ,;\t]+\d+$")
 Entries = dict[int, str | None]
 
@@ -33,6 +34,12 @@ def read_class_names(path: Path) -> Entries | None:
     if path.name == "_classes.csv":
         return _read_csv(path)
     names = list(read_lines(path))
+    if len(names) == 1 and re.search(r"\S[,;]\s*\S", names[0]):
+        raise UserError(f"{names[0]!r:.80} is one line", path=path, fix="write one name per line")
+    if marked := [name for name in names if name.startswith("#")]:
+        problem = f"the line {marked[0]!r:.80} may be a comment or a class"
+        fix = "remove it if it is a comment, or write the names into classes.json if it is a class"
+        raise UserError(problem, path=path, fix=fix)
     if names and names[0] == IGNORED:
         names = names[1:]
     names = _without_numbers(path, names)
@@ -54,16 +61,19 @@ def _without_numbers(path: Path, names: list[str]) -> list[str]:
     """Return names without the numbers of their lines, 0, 1, .... Raises UserError if they are other numbers."""
     if names and all(WITH_COLOR.search(name) for name in names):
         raise UserError("the lines hold colors beside the names", path=path, fix="rename it to palette.txt")
-    matches = [match for name in names if (match := NUMBERED.fullmatch(name))]
-    if not names or len(matches) < len(names):
-        return names
-    numbers = [int(match[1]) for match in matches]
+    pairs = [(int(match[1]), match[2]) for name in names if (match := NUMBERED.fullmatch(name))]
+    if not names or len(pairs) < len(names):
+        pairs = [(int(match[2]), match[1]) for name in names if (match := NUMBERED_AT_END.fullmatch(name))]
+        in_order = sorted(number for number, _ in pairs) == [number for number, _ in pairs]
+        if not names or len(pairs) < len(names) or in_order or len({name for _, name in pairs}) < len(pairs):
+            return names
+    numbers = [number for number, _ in pairs]
     if numbers == list(range(len(names))):
-        return [match[2] for match in matches]
+        return [name for _, name in pairs]
     problem = (
         f"the lines are numbered {', '.join(map(str, numbers[:3]))}, ...; the numbers may or may not be mask values"
     )
-    content = json.dumps({"values": {match[1]: match[2] for match in matches}}, ensure_ascii=False)
+    content = json.dumps({"values": {str(number): name for number, name in pairs}}, ensure_ascii=False)
     fix = f"if they are, write classes.json with {content}; otherwise write only the names, that of value 0 first"
     raise UserError(problem, path=path, fix=fix)
 

@@ -26,6 +26,7 @@ from semiseg.data.masks.mask_reader import MaskReader
 from semiseg.data.masks.mask_records import (
     PALETTE_FIX,
     black_and_white,
+    black_is_not_background,
     contradicting_palettes,
     foreground_is_255,
     image_orientation,
@@ -94,14 +95,17 @@ class FolderDataset(FileDataset):
     def compare_masks(self, records: Mapping[str, MaskRecord], pixels: NDArray[np.int64]) -> list[str]:
         """Return notes on EXIF and on masks of 0 and 255. Raise UserError if palettes disagree or 255 is a class."""
         self.check_palettes(records)
-        if not self.file_values and foreground_is_255(pixels, len(self.classes)):
+        if not self.file_values and foreground_is_255(pixels):
             problem = f"all {len(pixels)} masks hold only 0 and 255, and 255 is ignored"
             raise UserError(problem, path=self.masks_path, fix=self.values_fix([0, IGNORE]))
         notes = [f"warning: {note}"] if (note := rotation_note(records, self.images)) else []
-        if len(self.classes) > 1 and not self.file_values and len(found := black_and_white(pixels)):
-            first = self.masks[list(records)[found[0]]]
-            meant = f"If it means {self.classes[1]}, save it as 1"
-            notes.append(f"warning: {len(found)} masks hold only 0 and 255, first {first}: 255 is ignored. {meant}")
+        found, beside_ignored = black_and_white(pixels)
+        if len(self.classes) > 1 and not self.file_values and found.any():
+            first = self.masks[list(records)[int(found.argmax())]]
+            fix = self.mixed_fix(beside_ignored)
+            notes.append(
+                f"warning: {found.sum()} masks of 0 and 255, first {first}: 255 is ignored. {fix[0].upper()}{fix[1:]}"
+            )
         return notes
 
     def check_palettes(self, records: Mapping[str, MaskRecord]) -> None:
@@ -110,6 +114,8 @@ class FolderDataset(FileDataset):
             first, second, how = found
             problem = f"its palette and that of {self.masks[first]} disagree: {how}"
             raise UserError(problem, path=self.masks[second], fix=PALETTE_FIX)
+        if problem := black_is_not_background(records, self.classes[0]):
+            raise UserError(problem, path=self.masks_path, fix=PALETTE_FIX)
 
     @property
     def masks_path(self) -> Path:
@@ -119,6 +125,11 @@ class FolderDataset(FileDataset):
     def values_fix(self, values: Sequence[int]) -> str:
         """Return the line of ``classes.json`` that names mask values."""
         return self._reader.values_fix(values)
+
+    def mixed_fix(self, beside_ignored: bool) -> str:
+        """Return the fix for masks of 0 and 255 among others. ``beside_ignored``: 255 is ignored in the others."""
+        line = "save it as 1 like the other masks" if beside_ignored else self._reader.mixed_fix(self.classes)
+        return f"if it means {self.classes[1]}, {line}"
 
     def size_hint(self, id: str) -> str:
         """Return why a mask may be turned against its image, or nothing without EXIF orientations."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import combinations, pairwise
 from typing import Any
@@ -16,6 +17,9 @@ from semiseg.data.files.mask_files import color_codes
 
 THRESHOLD_FIX = "run `semiseg import SRC --out DIR --threshold 128`"
 WINDOW = 1536  # side of the part of a mask that is searched for patterns
+SPECKS = "it occurs only in specks of few pixels, as lossy compression leaves them"
+SPECKS_FIX = "save masks as PNG from the start"
+SPECK = 40  # pixels per mask up to which a value is taken for noise if all are at edges
 MOST_LEVELS = 16  # levels up to which a fix lists all of them
 Pattern = tuple[str, str]
 """A problem and its fix."""
@@ -45,6 +49,10 @@ def implausible_classes(
         fix: Returns the fix that names the given values.
         inferred: Whether the values would become classes because there is no class file.
     """
+
+    def fix_ignoring(values: Sequence[int]) -> str:
+        return fix(values).replace(f'"{IGNORE}": "class{IGNORE}"', f'"{IGNORE}": "ignore"')
+
     values = sorted({int(value) for mask in used for value in mask if np.isfinite(value)})
     levels = [value for value in values if value != IGNORE]
     largest, shown = max(levels, default=0), _shown(values)
@@ -57,19 +65,34 @@ def implausible_classes(
         return problem, f"{THRESHOLD_FIX} if they were 0 and 255, or save masks as PNG from the start"
     if _are_gray_levels(levels):
         problem = f"the masks hold the values {shown}, which look like gray levels instead of class numbers"
-        return problem, f"{fix(values)}, or {THRESHOLD_FIX} if gray means antialiasing"
+        return problem, fix(values) + (f", or {THRESHOLD_FIX} if gray means antialiasing" if largest <= IGNORE else "")
     if largest > IGNORE and _are_city_ids(levels):
         problem = (
             f"the masks hold values up to {largest}, which look like object numbers of Cityscapes (1000 * class + n)"
         )
         return problem, "save the class of each pixel, as labelIds do, instead of the number of the object"
-    if are_object_numbers(used, examples):
+    if are_object_numbers(used, examples, inferred):
         problem = f"the masks number single objects (1 to {largest}), so a class has another value in each mask"
-        return problem, "save the class of each pixel instead of the number of its object"
-    if inferred and largest >= 32 and len(levels) < (largest + 1) / 10:
+        named = f". If they are classes, {fix_ignoring(values)}" if inferred and largest <= MOST_LEVELS else ""
+        return problem, f"save the class of each pixel instead of the number of its object{named}"
+    if inferred and largest + 1 - len(levels) > 1:
         problem = f"the masks hold only {len(levels)} of the values 0 to {largest} ({shown}) and there is no class file"
-        return problem, f"write classes.txt with a name for each of 0 to {largest}, or {fix(values)}"
+        return problem, f"{fix_ignoring(values)}; if they number objects, save the class of each pixel instead"
+    if inferred and (specks := speckled_values(examples)):
+        return f"value {specks[0]}: {SPECKS}", f"{SPECKS_FIX}. If it is a class, {fix_ignoring(values)}"
     return None
+
+
+def speckled_values(examples: Sequence[NDArray[Any]]) -> list[int]:
+    """Return the values of a few pixels, none of them inside a region, ascending, if there are others."""
+    pixels, inner = Counter[int](), Counter[int]()
+    for mask in examples:
+        flat = ndimage.minimum_filter(mask, 3) == ndimage.maximum_filter(mask, 3)
+        for counter, part in ((pixels, mask), (inner, mask[flat])):
+            values, counts = used_values(part)
+            counter.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+    found = sorted(value for value, count in pixels.items() if not inner[value] and count <= SPECK * len(examples))
+    return found if len(found) < len(pixels) else []
 
 
 def window(mask: NDArray[Any]) -> NDArray[Any]:
@@ -88,7 +111,9 @@ def values_fix(values: Sequence[int], names: Sequence[str], json_file: bool) -> 
     """
     listed = values[:MOST_LEVELS]
     chosen = list(names[: len(listed)])
-    if len(names) < len(listed):
+    if len(names) == 1 and len(listed) == 2 and listed[0] == 0:
+        chosen, json_file = ["background", *names], False  # its list of classes lacks the background
+    elif len(names) < len(listed):
         chosen = ["background", "foreground"] if len(listed) == 2 else [f"class{value}" for value in listed]
         chosen[0] = "background" if listed[0] == 0 else chosen[0]
     content = json.dumps(dict(zip(map(str, listed), chosen, strict=True)), ensure_ascii=False)
@@ -147,14 +172,23 @@ def edge_values(mask: NDArray[Any]) -> list[int]:
     return blends if antialiased else []
 
 
-def are_object_numbers(used: Sequence[NDArray[Any]], examples: Sequence[NDArray[Any]]) -> bool:
-    """Return whether masks number their objects: 1 to n with n differing, each number one connected region."""
-    numbers = [[int(value) for value in mask if value] for mask in used]
-    if any(found != list(range(1, len(found) + 1)) for found in numbers):
-        return False
+def are_object_numbers(used: Sequence[NDArray[Any]], examples: Sequence[NDArray[Any]], inferred: bool = False) -> bool:
+    """Return whether masks number their objects, each number being one connected region.
+
+    The numbers are 1 to n with n differing, or most of them occur in one mask only. Without class file (``inferred``),
+    fewer objects suffice.
+    """
+    numbers = [[int(value) for value in mask if value and value != IGNORE] for mask in used]
     counts = [len(found) for found in numbers]
-    if max(counts, default=0) <= IGNORE and (len(set(counts)) < 2 or max(counts) < 4 or sum(counts) < 8):
-        return False
+    times = Counter(value for found in numbers for value in found)
+    unique = sum(count == 1 for count in times.values()) >= 0.7 * len(times) and len(times) >= 8 and len(numbers) > 1
+    fewest, fewest_in_all = (3, 6) if inferred else (4, 8)
+    if not unique:
+        if any(found != list(range(1, len(found) + 1)) for found in numbers):
+            return False
+        enough = max(counts, default=0) >= fewest and sum(counts) >= fewest_in_all
+        if max(counts, default=0) <= IGNORE and (len(set(counts)) < 2 or not enough):
+            return False
     regions = [
         ndimage.label(mask == number, np.ones((3, 3)))[1]
         for mask in examples

@@ -24,7 +24,14 @@ from semiseg.data.masks.mask_colors import (
     palette_agrees,
     table_of_colors,
 )
-from semiseg.data.masks.mask_patterns import implausible_classes, used_values, values_fix
+from semiseg.data.masks.mask_patterns import (
+    SPECKS,
+    SPECKS_FIX,
+    implausible_classes,
+    speckled_values,
+    used_values,
+    values_fix,
+)
 from semiseg.errors import UserError
 
 EXAMPLES = 8  # masks that are read again to explain an error
@@ -84,6 +91,13 @@ class MaskReader:
         """Return the line of ``classes.json`` that names mask values, with the class names if there are enough."""
         return values_fix(values, self.file.names if self.file else (), bool(self.file and self.file.path.name == JSON))
 
+    def mixed_fix(self, names: Sequence[str]) -> str:
+        """Return the line of ``classes.json`` by which 255 means the second class beside its own value."""
+        of_class = {index: value for value, index in self.file.values.items()} if self.file else {}
+        values = [of_class.get(index, index) for index in range(len(names))]
+        json_file = bool(self.file and self.file.path.name == JSON)
+        return values_fix([*values, IGNORE], [*names, names[1]], json_file)
+
     def _classes_of(self, stored: StoredMask, path: Path) -> Tensor:
         values, table, file = stored.values, self.table, self.file
         with_colors = file is not None and bool(file.colors)
@@ -134,20 +148,42 @@ class MaskReader:
 
     def _value_error(self, value: Any, path: Path) -> UserError:
         """Return the error for a value that is not a class, which names the pattern of the values if there is any."""
-        listed = f"0 to {self.classes - 1}, 255 is ignored"
-        if self.file and self.file.listed_values:
-            listed = f"{self.file.path.name} lists the values {', '.join(map(str, sorted(self.file.values)))}"
-        problem = f"value {value} is not one of the {self.classes} classes ({listed})"
+        problem = f"value {value} is not one of the {self.classes} classes ({self._listed()})"
+        if self.file and self.file.listed_values and value <= IGNORE:
+            fix = f'add "{value}", with its class or "ignore", to values in {self.file.path}'
+            return UserError(problem, path=path, fix=fix)
+        levels: set[int] = set()
         with suppress(UserError):
             examples = [self._integers(path), *self._examples]
             used = [used_values(mask)[0] for mask in examples]
             if pattern := implausible_classes(used, examples, self.values_fix):
                 return UserError(f"{problem}: {pattern[0]}", path=path, fix=pattern[1])
+            if int(value) in speckled_values(examples):
+                return UserError(f"{problem}: {SPECKS}", path=path, fix=SPECKS_FIX)
+            levels = {int(level) for mask in used for level in mask} - {IGNORE}
         if value > IGNORE:
             return UserError(f"value {value} is not an integer from 0 to 255", path=path, fix="save an 8-bit mask")
-        return UserError(
-            problem, path=path, fix=f"correct the mask or {self.file.path if self.file else 'the classes'}"
-        )
+        return UserError(problem, path=path, fix=self._naming_fix(int(value), levels))
+
+    def _listed(self) -> str:
+        """Return the values of the classes, for messages."""
+        values = sorted(value for value, index in self.file.values.items() if index != IGNORE) if self.file else []
+        if self.file and self.file.listed_values:
+            return f"{self.file.path.name} lists the values {', '.join(map(str, sorted(self.file.values)))}"
+        first, last = (values[0], values[-1]) if values else (0, self.classes - 1)
+        return f"{first} to {last}, 255 is ignored"
+
+    def _naming_fix(self, value: int, levels: set[int]) -> str:
+        """Return how to name a value that the class file does not name. ``levels`` are the values of a few masks."""
+        if self.file is None:
+            return "correct the mask or the classes"
+        if value == 0:
+            return f"name value 0 in {self.file.path} too, such as background"
+        if levels == set(range(1, self.classes + 1)):
+            return f"if the names are those of 1 to {self.classes}, {self.values_fix(sorted(levels))}"
+        if levels == set(range(self.classes + 1)):
+            return f"add the name of value 0, such as background, above the others in {self.file.path}"
+        return f"name it in {self.file.path}, or save the class of each pixel if the values number objects"
 
     def _integers(self, path: Path) -> NDArray[Any]:
         """Return the stored integers of a mask. Raises UserError for colors."""

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from semiseg.data.dataset import IGNORE, Color, MaskRecord, default_palette
+from semiseg.data.dataset import IGNORE, Color, MaskRecord
 from semiseg.data.files.image_header import UNREADABLE, open_header
 from semiseg.data.files.mask_files import StoredMask, exif_orientation
 from semiseg.data.masks.mask_patterns import used_values
+from semiseg.data.splits.annotation_kind import SPARSE_SHARE
 
 PALETTE_FIX = "write palette.txt with a name and a color (name r g b) per class, so that masks are read by color"
+STRAY = 200  # pixels of 255 for each pixel of another class, from which on that pixel is a stray one
 
 
 def make_record(mask: StoredMask, image: Path, with_colors: bool) -> MaskRecord:
@@ -55,40 +57,55 @@ def rotation_note(records: Mapping[str, MaskRecord], files: Mapping[str, Path]) 
 def contradicting_palettes(records: Mapping[str, MaskRecord]) -> tuple[str, str, str] | None:
     """Return the ids of two indexed masks whose palettes disagree, and how; None if colors and indices go together.
 
-    Palettes that only serve for display do not count: those with one color for several used indices, and where an
-    index has its color of VOC's palette or its gray level, other colors for it.
+    Palettes that only serve for display do not count: those with one color for several used indices, and those that
+    show each used index as its gray level.
     """
     colors: dict[int, tuple[Color, str]] = {}
     indices: dict[Color, tuple[int, str]] = {}
-    usual = default_palette(IGNORE + 1)
     for id, record in records.items():
-        if len(set(record.colors.values())) < len(record.colors):
+        gray = len(record.colors) > 1 and all(color == (index,) * 3 for index, color in record.colors.items())
+        if gray or len(set(record.colors.values())) < len(record.colors):
             continue
         for index, color in record.colors.items():
             position, first = indices.setdefault(color, (index, id))
             if position != index:
                 return first, id, f"the color {color} has the index {position} in one and {index} in the other"
-            if color in (usual[index], (index,) * 3):
-                continue
             other, first = colors.setdefault(index, (color, id))
             if other != color:
                 return first, id, f"index {index} is displayed as {other} in one and as {color} in the other"
     return None
 
 
-def black_and_white(pixels: NDArray[np.int64]) -> NDArray[np.intp]:
-    """Return the masks of only 0 and 255 among others in which 255 does not occur. ``pixels`` has a row per mask."""
-    ignored = pixels[:, IGNORE] > 0
-    suspect = ignored & (pixels[:, 0] > 0) & ~pixels[:, 1:IGNORE].any(axis=1)
-    return np.flatnonzero(suspect) if not (ignored & ~suspect).any() else np.flatnonzero([])
+def black_is_not_background(records: Mapping[str, MaskRecord], name: str) -> str:
+    """Return how palettes contradict that value 0, called ``name``, is the background, or an empty string."""
+    colors = {index: color for record in records.values() for index, color in record.colors.items()}
+    black = next((index for index, color in colors.items() if index and color == (0, 0, 0)), None)
+    if black is None or "background" not in name.casefold() or colors.get(0, (0, 0, 0)) == (0, 0, 0):
+        return ""
+    return f"index 0 ({name}) is displayed as {colors[0]} and index {black} as black"
 
 
-def foreground_is_255(pixels: NDArray[np.int64], classes: int) -> bool:
-    """Return whether all masks show nothing but class 0 and 255, which then probably is another class.
+def black_and_white(pixels: NDArray[np.int64]) -> tuple[NDArray[np.bool_], bool]:
+    """Find masks of 0 and 255 in which 255 probably means a class, up to stray pixels of other values.
+
+    Where most pixels of other masks are 255, it means "not annotated" in these masks too.
 
     Args:
         pixels: ``(masks, 256)``, the pixels of each class index.
-        classes: The number of classes.
+
+    Returns:
+        Whether each mask is one of them, and whether others hold 255 beside classes.
     """
-    shown = np.flatnonzero(pixels.sum(axis=0)).tolist() if len(pixels) else []
-    return classes > 1 and shown == [0, IGNORE]
+    zero, ignored, rest = pixels[:, 0], pixels[:, IGNORE], pixels[:, 1:IGNORE].sum(axis=1)
+    known = 1 - ignored / np.maximum(1, pixels.sum(axis=1))
+    stray = (rest > 0) & (rest * STRAY <= ignored) & (known >= SPARSE_SHARE)
+    suspect = (ignored > 0) & (zero > 0) & ((rest == 0) | stray)
+    others = ~suspect & (ignored > 0) & (zero + rest > 0)
+    if others.any() and (np.median(known[others]) < SPARSE_SHARE or suspect.mean() > 0.5):
+        suspect[:] = False
+    return suspect, bool(others.any())
+
+
+def foreground_is_255(pixels: NDArray[np.int64]) -> bool:
+    """Return whether all masks show nothing but class 0 and 255. ``pixels`` has a row per mask."""
+    return bool(len(pixels)) and np.flatnonzero(pixels.sum(axis=0)).tolist() == [0, IGNORE]

@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 from semiseg.data.class_names import similar_names, similar_names_note
 from semiseg.data.dataset import IGNORE, SegmentationDataset
 from semiseg.data.folder_dataset import FolderDataset
-from semiseg.data.masks.mask_records import PALETTE_FIX, contradicting_palettes
+from semiseg.data.masks.mask_records import (
+    PALETTE_FIX,
+    black_and_white,
+    black_is_not_background,
+    contradicting_palettes,
+    foreground_is_255,
+)
 from semiseg.data.splits.annotation_kind import SPARSE_SHARE
 from semiseg.tools.checking.finding import (
     Finding,
@@ -146,18 +152,19 @@ def content_findings(dataset: SegmentationDataset, masks: MaskStatistics) -> lis
     pixels = np.concatenate([masks.pixels[role] for role in MASK_ROLES])
     if not ids:
         return []
-    shown, known = pixels[:, :IGNORE] > 0, 1 - pixels[:, IGNORE] / pixels.sum(axis=1)
+    shown = pixels[:, :IGNORE] > 0
     class_counts = shown.sum(axis=1)
     findings = []
     if empty := _select(dataset, ids, class_counts == 0):
         text = f"{format_count(len(empty), 'mask')} of 255 (ignored) only: {format_names(empty)}"
         severity: Severity = "problem" if masks.known == 0 else "warning"
         findings.append(Finding(severity, "mask-unknown", text, "annotate something or remove the mask", empty))
-    foreground = _foreground_255(dataset, ids, shown, known)
+    foreground = _foreground_255(dataset, ids, pixels)
     findings += foreground
     if (single := _select(dataset, ids, class_counts == 1)) and not foreground:
-        names = [dataset.classes[value] for value in np.flatnonzero(shown[class_counts == 1].any(axis=0))]
-        findings.append(_single_class(single, names, len(ids)))
+        values = np.flatnonzero(shown[class_counts == 1].any(axis=0)).tolist()
+        names = [dataset.classes[value] for value in values]
+        findings.append(_single_class(single, names, len(ids), values == [0] and len(dataset.classes) > 1))
     if masks.known is not None and masks.known < SPARSE_SHARE:
         text = f"{masks.known:.1%} of the pixels of labeled images are annotated, the rest is 255"
         remedy = "if the rest was not annotated, train with --annotation partial, which lets a teacher label it"
@@ -165,44 +172,34 @@ def content_findings(dataset: SegmentationDataset, masks: MaskStatistics) -> lis
     return findings
 
 
-def _single_class(files: tuple[str, ...], names: Sequence[str], total: int) -> Finding:
+def _single_class(files: tuple[str, ...], names: Sequence[str], total: int, background: bool) -> Finding:
     text = f"{len(files)} of {format_count(total, 'mask')} of a single class ({format_names(names)})"
     text = f"{text}: {format_names(files)}"
     if len(files) < ALMOST_ALL * total:
         return Finding("note", "mask-single", text, files=files)
+    if background:
+        remedy = f"check that their objects are annotated: they show only {names[0]}"
+        return Finding("warning", "mask-single", text, remedy, files)
     remedy = "if the other pixels were not annotated, set them to 255 and train with --annotation single-positive"
     return Finding("warning", "mask-single", text, remedy, files)
 
 
-def _foreground_255(
-    dataset: SegmentationDataset, ids: Sequence[str], shown: NDArray[np.bool_], known: NDArray[np.float64]
-) -> list[Finding]:
-    """Report masks of 0 and 255 only, in which 255 probably means a class.
-
-    Where most pixels of other masks are 255, it means "not annotated" in these masks too.
-
-    Args:
-        dataset: The data.
-        ids: The images.
-        shown: ``(images, 255)``, whether a mask shows a class.
-        known: ``(images,)``, the share of its pixels that are not 255.
-    """
-    if len(dataset.classes) < 2 or dataset.file_values:
+def _foreground_255(dataset: SegmentationDataset, ids: Sequence[str], pixels: NDArray[np.int64]) -> list[Finding]:
+    """Report masks of 0 and 255, in which 255 probably means a class. ``pixels`` is ``(images, 256)``."""
+    suspect, beside_ignored = black_and_white(pixels)
+    if dataset.file_values or not suspect.any() or not isinstance(dataset, FolderDataset):
         return []
-    suspect = (known < 1) & (shown.sum(axis=1) == 1) & shown[:, 0]
-    others = ~suspect & shown.any(axis=1) & (known < 1)
-    if not suspect.any() or (others.any() and (np.median(known[others]) < SPARSE_SHARE or suspect.mean() > 0.5)):
+    all_masks = foreground_is_255(pixels)
+    if len(dataset.classes) < 2 and not (all_masks and dataset.class_file):
         return []
     files = _select(dataset, ids, suspect)
-    only_background = not shown[:, 1:].any()
     text = f"{format_count(len(files), 'mask')} of 0 and 255 only: {format_names(files)}"
-    text += "; all masks show only class 0" if only_background else "; 255 is ignored"
-    name = dataset.classes[1]
-    if only_background and isinstance(dataset, FolderDataset):
-        remedy = f"if 255 means {name}, {dataset.values_fix([0, IGNORE])}"
-    else:
-        remedy = f"if 255 means {name} there, save it as 1 like the other masks"
-    return [Finding("problem" if only_background else "warning", "foreground-255", text, remedy, files)]
+    if not all_masks:
+        return [
+            Finding("warning", "foreground-255", f"{text}; 255 is ignored", dataset.mixed_fix(beside_ignored), files)
+        ]
+    remedy = f"if 255 means {dataset.classes[-1 if len(dataset.classes) < 2 else 1]}, {dataset.values_fix([0, IGNORE])}"
+    return [Finding("problem", "foreground-255", f"{text}; all masks show only class 0", remedy, files)]
 
 
 def agreement_findings(dataset: SegmentationDataset, scans: Sequence[SampleScan], lists: Lists) -> list[Finding]:
@@ -214,6 +211,8 @@ def agreement_findings(dataset: SegmentationDataset, scans: Sequence[SampleScan]
         files = mask_names(dataset, found[:2])
         text = f"the palettes of {files[0]} and {files[1]} disagree: {found[2]}"
         findings.append(Finding("problem", "palette", text, PALETTE_FIX, files))
+    elif text := black_is_not_background(records, dataset.classes[0]):
+        findings.append(Finding("problem", "palette", text, PALETTE_FIX))
     if apart := [id for id, record in records.items() if record.turned_apart]:
         files = image_names(dataset, apart)
         text = f"{format_count(len(files), 'image')} rotated or flipped by EXIF unlike the mask: {format_names(files)}"
