@@ -24,9 +24,9 @@ from semiseg.workflows.serve import serve
 backend = pytest.importorskip("semiseg.tools.serving.label_studio_app", exc_type=ImportError)
 from fastapi.testclient import TestClient  # noqa: E402
 
+from semiseg.inference.formats.outlines import outlines  # noqa: E402
 from semiseg.tools.serving.label_studio_config import ConfigError, find_control  # noqa: E402
 from semiseg.tools.serving.label_studio_images import ImageSource  # noqa: E402
-from semiseg.tools.serving.polygon_results import outlines  # noqa: E402
 
 CLASSES = ("background", "circle", "square", "triangle", "star", "cross", "ring")
 BRUSH = """<View>

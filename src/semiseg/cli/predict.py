@@ -26,9 +26,10 @@ class Predict:
     """Network to use: student, teacher1, ..., teachers-average."""
     checkpoint: Literal["best", "last"] = "best"
     """Checkpoint of the run."""
-    format: Literal["png", "probabilities", "coco", "geojson", "label-studio"] = "png"
+    format: Literal["png", "probabilities", "coco", "geojson", "label-studio", "labelme", "yolo"] = "png"
     """A further result. probabilities: OUT/probabilities/<path>.npy, float16 (classes, height, width), or
-    GeoTIFF; coco: OUT/coco.json; geojson: OUT/geojson/<path>.geojson; label-studio: OUT/label-studio.json."""
+    GeoTIFF; coco: OUT/coco.json, which CVAT reads too; geojson: OUT/geojson/<path>.geojson; label-studio:
+    OUT/label-studio.json; labelme, yolo: polygons with the classes and links to the images in OUT/labelme, OUT/yolo."""
     min_confidence: float = 0.0
     """Pixels with a lower probability become 255 (unknown)."""
     overlay: bool = False

@@ -12,7 +12,7 @@ from semiseg.config import DeprecatedOption, TrainConfig
 from semiseg.data.stream.shards import Shards, holds_shards, open_shards
 from semiseg.errors import UserError, lookup
 from semiseg.inference.bounded_predictor import MODES, BoundedPredictor
-from semiseg.inference.files.collected_results import COLLECTED, write_collected
+from semiseg.inference.files.collected_results import COLLECTED, PHOTOGRAPHS, complete_folder, write_collected
 from semiseg.inference.files.find_images import FoundImages, find_images
 from semiseg.inference.files.predict_files import Task, make_folder, plan_files, predict_files, require_new
 from semiseg.inference.files.predict_shards import plan_shards, predict_shard
@@ -21,9 +21,11 @@ from semiseg.inference.formats.geotiff import require_rasterio
 from semiseg.inference.formats.prediction_writer import (
     CONFIDENCE,
     GEOJSON,
+    LABELME,
     MASK,
     OVERLAY,
     PROBABILITIES,
+    YOLO,
     PredictionWriter,
 )
 from semiseg.option_ranges import AT_LEAST_ONE, FRACTION, range_error
@@ -39,6 +41,8 @@ FORMATS: dict[str, Callable[[], None]] = {
     "coco": require_pycocotools,
     "geojson": lambda: require_rasterio("the format geojson"),
     "label-studio": lambda: None,
+    "labelme": lambda: None,
+    "yolo": lambda: None,
 }
 """What to write besides the masks, and a check of the extra that it needs."""
 RESUME_HINT = "Resume with the same command and --skip-existing"
@@ -89,7 +93,8 @@ def predict(
         checkpoint: ``best`` or ``last``.
         format: What to write besides the masks: nothing (``png``); ``probabilities``, as float16 ``(C, H, W)`` in
             ``OUT/probabilities/<name>.npy``, for a GeoTIFF as float32 bands; ``geojson``, polygons in
-            ``OUT/geojson/<name>.geojson``; ``coco``, ``OUT/coco.json``; or ``label-studio``, ``OUT/label-studio.json``.
+            ``OUT/geojson/<name>.geojson``; ``coco``, ``OUT/coco.json``; ``label-studio``, ``OUT/label-studio.json``;
+            ``labelme`` or ``yolo``, polygons and links to the images in ``OUT/labelme`` or ``OUT/yolo``.
         min_confidence: Pixels below this probability become 255 in the mask.
         overlay: Also write ``OUT/overlays/<name>.png`` with a legend (in shards ``<key>.overlay.png``).
         confidence: Also write ``OUT/confidence/<name>.png`` (in shards ``<key>.confidence.png``): gray, 255 is certain.
@@ -114,7 +119,7 @@ def predict(
     if min_confidence not in FRACTION:
         raise range_error("min-confidence", min_confidence, FRACTION)
     lookup("format", format, FORMATS)()
-    extra = (format,) if format in (PROBABILITIES, GEOJSON) else ()
+    extra = (format,) if format in (PROBABILITIES, GEOJSON, LABELME, YOLO) else ()
     kinds = (MASK, *([OVERLAY] if overlay else []), *([CONFIDENCE] if confidence else []), *extra)
     options = PredictOptions(mode, window, kinds, format, min_confidence, skip_existing)
     sources = [str(images)] if isinstance(images, (str, Path)) else [str(source) for source in images]
@@ -180,6 +185,8 @@ def predict_images(
     readable = group.map(lambda share: predict_files(writer, share, skip_unreadable=count > 1), tasks)
     if options.format in COLLECTED:
         group.on_rank_zero(lambda: write_collected(writer, found.images, out, options.format))
+    elif options.format in PHOTOGRAPHS:
+        group.on_rank_zero(lambda: complete_folder(writer.classes, found.images, out, options.format))
     if failed := readable.count(False) + len(found.unsupported):
         fix = "repair, convert or remove them, and run it again with --skip-existing"
         group.fail(unreadable(failed, count, out, fix))

@@ -1,1 +1,1 @@
-"""Write predictions: pictures, GeoTIFF, arrays, GeoJSON, COCO and Label Studio."""
+"""Write predictions: pictures, GeoTIFF, arrays, GeoJSON, COCO, Label Studio, LabelMe and YOLO."""

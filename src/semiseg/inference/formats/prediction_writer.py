@@ -16,11 +16,22 @@ from torch import Tensor
 from semiseg.data.dataset import IGNORE, Color
 from semiseg.inference.bounded_predictor import BoundedPredictor, Pixels
 from semiseg.inference.formats.geotiff import RasterImage, create_raster, open_raster, write_geojson
+from semiseg.inference.formats.labelme_results import write_labelme
 from semiseg.inference.formats.write_error import complete_file
+from semiseg.inference.formats.yolo_results import write_yolo
 from semiseg.visualization.mask_pictures import Picture, indexed_picture, legend, overlay, stack
 
 MASK, OVERLAY, CONFIDENCE, PROBABILITIES, GEOJSON = "mask", "overlay", "confidence", "probabilities", "geojson"
-FOLDERS = {MASK: "", OVERLAY: "overlays", CONFIDENCE: "confidence", PROBABILITIES: "probabilities", GEOJSON: "geojson"}
+LABELME, YOLO = "labelme", "yolo"
+FOLDERS = {
+    MASK: "",
+    OVERLAY: "overlays",
+    CONFIDENCE: "confidence",
+    PROBABILITIES: "probabilities",
+    GEOJSON: "geojson",
+    LABELME: "labelme",
+    YOLO: "yolo/labels",
+}
 """The folder of each kind of file below the output directory."""
 OVERLAY_SIDE = 16_384  # pixels; overlays of larger images are reduced
 LEGEND_WIDTH = 240
@@ -60,7 +71,8 @@ class Part(NamedTuple):
 
 def file_of(out: Path, name: str, kind: str, georeferenced: bool) -> Path:
     """Return the file of a kind for the image ``name``."""
-    suffix = {PROBABILITIES: ".npy", GEOJSON: ".geojson"}.get(kind, ".png")
+    suffixes = {PROBABILITIES: ".npy", GEOJSON: ".geojson", LABELME: ".json", YOLO: ".txt"}
+    suffix = suffixes.get(kind, ".png")
     if georeferenced and kind in (MASK, CONFIDENCE, PROBABILITIES):
         suffix = ".tif"
     return out / FOLDERS[kind] / f"{name}{suffix}"
@@ -147,6 +159,11 @@ class PredictionWriter:
             with complete_file(path) as draft:
                 if kind == GEOJSON:
                     write_geojson(draft, arrays[MASK], self.classes, raster)
+                elif kind == LABELME:
+                    photograph = f"{path.stem}{Path(image.name).suffix}"
+                    write_labelme(draft, photograph, arrays[MASK], self.classes)
+                elif kind == YOLO:
+                    write_yolo(draft, arrays[MASK], self.classes)
                 else:
                     self._picture(kind, image, arrays).save(draft, format="PNG")
 
