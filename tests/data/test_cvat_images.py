@@ -107,7 +107,6 @@ def test_entities_are_refused(tmp_path: Path, declaration: str) -> None:
 @pytest.mark.parametrize(
     ("shape", "words"),
     [
-        ('<polygon label="leaf" points="1,2;3,4"/>', "three corners"),
         ('<polygon label="leaf" points="1,2;3,4;1e9,5"/>', "in or near the image"),
         ('<polygon label="leaf" points="1,2;3;4,5"/>', "malformed"),
         ('<mask label="leaf" rle="1,2" left="0" top="0" width="3" height="2"/>', "run lengths cover 3"),

@@ -78,7 +78,7 @@ def test_supervisely_refuses_what_does_not_fit_the_image(copied: Callable[[str],
     with refused("b.png.json", "not an annotation of Supervisely"):
         opened(root)
     edit(file, lambda content: content.update(objects=[{"classTitle": "moss", **square("rectangle")}]))
-    with refused("supervisely", "label 'moss' is not one of its classes"):
+    with refused("meta.json", "does not list the label 'moss' of", "b.png.json"):
         opened(root)
 
 

@@ -130,7 +130,7 @@ def test_class_file_sets_the_order(tmp_path: Path) -> None:
     assert dataset.classes == ("leaf-rust", "dry soil", "background", "never seen")
     assert_masks_equal_input(dataset, ["a 1", "b", "c"])
     write_lines(root / "classes.txt", "leaf-rust")
-    with refused("'dry soil'", "classes.txt", "Add it there"):
+    with refused("'dry soil'", "classes.txt", "Add the label there"):
         open_dataset(root)
 
 
@@ -154,7 +154,7 @@ def test_own_folder_takes_precedence(tmp_path: Path) -> None:
 )
 def test_image_reference_formats(reference: str) -> None:
     for images, id in (({"a b": Path("x/a b.png")}, "a b"), ({"a": Path("x/a.png")}, None)):
-        assert ImageFinder(images).find(image_path(reference)) == id
+        assert ImageFinder(images, Path()).find(image_path(reference)) == id
 
 
 def change(root: Path, edit: Callable[[list[dict[str, Any]]], Any]) -> None:

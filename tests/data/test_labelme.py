@@ -88,7 +88,7 @@ def test_labels_file_decides_the_order_and_ignored_pixels(tmp_path: Path) -> Non
     mask = dataset.read_mask("a").numpy()
     assert mask[0, 0] == 1 and mask[3, 3] == 255 and mask[15, 15] == 0
     write_lines(tmp_path / "labels.txt", "leaf")
-    with refused("label 'soil' is not one of its classes"):
+    with refused("labels.txt", "does not list the label 'soil' of", "a.json"):
         read(tmp_path)
 
 
@@ -125,12 +125,10 @@ def test_images_inside_json_files_are_extracted(tmp_path: Path) -> None:
 
 
 MALFORMED: dict[str, tuple[Any, str]] = {
-    "two corners": ([shape("leaf", [[0, 0], [4, 4]])], "at least three corners"),
     "far away": ([shape("leaf", [[0, 0], [1e9, 4], [4, 4]])], "in or near the image"),
     "not a number": ([shape("leaf", [["0", 0], [3, 4], [4, 4]])], "in or near the image"),
-    "no circle": ([shape("leaf", [[0, 0]], "circle")], "malformed"),
     "no base64": ([shape("leaf", [[0, 0], [4, 4]], "mask", mask="!")], "malformed"),
-    "outside": ([shape("leaf", [[28, 0], [31, 3]], "mask", mask=png(np.eye(4, dtype=bool)))], "outside the image"),
+    "outside": ([shape("leaf", [[30, 0], [33, 3]], "mask", mask=png(np.eye(4, dtype=bool)))], "outside the image"),
 }
 
 
@@ -140,6 +138,30 @@ def test_malformed_shapes_raise_an_error(kind: str, tmp_path: Path) -> None:
     write(tmp_path, "a", shapes)
     with refused("a.json", "of image a is malformed", words, "Correct it in the tool"):
         read(tmp_path).read_mask("a")
+
+
+def test_one_shape_without_an_area_does_not_refuse_the_others(tmp_path: Path) -> None:
+    write(tmp_path, "a", [shape("leaf", [[0, 0], [4, 4]]), shape("leaf", [[5, 5], [9, 9]], "rectangle")])
+    data = read(tmp_path)
+    mask = data.read_mask("a").numpy()
+    assert mask.sum() == 25 and mask[9, 9] == 1
+    assert "polygons with fewer than three corners are left out: 1, such as one of a in a.json" in data.describe()
+
+
+def test_a_bitmap_is_cut_off_one_pixel_beyond_the_edge(tmp_path: Path) -> None:
+    write(tmp_path, "a", [shape("leaf", [[28, 0], [31, 3]], "mask", mask=png(np.ones((4, 3), dtype=bool)))])
+    mask = read(tmp_path).read_mask("a").numpy()
+    assert mask.sum() == 4 * (mask.shape[1] - 28) and mask[0, 28] == 1
+
+
+def test_an_image_path_that_contradicts_the_name_of_the_file_is_refused(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write(tmp_path, name, [shape("leaf", [[0, 0], [4, 4]], "rectangle")])
+    content = json.loads((tmp_path / "a.json").read_text())
+    content["imagePath"] = json.loads((tmp_path / "b.json").read_text())["imagePath"]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with refused("a.json", "imagePath is b.", "the file is named like a."):
+        read(tmp_path)
 
 
 def test_malformed_files_raise_an_error(tmp_path: Path) -> None:

@@ -13,7 +13,14 @@ from torch import Tensor
 from semiseg.data.dataset import IGNORE
 from semiseg.data.files.image_header import reason
 from semiseg.data.importers.foreign_data import ForeignData, ImportOptions
-from semiseg.data.importers.polygons import box_region, counts_region, polygon_region, with_background
+from semiseg.data.importers.polygons import (
+    DegenerateShapeError,
+    box_region,
+    counts_region,
+    polygon_region,
+    with_background,
+)
+from semiseg.data.importers.shape_data import degenerate_note
 from semiseg.data.importers.source_files import (
     ImageFinder,
     find_images,
@@ -64,8 +71,9 @@ class Coco(ForeignData):
         self._class: dict[Path, dict[Any, int]] = {}
         self._sizes: dict[str, tuple[int, int] | None] = {}
         self._missing: list[str] = []
+        self._degenerate: Counter[str] = Counter()
         self._boxes: Counter[bool] = Counter()
-        finder, listed, empty = ImageFinder(self.images), dict[str, Path](), dict[str, Path]()
+        finder, listed, empty = ImageFinder(self.images, root), dict[str, Path](), dict[str, Path]()
         contents = {path: read_bounded_json(path) for path in files}
         self._read_categories(contents)
         for path, content in contents.items():
@@ -96,15 +104,24 @@ class Coco(ForeignData):
     def read_mask(self, id: str) -> Tensor:
         """Render a mask as uint8 ``(H, W)`` of class indices."""
         path = self.masks[id]
+        self._degenerate.pop(id, None)
         mask = self.canvas(id, self._sizes[id])
         for annotation in sorted(self._annotations.get(id, ()), key=lambda a: not a.get("iscrowd")):
             try:
                 region, known = _region(annotation, *mask.shape)
+            except DegenerateShapeError:
+                self._degenerate[id] += 1
+                continue
             except (ValueError, TypeError, OverflowError) as error:
                 problem = f"annotation {annotation.get('id')} of image {id} is malformed: {reason(error)}"
                 raise UserError(problem, path=path, fix="correct it and export again") from error
-            mask[region] = self._class[path][annotation["category_id"]] if known else IGNORE
+            mask[region] = self._class[path][int(annotation["category_id"])] if known else IGNORE
         return torch.from_numpy(mask)
+
+    def describe(self) -> list[str]:
+        """Return the lines of the base class, and the number of polygons without an area."""
+        total = sum(map(len, self._annotations.values()))
+        return [*super().describe(), *degenerate_note(self._degenerate, total, self.masks)]
 
     def _read_categories(self, contents: dict[Path, Any]) -> None:
         """Set the classes: the union of the categories of all files by name."""
@@ -113,7 +130,7 @@ class Coco(ForeignData):
         for path, content in contents.items():
             try:
                 table = {int(entry["id"]): str(entry["name"]) for entry in content["categories"]}
-                used = {annotation.get("category_id") for annotation in content["annotations"]}
+                used = {int(annotation["category_id"]) for annotation in content["annotations"]}
                 groups = {str(entry.get("supercategory")) for entry in content["categories"]}
             except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
                 raise UserError("a category has no id or name", path=path, fix="use a COCO instances file") from error
@@ -134,21 +151,25 @@ class Coco(ForeignData):
         """Add the images and annotations of a file, and return its images without annotations."""
         ids: dict[Any, str | None] = {}
         try:
-            for entry in content["images"]:
-                name = str(entry["file_name"])
-                id = ids[entry["id"]] = finder.find(name, *folder_names(path))
+            names, folders = [str(entry["file_name"]) for entry in content["images"]], folder_names(path)
+            found = finder.find_all([(name, folders) for name in names])
+            for entry, name, id in zip(content["images"], names, found, strict=True):
+                ids[str(entry["id"])] = id
                 if id is None:
                     self._missing.append(name)
                     continue
                 if id in listed:
                     problem = f"image {id} is already listed in {listed[id]}"
-                    raise UserError(problem, path=path, fix="import the two files from folders of their own")
+                    fix = "import the two files from folders of their own"
+                    if listed[id] == path:
+                        problem, fix = f"image {id} is listed twice", "list it once, with all its annotations"
+                    raise UserError(problem, path=path, fix=fix)
                 listed[id] = path
                 width, height = entry.get("width"), entry.get("height")  # Label Studio may omit them
                 self._sizes[id] = (int(width), int(height)) if width and height else None
             for annotation in content["annotations"]:
                 self._require_defined(path, annotation, ids)
-                id = ids[annotation["image_id"]]
+                id = ids[str(annotation["image_id"])]
                 self._boxes[not annotation.get("segmentation")] += 1
                 if id is not None:
                     self._annotations.setdefault(id, []).append(annotation)
@@ -172,8 +193,8 @@ class Coco(ForeignData):
 
     def _require_defined(self, path: Path, annotation: Annotation, ids: dict[Any, str | None]) -> None:
         """Raise UserError if the category or the image of an annotation is not defined in its file."""
-        for key, known in (("category_id", self._class[path]), ("image_id", ids)):
-            if annotation[key] not in known:
+        for key, known in (("category_id", {str(id) for id in self._class[path]}), ("image_id", ids)):
+            if str(annotation[key]) not in known:
                 noun = key.removesuffix("_id")
                 problem = f"annotation {annotation.get('id')} has the undefined {noun} {annotation[key]}"
                 raise UserError(problem, path=path, fix="export it again")

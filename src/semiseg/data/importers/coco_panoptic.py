@@ -56,7 +56,7 @@ class CocoPanoptic(ForeignData):
         folders = {path.stem for path in files}
         self.set_images(find_images(root, (*SKIPPED, *folders, "panoptic_masks")))
         pngs = name_images(path for path in walk_files(root) if path.suffix.lower() == ".png")
-        finders = ImageFinder(self.images), ImageFinder(pngs)
+        finders = ImageFinder(self.images, root), ImageFinder(pngs, root)
         contents = {path: read_bounded_json(path) for path in files}
         self._set_categories(contents)
         assigned = {id: list_folder(path.relative_to(root).parent) for id, path in self.images.items()}
@@ -99,10 +99,11 @@ class CocoPanoptic(ForeignData):
         found = []
         try:
             names = {entry["id"]: str(entry["file_name"]) for entry in content["images"]}
-            for annotation in content["annotations"]:
-                name = names.get(annotation["image_id"], str(annotation["file_name"]))
-                id = images.find(name, *folder_names(path))
-                png = masks.find(str(annotation["file_name"]), path.stem, "panoptic_masks")
+            annotations = content["annotations"]
+            pictures = [names.get(entry["image_id"], str(entry["file_name"])) for entry in annotations]
+            files = [(str(entry["file_name"]), (path.stem, "panoptic_masks")) for entry in annotations]
+            ids, masks_found = images.find_all([(name, folder_names(path)) for name in pictures]), masks.find_all(files)
+            for annotation, name, id, png in zip(annotations, pictures, ids, masks_found, strict=True):
                 if id is None or png is None:
                     missing = name if id is None else annotation["file_name"]
                     raise UserError(f"{missing} was not found", path=path, fix="add it to the folder of the export")

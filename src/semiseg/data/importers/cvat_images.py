@@ -67,6 +67,10 @@ class CvatImages(ShapeData):
         self._tool_classes = tuple(labels)
         return entries
 
+    def class_source(self) -> Path:
+        """Return the first XML file."""
+        return xml_files(self.root)[0]
+
     def _parse(self, path: Path, image: ET.Element) -> AnnotatedImage:
         name = image.attrib["name"]
         if subset := image.get("subset"):

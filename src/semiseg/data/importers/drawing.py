@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from semiseg.data.importers.polygons import DegenerateShapeError
+
 FURTHEST = 10
 """The largest coordinate in units of the longer side; drawing shapes further away takes unbounded memory."""
 
@@ -88,17 +90,17 @@ def fill_rectangle(left: Any, top: Any, right: Any, bottom: Any, height: int, wi
 
 
 def place(bitmap: Region, left: int, top: int, height: int, width: int) -> Region:
-    """Return a bitmap whose first pixel is at ``left, top`` as bool ``(H, W)``.
+    """Return a bitmap whose first pixel is at ``left, top`` as bool ``(H, W)``. One pixel beyond the edge is cut off.
 
     Raises:
-        ValueError: The bitmap extends beyond the image.
+        ValueError: The bitmap extends further beyond the image.
     """
     below, beside = top + bitmap.shape[0], left + bitmap.shape[1]
-    if left < 0 or top < 0 or below > height or beside > width:
+    if left < -1 or top < -1 or below > height + 1 or beside > width + 1:
         raise ValueError(f"the bitmap ends at {beside}, {below}, outside the image of {width}x{height}")
-    region = np.zeros((height, width), dtype=bool)
-    region[top:below, left:beside] = bitmap
-    return region
+    framed = np.zeros((height + 2, width + 2), dtype=bool)
+    framed[top + 1 : below + 1, left + 1 : beside + 1] = bitmap
+    return framed[1:-1, 1:-1]
 
 
 def _corners(path: Any, height: int, width: int) -> list[tuple[int, int]]:
@@ -108,8 +110,10 @@ def _corners(path: Any, height: int, width: int) -> list[tuple[int, int]]:
 def check_corners(path: Any, height: int, width: int, least: int = 3) -> list[tuple[float, float]]:
     """Return corners as pairs x, y. Raises ValueError unless there are ``least`` pairs of numbers near the image."""
     corners = [tuple(_numbers(corner, height, width)) for corner in path]
-    if len(corners) < least or not all(len(corner) == 2 for corner in corners):
-        raise ValueError("a polygon needs at least three corners, each a pair of numbers")
+    if not all(len(corner) == 2 for corner in corners):
+        raise ValueError("a corner is not a pair of numbers")
+    if len(corners) < least:
+        raise DegenerateShapeError(f"a shape needs at least {least} corners")
     return [(x, y) for x, y in corners]
 
 

@@ -138,7 +138,13 @@ class ForeignData(FileDataset):
             other = "--empty unlabeled if they are not annotated yet"
         else:
             other = "--empty background if they show no class"
-        self.notes.append(f"images without regions: {len(files)}, {self.options.empty} ({other})")
+        if self.options.empty == "background" and 2 * len(files) >= len(self.masks):
+            self.notes.append(
+                f"warning: {len(files)} of {len(self.masks)} images have no region and become all background. "
+                "If they are not annotated yet, import with --empty unlabeled"
+            )
+        else:
+            self.notes.append(f"images without regions: {len(files)}, {self.options.empty} ({other})")
 
     def require_masks(self, source: Path) -> None:
         """Raise UserError, naming ``source``, if no image is annotated."""
@@ -171,7 +177,8 @@ class ForeignData(FileDataset):
             lines.append(f"{unlabeled} of {len(self.images)} images have no annotation: unlabeled")
         listed = ", ".join(f"{len(ids)} {name}" for name in ("train", "val", "test") if (ids := self.split(name, [])))
         lines.append(f"lists: {listed or 'none'}")
-        return [*lines, f"{len(self.classes)} classes: {', '.join(self.classes)}", *self.notes]
+        lines += [f"{len(self.classes)} classes: {', '.join(self.classes)}", *self.notes]
+        return sorted(lines, key=lambda line: not line.startswith("warning:"))
 
     def _count(self, noun: str, files: dict[str, Path]) -> list[str]:
         """Return lines such as ``8 photographs from images/``, for at most four folders or annotation files."""

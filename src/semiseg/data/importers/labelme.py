@@ -28,6 +28,7 @@ from semiseg.data.importers.source_files import (
     walk_files,
 )
 from semiseg.data.splits.list_files import read_lines
+from semiseg.errors import UserError
 
 POLYGONS = ("polygon", "rotation", "quadrilateral", "oriented_rectangle")
 """Shapes whose points are their corners. X-AnyLabeling writes the last three."""
@@ -59,12 +60,16 @@ class LabelMe(ShapeData):
         """Return the image files by id, with those that are inside JSON files."""
         images = find_images(self.root)
         self._contents = [(path, read_bounded_json(path)) for path in _json_files(self.root) if is_json(path, *KEYS)]
-        finder, extracted = ImageFinder(images), []
+        finder, extracted = ImageFinder(images, self.root), []
         self._references: dict[Path, str] = {}
         for path, content in self._contents:
             reference = parse_content(path, "LabelMe", partial(_reference, path, content))
             beside = str(path.with_suffix(".jpg"))  # of any image format
             found = next((name for name in (reference, beside) if finder.find(name)), reference)
+            named, near = finder.find(reference), finder.find(beside)
+            if named and near and images[named].stem != images[near].stem and finder.is_beside(near, path):
+                problem = f"imagePath is {images[named].name}, but the file is named like {images[near].name}"
+                raise UserError(problem, path=path, fix="set imagePath to the image that was annotated")
             self._references[path] = found
             if not finder.find(found) and content.get("imageData"):
                 self._references[path] = str(self._extract(path, content["imageData"]))
@@ -81,6 +86,10 @@ class LabelMe(ShapeData):
         if labels.is_file():
             self._tool_classes = tuple(name for name in read_lines(labels) if name not in self.ignored_labels)
         return [parse_content(path, "LabelMe", partial(self._parse, path, content)) for path, content in self._contents]
+
+    def class_source(self) -> Path:
+        """Return ``labels.txt``."""
+        return self.root / "labels.txt"
 
     def _parse(self, path: Path, content: Any) -> AnnotatedImage:
         shapes, left_out = [], []

@@ -16,25 +16,35 @@ FURTHEST = 10
 """The largest coordinate in units of the longer side. Rendering points further away takes unbounded memory."""
 
 
+class DegenerateShapeError(ValueError):
+    """A polygon with fewer than three corners. It has no area, so it can be left out."""
+
+
 def polygon_region(polygons: Sequence[Any], height: int, width: int) -> NDArray[np.bool_]:
     """Return the pixels inside polygons as bool ``(H, W)``, as pycocotools defines them.
 
+    Polygons with fewer than three corners are left out.
+
     Args:
-        polygons: Lists ``x, y, x, y, ...`` in pixels.
+        polygons: Lists ``x, y, x, y, ...`` in pixels, or one such list.
         height: Height of the image.
         width: Width of the image.
 
     Raises:
-        ValueError: A polygon has fewer than three corners, or a corner is not a pair of numbers near the image.
+        DegenerateShapeError: No polygon has three corners.
+        ValueError: A corner is not a pair of numbers near the image.
         UserError: pycocotools is not installed.
     """
-    if not polygons:
-        raise ValueError("it has no polygon")
+    if polygons and all(map(_is_number, polygons)):
+        polygons = [polygons]
     for polygon in polygons:
-        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+        if not isinstance(polygon, list) or len(polygon) % 2:
             raise ValueError("a polygon needs at least three corners, as a list x, y, x, y, ...")
         if not all(_is_number(value) and abs(value) <= FURTHEST * max(height, width) for value in polygon):
             raise ValueError("a corner of a polygon is not a pair of numbers in or near the image")
+    polygons = [polygon for polygon in polygons if len(polygon) >= 6]
+    if not polygons:
+        raise DegenerateShapeError("a polygon needs at least three corners, as a list x, y, x, y, ...")
     try:
         from pycocotools import mask as coco  # an optional dependency, imported only for polygons
     except ImportError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -17,7 +17,7 @@ from semiseg.data.dataset import IGNORE
 from semiseg.data.files.image_header import UNREADABLE, reason
 from semiseg.data.importers.foreign_data import ForeignData, ImportOptions
 from semiseg.data.importers.list_folders import lists_by_folder
-from semiseg.data.importers.polygons import with_background
+from semiseg.data.importers.polygons import DegenerateShapeError, with_background
 from semiseg.data.importers.source_files import ImageFinder, find_images, read_bounded_json
 from semiseg.data.splits.list_files import read_lines
 from semiseg.errors import UserError
@@ -81,6 +81,7 @@ class ShapeData(ForeignData):
         super().__init__(root, options)
         self.set_images(self.find_images())
         self._annotation: dict[str, AnnotatedImage] = {}
+        self._degenerate: dict[str, list[Shape]] = {}
         self._tool_classes: Sequence[str] = ()
         missing = self._match(self.read_annotation())
         self._note_left_out()
@@ -105,15 +106,26 @@ class ShapeData(ForeignData):
     def read_mask(self, id: str) -> Tensor:
         """Draw a mask as uint8 ``(H, W)`` of class indices."""
         annotated = self._annotation[id]
+        self._degenerate.pop(id, None)
         mask = self.canvas(id, annotated.size)
         boxes = [Shape(self.ignored_labels[0], draw) for draw in annotated.boxes]
         for shape in (*boxes, *annotated.shapes):
             try:
                 mask[shape.draw(*mask.shape)] = self._value(shape.label)
+            except DegenerateShapeError:
+                self._degenerate.setdefault(id, []).append(shape)
             except MALFORMED as error:
                 problem = f"a shape {shape.label!r} of image {id} is malformed: {reason(error)}"
                 raise UserError(problem, path=annotated.file, fix="correct it in the tool and export again") from error
         return torch.from_numpy(mask)
+
+    def describe(self) -> list[str]:
+        """Return the lines of the base class, and the number of shapes without an area."""
+        total = sum(len(entry.shapes) for entry in self._annotation.values())
+        return [
+            *super().describe(),
+            *degenerate_note({id: len(found) for id, found in self._degenerate.items()}, total, self.masks),
+        ]
 
     def _value(self, label: str) -> int:
         """Return the class of a label, or 255."""
@@ -121,9 +133,10 @@ class ShapeData(ForeignData):
 
     def _match(self, entries: Iterable[AnnotatedImage]) -> list[str]:
         """Assign annotation to images and return the names of the images that do not exist."""
-        finder, missing = ImageFinder(self.images), []
-        for entry in entries:
-            id = finder.find(entry.image, *entry.file.parts)
+        entries, missing = list(entries), []
+        references = [(entry.image, self._folders(entry.file)) for entry in entries]
+        ids = ImageFinder(self.images, self.root).find_all(references)
+        for entry, id in zip(entries, ids, strict=True):
             if id is None:
                 missing.append(entry.image)
             elif id in self._annotation:
@@ -132,6 +145,10 @@ class ShapeData(ForeignData):
             else:
                 self._annotation[id] = entry
         return missing
+
+    def _folders(self, file: Path) -> Sequence[str]:
+        """Return the folders of an annotation file below the root, which the folders of its images may have too."""
+        return file.relative_to(self.root).parts[:-1] if file.is_relative_to(self.root) else ()
 
     def _note_left_out(self) -> None:
         kinds = Counter(kind for entry in self._annotation.values() for kind in entry.left_out)
@@ -148,16 +165,41 @@ class ShapeData(ForeignData):
         empty = (id for id, entry in entries if not (entry.shapes or entry.left_out or entry.boxes))
         self.add_empty({id: self._annotation[id].file for id in empty})
 
+    def class_source(self) -> Path:
+        """Return the file that defines the classes of the tool, for messages."""
+        return self.root
+
+    def _shows(self, id: str, label: str) -> bool:
+        return any(shape.label == label for shape in self._annotation[id].shapes)
+
     def _set_classes(self) -> None:
         file = self.root / "classes.txt"
         labels = {shape.label for id in self.masks for shape in self._annotation[id].shapes}
         labels -= {*self.ignored_labels}
         names = list(read_lines(file)) if file.is_file() else list(self._tool_classes) or sorted(labels)
         if unknown := sorted(labels.difference(names)):
-            source = file if file.is_file() else self.root
-            raise UserError(f"label {unknown[0]!r} is not one of its classes", path=source, fix="add it there")
+            source = file if file.is_file() else self.class_source()
+            where = next(self._annotation[id].file for id in self.masks if self._shows(id, unknown[0]))
+            problem = f"it does not list the label {unknown[0]!r} of {where}"
+            raise UserError(problem, path=source, fix="add the label there, or correct it in the other file")
         classes, self.background = with_background(names)
         self.set_classes(classes, file if file.is_file() else self.root)
+
+
+def degenerate_note(counts: Mapping[str, int], total: int, files: Mapping[str, Path]) -> list[str]:
+    """Return a line on polygons with fewer than three corners. Raises UserError if all shapes are such.
+
+    Args:
+        counts: Their number in each image that has some.
+        total: The number of all shapes.
+        files: The annotation file of each image.
+    """
+    if not (number := sum(counts.values())):
+        return []
+    id, file = next(iter(counts)), files[next(iter(counts))]
+    if number >= total:
+        raise UserError("no shape has three corners", path=file, fix="annotate outlines and export them again")
+    return [f"polygons with fewer than three corners are left out: {number}, such as one of {id} in {file.name}"]
 
 
 def parse_annotation(path: Path, tool: str, parse: Callable[[Any], T]) -> T:

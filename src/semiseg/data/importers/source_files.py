@@ -8,7 +8,8 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
@@ -133,6 +134,14 @@ def require_bounded(path: Path) -> None:
         raise UserError(f"the file has {size} bytes, more than {limit}", path=path, fix="export it in several files")
 
 
+_KINDS = (
+    "image images img imgs jpegimages photo photos ann anns annot annots annotation annotations json jsons xml xmls "
+    "txt label labels"
+)
+ROLE_WORDS = frozenset(_KINDS.split())
+"""Names of folders that say what the files in them are, but not which images they belong to."""
+
+
 class ImageFinder:
     """Finds the image that an annotation names by a path, a URL or a file name.
 
@@ -141,14 +150,61 @@ class ImageFinder:
 
     Args:
         images: The images, from ``find_images``.
+        root: The folder of the export.
     """
 
-    def __init__(self, images: Mapping[str, Path]) -> None:
+    def __init__(self, images: Mapping[str, Path], root: Path) -> None:
+        self._root = _parts(root.as_posix())
+        self._places = {id: self._place(_parts(path.as_posix())) for id, path in images.items()}
+        self._common = _common([*self._places.values()])
         self._by_name: dict[str, list[tuple[str, tuple[str, ...]]]] = defaultdict(list)
         for id, path in images.items():
             parts = _parts(path.as_posix())
             self._by_name[parts[-1]].append((id, parts))
             self._by_name[parts[-1].rpartition(".")[0] + "."].append((id, parts))  # for names in another format
+
+    def find_all(self, references: Sequence[tuple[str, Sequence[str]]]) -> list[str | None]:
+        """Return the id of each image, or None if it is missing.
+
+        An image in another folder than the one that its annotation names may be another image of the same name. It only
+        counts if no reference agrees with the folder of its image. For file names, the preferred folders count instead.
+
+        Args:
+            references: Paths or file names, each with names of folders to prefer, as in ``find``.
+        """
+        found = [self.find(reference, *folders) for reference, folders in references]
+        parts = [_parts(reference) for reference, _ in references]
+        places = [self._place(names) for names in parts]
+        common = _common([place for place, names in zip(places, parts, strict=True) if len(names) > 1])
+        agreeing: dict[bool, dict[int, bool]] = {False: {}, True: {}}
+        for index, (id, (_, folders)) in enumerate(zip(found, references, strict=True)):
+            bare = len(parts[index]) == 1
+            if id is not None:
+                own = self._places[id]
+                agreeing[bare][index] = (
+                    own[-1:] != () and own[-1] in folders if bare else self._agrees(id, places[index], common)
+                )
+        for group in agreeing.values():
+            for index, agrees in group.items():
+                if not agrees and any(group.values()):
+                    found[index] = None
+        return found
+
+    def is_beside(self, id: str, file: Path) -> bool:
+        """Return whether the folder of an image is that of an annotation file, or the corresponding one."""
+        return self._places[id] == self._place(_parts(file.as_posix()))
+
+    def _agrees(self, id: str, place: tuple[str, ...], common: int) -> bool:
+        """Return whether the folder of an image is the one that a reference names."""
+        own = self._places[id]
+        shorter = min(len(own), len(place))
+        ends = shorter > 0 and own[-shorter:] == place[-shorter:]
+        return own == place or ends or own[self._common :] == place[common:]
+
+    def _place(self, parts: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the folders of a path below the root, without those that only name a kind of file."""
+        below = parts[len(self._root) : -1] if parts[: len(self._root)] == self._root else parts[:-1]
+        return tuple(part for part in below if part.lower() not in ROLE_WORDS)
 
     def find(self, reference: str, *folders: str) -> str | None:
         """Return the id of the image, or None if there is none or several match equally well.
@@ -180,3 +236,8 @@ def _parts(text: str) -> tuple[str, ...]:
     if re.match(r"\w{2,}://", text):
         text = unquote(text.split("?")[0])
     return tuple(part for part in unicodedata.normalize("NFC", text.replace("\\", "/")).split("/") if part) or ("",)
+
+
+def _common(places: Sequence[tuple[str, ...]]) -> int:
+    """Return the number of leading folders that all places share."""
+    return sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, zip(*places, strict=False)))

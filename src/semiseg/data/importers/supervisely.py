@@ -48,6 +48,10 @@ class Supervisely(ShapeData):
         images = name_images([path for path in files if path.parent.name == "img"])
         return {re.sub(r"(^|/)img/([^/]+)$", r"\1\2", id): path for id, path in images.items()}
 
+    def class_source(self) -> Path:
+        """Return ``meta.json``."""
+        return self.root / "meta.json"
+
     def read_annotation(self) -> Iterable[AnnotatedImage]:
         """Read ``meta.json`` and the files in the folders ``ann``."""
         self._tool_classes = parse_annotation(
@@ -99,7 +103,7 @@ def _draw_bitmap(data: str, left: int, top: int, height: int, width: int) -> NDA
     if rest:
         raise ValueError(f"the bitmap is larger than {limit} bytes")
     with open_image(io.BytesIO(packed)) as opened:
-        if opened.width > width or opened.height > height:
+        if opened.width > width + 1 or opened.height > height + 1:
             raise ValueError(f"the bitmap is {opened.width}x{opened.height}, the image {width}x{height}")
         if opened.mode == "P":
             pixels = np.array(opened)

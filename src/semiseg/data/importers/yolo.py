@@ -74,7 +74,7 @@ class Yolo(ShapeData):
 
     def _assigned_lists(self, path: Path) -> dict[str, str | None]:
         """Return the list of each image that ``data.yaml`` names."""
-        content, finder = read_yaml(path), ImageFinder(self.images)
+        content, finder = read_yaml(path), ImageFinder(self.images, self.root)
         assigned: dict[str, str | None] = {}
         for key, name in LIST_FOLDERS.items():
             entries = content.get(key)

@@ -15,9 +15,9 @@ from semiseg.data.importers.foreign_data import ForeignData, ImportOptions
 from semiseg.data.importers.list_folders import lists_by_folder
 from semiseg.data.importers.mask_trees.groups import Group, locate, masks_beside
 from semiseg.data.importers.mask_trees.own_masks import OwnMasks, class_folder
-from semiseg.data.importers.mask_trees.pairs import Located, notes_on, pair_masks
+from semiseg.data.importers.mask_trees.pairs import Located, notes_on, own_folders, pair_masks
 from semiseg.data.importers.mask_trees.roles import Tree
-from semiseg.data.importers.mask_trees.threshold import ThresholdMasks
+from semiseg.data.importers.mask_trees.threshold import ThresholdMasks, is_binary
 from semiseg.data.importers.source_files import as_id, is_own_folder, walk_files
 from semiseg.errors import UserError
 
@@ -57,6 +57,8 @@ class MaskTree(ForeignData):
         if len(ends := sorted({pair.rest for pair in tree.pairs if pair.rest})) > 1:
             fix = "pass --form mask-per-class if they are classes, else --mask-suffix"
             raise UserError(f"names of masks end in {ends[0]} and {ends[1]}", path=root, fix=fix)
+        self.list_locations = _list_locations(root)
+        self._require_one_class_per_folder(tree)
         places = {ids[path]: place for group in tree.images for path, place in group.files}
         self.lists = lists_by_folder(places, self.masks)
         self.notes += [*tree.notes, *notes_on(tree.pairs)]
@@ -65,6 +67,22 @@ class MaskTree(ForeignData):
         if self._reader.class_file is None:
             self.notes.append("no class file: write the names into classes.json of the new folder")
         self._note_missing()
+
+    def _require_one_class_per_folder(self, tree: Tree) -> None:
+        """Raise UserError if folders of binary masks, as ``masks/square/``, may each stand for a class."""
+        places = {path: place for group in (*tree.images, *tree.masks) for path, place in group.files}
+        masks: dict[str, list[Path]] = {}
+        for pair in tree.pairs:
+            masks.setdefault(own_folders(places[pair.image], places[pair.mask]), []).append(pair.mask)
+        if (
+            len(masks) > 1
+            and "" not in masks
+            and all(is_binary(path) for paths in masks.values() for path in paths[:3])
+        ):
+            first, second = list(masks)[:2]
+            problem = f"folders {first} and {second} hold masks of two values, which may be two classes"
+            fix = "pass --form mask-per-class if each folder is a class, else move the masks into one folder"
+            raise UserError(problem, path=self.root, fix=fix)
 
     def _note_missing(self) -> None:
         """Note images in list files that do not exist."""
@@ -115,6 +133,18 @@ class Roboflow(MaskTree):
         """Return whether a ``_classes.csv`` here or one level below lists pixel values."""
         files = [root / "_classes.csv", *islice(root.glob("*/_classes.csv"), 10)]
         return any(path.is_file() and path.read_bytes()[:200].lower().startswith(b"pixel value") for path in files)
+
+
+def _list_locations(root: Path) -> dict[str, tuple[str, ...]]:
+    """Return where lists may be: here, or in the ``ImageSets/Segmentation/`` of VOC folders at most two levels below."""
+    folders = ["", *("*/" * level + "ImageSets/Segmentation/" for level in range(3))]
+    found = {
+        name: tuple(
+            path.relative_to(root).as_posix() for folder in folders for path in root.glob(f"{folder}{name}.txt")
+        )
+        for name in ("train", "val", "test")
+    }
+    return found if all(len(paths) < 2 for paths in found.values()) else {}
 
 
 def listed_sample(root: Path) -> tuple[list[Located], list[Located]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,18 +14,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from semiseg.data.files.file_lists import JPEG_SUFFIXES
+from semiseg.data.files.file_lists import IMAGE_SUFFIXES, JPEG_SUFFIXES, MASK_SUFFIXES
 from semiseg.data.files.mask_files import lossy_mask_error
 from semiseg.data.importers.foreign_data import ForeignData, ImportOptions
-from semiseg.data.importers.list_folders import LIST_FOLDERS, lists_by_folder
-from semiseg.data.importers.mask_trees.folders import has_own_names, listed_sample, name_files
-from semiseg.data.importers.mask_trees.groups import IMAGE_WORDS, MASK_WORDS
+from semiseg.data.importers.list_folders import lists_by_folder
+from semiseg.data.importers.mask_trees.folders import SCANNED, has_own_names, listed_sample, name_files
+from semiseg.data.importers.mask_trees.groups import IMAGE_WORDS, MASK_WORDS, locate
 from semiseg.data.importers.mask_trees.own_masks import class_folder
-from semiseg.data.importers.mask_trees.pairs import Pair, pair_masks
+from semiseg.data.importers.mask_trees.pairs import Located, Pair, own_folders, pair_masks
 from semiseg.data.importers.mask_trees.roles import Tree
-from semiseg.data.importers.mask_trees.threshold import between, read_values, share_note
+from semiseg.data.importers.mask_trees.threshold import between, is_binary, read_values, share_note
 from semiseg.data.importers.polygons import BACKGROUND, with_background
-from semiseg.data.importers.source_files import is_own_folder
+from semiseg.data.importers.source_files import is_own_folder, walk_files
 from semiseg.data.splits.list_files import read_lines
 from semiseg.errors import UserError
 
@@ -53,6 +55,7 @@ class MaskPerClass(ForeignData):
         ids = {path: id for id, path in files.items()}
         places = {path: place for group in (*tree.images, *tree.masks) for path, place in group.files}
         self._layers: dict[str, dict[str, Path]] = defaultdict(dict)
+        self._require_names(tree.pairs, places)
         for pair in tree.pairs:
             label = class_of(pair, places[pair.image], places[pair.mask])
             if not label:
@@ -64,6 +67,7 @@ class MaskPerClass(ForeignData):
         self.masks = {id: next(iter(layers.values())) for id, layers in sorted(self._layers.items())}
         self.lists = lists_by_folder({ids[path]: places[path] for path in ids}, self.masks)
         self._overlaps: Counter[str] = Counter()
+        self._pixels: Counter[str] = Counter()
         self._changed: dict[Path, float] = {}
         self.notes += [*tree.notes, *self._set_classes()]
 
@@ -73,11 +77,21 @@ class MaskPerClass(ForeignData):
         if is_own_folder(root) and has_own_names(root):
             return False
         images, masks = listed_sample(root)
-        pairs = pair_masks(images, masks, None)
-        ends: dict[Path, set[str]] = defaultdict(set)
+        if not masks:
+            images, masks = class_folders(root)
+        places = {path: place for path, place in (*images, *masks)}
+        named: dict[Path, set[str]] = defaultdict(set)
+        below: dict[Path, set[str]] = defaultdict(set)
+        pairs = pair_masks(images, masks, None, several=True)
         for pair in pairs:
-            ends[pair.image].add(class_of(pair, (), ()))
-        return any(len(found) > 1 and "" not in found for found in ends.values())
+            named[pair.image].add(class_of(pair, (), ()))
+            below[pair.image].add(own_folders(places[pair.image], places[pair.mask]))
+        several = [image for image, found in named.items() if len(found) > 1 and "" not in found]
+        if 2 * len(several) >= len(named) > 0:
+            return True
+        return any(len(found) > 1 and "" not in found for found in below.values()) and all(
+            is_binary(pair.mask) for pair in pairs[:6]
+        )
 
     def read_mask(self, id: str) -> Tensor:
         """Combine the masks of an image to uint8 ``(H, W)`` of class indices."""
@@ -90,6 +104,7 @@ class MaskPerClass(ForeignData):
             elif region.shape != mask.shape:
                 problem = "size {1}x{0} differs from {3}x{2} of the first mask".format(*region.shape, *mask.shape)
                 raise UserError(problem, path=path, fix="save both at the size of the image")
+            self._pixels[id] = region.size
             self._overlaps[id] += int((covered & region).sum())
             covered |= region
             mask[region] = self.classes.index(label)
@@ -101,6 +116,10 @@ class MaskPerClass(ForeignData):
         lines = super().describe()
         lines += share_note(self._changed.values(), f"less than {self.options.threshold}, or not")
         if overlaps := +self._overlaps:
+            if 2 * overlaps.total() > self._pixels.total():
+                problem = f"masks of two classes overlap in {overlaps.total()} of {self._pixels.total()} pixels"
+                fix = "invert the masks, if they show objects as 0"
+                raise UserError(problem, path=self.masks[next(iter(overlaps))], fix=fix)
             order = ", ".join(self.classes)
             lines.append(
                 f"masks of two classes overlap in {len(overlaps)} images ({overlaps.total()} pixels): "
@@ -125,6 +144,19 @@ class MaskPerClass(ForeignData):
             raise UserError(problem, path=path, fix="pass --threshold 128 if its edges are antialiased")
         return values > 0
 
+    def _require_names(self, pairs: list[Pair], places: Mapping[Path, tuple[str, ...]]) -> None:
+        """Raise UserError if the masks of an image are numbered: these are objects, not classes."""
+        labels = {class_of(pair, places[pair.image], places[pair.mask]): pair.mask for pair in pairs}
+        folder = class_folder(self.root)
+        names = read_lines(folder / "classes.txt") if folder and (folder / "classes.txt").is_file() else ()
+        numbers = sorted(label for label in labels if label.isdecimal() and label not in names)
+        if numbers:
+            problem = f"masks of one image are numbered ({', '.join(numbers[:3])}), which are not names of classes"
+            fix = (
+                "merge them into one mask per image, or list the numbers in classes.txt and pass --form mask-per-class"
+            )
+            raise UserError(problem, path=labels[numbers[0]], fix=fix)
+
     def _set_classes(self) -> list[str]:
         """Set the classes and return a note on their order."""
         labels = sorted({label for layers in self._layers.values() for label in layers})
@@ -148,5 +180,14 @@ def class_of(pair: Pair, image_place: tuple[str, ...], mask_place: tuple[str, ..
         words.pop()
     if words:
         return "_".join(words)
-    own = [part for part in mask_place if part not in image_place and part.lower() not in LIST_FOLDERS]
-    return "/".join(own)
+    return own_folders(image_place, mask_place)
+
+
+def class_folders(root: Path) -> tuple[list[Located], list[Located]]:
+    """Return the first images in ``images/``, and the files in folders beside it that are named after its files."""
+    found = {role: list[Located]() for role in ("image", "")}
+    for path in islice(walk_files(root), SCANNED):
+        role, _, place = locate(path.relative_to(root).parts[:-1])
+        if role in found and path.suffix.lower() in (IMAGE_SUFFIXES if role else MASK_SUFFIXES):
+            found[role].append((path, place))
+    return found["image"], found[""]

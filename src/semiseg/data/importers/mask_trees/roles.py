@@ -47,14 +47,17 @@ class Tree:
         if not candidates or not self.masks:
             raise self._nothing(groups)
         files = [file for group in candidates for file in group.files]
-        found = {id(group): pair_masks(files, group.files, options.mask_suffix) for group in self.masks}
+        every = [path for group in self.masks for path, _ in group.files]
+        masks = [file for group in self.masks for file in group.files]
+        pairs = {pair.mask: pair for pair in pair_masks(files, masks, options.mask_suffix, several)}
+        found = {id(group): [pairs[path] for path, _ in group.files if path in pairs] for group in self.masks}
         self.masks = [group for group in self.masks if found[id(group)]]
         if not self.masks:
             raise self._no_pairs(candidates, groups)
         if not several:
             self._require_one(found)
         self.pairs = [pair for group in self.masks for pair in found[id(group)]]
-        self._note_unmatched()
+        self._note_unmatched(every)
         self.images = list(self._used(candidates))
 
     def _find(self, options: ImportOptions) -> list[Group]:
@@ -99,10 +102,10 @@ class Tree:
                 fix = f"choose with {choice}, or pass --form mask-per-class if each shows one class"
                 raise UserError(problem, path=pair.image, fix=fix)
 
-    def _note_unmatched(self) -> None:
+    def _note_unmatched(self, masks: list[Path]) -> None:
         """Note masks without an image."""
         paired = {pair.mask for pair in self.pairs}
-        alone = [path for group in self.masks for path, _ in group.files if path not in paired]
+        alone = [path for path in masks if path not in paired]
         if alone:
             self.notes.append(f"masks without an image: {len(alone)}, such as {_short(alone[0], self.root)}")
 

@@ -108,3 +108,12 @@ def read_values(path: Path) -> NDArray[Any]:
 def _gray_tolerance(path: Path) -> int:
     """Return the difference between channels that a gray mask may have."""
     return 8 if path.suffix.lower() in JPEG_SUFFIXES else 0
+
+
+def is_binary(path: Path) -> bool:
+    """Return whether a mask can be read and holds at most 0 and one other value."""
+    try:
+        values = np.unique(read_values(path))
+    except UserError:
+        return False
+    return len(values) < 2 or (len(values) == 2 and values[0] == 0)

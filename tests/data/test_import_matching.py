@@ -1,0 +1,111 @@
+"""Annotation whose image is missing does not go to an image of the same name in another folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from scenes import NAMES, save_image, scene
+from semiseg.data.importers import ForeignData, ImportOptions, open_foreign
+from semiseg.data.importers.source_files import ImageFinder
+from trees import write_lines
+
+OPTIONS = ImportOptions()
+
+
+def photograph(path: Path, number: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_image(path, scene(number)[0])
+
+
+def opened(root: Path) -> ForeignData:
+    return open_foreign(root, None, OPTIONS)
+
+
+def write_text(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def test_a_yolo_label_is_not_read_for_another_folder(tmp_path: Path) -> None:
+    write_lines(tmp_path / "data.yaml", "names: [leaf]")
+    for name in ("train/a", "val/b", "val/c"):
+        photograph(tmp_path / f"images/{name}.jpg")
+        write_text(tmp_path / f"labels/{name}.txt", "0 0.1 0.1 0.5 0.1 0.5 0.5\n")
+    (tmp_path / "images/val/c.jpg").rename(tmp_path / "images/train/c.jpg")
+    data = opened(tmp_path)
+    assert list(data.masks) == ["train/a", "val/b"]
+    assert any("annotated images that are not in the folder: 1, such as" in note for note in data.notes)
+
+
+def test_a_labelme_file_is_not_read_for_another_folder(tmp_path: Path) -> None:
+    shape = {"label": "leaf", "shape_type": "rectangle", "points": [[1, 1], [9, 9]]}
+    for name in ("a", "b"):
+        write_text(tmp_path / f"json/{name}.json", {"imagePath": f"{name}.jpg", "shapes": [shape]})
+    photograph(tmp_path / "imgs/a.jpg")
+    photograph(tmp_path / "other/b.jpg")
+    data = opened(tmp_path)
+    assert list(data.masks) == ["imgs/a"]
+
+
+def test_a_supervisely_file_is_not_read_for_another_folder(tmp_path: Path) -> None:
+    write_text(tmp_path / "meta.json", {"classes": [{"title": "leaf"}]})
+    points = {"exterior": [[1, 1], [9, 1], [9, 9]], "interior": []}
+    content = {
+        "size": {"width": 96, "height": 96},
+        "objects": [{"classTitle": "leaf", "geometryType": "polygon", "points": points}],
+    }
+    for folder, name in (("one", "a"), ("two", "b"), ("one", "c")):
+        write_text(tmp_path / folder / f"ann/{name}.jpg.json", content)
+    for folder, name in (("one", "a"), ("two", "b"), ("two", "c")):
+        photograph(tmp_path / folder / f"img/{name}.jpg")
+    assert list(opened(tmp_path).masks) == ["one/a", "two/b"]
+
+
+@pytest.mark.parametrize("name", ["train/{}.jpg", "{}.jpg"])
+def test_a_coco_entry_is_not_read_for_another_folder(tmp_path: Path, name: str) -> None:
+    photograph(tmp_path / "train/a.jpg")
+    photograph(tmp_path / "valid/b.jpg")
+    images = [{"id": number, "file_name": name.format("ab"[number])} for number in range(2)]
+    polygon = {"category_id": 1, "segmentation": [[1, 1, 9, 1, 9, 9]]}
+    annotations = [{"id": number, "image_id": number, **polygon} for number in range(2)]
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "leaf"}]}
+    write_text(tmp_path / "train/_annotations.coco.json", content)
+    data = opened(tmp_path)
+    assert list(data.masks) == ["train/a"] and any("1 listed images are missing" in note for note in data.notes)
+
+
+def test_paths_of_other_machines_and_bare_names_find_images_in_any_folder() -> None:
+    images = {name: Path("root/photos", name, "x.jpg") for name in ("one", "two")} | {"c": Path("root/photos/c.jpg")}
+    finder = ImageFinder(images, Path("root"))
+    assert finder.find_all([("C:\\d\\one\\x.jpg", ()), ("C:\\d\\two\\x.jpg", ()), ("C:\\d\\c.jpg", ())]) == [*images]
+    assert finder.find_all([("/data/upload/3/01234567-c.jpg", ()), ("c.jpg", ())]) == ["c", "c"]
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "matched"),
+    [
+        (["site1/images/a.jpg", "site1/images/c.jpg"], ["site1/masks/a.png", "site2/masks/c.png"], ["a"]),
+        (["imgs/plot.jpg", "imgs/plot_1.jpg"], ["gt/plot_1.png", "gt/plot_9.png"], ["plot_1"]),
+        (["imgs/a.jpg", "imgs/b.jpg", "imgs/c.jpg"], ["gt/a.png", "gt/b.png", "gt/c_old.png"], ["a", "b"]),
+        (["imgs/site1/a.jpg", "imgs/site2/b.jpg"], ["gt/a.png", "gt/b.png"], ["site1/a", "site2/b"]),
+    ],
+)
+def test_a_mask_is_not_read_for_another_image(
+    tmp_path: Path, images: list[str], masks: list[str], matched: list[str]
+) -> None:
+    write_lines(tmp_path / "classes.txt", *NAMES)
+    for path in images:
+        photograph(tmp_path / path)
+    for path in masks:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(scene(0)[1]).save(tmp_path / path)
+    data = opened(tmp_path)
+    assert list(data.masks) == matched and (data.read_mask(matched[0]).numpy() == scene(0)[1]).all()
+    alone = [note for note in data.notes if note.startswith("masks without an image: 1, such as")]
+    assert len(alone) == (len(masks) > len(matched)), np.array(data.notes)
