@@ -136,7 +136,7 @@ class Roboflow(MaskTree):
 
 
 def _list_locations(root: Path) -> dict[str, tuple[str, ...]]:
-    """Return where lists may be: here, or in the ``ImageSets/Segmentation/`` of VOC folders at most two levels below."""
+    """Return where lists may be: here, or in ``ImageSets/Segmentation/`` here or at most two levels below."""
     folders = ["", *("*/" * level + "ImageSets/Segmentation/" for level in range(3))]
     found = {
         name: tuple(

@@ -79,7 +79,7 @@ class MaskPerClass(ForeignData):
         images, masks = listed_sample(root)
         if not masks:
             images, masks = class_folders(root)
-        places = {path: place for path, place in (*images, *masks)}
+        places = dict([*images, *masks])
         named: dict[Path, set[str]] = defaultdict(set)
         below: dict[Path, set[str]] = defaultdict(set)
         pairs = pair_masks(images, masks, None, several=True)

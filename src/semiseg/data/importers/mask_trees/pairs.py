@@ -99,7 +99,7 @@ class _Finder:
                     self._forms[f"{kind}, other case", folders, name.lower()].add(path)
 
     def find_near(self, mask: Path, place: tuple[str, ...], mask_suffix: str | None) -> Pair | None:
-        """Return the pair of a mask and an image in the same folders, also one whose name the mask's name starts with."""
+        """Return the pair with an image in the same folders, also if the name of the mask only starts like it."""
         return self.find_in(mask, place, mask_suffix) or self._find_start(mask, place)
 
     def find_above(self, mask: Path, place: tuple[str, ...], mask_suffix: str | None) -> Pair | None:
