@@ -13,7 +13,7 @@ from PIL import Image
 from scenes import NAMES, save_image, scene
 from semiseg.data.importers import ForeignData, ImportOptions, open_foreign
 from semiseg.data.importers.source_files import ImageFinder
-from trees import write_lines
+from trees import refused, write_lines
 
 OPTIONS = ImportOptions()
 
@@ -109,3 +109,59 @@ def test_a_mask_is_not_read_for_another_image(
     assert list(data.masks) == matched and (data.read_mask(matched[0]).numpy() == scene(0)[1]).all()
     alone = [note for note in data.notes if note.startswith("masks without an image: 1, such as")]
     assert len(alone) == (len(masks) > len(matched)), np.array(data.notes)
+
+
+def binary(root: Path, pattern: str, both: bool = True, inverted: bool = False) -> Path:
+    for number in range(4):
+        image, mask = scene(number)
+        save_image(root / f"images/img{number}.jpg", image)
+        for value, label in ((1, "square"), (2, "disc")):
+            if both or value == number % 2 + 1:
+                layer = (mask == value) != inverted
+                save_image(root / pattern.format(number=number, label=label, value=value), np.uint8(255) * layer)
+    return root
+
+
+@pytest.mark.parametrize(
+    "pattern", ["masks/{label}/img{number}.png", "{label}/img{number}.png", "masks/img{number}/{label}.png"]
+)
+def test_folders_of_binary_masks_are_classes(tmp_path: Path, pattern: str) -> None:
+    data = opened(binary(tmp_path, pattern))
+    assert data.form == "mask-per-class" and data.classes == ("background", "disc", "square")
+    for number in range(4):
+        assert (np.array([0, 2, 1])[data.read_mask(f"img{number}").numpy()] == scene(number)[1]).all()
+
+
+def test_folders_of_binary_masks_of_different_images_are_not_merged(tmp_path: Path) -> None:
+    with refused("folders disc and square hold masks of two values", "--form mask-per-class"):
+        opened(binary(tmp_path, "masks/{label}/img{number}.png", both=False))
+    data = open_foreign(tmp_path, "mask-per-class", OPTIONS)
+    assert data.classes == ("background", "disc", "square")
+    assert (data.read_mask("img0").numpy() == 2 * (scene(0)[1] == 1)).all()
+
+
+def test_numbered_masks_are_not_classes(tmp_path: Path) -> None:
+    with refused("masks of one image are numbered (1, 2)", "--form mask-per-class"):
+        opened(binary(tmp_path, "masks/img{number}_{value}.png"))
+
+
+def test_inverted_masks_are_refused(tmp_path: Path) -> None:
+    data = opened(binary(tmp_path, "masks/img{number}_{label}.png", inverted=True))
+    for id in data.ids:
+        data.read_mask(id)
+    with refused("masks of two classes overlap in", "Invert the masks"):
+        data.describe()
+
+
+def test_lists_of_voc_folders_below_are_read(tmp_path: Path) -> None:
+    voc = tmp_path / "VOCdevkit/VOC2007"
+    for number in range(3):
+        image, mask = scene(number)
+        save_image(voc / f"JPEGImages/{number}.jpg", image)
+        save_image(voc / f"SegmentationClass/{number}.png", mask)
+    for name, ids in (("train", "01"), ("val", "2")):
+        (voc / "ImageSets/Segmentation").mkdir(parents=True, exist_ok=True)
+        write_lines(voc / f"ImageSets/Segmentation/{name}.txt", *ids)
+    write_lines(tmp_path / "labels.txt", *NAMES)
+    data = opened(tmp_path)
+    assert data.split("train") == ("0", "1") and data.split("val") == ("2",)

@@ -57,7 +57,6 @@ class MaskTree(ForeignData):
         if len(ends := sorted({pair.rest for pair in tree.pairs if pair.rest})) > 1:
             fix = "pass --form mask-per-class if they are classes, else --mask-suffix"
             raise UserError(f"names of masks end in {ends[0]} and {ends[1]}", path=root, fix=fix)
-        self.list_locations = _list_locations(root)
         self._require_one_class_per_folder(tree)
         places = {ids[path]: place for group in tree.images for path, place in group.files}
         self.lists = lists_by_folder(places, self.masks)
@@ -83,6 +82,13 @@ class MaskTree(ForeignData):
             problem = f"folders {first} and {second} hold masks of two values, which may be two classes"
             fix = "pass --form mask-per-class if each folder is a class, else move the masks into one folder"
             raise UserError(problem, path=self.root, fix=fix)
+
+    def list_path(self, name: str) -> Path | None:
+        """Return the file of a list, also in ``ImageSets/Segmentation/`` at most two levels below if there is one."""
+        below = [
+            path for level in ("*/", "*/*/") for path in self.root.glob(f"{level}ImageSets/Segmentation/{name}.txt")
+        ]
+        return super().list_path(name) or (below[0] if len(below) == 1 else None)
 
     def _note_missing(self) -> None:
         """Note images in list files that do not exist."""
@@ -133,18 +139,6 @@ class Roboflow(MaskTree):
         """Return whether a ``_classes.csv`` here or one level below lists pixel values."""
         files = [root / "_classes.csv", *islice(root.glob("*/_classes.csv"), 10)]
         return any(path.is_file() and path.read_bytes()[:200].lower().startswith(b"pixel value") for path in files)
-
-
-def _list_locations(root: Path) -> dict[str, tuple[str, ...]]:
-    """Return where lists may be: here, or in ``ImageSets/Segmentation/`` here or at most two levels below."""
-    folders = ["", *("*/" * level + "ImageSets/Segmentation/" for level in range(3))]
-    found = {
-        name: tuple(
-            path.relative_to(root).as_posix() for folder in folders for path in root.glob(f"{folder}{name}.txt")
-        )
-        for name in ("train", "val", "test")
-    }
-    return found if all(len(paths) < 2 for paths in found.values()) else {}
 
 
 def listed_sample(root: Path) -> tuple[list[Located], list[Located]]:
