@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semiseg.data import check_masks, resolve_split
+from semiseg.data import check_masks, detect_layout, resolve_split
 from semiseg.data.importers import ForeignData, detect_form
 from semiseg.data.importers.cvat import CvatMask
 from semiseg.data.importers.foreign_data import ImportOptions
@@ -66,9 +66,9 @@ def test_masks_are_read_by_color_in_any_image_mode(root: Path) -> None:
 
 def test_labelmap_distinguishes_cvat_from_pascal_voc(tmp_path: Path) -> None:
     root = make_voc(tmp_path / "voc")
-    assert detect_form(root) is None
+    assert detect_layout(root) == "voc2012"
     write_lines(root / "labelmap.txt", "background:0,0,0::", "cat:9,9,9::")
-    assert detect_form(root) == "cvat-mask"
+    assert (detect_layout(root), detect_form(root)) == ("folder", "cvat-mask")
 
 
 def test_unknown_color_raises_an_error(root: Path) -> None:

@@ -262,7 +262,7 @@ def bad_uploads(photo: bytes) -> list[tuple[str, bytes, int]]:
     bad = [
         *((data, 415) for data in (b"not a picture", b"", header_of(40, 30), photo[: len(photo) // 2], large)),
         *((data, 413) for data in (header_of(30000, 20000), encoded(Image.new("L", (1_000_000, 1))))),
-        (encoded(Image.new("RGB", (8, 8)), "GIF"), 415),
+        (encoded(Image.new("RGB", (8, 8)), "PPM"), 415),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0", 415),
         (b"<script>alert(1)</script>", 415),
     ]
