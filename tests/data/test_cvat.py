@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from semiseg.data import check_masks, detect_layout, resolve_split
-from semiseg.data.importers import ForeignData, detect_form
+from semiseg.data.importers import ForeignData, detect_form, open_foreign
 from semiseg.data.importers.cvat import CvatMask
 from semiseg.data.importers.foreign_data import ImportOptions
 from trees import make_voc, refused, write_lines
@@ -36,6 +36,18 @@ def test_masks_equal_the_input_of_datumaro(root: Path) -> None:
         assert sorted(given) == ["a 1", "b", "c"]
         for id, mask in given.items():
             assert (dataset.read_mask(id).numpy() == mask).all() and set(np.unique(mask)) == {0, 1, 2, 255}
+
+
+def test_exports_in_a_folder_of_their_own_are_read_by_their_labelmap(root: Path, tmp_path: Path) -> None:
+    expected = open_dataset(root).read_mask("b")
+    upper = tmp_path / "upper"
+    upper.mkdir()
+    root.rename(upper / "task_1")
+    data = open_foreign(upper, None, ImportOptions())
+    assert detect_form(upper) == data.form == "cvat-mask" and (data.read_mask("b") == expected).all()
+    shutil.copytree(upper / "task_1", upper / "task_2")
+    with refused("upper: task_1/ is a CVAT export", f"semiseg import {upper}/task_1 --out {upper}/task_1-semiseg"):
+        open_foreign(upper, None, ImportOptions())
 
 
 def test_lists(root: Path) -> None:

@@ -186,6 +186,27 @@ def test_via_checkboxes_and_regions_without_a_class(tmp_path: Path) -> None:
         opened(root)
 
 
+def test_via_options_name_the_classes(tmp_path: Path) -> None:
+    before = opened(via(tmp_path / "before")).read_mask("a").numpy()
+    root = via(tmp_path / "data", value=lambda label: {"square": "1", "disc": "2"}[label])
+    options = {"class": {"type": "dropdown", "options": {"1": "square", "2": "disc"}}}
+    edit(root / "via_project.json", lambda content: content.update(_via_attributes={"region": options}))
+    data = opened(root)
+    assert data.classes == ("background", "square", "disc") and (data.read_mask("a").numpy() == before).all()
+    assert before.any() and "names of its options: 1 is square, 2 is disc" in data.notes
+
+
+def test_an_export_in_the_only_folder_is_found(copied: Callable[[str], Path], tmp_path: Path) -> None:
+    expected = opened(copied("supervisely")).read_mask("train/b")
+    (tmp_path / "download/export").mkdir(parents=True)
+    (tmp_path / "supervisely").rename(tmp_path / "download/export/project")
+    write_lines(tmp_path / "download/README.txt", "unpacked")
+    assert detect_form(tmp_path / "download") == "supervisely"
+    data = opened(tmp_path / "download")
+    assert (data.read_mask("train/b") == expected).all()
+    assert data.notes[0] == "read from export/project/, the only folder in download/"
+
+
 def test_via_refuses_an_image_of_another_size(tmp_path: Path) -> None:
     root = via(tmp_path / "data")
     Image.new("RGB", (16, 12)).save(root / "photos/a.png")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import islice
 from pathlib import Path
 
 from semiseg.data.benchmarks.recognition import recognize_benchmark
@@ -50,9 +51,40 @@ IMPORTERS: dict[str, type[ForeignData]] = {importer.form: importer for importer 
 """The importers by form, most specific first: the first that recognizes a folder is used."""
 
 
+GENERAL = (MaskPerClass, MaskTree, OneHot)
+"""Forms without a file of a tool, which only count if no folder below has another form."""
+
+
 def detect_form(root: Path) -> str | None:
-    """Return the form of a folder, or None if no importer recognizes it."""
-    return next((form for form, importer in IMPORTERS.items() if importer.recognizes(root)), None)
+    """Return the form of a folder or of the only folder in it, or None if no importer recognizes it."""
+    return _locate_form(root)[0]
+
+
+def _locate_form(root: Path) -> tuple[str | None, Path]:
+    """Return the form of a folder, and the folder: the given one, or the one in it that an archive has added."""
+    folder: Path | None = root
+    for _ in range(4):
+        for form, importer in IMPORTERS.items():
+            if folder is not None and importer not in GENERAL and importer.recognizes(folder):
+                return form, folder
+        folder = folder and _only_folder(folder)
+    return next((importer.form for importer in GENERAL if importer.recognizes(root)), None), root
+
+
+def _only_folder(root: Path) -> Path | None:
+    """Return the only folder in a folder that holds no other files than a text to read first, or None."""
+    found = [path for path in root.iterdir() if not path.name.startswith((".", "__MACOSX"))]
+    found = [path for path in found if not (path.is_file() and path.name.lower().startswith("readme"))]
+    return found[0] if len(found) == 1 and found[0].is_dir() else None
+
+
+def _require_one_export(root: Path) -> None:
+    """Raise UserError if folders in a folder are exports with a catalog of classes each."""
+    for folder in islice(sorted(root.glob("*/")), 20):
+        if CvatMask.recognizes(folder):
+            problem = f"{folder.name}/ is {CvatMask.title} of its own"
+            fix = f"import each folder on its own: semiseg import {folder} --out {folder}-semiseg"
+            raise UserError(problem, path=root, fix=fix)
 
 
 def open_foreign(source: str | Path, form: str | None, options: ImportOptions) -> ForeignData:
@@ -78,9 +110,16 @@ def open_foreign(source: str | Path, form: str | None, options: ImportOptions) -
         raise UserError(problem, path=f"{root!s:.200}", fix=f"{fix} and give the folder of the export")
     if form is None and (reason := recognize_benchmark(root)[1]):
         raise UserError(reason, path=root, fix=f"train with --data {root}, without an import")
-    found = form or detect_form(root)
+    found, folder = _locate_form(root)
+    if form is not None and found != form:
+        found, folder = form, root
     if found is not None:
-        return IMPORTERS[found](root, options)
+        if form is None and IMPORTERS[found] in GENERAL:
+            _require_one_export(root)
+        data = IMPORTERS[found](folder, options)
+        if folder != root:
+            data.notes.insert(0, f"read from {folder.relative_to(root).as_posix()}/, the only folder in {root.name}/")
+        return data
     try:
         return MaskTree(root, options)  # an own folder, or images and masks that differ by their pixels only
     except NoPairsError as error:

@@ -46,9 +46,9 @@ class Task(NamedTuple):
 class LabelStudio(ShapeData):
     """A Label Studio export: JSON (or JSON-MIN) with brush strokes, polygons and ellipses, or PNG masks.
 
-    If a task has several annotations, the ground truth is used, else the one with the largest id. Skipped annotations
-    and predictions are ignored. Regions are drawn in the order of the file, later ones over earlier ones. Pixels that
-    only a box covers are ignored. Key points are left out.
+    If a task has several annotations, the ground truth is used, else the one with regions that has the largest id.
+    Skipped annotations and predictions are ignored. Regions are drawn in the order of the file, later ones over earlier
+    ones. Pixels that only a box covers are ignored. Key points are left out.
 
     The names of PNG masks contain the task but not the image. A JSON or CSV export of the same project must be present
     to map tasks to images. PNG masks are drawn in the order of the classes, later ones over earlier ones.
@@ -88,6 +88,11 @@ class LabelStudio(ShapeData):
         for id in sorted(self._masks.keys() - {task.id for _, task in tasks}):
             mask = next(iter(self._masks[id].values()))[0].source
             raise UserError(f"task {id} is not in {files[0]}", path=str(mask), fix="export both from the same project")
+        kept = [[one for one in task.annotations if not one.get("was_cancelled")] for _, task in tasks]
+        if several := sum(len(annotations) > 1 for annotations in kept):
+            verb = "task has" if several == 1 else "tasks have"
+            how = "the ground truth is used, else the newest one with regions"
+            self.notes.append(f"{several} {verb} several annotations: {how}")
         return [entry for path, task in tasks if (entry := self._read_task(path, task)) is not None]
 
     def _read_task(self, path: Path, task: Task) -> AnnotatedImage | None:
@@ -163,7 +168,15 @@ def json_regions(path: Path, task: Task, left_out: list[str], boxes: list[Draw])
     if not kept:
         return None
     order = range(len(kept))
-    best = max(order, key=lambda i: (bool(kept[i].get("ground_truth")), _number(kept[i].get("id")), i))
+    best = max(
+        order,
+        key=lambda i: (
+            bool(kept[i].get("ground_truth")),
+            any(_has_area(result) for result in kept[i].get("result") or ()),
+            _number(kept[i].get("id")),
+            i,
+        ),
+    )
     regions = []
     for result in kept[best].get("result") or ():
         value = result.get("value") or {}
@@ -181,6 +194,11 @@ def json_regions(path: Path, task: Task, left_out: list[str], boxes: list[Draw])
             raise UserError(problem, path=path, fix="give it exactly one label")
         regions.append(Region(str(labels[0]), {**result, **value}))
     return regions
+
+
+def _has_area(result: dict[str, Any]) -> bool:
+    """Return whether a result is a region, not a choice about the whole image."""
+    return any(key.endswith("labels") for key in result.get("value") or ())
 
 
 def image_path(reference: str) -> str:

@@ -52,10 +52,20 @@ class Via(ShapeData):
             entries += [(path, entry) for entry in images.values() if isinstance(entry, dict) and "filename" in entry]
             options |= (content.get("_via_attributes") or {}).get("region") or {}
         attributes = self._choose_attribute(entries)
+        listed: Any = None
         if attribute := attributes[0] if attributes else "":
             listed = (options.get(attribute) or {}).get("options")
             self._tool_classes = list(listed) if isinstance(listed, dict) else ()
-        return [parse_entry(path, entry, attribute) for path, entry in entries]
+        data = [parse_entry(path, entry, attribute) for path, entry in entries]
+        names = {id: str(text).strip() for id, text in listed.items()} if self._tool_classes else {}
+        if not all(names.values()) or len(set(names.values())) < len(names) or names == {id: id for id in names}:
+            return data
+        self._tool_classes = [*names.values()]
+        self.notes.append(f"names of its options: {', '.join(f'{id} is {name}' for id, name in names.items())}")
+        renamed = (
+            [shape._replace(label=names.get(shape.label, shape.label)) for shape in entry.shapes] for entry in data
+        )
+        return [entry._replace(shapes=shapes) for entry, shapes in zip(data, renamed, strict=True)]
 
     def _choose_attribute(self, entries: list[tuple[Path, Any]]) -> list[str]:
         """Return the names of the region attributes, the one that holds the class first, and note the choice."""
@@ -66,7 +76,8 @@ class Via(ShapeData):
         usual = [name for name in USUAL for found in counts if found.lower() == name]
         order = [name for name, _ in counts.most_common()]
         order.sort(key=lambda name: usual.index(name.lower()) if name.lower() in usual else len(usual))
-        others = f" (not used: {', '.join(order[1:])})" if len(order) > 1 else ""
+        change = "" if order[0].lower() == USUAL[0] else f"; to use one, rename it to {USUAL[0]} in VIA"
+        others = f" (not used: {', '.join(order[1:])}{change})" if len(order) > 1 else ""
         self.notes.append(f"the class of a region is its attribute {order[0]!r}{others}")
         return order
 
