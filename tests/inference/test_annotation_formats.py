@@ -89,7 +89,8 @@ def test_polygons_of_predictions_are_imported_within_two_pixels(
     run: Path, call: Call, photos: Path, format: str
 ) -> None:
     out = photos.with_name("out")
-    assert call(run, photos, "--out", out, "--format", format)[0] == 0
+    status, printed, _ = call(run, photos, "--out", out, "--format", format)
+    assert (status, printed) == (0, f"3 masks in {out}\n{format}: {out / format}\n")
     data = imported(out / format)
     assert sorted(path.relative_to(data).as_posix() for path in (data / "masks").rglob("*.png")) == [
         "masks/a.png",

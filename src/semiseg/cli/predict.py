@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import tyro
 
 from semiseg.cli.option_parsing import Argv, is_rank_zero, parse
 from semiseg.option_ranges import AT_LEAST_ONE, range_error
+
+RESULTS = {
+    "probabilities": "probabilities/",
+    "coco": "coco.json",
+    "geojson": "geojson/",
+    "label-studio": "label-studio.json",
+    "labelme": "labelme/",
+    "yolo": "yolo/",
+}
+"""The further result of each format below OUT."""
 
 
 @dataclass
@@ -63,3 +74,5 @@ def predict(argv: Argv) -> None:
     if is_rank_zero():
         shards = written and written[0].suffix == ".tar"
         print(f"{len(written)} {'shards of masks' if shards else 'masks'} in {args.out}")
+        if result := RESULTS.get(args.format):
+            print(f"{args.format}: {Path(args.out, result)}")

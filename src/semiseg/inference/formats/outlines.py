@@ -15,7 +15,7 @@ from semiseg.data.importers.polygons import BACKGROUND
 TOLERANCE = 1.0  # pixels by which a simplified outline may differ
 LEAST_AREA = 16.0  # square pixels; smaller regions are noise to an annotator
 BETWEEN, INSIDE = 0.5, 0.999
-"""Where an outline runs: between the pixels, or through the centers of the outermost pixels."""
+"""The level of an outline: between the pixels, or through the centers of the outermost pixels."""
 
 Points = NDArray[np.float64]
 
