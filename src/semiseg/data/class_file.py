@@ -73,7 +73,8 @@ def find_class_file(root: Path, notes: list[str]) -> ClassFile | None:
             chosen = replace(chosen, colors=found.colors)
     if chosen and chosen.path.name == "data.yaml":  # names of YOLO often lack the background
         values = ", ".join(f"{value} is {chosen.names[i]}" for value, i in chosen.values.items() if i < IGNORE)
-        notes.append(f"classes come from data.yaml, so in masks {values}")
+        known = any("background" in name.casefold() for name in chosen.names)
+        notes.append(f"{'' if known else 'warning: '}classes come from data.yaml, so in masks {values}")
     return chosen
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
@@ -19,7 +20,7 @@ from semiseg.data.file_dataset import FileDataset
 from semiseg.data.files.atomic_folder import require_free
 from semiseg.data.files.file_lists import IMAGE_SUFFIXES, JPEG_SUFFIXES, MASK_SUFFIXES, list_files
 from semiseg.data.files.image_files import write_image_file
-from semiseg.data.files.mask_files import load_mask, lossy_mask_error, write_mask_file
+from semiseg.data.files.mask_files import SOURCE, StoredMask, load_mask, lossy_mask_error, write_mask_file
 from semiseg.data.files.mask_matching import check_mask_names, match_masks
 from semiseg.data.files.string_array import sorted_keys
 from semiseg.data.masks.mask_reader import MaskReader
@@ -66,8 +67,10 @@ class FolderDataset(FileDataset):
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
         if not os.path.isdir(root):  # False for invalid names, on which Path raises
-            fix = "give one that holds images/ and masks/"
-            raise UserError("there is no such folder", path=f"{root!s:.200}", fix=fix)
+            problem, fix = "there is no such folder", "give one that holds images/ and masks/"
+            if os.path.isfile(root):
+                problem, fix = "this is a file", "unpack it if it is an archive, and give its folder"
+            raise UserError(problem, path=f"{root!s:.200}", fix=fix)
         self.name = self.root.resolve().name
         self.images, self.masks = self._find_files()
         self.ids = sorted_keys(self.images)
@@ -84,13 +87,27 @@ class FolderDataset(FileDataset):
 
     def read_mask(self, id: str) -> Tensor:
         """Read a mask as uint8 ``(H, W)``: class index or 255."""
-        return self._reader.read(self.masks[id])[0]
+        return self._read_stored(id)[0]
 
     def read_mask_record(self, id: str) -> tuple[Tensor, MaskRecord | None]:
         """Read a mask and what it has to agree on with the others."""
-        mask, stored = self._reader.read(self.masks[id])
+        mask, stored = self._read_stored(id)
         by_index = not (self.class_file and self.class_file.colors)  # otherwise its colors agree with the class file
         return mask, make_record(stored, self.images[id], by_index)
+
+    def _read_stored(self, id: str) -> tuple[Tensor, StoredMask]:
+        try:
+            return self._reader.read(self.masks[id])
+        except UserError as error:
+            raise self._with_source(error) from error.__cause__
+
+    def _with_source(self, error: UserError) -> UserError:
+        """Name this folder in the command of a fix."""
+        if error.fix and SOURCE in error.fix:
+            files = [*self.images.values(), *self.masks.values()] if hasattr(self, "masks") else []
+            source = os.path.commonpath([self.root, *(path.parent for path in files)])
+            error.fix = error.fix.replace(SOURCE, shlex.join([source, "--out", f"{source}-semiseg"]))
+        return error
 
     def compare_masks(self, records: Mapping[str, MaskRecord], pixels: NDArray[np.int64]) -> list[str]:
         """Return notes on EXIF and on masks of 0 and 255. Raise UserError if palettes disagree or 255 is a class."""
@@ -158,7 +175,7 @@ class FolderDataset(FileDataset):
             raise _no_images_error(self.root / "images")
         masks = list_files(self.root / "masks", MASK_SUFFIXES, nested=True)
         for path in list_files(self.root / "masks", JPEG_SUFFIXES, nested=True).values():
-            raise lossy_mask_error(path, "JPEG")
+            raise self._with_source(lossy_mask_error(path, "JPEG"))
         matched = match_masks(images, masks)
         check_mask_names(self.root, images, masks, matched)
         return images, matched
@@ -169,9 +186,22 @@ class FolderDataset(FileDataset):
     def _infer_classes(self) -> tuple[str, ...]:
         """Return the classes of a folder without class file."""
         if not self.masks:
-            fix = "annotate a few images, as masks/NAME.png"
-            raise UserError("no masks there", path=self.masks_path, fix=fix)
-        return self._reader.infer_classes(self.masks_path)
+            raise self._no_masks_error()
+        try:
+            return self._reader.infer_classes(self.masks_path)
+        except UserError as error:
+            raise self._with_source(error) from error.__cause__
+
+    def _no_masks_error(self) -> UserError:
+        """Return the error for a folder without masks, which names other folders that may hold them."""
+        others = [path for path in sorted(self.root.glob("*/")) if path.name not in ("images", "masks", "splits")]
+        others = [path for path in others if path.name[0] != "." and list_files(path, MASK_SUFFIXES, [], nested=True)]
+        if not others:
+            return UserError("no masks there", path=self.masks_path, fix="annotate a few images, as masks/NAME.png")
+        names = ", ".join(f"{path.name}/" for path in others[:4])
+        command = shlex.join(["semiseg", "import", str(self.root), "--out", f"{self.root}-semiseg"])
+        fix = f"run: {command} (with --form mask-per-class if each of these folders shows one class)"
+        return UserError(f"no masks there, but images in {names}", path=self.masks_path, fix=fix)
 
 
 def _no_images_error(folder: Path) -> UserError:

@@ -23,6 +23,7 @@ from semiseg.data.splits.annotation_kind import check_annotation
 from semiseg.data.splits.dataset_split import Split, resolve_split
 from semiseg.data.stream.unlabeled_pool import disk_space_note
 from semiseg.data.unlabeled_folder import add_photographs, is_photograph_folder
+from semiseg.data.unread_files import unread_files
 from semiseg.errors import UserError, short_repr
 from semiseg.methods import Method
 from semiseg.training.build import make_method
@@ -59,6 +60,8 @@ def create_run(path: Path, config: TrainConfig, options: Any, note: str = "") ->
     require_trackers(config)
     unread = unread_files_note(dataset.root) if isinstance(dataset, FolderDataset) else ""
     notes = [text for text in (note, dataset.read_as, unread) if text]
+    if isinstance(dataset, FolderDataset):
+        notes += [f"warning: {problem}. {fix[0].upper()}{fix[1:]}" for problem, fix, _ in unread_files(dataset)]
     notes += split.notes
     notes += [*dataset.pixel_notes, *image_notes(dataset, split.labeled)]
     config = replace(config, bands=dataset.pixel_format.bands, white=dataset.pixel_format.white)

@@ -16,6 +16,8 @@ from semiseg.data.files.file_lists import IMAGE_SUFFIXES
 
 OWN_CLASSES = (*CLASS_FILES, "labelmap.txt")
 """Files that define own classes. A folder with one of them is not a benchmark."""
+LARGEST = 100_000
+"""Bytes of objectInfo150.txt that are read."""
 EXAMINED = 200
 """Names of files that are examined in each folder."""
 CITIES = (
@@ -38,7 +40,7 @@ def voc_marks(root: Path) -> str:
 def ade20k_marks(root: Path) -> str:
     """Return why a folder is ADE20K: the names of its images, or the names of its classes. Empty if it is not."""
     folder = ade20k_root(root)
-    if folder is not None and (folder / "objectInfo150.txt").is_file() and not _class_file(folder):
+    if folder is not None and _lines(folder / "objectInfo150.txt") >= 150 and not _class_file(folder):
         return "it holds objectInfo150.txt"
     return _names(folder and folder / "images" / "training", r"ADE_(train|val)_\d{8}", folder)
 
@@ -73,9 +75,13 @@ def recognize_benchmark(root: Path) -> tuple[str, str]:
         return "", ""
     for name, (title, marks) in MARKS.items():
         if why := marks(root):
-            other = f"semiseg import {root} --out {root}-semiseg --form NAME"
+            other = f"semiseg import {root} --out {root}-semiseg --form folders"
             return name, f"Read as {title} because {why}. To read it otherwise: {other}"
     return "", ""
+
+
+def _lines(path: Path) -> int:
+    return path.read_bytes()[:LARGEST].count(b"\n") if path.is_file() else 0
 
 
 def _class_file(folder: Path) -> bool:

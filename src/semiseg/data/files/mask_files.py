@@ -16,6 +16,7 @@ from semiseg.data.files.image_header import UNREADABLE, lossy_kind, open_image, 
 from semiseg.data.files.mask_layers import (
     FAX,
     ORIENTATION,
+    SOURCE,
     opaque,
     read_tiff_values,
     refuse_layers,
@@ -145,7 +146,7 @@ def _upright(values: NDArray[Any], orientation: int) -> NDArray[Any]:
     return np.ascontiguousarray(values)
 
 
-THRESHOLD = "run `semiseg import SRC --out DIR --threshold 128` to round to the nearest class"
+THRESHOLD = f"run `semiseg import {SOURCE} --threshold 128` to round to the nearest class"
 """The fix for masks with blurred edges."""
 
 

@@ -12,7 +12,8 @@ from PIL import Image
 from semiseg.data.files.image_header import UNREADABLE, is_tiff
 from semiseg.errors import UserError
 
-ONE_HOT = "run `semiseg import SRC --out DIR --form one-hot`"
+SOURCE = "SRC --out DIR"  # a data set replaces it by its own path
+ONE_HOT = f"run `semiseg import {SOURCE} --form one-hot`"
 FAX = ("tiff_ccitt", "group3", "group4")
 """PIL's names of compression for black and white pixels in TIFF."""
 SUBFILE, PHOTOMETRIC, ORIENTATION, SAMPLES, PLANAR, SOFTWARE, EXTRA = 254, 262, 274, 277, 284, 305, 338  # TIFF tags
@@ -93,6 +94,9 @@ def opaque(image: Image.Image, name: str) -> Image.Image:
     if len(hidden) and (hidden != hidden[0]).any():
         problem = "transparent pixels of the mask hide different values"
         raise UserError(problem, path=name, fix="save masks without transparency")
+    if len(hidden) and not (opacity == 0).all() and (values == hidden[0]).all():
+        problem = "the mask has one color throughout and varies only in its alpha channel"
+        raise UserError(problem, path=name, fix="save its alpha channel as a gray PNG instead")
     return Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
 
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from semiseg.data.dataset import IGNORE
-from semiseg.data.files.mask_files import color_codes
+from semiseg.data.files.mask_files import SOURCE, color_codes
 
-THRESHOLD_FIX = "run `semiseg import SRC --out DIR --threshold 128`"
+THRESHOLD_FIX = f"run `semiseg import {SOURCE} --threshold 128`"
 WINDOW = 1536  # side of the part of a mask that is searched for patterns
 SPECKS = "it occurs only in specks of few pixels, as lossy compression leaves them"
 SPECKS_FIX = "save masks as PNG from the start"

@@ -182,6 +182,8 @@ class MaskReader:
         if levels == set(range(1, self.classes + 1)):
             return f"if the names are those of 1 to {self.classes}, {self.values_fix(sorted(levels))}"
         if levels == set(range(self.classes + 1)):
+            if self.file.path.name == "data.yaml":  # names of YOLO lack the background
+                return "write classes.txt with the name of value 0, such as background, and then those of data.yaml"
             return f"add the name of value 0, such as background, above the others in {self.file.path}"
         return f"name it in {self.file.path}, or save the class of each pixel if the values number objects"
 

@@ -74,15 +74,23 @@ def read_list(path: Path, dataset: SegmentationDataset, missing: list[str] | Non
             problem = f"{line!r} names the mask of another image"
             raise UserError(problem, path=path, fix="name each mask after its image")
         if id not in lookup.known and missing is None:
-            raise UserError(
-                f"{line!r} is not an image of {dataset.name}",
-                path=path,
-                fix="add the image, remove the line, or pass --existing-only to skip missing images",
-            )
+            fix = "add the image, remove the line, or pass --existing-only to skip missing images"
+            fix = spelling_fix([line], dataset.ids) or fix
+            raise UserError(f"{line!r} is not an image of {dataset.name}", path=path, fix=fix)
         (ids if id in lookup.known else absent)[id] = None
     if missing is not None:
         missing += absent
     return tuple(ids)
+
+
+def spelling_fix(lines: Iterable[str], ids: Iterable[str]) -> str:
+    """Return the fix for lines that name images in another case or before a comma, or an empty string."""
+    known = {id.casefold() for id in ids}
+    for line in lines:
+        first, comma, _ = re.sub(rf"{SUFFIX}(?=[,;]|$)", "", line.casefold()).replace(";", ",").partition(",")
+        if first.strip() in known:
+            return "separate columns by a tab instead of a comma" if comma else "write names in the case of the images"
+    return ""
 
 
 def listable(id: str) -> bool:

@@ -13,6 +13,7 @@ from semiseg.data.files.file_lists import IMAGE_SUFFIXES, JPEG_SUFFIXES, MASK_SU
 from semiseg.data.files.image_header import describe_unsupported, way_out
 from semiseg.data.files.mask_matching import misnamed_masks, unmatched_masks
 from semiseg.data.folder_dataset import FolderDataset
+from semiseg.data.unread_files import unread_files
 from semiseg.tools.checking.finding import Finding, format_count, format_names, image_names, relative
 
 
@@ -48,7 +49,10 @@ def _own_folder_findings(dataset: FolderDataset) -> list[Finding]:
     rest = [path for id, path in skipped.items() if id not in lonely]
     findings += _unsupported_files(dataset, rest, (), "images")
     of_masks = other_files(dataset.root / "masks", (*MASK_SUFFIXES, *JPEG_SUFFIXES)).values()
-    return findings + _unsupported_files(dataset, of_masks, (), "masks")
+    unread = [Finding("warning", "unread", *found) for found in unread_files(dataset)]
+    named = {file for finding in unread for file in finding.files}
+    rest = [path for path in of_masks if relative(path, dataset.root) not in named]
+    return findings + unread + _unsupported_files(dataset, rest, (), "masks")
 
 
 def _case_conflicts(dataset: SegmentationDataset) -> list[Finding]:

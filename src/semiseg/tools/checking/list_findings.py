@@ -14,7 +14,7 @@ from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.file_dataset import FileDataset
 from semiseg.data.folder_dataset import FolderDataset
 from semiseg.data.splits.id_lookup import IdLookup
-from semiseg.data.splits.list_files import read_lines, read_list
+from semiseg.data.splits.list_files import read_lines, read_list, spelling_fix
 from semiseg.errors import UserError
 from semiseg.tools.checking.finding import Finding, format_count, format_names, from_errors, image_names, relative
 
@@ -55,7 +55,8 @@ def read_lists(dataset: SegmentationDataset) -> Lists:
         if missing:
             incomplete = True
             text = f"{len(missing)} of {len(missing) + len(named[name] or ())} images of the {name} list are missing"
-            remedy = "add the images, remove the lines, or skip them with --existing-only"
+            remedy = spelling_fix(missing, dataset.ids)
+            remedy = remedy or "add the images, remove the lines, or skip them with --existing-only"
             text = f"{text}: {format_names(missing)}"
             findings.append(Finding("problem", "missing-images", text, remedy, tuple(missing)))
         elif named[name] == ():

@@ -158,7 +158,7 @@ def content_findings(dataset: SegmentationDataset, masks: MaskStatistics) -> lis
     if empty := _select(dataset, ids, class_counts == 0):
         text = f"{format_count(len(empty), 'mask')} of 255 (ignored) only: {format_names(empty)}"
         severity: Severity = "problem" if masks.known == 0 else "warning"
-        findings.append(Finding(severity, "mask-unknown", text, "annotate something or remove the mask", empty))
+        findings.append(Finding(severity, "mask-unknown", text, _unknown_remedy(dataset), empty))
     foreground = _foreground_255(dataset, ids, pixels)
     findings += foreground
     if (single := _select(dataset, ids, class_counts == 1)) and not foreground:
@@ -170,6 +170,13 @@ def content_findings(dataset: SegmentationDataset, masks: MaskStatistics) -> lis
         remedy = "if the rest was not annotated, train with --annotation partial, which lets a teacher label it"
         findings.append(Finding("warning", "partial", text, remedy))
     return findings
+
+
+def _unknown_remedy(dataset: SegmentationDataset) -> str:
+    if isinstance(dataset, FolderDataset) or not dataset.read_as:
+        return "annotate something there"
+    command = f"semiseg import {dataset.root} --out {dataset.root}-semiseg --form folders"
+    return f"check their values: none is a class of {dataset.name}. If they are your own classes, run: {command}"
 
 
 def _single_class(files: tuple[str, ...], names: Sequence[str], total: int, background: bool) -> Finding:
@@ -223,7 +230,10 @@ def agreement_findings(dataset: SegmentationDataset, scans: Sequence[SampleScan]
 
 def reading_findings(dataset: SegmentationDataset) -> list[Finding]:
     """Report class names that are easily confused, and notes on how the data are read."""
-    findings = [Finding("note", "reading", note) for note in dataset.notes]
+    findings = [
+        Finding("warning" if note.startswith("warning: ") else "note", "reading", note.removeprefix("warning: "))
+        for note in dataset.notes
+    ]
     if similar := similar_names(dataset.classes):
         remedy = "use one spelling for each class, in the class file and in the annotation tool"
         findings.append(Finding("warning", "class-names", similar_names_note(similar), remedy))

@@ -25,6 +25,8 @@ def open_leniently(data: str | Path) -> tuple[SegmentationDataset | None, list[U
         return open_dataset(data), []
     except UserError as error:
         errors = [error]
+        if (error.fix or "").startswith("run: semiseg import"):  # anything else would be said about other data
+            return None, errors
     # is_dir() excludes generated data, whose text has a colon.
     if Path(data).is_dir() and detect_layout(data) == "folder":
         folder = LenientFolder(data)
@@ -54,7 +56,7 @@ class LenientFolder(FolderDataset):
         images = list_files(self.root / "images", IMAGE_SUFFIXES, self.errors, nested=True)
         masks = list_files(self.root / "masks", MASK_SUFFIXES, self.errors, nested=True)
         jpegs = list_files(self.root / "masks", JPEG_SUFFIXES, self.errors, nested=True)
-        self.errors += [lossy_mask_error(path, "JPEG") for path in jpegs.values()]
+        self.errors += [self._with_source(lossy_mask_error(path, "JPEG")) for path in jpegs.values()]
         matched = match_masks(images, masks)
         try:
             check_mask_names(self.root, images, masks, matched)
