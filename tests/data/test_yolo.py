@@ -100,6 +100,51 @@ def test_boxes_are_ignored_pixels_and_refused_without_polygons(root: Path) -> No
         read(root)
 
 
+def test_confidences_and_classes_with_a_point_are_read(root: Path) -> None:
+    for name in ("train/a", "val/a"):
+        write_lines(root / f"labels/{name}.txt", f"{SQUARE} 0.93".replace("0 ", "0.0 ", 1))
+    dataset = read(root)
+    assert (dataset.read_mask("val/a").numpy() == square()).all()
+    assert "the last number of each line is taken for a confidence: left out" in dataset.notes
+
+
+def test_lines_without_an_area_and_corners_beyond_the_edge_are_noted(root: Path) -> None:
+    write_lines(root / "labels/val/a.txt", SQUARE, "0 0.1 0.1 0.1 0.1 0.1", "1 0.8 0.5 1.05 0.5 1.05 0.75 0.8 0.75")
+    dataset = read(root)
+    expected = square()
+    expected[10:16, 32:] = 2
+    assert (dataset.read_mask("val/a").numpy() == expected).all()
+    assert "polygons with fewer than three corners are left out: 1" in dataset.notes
+    assert "polygons that reach beyond the image are cut off: 1" in dataset.notes
+
+
+def test_numbers_of_classes_may_have_gaps(root: Path) -> None:
+    write_lines(root / "data.yaml", "names: {0: leaf, 2: soil}")
+    write_lines(root / "labels/train/a.txt", SQUARE.replace("0 ", "2 ", 1))
+    dataset = read(root)
+    assert dataset.classes == ("background", "leaf", "soil")
+    assert (dataset.read_mask("train/a").numpy() == 2 * square()).all()
+
+
+def test_label_files_beside_the_images(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_image(tmp_path / f"{name}.jpg")
+    write_lines(tmp_path / "a.txt", SQUARE)
+    write_lines(tmp_path / "classes.txt", "leaf")
+    dataset = read(tmp_path)
+    assert list(dataset.masks) == ["a"] and (dataset.read_mask("a").numpy() == square()).all()
+
+
+def test_labels_without_names_name_the_missing_file(root: Path) -> None:
+    (root / "data.yaml").unlink()
+    with refused(
+        "labels/train/a.txt", "neither data.yaml nor classes.txt names the classes", f"Write {root}/classes.txt"
+    ):
+        read(root)
+    write_lines(root / "labels/classes.txt", "leaf", "soil")
+    assert read(root).classes == ("background", "leaf", "soil")
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
@@ -116,7 +161,7 @@ def test_malformed_lines_raise_an_error(root: Path, line: str, words: str) -> No
         read(root)
 
 
-@pytest.mark.parametrize("names", ["names: leaf", "names: {1: leaf}", "names: []", "names: {a: leaf}"])
+@pytest.mark.parametrize("names", ["names: leaf", "names: {-1: leaf}", "names: []", "names: {a: leaf}"])
 def test_malformed_names_raise_an_error(root: Path, names: str) -> None:
     write_lines(root / "data.yaml", names)
     with refused("data.yaml", "names is not a list of class names"):
