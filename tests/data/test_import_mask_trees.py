@@ -235,7 +235,7 @@ def test_one_mask_per_class_is_detected_and_refused_as_folders(tmp_path: Path) -
     with refused("masks/0_disc.png", f"semiseg import {root}"):
         open_dataset(root)
     (root / "images").rename(root / "photos")
-    with refused(str(root), "this is images with one binary mask per class"):
+    with refused(str(root), "this is a set of images with one binary mask per class"):
         open_dataset(root)
     with refused("the image has two masks", "--form mask-per-class"):
         semiseg.import_data(root, tmp_path / "out", form="folders")

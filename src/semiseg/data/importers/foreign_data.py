@@ -177,6 +177,10 @@ class ForeignData(FileDataset):
             lines.append(f"{unlabeled} of {len(self.images)} images have no annotation: unlabeled")
         listed = ", ".join(f"{len(ids)} {name}" for name in ("train", "val", "test") if (ids := self.split(name, [])))
         lines.append(f"lists: {listed or 'none'}")
+        left = [path for path in (self.root / "tags.csv", *sorted(self.root.glob("splits/*/"))) if path.exists()]
+        if left:
+            names = ", ".join(path.relative_to(self.root).as_posix() for path in left[:4])
+            lines.append(f"not carried over: {names}. Copy what you need if the names of the images are the same")
         lines += [f"{len(self.classes)} classes: {', '.join(self.classes)}", *self.notes]
         return sorted(lines, key=lambda line: not line.startswith("warning:"))
 

@@ -89,9 +89,14 @@ class ShapeData(ForeignData):
         if missing:
             self.notes.append(f"annotated images that are not in the folder: {len(missing)}, such as {missing[0]}")
         if not self.masks:
-            problem = f"no shape belongs to an image (looked for {missing[0]})" if missing else "no image has a shape"
-            problem += ", only boxes" if any(entry.boxes for entry in self._annotation.values()) else ""
-            raise UserError(problem, path=root, fix="copy the images there or annotate a few")
+            problem, fix = "no image has a shape", "annotate a few images and export again"
+            if missing:
+                problem = f"no shape belongs to an image (looked for {missing[0]})"
+                fix = f"copy the annotated images below {root}"
+            if any(entry.boxes for entry in self._annotation.values()):
+                problem += ", only boxes, which do not say which pixels are inside"
+                fix = "annotate the outlines of objects and export again"
+            raise UserError(problem, path=root, fix=fix)
         self._set_classes()
         self.lists = lists_by_folder({id: id.split("/")[:-1] for id in self.ids}, self.masks)
 

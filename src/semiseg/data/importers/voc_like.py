@@ -33,7 +33,7 @@ class VocLike(MaskTree):
     """
 
     form = "voc-like"
-    title = "a data set of own classes in VOC folders (labelme2voc)"
+    title = "a folder in VOC form with own classes (labelme2voc)"
     tree: ClassVar[tuple[str, ...]] = (
         "JPEGImages/NAME.jpg, .png, ...",
         "SegmentationClass/NAME.png or NAME.npy, or SegmentationClassPNG/, SegmentationClassNpy/",

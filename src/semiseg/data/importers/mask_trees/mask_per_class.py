@@ -39,7 +39,7 @@ class MaskPerClass(ForeignData):
     """
 
     form = "mask-per-class"
-    title = "images with one binary mask per class"
+    title = "a set of images with one binary mask per class"
     uses: ClassVar[tuple[str, ...]] = ("threshold", "mask_suffix", "images", "masks")
     tree: ClassVar[tuple[str, ...]] = (
         "images/NAME.jpg              or in other folders, as for folders",

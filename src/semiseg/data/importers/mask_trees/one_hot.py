@@ -35,7 +35,7 @@ class OneHot(ForeignData):
     """
 
     form = "one-hot"
-    title = "images with masks of one layer per class"
+    title = "a set of images with masks of one layer per class"
     uses: ClassVar[tuple[str, ...]] = ("mask_suffix", "images", "masks")
     tree: ClassVar[tuple[str, ...]] = (
         "images/NAME.jpg              or in other folders, as for folders",

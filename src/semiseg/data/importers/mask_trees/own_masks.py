@@ -70,6 +70,6 @@ def class_folder(root: Path) -> Path | None:
     files = [path for path in walk_files(root) if path.name in CLASS_FILES]
     for path in files[1:]:
         if path.name == files[0].name and path.read_bytes() != files[0].read_bytes():
-            fix = "keep the right one, in the upper folder"
+            fix = f"import each folder on its own, such as: semiseg import {path.parent} --out {path.parent}-semiseg"
             raise UserError(f"its classes differ from those of {files[0]}", path=path, fix=fix)
     return files[0].parent if files else None
