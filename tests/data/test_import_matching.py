@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import semiseg
 from scenes import NAMES, save_image, scene
 from semiseg.data.importers import ForeignData, ImportOptions, open_foreign
 from semiseg.data.importers.source_files import ImageFinder
@@ -165,3 +166,52 @@ def test_lists_of_voc_folders_below_are_read(tmp_path: Path) -> None:
     write_lines(tmp_path / "labels.txt", *NAMES)
     data = opened(tmp_path)
     assert data.split("train") == ("0", "1") and data.split("val") == ("2",)
+
+
+def test_class_files_that_disagree_name_an_import_of_each_folder(tmp_path: Path) -> None:
+    for folder, names in (("site1", NAMES), ("site2", NAMES[::-1])):
+        save_image(tmp_path / folder / "images/a.jpg", scene(0)[0])
+        save_image(tmp_path / folder / "masks/a.png", scene(0)[1])
+        write_lines(tmp_path / folder / "classes.txt", *names)
+    site = tmp_path / "site2"
+    with refused("its classes differ from those of", f"semiseg import {site} --out {site}-semiseg"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("empty", ["background", "unlabeled"])
+def test_many_images_without_a_region_are_warned_about_first(
+    tmp_path: Path, empty: Literal["background", "unlabeled"]
+) -> None:
+    write_lines(tmp_path / "export/data.yaml", "names: [leaf]")
+    for number in range(4):
+        photograph(tmp_path / f"export/images/{number}.jpg")
+        write_text(tmp_path / f"export/labels/{number}.txt", "" if number else "0 0.1 0.1 0.5 0.1 0.5 0.5\n")
+    notes = semiseg.import_data(tmp_path / "export", tmp_path / "own", empty=empty).notes
+    warning = (
+        "warning: 3 of 4 images have no region and become all background. If they are not annotated yet, import with "
+        "--empty unlabeled"
+    )
+    assert (notes[0] == warning) == (empty == "background") and (warning in notes) == (empty == "background")
+
+
+def test_files_of_an_own_folder_that_are_not_carried_over_are_named(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for number in range(3):
+        save_image(root / f"images/{number}.jpg", scene(number)[0])
+        save_image(root / f"masks/{number}.png", scene(number)[1])
+    write_lines(root / "classes.txt", *NAMES)
+    write_lines(root / "tags.csv", "image,square", "0,1")
+    write_lines(root / "splits/1_2/labeled.txt", "0")
+    notes = semiseg.import_data(root, tmp_path / "own").notes
+    assert "not carried over: tags.csv, splits/1_2. Copy what you need if the names of the images are the same" in notes
+
+
+def test_a_project_of_boxes_only_asks_for_outlines(tmp_path: Path) -> None:
+    photograph(tmp_path / "a.jpg")
+    box = {"x": 1, "y": 1, "width": 9, "height": 9, "rectanglelabels": ["leaf"]}
+    result = {"type": "rectanglelabels", "original_width": 48, "original_height": 48, "value": box}
+    write_text(
+        tmp_path / "project.json", [{"id": 1, "data": {"image": "a.jpg"}, "annotations": [{"result": [result]}]}]
+    )
+    with refused("no image has a shape, only boxes", "Annotate the outlines of objects"):
+        opened(tmp_path)

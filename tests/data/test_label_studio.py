@@ -228,7 +228,7 @@ def test_malformed_exports_raise_an_error(tmp_path: Path) -> None:
         (lambda tasks: tasks[1]["data"].update(image="a 1.png"), "a 1.png is annotated a second time"),
         (lambda tasks: tasks[0].pop("id"), "not an export of Label Studio (KeyError: 'id')"),
         (lambda tasks: tasks[0].update(data={}), "not an export of Label Studio"),
-        (lambda tasks: [task.update(annotations=[]) for task in tasks], "annotate a few"),
+        (lambda tasks: [task.update(annotations=[]) for task in tasks], "Annotate a few images and export again"),
     )
     for index, (edit, words) in enumerate(cases):
         root = make(tmp_path / str(index), "project.json")

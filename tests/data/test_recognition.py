@@ -75,7 +75,7 @@ def test_benchmarks_are_imported_only_by_a_named_form(tmp_path: Path) -> None:
     (root / "SegmentationClassAug").rename(root / "SegmentationClass")
     with refused("Read as Pascal VOC 2012 because", "Train with --data"):
         semiseg.import_data(root, tmp_path / "own")
-    assert semiseg.import_data(root, tmp_path / "own", form="voc-like").title.endswith("VOC folders (labelme2voc)")
+    assert semiseg.import_data(root, tmp_path / "own", form="voc-like").title.endswith("with own classes (labelme2voc)")
     assert open_dataset(tmp_path / "own").classes == ("class0", "class1", "class2")
 
 
