@@ -146,3 +146,13 @@ def test_annotation_files_of_an_unknown_form_are_described(tmp_path: Path) -> No
     (tmp_path / "a.xml").unlink()
     with refused("1 photograph in this folder", "Put the photographs in images/"):
         open_dataset(tmp_path)
+
+
+def test_own_names_in_objectinfo150_are_not_ade20k(tmp_path: Path) -> None:
+    for folder in ("images/training", "annotations/training"):
+        (tmp_path / folder).mkdir(parents=True)
+    names = tmp_path / "objectInfo150.txt"
+    names.write_text("Idx\tName\n1\tsquare\n2\tdisc\n")
+    assert recognize_benchmark(tmp_path) == ("", "")
+    names.write_text("".join(f"{number}\tclass{number}\n" for number in range(151)))
+    assert recognize_benchmark(tmp_path)[0] == "ade20k"
