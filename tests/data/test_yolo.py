@@ -135,6 +135,13 @@ def test_label_files_beside_the_images(tmp_path: Path) -> None:
     assert list(dataset.masks) == ["a"] and (dataset.read_mask("a").numpy() == square()).all()
 
 
+def test_a_data_set_in_the_only_folder_is_found(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    upper = tmp_path_factory.mktemp("upper")
+    root.rename(upper / "dataset")
+    dataset = read(upper)
+    assert dataset.classes == ("background", "leaf", "soil") and list(dataset.masks)[-1] == "val/a"
+
+
 def test_labels_without_names_name_the_missing_file(root: Path) -> None:
     (root / "data.yaml").unlink()
     with refused(

@@ -56,7 +56,8 @@ class Yolo(ShapeData):
     def recognizes(cls, root: Path) -> bool:
         """Return whether a folder has label files, in folders ``labels`` or beside images with class names."""
         found = label_files(root, 50)
-        return bool(found) and (_class_file(root) is not None or any(path.stat().st_size for path in found))
+        here = (root / "labels").is_dir() or len(list(root.glob("*/labels"))) > 1
+        return bool(found) and (_class_file(root) is not None or (here and any(path.stat().st_size for path in found)))
 
     def read_annotation(self) -> Iterable[AnnotatedImage]:
         """Read the class names and the label files."""
