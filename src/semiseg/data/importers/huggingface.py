@@ -215,7 +215,7 @@ class HuggingFace(ForeignData):
     def _infer_classes(self) -> list[str]:
         """Return a name for each value up to the largest one. Raises UserError if the values are not class numbers."""
         used = [np.unique(self._read_values(id)) for id in self.masks]
-        examples = [self._read_values(id) for id in islice(self.masks, 4)]
+        examples = [np.where(values == IGNORE, 0, values) for values in map(self._read_values, islice(self.masks, 4))]
         found = {value for values in used for value in values.tolist()}
         if found <= {0, IGNORE}:
             problem = f"the masks contain only {' and '.join(map(str, sorted(found)))}"
