@@ -78,6 +78,14 @@ def test_lists_of_other_layouts(tmp_path: Path, lines: tuple[str, ...]) -> None:
     assert all((dataset.read_mask(id).numpy() == square()).all() for id in dataset.ids)
 
 
+def test_images_of_train_and_val_stay_in_train(root: Path) -> None:
+    write_lines(root / "data.yaml", "train: images/train", "val: images/train", "names: [leaf, soil]")
+    (root / "images/val/a.jpg").unlink()
+    dataset = read(root)
+    assert dataset.split("val") is None and dataset.has_mask("train/a")
+    assert "val in data.yaml repeats 4 images of train: they stay there" in dataset.notes
+
+
 def test_classes_file_in_place_of_yaml(root: Path) -> None:
     (root / "data.yaml").unlink()
     write_lines(root / "classes.txt", "leaf", "background")

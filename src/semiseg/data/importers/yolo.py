@@ -104,7 +104,10 @@ class Yolo(ShapeData):
                 named = self._named_by(str(entry), finder)
                 if not named:
                     self.notes.append(f"{key} in {path.name} names no image: {entry}")
-                assigned |= dict.fromkeys(named, name)
+                repeated = [id for id in named if name != "train" and assigned.get(id) == "train"]
+                if repeated:
+                    self.notes.append(f"{key} in {path.name} repeats {len(repeated)} images of train: they stay there")
+                assigned |= dict.fromkeys((id for id in named if id not in repeated), name)
         return assigned
 
     def _named_by(self, entry: str, finder: ImageFinder) -> list[str]:
