@@ -82,7 +82,7 @@ def test_images_of_train_and_val_stay_in_train(root: Path) -> None:
     write_lines(root / "data.yaml", "train: images/train", "val: images/train", "names: [leaf, soil]")
     (root / "images/val/a.jpg").unlink()
     dataset = read(root)
-    assert dataset.split("val") is None and dataset.has_mask("train/a")
+    assert dataset.split("val") is None and dataset.has_mask("a")
     assert "val in data.yaml repeats 4 images of train: they stay there" in dataset.notes
 
 
