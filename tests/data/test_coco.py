@@ -19,8 +19,8 @@ from pycocotools.coco import COCO
 from semiseg.data import FolderDataset, check_masks
 from semiseg.data import open_dataset as open_own
 from semiseg.data.importers import ForeignData, ImportOptions, detect_form
-from semiseg.data.importers.coco import Coco
-from semiseg.data.importers.polygons import counts_region, polygon_region
+from semiseg.data.importers.shapes.coco import Coco
+from semiseg.data.importers.shapes.polygons import counts_region, polygon_region
 from trees import SIDE, refused, write_image, write_lines
 
 CATEGORIES = [{"id": 7, "name": "tree"}, {"id": 3, "name": "car"}]

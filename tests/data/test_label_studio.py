@@ -15,9 +15,9 @@ from PIL import Image
 import semiseg.data
 from semiseg.data import FolderDataset, check_masks, resolve_split
 from semiseg.data.importers import ImportOptions
-from semiseg.data.importers.coco import Coco
-from semiseg.data.importers.label_studio import LabelStudio, image_path
-from semiseg.data.importers.polygons import brush_region
+from semiseg.data.importers.shapes.coco import Coco
+from semiseg.data.importers.shapes.label_studio import LabelStudio, image_path
+from semiseg.data.importers.shapes.polygons import brush_region
 from semiseg.data.importers.source_files import ImageFinder
 from trees import refused, write_lines
 

@@ -16,7 +16,7 @@ from PIL import Image
 import semiseg
 from semiseg.data import open_dataset
 from semiseg.data.importers import ForeignData, ImportOptions, detect_form, open_foreign
-from semiseg.data.importers.labelme import LabelMe
+from semiseg.data.importers.shapes.labelme import LabelMe
 from trees import refused, write_lines
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"  # made by fixtures/make_labelme.py

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import semiseg
-from semiseg.data.importers.polygons import brush_region
+from semiseg.data.importers.shapes.polygons import brush_region
 from semiseg.inference import bounded_predictor
 from semiseg.inference.files import image_source
 

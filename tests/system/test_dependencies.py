@@ -21,7 +21,7 @@ from semiseg.config import TrainConfig
 from semiseg.data.files.image_files import decode
 from semiseg.data.files.pixel_format import PixelFormat
 from semiseg.data.importers.huggingface import load_parts
-from semiseg.data.importers.polygons import polygon_region
+from semiseg.data.importers.shapes.polygons import polygon_region
 from semiseg.data.stream.shards import open_shards
 from semiseg.errors import UserError
 from semiseg.inference.formats.geotiff import require_rasterio

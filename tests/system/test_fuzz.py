@@ -26,17 +26,17 @@ from semiseg.cli.train import train
 from semiseg.config import TrainConfig, from_mapping, read_yaml, to_mapping
 from semiseg.data import FolderDataset, SegmentationDataset, Shapes, open_dataset, resolve_split
 from semiseg.data.importers import ImportOptions
-from semiseg.data.importers.coco import Coco
-from semiseg.data.importers.coco_panoptic import CocoPanoptic
 from semiseg.data.importers.cvat import read_labelmap
-from semiseg.data.importers.cvat_images import CvatImages
-from semiseg.data.importers.darwin import Darwin
-from semiseg.data.importers.label_studio import LabelStudio
-from semiseg.data.importers.labelme import LabelMe
-from semiseg.data.importers.polygons import brush_region, counts_region, polygon_region
-from semiseg.data.importers.supervisely import Supervisely
-from semiseg.data.importers.via import Via
-from semiseg.data.importers.yolo import Yolo
+from semiseg.data.importers.shapes.coco import Coco
+from semiseg.data.importers.shapes.coco_panoptic import CocoPanoptic
+from semiseg.data.importers.shapes.cvat_images import CvatImages
+from semiseg.data.importers.shapes.darwin import Darwin
+from semiseg.data.importers.shapes.label_studio import LabelStudio
+from semiseg.data.importers.shapes.labelme import LabelMe
+from semiseg.data.importers.shapes.polygons import brush_region, counts_region, polygon_region
+from semiseg.data.importers.shapes.supervisely import Supervisely
+from semiseg.data.importers.shapes.via import Via
+from semiseg.data.importers.shapes.yolo import Yolo
 from semiseg.data.palette_file import read_palette
 from semiseg.data.splits.list_files import read_lines, read_list, read_permutation, write_list
 from semiseg.data.stream.shards import parse_index

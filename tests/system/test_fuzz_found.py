@@ -14,9 +14,9 @@ from test_fuzz import COCO, HEADER, TASKS, to_json
 
 from semiseg.data import Shapes, open_dataset
 from semiseg.data.importers import ImportOptions
-from semiseg.data.importers.coco import Coco
-from semiseg.data.importers.label_studio import LabelStudio
-from semiseg.data.importers.polygons import counts_region
+from semiseg.data.importers.shapes.coco import Coco
+from semiseg.data.importers.shapes.label_studio import LabelStudio
+from semiseg.data.importers.shapes.polygons import counts_region
 from semiseg.data.palette_file import read_palette
 from semiseg.data.splits.list_files import read_lines, read_permutation
 from semiseg.data.tag_file import read_tags, write_tags

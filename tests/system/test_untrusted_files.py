@@ -23,7 +23,7 @@ from semiseg import cli
 from semiseg.config import MAX_YAML_ALIASES, TrainConfig, from_mapping, read_yaml
 from semiseg.data import FolderDataset
 from semiseg.data.importers import source_files
-from semiseg.data.importers.polygons import brush_region, counts_region
+from semiseg.data.importers.shapes.polygons import brush_region, counts_region
 from semiseg.data.palette_file import read_palette
 from semiseg.data.splits.list_files import read_lines, read_list, read_permutation
 from semiseg.data.stream.make_shards import make_shards

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 import semiseg
-from semiseg.data.importers.polygons import brush_region, polygon_region
+from semiseg.data.importers.shapes.polygons import brush_region, polygon_region
 from semiseg.errors import UserError
 from semiseg.workflows.serve import serve
 

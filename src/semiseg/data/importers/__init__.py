@@ -8,25 +8,25 @@ from pathlib import Path
 
 from semiseg.data.benchmarks.recognition import recognize_benchmark
 from semiseg.data.folder_dataset import FolderDataset
-from semiseg.data.importers.coco import Coco
-from semiseg.data.importers.coco_panoptic import CocoPanoptic
 from semiseg.data.importers.cvat import CvatMask
-from semiseg.data.importers.cvat_images import CvatImages
-from semiseg.data.importers.darwin import Darwin
 from semiseg.data.importers.foreign_data import ForeignData, ImportOptions
 from semiseg.data.importers.huggingface import HuggingFace
-from semiseg.data.importers.label_studio import LabelStudio
-from semiseg.data.importers.labelme import LabelMe
 from semiseg.data.importers.mask_trees.folders import MaskTree, Roboflow
 from semiseg.data.importers.mask_trees.mask_per_class import MaskPerClass
 from semiseg.data.importers.mask_trees.one_hot import OneHot
 from semiseg.data.importers.mask_trees.roles import NoPairsError
+from semiseg.data.importers.shapes.coco import Coco
+from semiseg.data.importers.shapes.coco_panoptic import CocoPanoptic
+from semiseg.data.importers.shapes.cvat_images import CvatImages
+from semiseg.data.importers.shapes.darwin import Darwin
+from semiseg.data.importers.shapes.label_studio import LabelStudio
+from semiseg.data.importers.shapes.labelme import LabelMe
+from semiseg.data.importers.shapes.supervisely import Supervisely
+from semiseg.data.importers.shapes.via import Via
+from semiseg.data.importers.shapes.yolo import Yolo
 from semiseg.data.importers.source_files import is_own_folder
-from semiseg.data.importers.supervisely import Supervisely
 from semiseg.data.importers.survey import unknown_form_error
-from semiseg.data.importers.via import Via
 from semiseg.data.importers.voc_like import VocLike
-from semiseg.data.importers.yolo import Yolo
 from semiseg.errors import UserError, lookup
 
 FORMS: tuple[type[ForeignData], ...] = (

@@ -10,7 +10,7 @@ from contourpy import contour_generator
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes
 
-from semiseg.data.importers.polygons import BACKGROUND
+from semiseg.data.importers.shapes.polygons import BACKGROUND
 
 TOLERANCE = 1.0  # pixels by which a simplified outline may differ
 LEAST_AREA = 16.0  # square pixels; smaller regions are noise to an annotator

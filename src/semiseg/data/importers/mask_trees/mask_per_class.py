@@ -24,7 +24,7 @@ from semiseg.data.importers.mask_trees.own_masks import class_folder
 from semiseg.data.importers.mask_trees.pairs import Located, Pair, own_folders, pair_masks
 from semiseg.data.importers.mask_trees.roles import Tree
 from semiseg.data.importers.mask_trees.threshold import between, is_binary, read_values, share_note
-from semiseg.data.importers.polygons import BACKGROUND, with_background
+from semiseg.data.importers.shapes.polygons import BACKGROUND, with_background
 from semiseg.data.importers.source_files import is_own_folder, walk_files
 from semiseg.data.splits.list_files import read_lines
 from semiseg.errors import UserError

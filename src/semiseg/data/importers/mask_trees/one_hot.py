@@ -18,7 +18,7 @@ from semiseg.data.importers.list_folders import lists_by_folder
 from semiseg.data.importers.mask_trees.folders import name_files
 from semiseg.data.importers.mask_trees.own_masks import class_folder
 from semiseg.data.importers.mask_trees.roles import Tree
-from semiseg.data.importers.polygons import BACKGROUND
+from semiseg.data.importers.shapes.polygons import BACKGROUND
 from semiseg.data.splits.list_files import read_lines
 from semiseg.errors import UserError
 

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from semiseg.data.importers.drawing import fill_ellipse, fill_even_odd, fill_rectangle
-from semiseg.data.importers.shape_data import AnnotatedImage, Draw, Shape, ShapeData, parse_annotation
+from semiseg.data.importers.shapes.drawing import fill_ellipse, fill_even_odd, fill_rectangle
+from semiseg.data.importers.shapes.shape_data import AnnotatedImage, Draw, Shape, ShapeData, parse_annotation
 from semiseg.data.importers.source_files import walk_files
 
 RASTER = "raster_layer"

@@ -12,10 +12,10 @@ from typing import Any, ClassVar, NamedTuple
 
 from semiseg.config import read_yaml
 from semiseg.data.files.file_lists import IMAGE_SUFFIXES
-from semiseg.data.importers.drawing import Region, fill_polygon, fill_rectangle
 from semiseg.data.importers.foreign_data import ImportOptions
 from semiseg.data.importers.list_folders import LIST_FOLDERS
-from semiseg.data.importers.shape_data import AnnotatedImage, Shape, ShapeData
+from semiseg.data.importers.shapes.drawing import Region, fill_polygon, fill_rectangle
+from semiseg.data.importers.shapes.shape_data import AnnotatedImage, Shape, ShapeData
 from semiseg.data.importers.source_files import ImageFinder, require_bounded, walk_files
 from semiseg.data.splits.list_files import read_lines
 from semiseg.errors import UserError

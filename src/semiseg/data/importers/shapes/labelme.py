@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from semiseg.data.files.image_header import open_image
-from semiseg.data.importers.drawing import Region, check_corners, place
-from semiseg.data.importers.shape_data import AnnotatedImage, Shape, ShapeData, parse_content
+from semiseg.data.importers.shapes.drawing import Region, check_corners, place
+from semiseg.data.importers.shapes.shape_data import AnnotatedImage, Shape, ShapeData, parse_content
 from semiseg.data.importers.source_files import (
     ImageFinder,
     find_images,

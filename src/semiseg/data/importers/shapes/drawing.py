@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from semiseg.data.importers.polygons import DegenerateShapeError
+from semiseg.data.importers.shapes.polygons import DegenerateShapeError
 
 FURTHEST = 10
 """The largest coordinate in units of the longer side; drawing shapes further away takes unbounded memory."""

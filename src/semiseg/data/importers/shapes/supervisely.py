@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from semiseg.data.files.file_lists import IMAGE_SUFFIXES
 from semiseg.data.files.image_header import open_image
-from semiseg.data.importers.drawing import fill_polygon, fill_rectangle, place
-from semiseg.data.importers.shape_data import AnnotatedImage, Shape, ShapeData, parse_annotation
+from semiseg.data.importers.shapes.drawing import fill_polygon, fill_rectangle, place
+from semiseg.data.importers.shapes.shape_data import AnnotatedImage, Shape, ShapeData, parse_annotation
 from semiseg.data.importers.source_files import name_images, walk_files
 
 

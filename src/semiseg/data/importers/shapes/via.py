@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from semiseg.data.files.image_header import reason
-from semiseg.data.importers.drawing import fill_ellipse, fill_polygon, fill_rectangle
-from semiseg.data.importers.shape_data import AnnotatedImage, Shape, ShapeData, parse_annotation, parse_content
+from semiseg.data.importers.shapes.drawing import fill_ellipse, fill_polygon, fill_rectangle
+from semiseg.data.importers.shapes.shape_data import AnnotatedImage, Shape, ShapeData, parse_annotation, parse_content
 from semiseg.data.importers.source_files import require_bounded
 from semiseg.data.splits.list_files import read_lines
 from semiseg.errors import UserError

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from semiseg.data.files.image_header import reason
 from semiseg.data.files.mask_files import read_mask_file
-from semiseg.data.importers.drawing import fill_ellipse, fill_polygon
-from semiseg.data.importers.polygons import brush_region, polygon_region
-from semiseg.data.importers.shape_data import AnnotatedImage, Draw, Shape, ShapeData
+from semiseg.data.importers.shapes.drawing import fill_ellipse, fill_polygon
+from semiseg.data.importers.shapes.polygons import brush_region, polygon_region
+from semiseg.data.importers.shapes.shape_data import AnnotatedImage, Draw, Shape, ShapeData
 from semiseg.data.importers.source_files import find_images, is_json, name_images, read_bounded_json, require_bounded
 from semiseg.data.splits.list_files import read_lines
 from semiseg.errors import UserError

@@ -13,14 +13,14 @@ from torch import Tensor
 from semiseg.data.dataset import IGNORE
 from semiseg.data.files.image_header import reason
 from semiseg.data.importers.foreign_data import ForeignData, ImportOptions
-from semiseg.data.importers.polygons import (
+from semiseg.data.importers.shapes.polygons import (
     DegenerateShapeError,
     box_region,
     counts_region,
     polygon_region,
     with_background,
 )
-from semiseg.data.importers.shape_data import degenerate_note
+from semiseg.data.importers.shapes.shape_data import degenerate_note
 from semiseg.data.importers.source_files import (
     ImageFinder,
     find_images,

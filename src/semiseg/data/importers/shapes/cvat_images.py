@@ -13,9 +13,9 @@ from xml.parsers import expat
 import numpy as np
 
 from semiseg.data.files.image_header import reason
-from semiseg.data.importers.drawing import Region, fill_ellipse, fill_polygon, fill_rectangle, place
 from semiseg.data.importers.foreign_data import ImportOptions
-from semiseg.data.importers.shape_data import AnnotatedImage, Shape, ShapeData, parse_content
+from semiseg.data.importers.shapes.drawing import Region, fill_ellipse, fill_polygon, fill_rectangle, place
+from semiseg.data.importers.shapes.shape_data import AnnotatedImage, Shape, ShapeData, parse_content
 from semiseg.data.importers.source_files import list_word, require_bounded
 from semiseg.errors import UserError, require_regular_file
 

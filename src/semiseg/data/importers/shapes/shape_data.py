@@ -17,7 +17,7 @@ from semiseg.data.dataset import IGNORE
 from semiseg.data.files.image_header import UNREADABLE, reason
 from semiseg.data.importers.foreign_data import ForeignData, ImportOptions
 from semiseg.data.importers.list_folders import lists_by_folder
-from semiseg.data.importers.polygons import DegenerateShapeError, with_background
+from semiseg.data.importers.shapes.polygons import DegenerateShapeError, with_background
 from semiseg.data.importers.source_files import ImageFinder, find_images, read_bounded_json
 from semiseg.data.splits.list_files import read_lines
 from semiseg.errors import UserError

@@ -1,0 +1,1 @@
+"""Importers of annotation as shapes: polygons, boxes, brush strokes and run lengths."""
