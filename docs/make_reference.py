@@ -25,7 +25,7 @@ TRAIN = """Besides the options of every run and of the method, below:
 | `--out` | Run directory to create (`runs/DATA-METHOD`). |
 | `--preset` | Named set of options: `small`. |
 | `--config` | YAML file of options; the command line overrides it. |
-| `--resume` | Run to resume; allows only `--devices` and `--nodes` besides. |
+| `--resume` | Run to resume; allows only `--devices`, `--nodes`, `--steps`, `--data` and `--unlabeled` besides. |
 """
 HEAD = """# Reference: every option
 

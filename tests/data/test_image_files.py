@@ -68,6 +68,12 @@ def test_heic_without_extra_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
         read_image_file(path)
 
 
+def test_link_to_a_missing_image_names_its_target(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").symlink_to(tmp_path / "gone" / "a.jpg")
+    with pytest.raises(UserError, match=r"a\.jpg: it links to .*gone/a\.jpg, which does not exist\. Move"):
+        read_image_file(tmp_path / "a.jpg")
+
+
 def test_pages_are_counted_without_previews(tmp_path: Path) -> None:
     frames = [Image.fromarray(GRADIENT // shade) for shade in (1, 2, 3)]
     for suffix in (".gif", ".png", ".webp", ".tif"):

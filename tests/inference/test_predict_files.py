@@ -68,6 +68,12 @@ def test_the_first_page_is_predicted_and_the_number_of_pages_stated(run: Path, c
     assert np.array_equal(mask(tmp_path / "out" / "stack.png"), expected)
 
 
+def test_deep_images_are_reported_for_a_model_of_8_bits(run: Path, call: Call, tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "deep.tif", np.full((40, 50, 3), 1500, dtype=np.uint16), photometric="rgb")
+    status, _, errors = call(run, tmp_path / "deep.tif", "--out", tmp_path / "out")
+    assert status == 0 and f"warning: {tmp_path}/deep.tif is 16-bit, but the model was trained" in errors
+
+
 def test_large_photographs_are_predicted_in_windows_and_the_others_at_once(
     run: Path, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

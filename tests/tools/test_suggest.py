@@ -18,6 +18,7 @@ from PIL import Image
 
 import semiseg
 from semiseg.data import Shapes, open_dataset, write_folder
+from semiseg.data.splits.hold_out import SHARE, hash_of
 from semiseg.inference.formats.label_studio_results import encode_brush
 from semiseg.networks import build
 from semiseg.tools.suggestion.contact_sheet import panels
@@ -240,6 +241,21 @@ def test_images_added_after_training_are_suggested(run: Path, folder: Path, tmp_
     assert {one.id for one in found.images} == {*train[4:], "new one & more"}
     tasks = (tmp_path / "s" / "label-studio.json").read_text()
     assert "?d=images/new%20one%20%26%20more.png" in tasks
+
+
+def test_images_that_would_be_held_out_are_not_suggested(
+    run: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = tmp_path / "data"
+    shutil.copytree(folder, moved)
+    shutil.copytree(run, tmp_path / "run")
+    (moved / "splits" / "val.txt").unlink()
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(re.sub(r"^data: .*$", f"data: {moved}", config.read_text(), flags=re.MULTILINE))
+    found = semiseg.suggest(tmp_path / "run", 99, out=tmp_path / "s")
+    unlabeled = open_dataset(folder).split("train")[4:]
+    assert {one.id for one in found.images} == {id for id in unlabeled if hash_of(id) >= SHARE} != set(unlabeled)
+    assert "would be held out for validation" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from torch import Tensor
 from semiseg.data.files.image_files import image_size, read_image_file
 from semiseg.data.files.image_header import UNREADABLE, is_tiff, page_count, unreadable_error
 from semiseg.data.files.pixel_format import PixelFormat
+from semiseg.data.files.stored_values import StoredFormat, stored_format
 from semiseg.errors import UserError
 from semiseg.inference.bounded_predictor import BoundedPredictor
 from semiseg.inference.formats.geotiff import EXTRA, RasterImage, has_rasterio, open_raster
@@ -48,10 +49,11 @@ class MemoryImage:
 
 
 class Header(NamedTuple):
-    """The size ``(height, width)`` of an image, its number of pages, and its pixels unless it is large."""
+    """The size ``(height, width)`` of an image, its number of pages, its format, and its pixels unless it is large."""
 
     size: tuple[int, int]
     pages: int
+    format: StoredFormat
     pixels: Tensor | None
 
 
@@ -63,10 +65,11 @@ def read_ahead_of(path: Path, format: PixelFormat) -> Header:
     """
     width, height = image_size(path)
     try:
-        pages = page_count(path)
+        pages, stored = page_count(path), stored_format(path)
     except UNREADABLE as error:
         raise unreadable_error("image", str(path), error) from None
-    return Header((height, width), pages, read_image_file(path, format) if height * width <= READ_AHEAD else None)
+    pixels = read_image_file(path, format) if height * width <= READ_AHEAD else None
+    return Header((height, width), pages, stored, pixels)
 
 
 @contextmanager

@@ -110,6 +110,11 @@ def predict_file(writer: PredictionWriter, task: Task, header: Header) -> None:
     path = task.image.path
     if header.pages > 1:
         print(printable(f"note: {path} has {header.pages} pages. Only the first is predicted"), file=sys.stderr)
+    if header.format.deep and writer.predictor.predictor.pixel_format.white is None:
+        line = (
+            f"warning: {path} is {header.format.kind}, but the model was trained without a white value, as for 8 bits"
+        )
+        print(printable(line), file=sys.stderr)
     with open_source(path, header, task.georeferenced, writer.predictor) as (image, raster):
         writer.write(image, task.files, task.mask, raster)
 

@@ -125,7 +125,7 @@ def check_data(data: str | Path, progress: Progress | None = None) -> tuple[Data
         *size_findings(dataset, scans),
         *reading_findings(dataset),
         *agreement_findings(dataset, scans, lists),
-        *content_findings(dataset, masks),
+        *(() if unclear else content_findings(dataset, masks)),
         *class_findings(classes, masks),
     ]
     if not any(finding.severity == "problem" for finding in findings):

@@ -59,7 +59,7 @@ def size_findings(dataset: SegmentationDataset, scans: Sequence[SampleScan]) -> 
     if flat := [sample.id for sample in scans if sample.fingerprint and sample.fingerprint.flat]:
         files = image_names(dataset, flat)
         text = f"{format_count(len(files), 'image')} of (nearly) one color: {format_names(files)}"
-        findings.append(Finding("warning", "flat", text, "inspect them and remove empty ones", files))
+        findings.append(Finding("warning", "flat", text, "inspect these images", files))
     common, count = max(Counter(sizes.values()).items(), key=lambda item: item[1], default=((0, 0), 0))
     if len(sizes) > count >= COMMON_SHARE * len(sizes):
         files = image_names(dataset, [id for id, size in sizes.items() if size != common])

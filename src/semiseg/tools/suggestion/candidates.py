@@ -10,6 +10,7 @@ import torch
 from semiseg.config import TrainConfig
 from semiseg.data import open_dataset, saved_format
 from semiseg.data.dataset import SegmentationDataset
+from semiseg.data.splits.hold_out import SHARE, hash_of
 from semiseg.data.splits.list_files import listable
 from semiseg.data.stream.shards import names_shards
 from semiseg.data.unlabeled_folder import is_photograph_folder
@@ -62,11 +63,16 @@ def candidates_in_run(run: RunDirectory, dataset: SegmentationDataset, config: T
     """Choose among the images of the run's data that have no mask, including images added since.
 
     A run with ``--labeled`` treats the other images as unlabeled although they have masks. They are candidates, too.
+    Without a val list, images that would be held out for validation are left out: training would not learn from them.
     """
     split = run.read_split(dataset)
     hidden = set(split.unlabeled) if config.labeled is not None else set()
     in_use = {*split.labeled, *split.val, *split.test}
     ids = tuple(id for id in dataset.ids if id not in in_use and (id in hidden or not dataset.has_mask(id)))
+    learned = tuple(id for id in ids if hash_of(id) >= SHARE)
+    if dataset.split("val", []) is None and learned and len(learned) < len(ids):
+        note(f"Leaving out {len(ids) - len(learned)} images that would be held out for validation (no val list)")
+        ids = learned
     added = tuple(id for id in split.unlabeled if id not in hidden and dataset.has_mask(id))
     return Candidates(dataset, ids, dataset, (*split.labeled, *added))
 

@@ -152,7 +152,7 @@ def parse_entry(path: Path, entry: Any, attribute: str) -> AnnotatedImage:
 def _drawing(shape: Any) -> Any:
     """Return the function that draws a shape, or None if it has no area."""
     kind = shape.get("name")
-    if kind in ("polygon", "polygone"):
+    if kind == "polygon":
         corners = list(zip(shape["all_points_x"], shape["all_points_y"], strict=True))
         return partial(_draw_inside, corners, partial(fill_polygon, corners, ()))
     if kind == "rect":
