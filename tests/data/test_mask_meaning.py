@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from conftest import real_data
 from semiseg.data import FolderDataset, check_masks, open_dataset
 from semiseg.data.mask_validation import count_pixels
 from trees import refused, write_lines
@@ -376,9 +377,7 @@ def test_plausible_values_are_read(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["camvid", "ccp"])
 def test_real_masks_without_class_file_are_read(tmp_path: Path, name: str) -> None:
-    source = Path(f"/work/shared/data/{name}")
-    if not source.is_dir():
-        pytest.skip(f"needs {source}")
+    source = real_data(name, f"SEMISEG_{name.upper()}", "masks")
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()
         for path in sorted((source / folder).iterdir())[:40]:
