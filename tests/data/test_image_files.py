@@ -70,7 +70,7 @@ def test_heic_without_extra_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_link_to_a_missing_image_names_its_target(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").symlink_to(tmp_path / "gone" / "a.jpg")
-    with pytest.raises(UserError, match=r"a\.jpg: it links to .*gone/a\.jpg, which does not exist\. Move"):
+    with pytest.raises(UserError, match=r"a\.jpg: .*it links to .*gone/a\.jpg\). Move that file back"):
         read_image_file(tmp_path / "a.jpg")
 
 

@@ -207,4 +207,4 @@ def test_a_large_geotiff_is_predicted_within_bounded_memory(run: Path, tmp_path:
     with rasterio.open(tmp_path / "out" / "large.tif") as mask:
         assert mask.shape == (5000, 6000) and mask.transform == TRANSFORM
         assert len(np.unique(mask.read(1, window=((4000, 5000), (4000, 6000))))) > 1
-    assert peaks["large"] - peaks["small"] < 250, peaks  # MB, of which 65 MB are accumulated probabilities
+    assert peaks["large"] - peaks["small"] < 400, peaks  # MB; the whole image would add 960

@@ -551,14 +551,17 @@ def test_predict_skips_unreadable_images_and_continues_after_their_repair(
     run = semiseg.train(data, "supervised", tmp_path / "run", **OPTIONS | {"steps": 1})
     photos, out = tmp_path / "photos", tmp_path / "masks"
     photos.mkdir()
-    cases = {f"{index}-{IMAGES[name][0]}": IMAGES[name] for index, name in enumerate(IMAGES) if "long" not in name}
+    # predict reads images of up to 2^30 pixels and searches folders; without a white value it refuses NaN.
+    left_out = ("long", "30000", "huge", "bomb", "NaN", "infinity", "folder")
+    names = [name for name in IMAGES if not any(word in name for word in left_out)]
+    cases = {f"{index}-{IMAGES[name][0]}": IMAGES[name] for index, name in enumerate(names)}
     for file, (_, write, _) in cases.items():
         write(photos / file)
     # predict needs no lists, so that names which cannot be listed are valid.
     bad = [f for f, (_, _, wish) in cases.items() if isinstance(wish, str) and "cannot be listed" not in wish]
     capsys.readouterr()
     assert call(monkeypatch, "predict", run, photos, "--out", out, "--accelerator", "cpu") == 2
-    lines = capsys.readouterr().err.splitlines()
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith(("note: ", "warning: "))]
     assert len(lines) == len(bad) + 1 and f"{len(bad)} of {len(cases)} images cannot be read" in lines[-1]
     assert all(any(f"/{file}: the image cannot be read" in line for line in lines[:-1]) for file in bad)
     masks = {path.name: path.read_bytes() for path in out.iterdir()}

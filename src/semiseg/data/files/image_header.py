@@ -205,7 +205,7 @@ def reason(error: Exception) -> str:
 def unreadable_error(kind: str, name: str, error: Exception) -> UserError:
     """Return the error for a file, called ``name``, that PIL cannot decode. ``kind`` is ``image`` or ``mask``."""
     if os.path.islink(name) and not os.path.exists(name):
-        problem = f"it links to {os.path.realpath(name)}, which does not exist"
+        problem = f"the {kind} cannot be read (No such file or directory: it links to {os.path.realpath(name)})"
         return UserError(problem, path=name, fix="move that file back, or import the data again with --copy")
     fix = error.fix if isinstance(error, MissingExtra) else "replace or remove it"
     return UserError(f"the {kind} cannot be read ({reason(error)})", path=name, fix=fix)

@@ -39,7 +39,7 @@ def write_torch(network: SegmentationNetwork, folder: Path) -> Run:
 
 
 def write_onnx(network: SegmentationNetwork, folder: Path) -> Run:
-    """Write ``model.onnx`` and ``inference.py``; return the graph as run by ONNX Runtime.
+    """Write ``model.onnx``; return the graph as run by ONNX Runtime.
 
     Raises:
         UserError: The extra is not installed.
@@ -62,7 +62,6 @@ def write_onnx(network: SegmentationNetwork, folder: Path) -> Run:
             external_data=False,
             verbose=False,
         )
-    shutil.copyfile(Path(__file__).with_name("onnx_inference.py"), folder / "inference.py")
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
@@ -104,6 +103,9 @@ def write_export(
         raise UserError("exists", path=out, fix="choose another --out")
     with new_folder(out) as draft:
         description.write(draft)
+        if format == "onnx":
+            script = "onnx_inference_bands.py" if description.bands or description.white else "onnx_inference.py"
+            shutil.copyfile(Path(__file__).with_name(script), draft / "inference.py")
         (draft / "README.md").write_text(card, encoding="utf-8")
         difference = largest_difference(network, _written(write, network, draft, format), images)
         if not difference <= LIMIT:
