@@ -72,7 +72,7 @@ def test_color_outside_palette_fails(tmp_path: Path) -> None:
     with refused("a.png", "(192, 0, 64)", "palette.txt", "Add it"):
         open_dataset(root).read_mask("a")
     (root / "palette.txt").rename(root / "classes.txt")
-    with refused("classes.txt", "colors beside the names", "Rename it to palette.txt"):
+    with refused("classes.txt", "names and colors", "Rename it to palette.txt"):
         open_dataset(root)
     write_lines(root / "classes.txt", "Animal", "Archway")
     with refused("a.png", "colors, such as (64, 128, 64)", "palette.txt", "NAME 64 128 64", "classes.json"):

@@ -28,7 +28,7 @@ class Import:
     mask_suffix: str | None = None
     """End of a mask's name after the name of its image, such as _mask."""
     images: str | None = None
-    """Folder of the images, below the export, if names and pixels do not tell."""
+    """Folder of the images, below the export, if it is not recognized."""
     masks: str | None = None
     """Folder of the masks, below the export."""
     copy: bool = False

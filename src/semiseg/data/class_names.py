@@ -60,7 +60,7 @@ def _refuse_utf16(path: Path) -> None:
 def _without_numbers(path: Path, names: list[str]) -> list[str]:
     """Return names without the numbers of their lines, 0, 1, .... Raises UserError if they are other numbers."""
     if names and all(WITH_COLOR.search(name) for name in names):
-        raise UserError("the lines hold colors beside the names", path=path, fix="rename it to palette.txt")
+        raise UserError("the lines hold names and colors", path=path, fix="rename it to palette.txt")
     pairs = [(int(match[1]), match[2]) for name in names if (match := NUMBERED.fullmatch(name))]
     if not names or len(pairs) < len(names):
         pairs = [(int(match[2]), match[1]) for name in names if (match := NUMBERED_AT_END.fullmatch(name))]

@@ -44,7 +44,7 @@ FORMATS: dict[str, Callable[[], None]] = {
     "labelme": lambda: None,
     "yolo": lambda: None,
 }
-"""What to write besides the masks, and a check of the extra that it needs."""
+"""The values of ``--format``, each with a check of the extra that it needs."""
 RESUME_HINT = "Resume with the same command and --skip-existing"
 
 

@@ -30,7 +30,7 @@ UNSUPPORTED = {
     "archive: unpack it": ".zip .tar .7z .rar .tgz",
     "convert to PNG or TIFF": ".jp2 .j2k .jxl .tga .exr .hdr .ppm .pgm .pnm .pbm .ico .svg .pdf .eps .img .ecw .vrt",
 }
-"""What to do with files that people keep among images, and their suffixes."""
+"""The fix for files that are often kept among images, by fix, and their suffixes."""
 HEIC_BRANDS = tuple(b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".split())
 UNREADABLE = (
     *(OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, OverflowError, EOFError, struct.error),
@@ -154,7 +154,7 @@ def describe_unsupported(paths: Iterable[str | Path]) -> str:
 
 
 def way_out(path: str | Path) -> str:
-    """Return what to do with a file or suffix that is not read, or an empty string if it is no known kind of image."""
+    """Return the fix for a file or suffix that is not read, or an empty string if its kind is unknown."""
     suffix = str(path) if str(path).startswith(".") else PurePath(path).suffix.lower()
     return next((kind for kind, suffixes in UNSUPPORTED.items() if suffix in suffixes.split()), "")
 

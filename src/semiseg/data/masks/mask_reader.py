@@ -92,7 +92,7 @@ class MaskReader:
         return values_fix(values, self.file.names if self.file else (), bool(self.file and self.file.path.name == JSON))
 
     def mixed_fix(self, names: Sequence[str]) -> str:
-        """Return the line of ``classes.json`` by which 255 means the second class beside its own value."""
+        """Return the line of ``classes.json`` that makes 255 another value of the second class."""
         of_class = {index: value for value, index in self.file.values.items()} if self.file else {}
         values = [of_class.get(index, index) for index in range(len(names))]
         json_file = bool(self.file and self.file.path.name == JSON)

@@ -1,4 +1,4 @@
-"""What masks of one data set have to agree on: displayed colors of indices, EXIF orientations, the meaning of 255."""
+"""Compare the masks of a data set: displayed colors of indices, EXIF orientations, the meaning of 255."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from semiseg.data.masks.mask_patterns import used_values
 from semiseg.data.splits.annotation_kind import SPARSE_SHARE
 
 PALETTE_FIX = "write palette.txt with a name and a color (name r g b) per class, so that masks are read by color"
-STRAY = 200  # pixels of 255 for each pixel of another class, from which on that pixel is a stray one
+STRAY = 200  # a class is stray if 255 has at least this many times its pixels
 
 
 def make_record(mask: StoredMask, image: Path, with_colors: bool) -> MaskRecord:

@@ -43,7 +43,7 @@ class Yolo(ShapeData):
     title = "a YOLO data set"
     tree: ClassVar[tuple[str, ...]] = (
         "images/NAME.jpg, {train,val,test}/images/NAME.jpg, or images/{train,val,test}/NAME.jpg",
-        "labels/NAME.txt              for annotated images, in labels/ in place of images/, or beside the image",
+        "labels/NAME.txt              for annotated images, in labels/ in place of images/, or next to the image",
         "data.yaml                    names; train, val, test: optional",
     )
 
