@@ -20,8 +20,8 @@ from semiseg.ops.features import complementary_dropout, decode, encode
 from semiseg.ops.injection import inject_labels
 from semiseg.ops.intensity import random_intensity
 from semiseg.ops.losses import pseudo_label_loss
-from semiseg.ops.mixing import REGIONS, partners
-from semiseg.ops.photometric import photometric
+from semiseg.ops.mixing import partners
+from semiseg.ops.photometric import change_colors
 from semiseg.ops.pseudo_labels import PseudoLabels, certainty
 from semiseg.ops.stochastic_depth import forward_with_sub_models
 from semiseg.option_ranges import FRACTION, NOT_NEGATIVE, Range
@@ -94,11 +94,12 @@ class DualTeacherPlus(DualTeacher):
             progress: Determines the shift.
         """
         options = self.options
-        region = REGIONS[options.pool[(self.shift(progress) + number) % len(options.pool)]](weak.classes)
+        make_region, colors = options.strong_view(self.shift(progress) + number)
+        region = make_region(weak.classes)
         if options.intensity_changes:
             strong = weak.with_images(random_intensity(weak.images, options.intensity_changes))
         else:
-            strong = weak.with_images(photometric(weak.images, options.color_strength))
+            strong = weak.with_images(change_colors(weak.images, colors))
         sources = strong
         if options.label_injection:
             sources = inject_labels(strong, labeled, batch.masks, batch.labeled_valid, rho, self.classes)

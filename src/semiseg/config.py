@@ -19,6 +19,8 @@ MAX_YAML_ALIASES = 20  # aliases can expand exponentially
 MAX_INT = 10**9  # a larger number is a typing mistake
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Annotation = Literal["full", "partial", "single-positive"]
+EXCLUSIVE = (("steps", "epochs"), ("ohem_min_kept", "ohem_min_kept_per_image"))
+"""Options of which at most one can be given; one on the command line replaces the other in a file."""
 
 
 class DeprecatedOption(FutureWarning):
@@ -72,7 +74,11 @@ class TrainConfig:
     steps: Annotated[int | None, Range(1)] = None
     """Optimizer steps (2000 if neither steps nor epochs is given)."""
     epochs: Annotated[int | None, Range(1)] = None
-    """Passes over the unlabeled images, instead of steps."""
+    """Epochs, instead of steps. An epoch is a pass over the unlabeled images, for supervised over the labeled ones; see
+    --epoch-of."""
+    epoch_of: Literal["auto", "labeled", "unlabeled"] = "auto"
+    """List that an epoch passes over, for --epochs and the shifts of dual-teacher. auto: the unlabeled images if the
+    method uses them, else the labeled ones."""
     batch_size: Annotated[int | Literal["auto"], Range(1)] = 8
     """B labeled and B unlabeled images per step, over all processes; auto: the largest power of two per process that
     fits on the GPU."""
@@ -82,6 +88,8 @@ class TrainConfig:
     """Side of the training crop, in pixels of the scaled image."""
     image_scale: Annotated[float, Range(0, 4, low_open=True)] = 1.0
     """Factor by which images are resized for the network (0.5: half the width and height); masks keep their size."""
+    short_side: Annotated[int | None, Range(1, 2**14)] = None
+    """Resize every image to this shorter side before the random scale, in training only (SegFormer on ADE20K: 512)."""
     scale_min: Annotated[float, Range(0, low_open=True)] = 0.5
     """Smallest random scale of the weak view."""
     scale_max: Annotated[float, Range(0, low_open=True)] = 2.0
@@ -94,11 +102,15 @@ class TrainConfig:
     encoder_lr_factor: Annotated[float, Range(0)] = 0.3
     """Learning rate of the encoder, relative to lr."""
     weight_decay: Annotated[float, Range(0)] = 0.01
-    """Weight decay, applied to parameters with two or more dimensions."""
+    """Weight decay of the optimizer, for the parameters of --weight-decay-on."""
+    weight_decay_on: Literal["weights", "all"] = "weights"
+    """weights: parameters with two or more dimensions; all: every parameter, as UniMatch, AugSeg and GTA-Seg."""
     warmup_steps: Annotated[int, Range(0)] = 20
     """Steps over which the learning rate rises linearly."""
     poly_power: Annotated[float, Range(0)] = 0.9
     """Power of the polynomial decay of the learning rate."""
+    lr_steps: Annotated[int | None, Range(1)] = None
+    """Steps in which the learning rate decays to 0. Default: the steps of the run; a run may be shorter."""
     clip_norm: Annotated[float, Range(0)] = 5.0
     """Largest norm of the gradient; 0: no clipping."""
     class_balance: Annotated[float, Range(0, 1)] = 0.0
@@ -107,8 +119,11 @@ class TrainConfig:
     """Loss on labeled images: cross-entropy, or ohem, cross-entropy of the hard pixels (Cityscapes in most papers)."""
     ohem_threshold: Annotated[float, Range(0, 1)] = 0.7
     """ohem: a pixel is hard if its class has at most this probability (CPS, U2PL, AugSeg, UniMatch)."""
-    ohem_min_kept: Annotated[int, Range(1)] = 100_000
-    """ohem: treat at least this many pixels per process as hard (U2PL, AugSeg; UniMatch 200,000)."""
+    ohem_min_kept: Annotated[int | None, Range(1)] = None
+    """ohem: treat at least this many pixels per process as hard, whatever its batch. Default: 100,000."""
+    ohem_min_kept_per_image: Annotated[int | None, Range(1)] = None
+    """ohem: instead, this many pixels for each labeled image of the batch (UniMatch 100,000; CPS 50,000; AugSeg
+    25,000), so that the floor does not depend on how many devices share the batch."""
     seed: Annotated[int, Range(1 - 2**63, 2**63 - 1)] = 0
     """Random seed."""
 
@@ -116,6 +131,8 @@ class TrainConfig:
     """Steps between validations; auto: ten per run; never: none, but checkpoints as often as with auto."""
     val_limit: Annotated[int | None, Range(1)] = None
     """Validate on only N images, spread evenly over the val list."""
+    val_mode: Literal["whole", "slide"] = "whole"
+    """Validate whole images, or in sliding windows of the crop size (Cityscapes in most papers)."""
     keep: Annotated[int, Range(0)] = 0
     """Keep the checkpoints of the last N validations, besides last and best."""
     workers: Annotated[int, Range(0, 2**10)] = 2
@@ -155,8 +172,10 @@ class TrainConfig:
         if self.scale_min > self.scale_max:
             problem = f"{self.scale_min} is above --scale-max ({self.scale_max})"
             raise UserError(problem, option="scale_min", fix="lower it or raise --scale-max")
-        if self.steps is not None and self.epochs is not None:
-            raise UserError("cannot be combined with --epochs", option="steps", fix="pass one of them")
+        for one, other in EXCLUSIVE:
+            if getattr(self, one) is not None and getattr(self, other) is not None:
+                name = other.replace("_", "-")
+                raise UserError(f"cannot be combined with --{name}", option=one, fix="pass one of them")
         if self.activation_checkpointing and self.freeze_encoder:
             raise UserError(
                 "has no effect with --freeze-encoder", option="activation_checkpointing", fix="pass one of them"

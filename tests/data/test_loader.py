@@ -159,6 +159,10 @@ def test_padding_is_marked() -> None:
     assert (batch.labeled_images[0].permute(1, 2, 0)[batch.masks[0] == IGNORE] == torch.tensor([124, 116, 104])).all()
 
 
+def test_short_side_scales_each_image_to_the_same_side() -> None:
+    assert equal(stream(replace(CONFIG, short_side=24))[0], stream(replace(CONFIG, image_scale=0.5))[0])  # images of 48
+
+
 def test_invalid_stream_options_fail() -> None:
     with pytest.raises(UserError, match="multiple of 3"):
         stream(rank=0, world_size=3)

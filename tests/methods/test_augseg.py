@@ -101,6 +101,19 @@ def test_teacher_is_copied_in_the_first_epoch_and_averaged_afterwards() -> None:
     assert same == [True] * 3 + [False] * 3
 
 
+def test_extra_weak_views_change_the_statistics_but_not_the_loss() -> None:
+    batch, results = make_batch(), []
+    for extra in (False, True):
+        method, seen = make("augseg", extra_weak=extra), []
+        method.student.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0]))
+        method.student.eval()
+        torch.manual_seed(0)
+        results.append(run(method, [batch])[0])
+        assert len(seen[0]) == (6 if extra else 4)
+    assert torch.equal(seen[0][4:], batch.unlabeled_images.float() / 255)
+    assert results[0] == pytest.approx(results[1])
+
+
 def test_zero_intensity_changes_keep_the_images() -> None:
     method, batch, seen = make("augseg", intensity_changes=0, label_injection=False), make_batch(), []
     method.student.register_forward_pre_hook(lambda _, args: seen.append(args[0]))

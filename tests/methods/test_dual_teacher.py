@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +20,8 @@ from semiseg.methods.dual_teacher import DualTeacher
 from semiseg.methods.method import as_float
 from semiseg.ops import mixing
 from semiseg.ops.ema import ema_decay
-from semiseg.ops.photometric import photometric
+from semiseg.ops.mixing import classmix_region, cutmix_region
+from semiseg.ops.photometric import COLOR_SETS, change_colors, color_set, photometric
 from semiseg.ops.pseudo_labels import pseudo_label
 from toy import Toy, gradients, make, make_batch, parameters, run, state
 
@@ -220,6 +222,20 @@ def test_each_shift_uses_the_next_region_of_the_pool(
     method = dual_teacher(teachers=teachers, pool=pool, shift_steps=2)
     run(method, [make_batch() for _ in range(12)])
     assert used == [pool[shift % len(pool)] for shift in range(6) for _ in range(2)]
+
+
+def test_an_entry_of_the_pool_may_name_its_colors() -> None:
+    options = DualTeacher.Options(pool=("cutmix:blur", "classmix:gray", "cutmix"), color_strength=0.3)
+    views = [options.strong_view(shift) for shift in range(4)]
+    assert [region for region, _ in views] == [cutmix_region, classmix_region, cutmix_region, cutmix_region]
+    assert [colors for _, colors in views[:2]] == [COLOR_SETS["blur"], COLOR_SETS["gray"]]
+    assert views[2][1] == color_set(0.3) and views[3][1] == COLOR_SETS["blur"]
+    assert replace(options, color_strength=0).strong_view(2)[1] is None
+    gray = change_colors(
+        torch.full((400, 3, 2, 2), 0.5) + torch.tensor([0, 0.1, 0.2])[:, None, None], COLOR_SETS["gray"]
+    )
+    share = (gray[:, 0] == gray[:, 1]).all(dim=2).all(dim=1).float().mean()
+    assert share == pytest.approx(0.2, abs=0.06)
 
 
 def test_default_mixing_of_each_teacher() -> None:

@@ -489,6 +489,8 @@ def test_invalid_options_are_rejected() -> None:
         make("mean-teacher", mixing="cutmax")
     with pytest.raises(ValueError, match=r"--pool: unknown mixing 'cutmax'. Choose from cutmix, classmix"):
         make("dual-teacher", pool=("cutmix", "cutmax"))
+    with pytest.raises(ValueError, match=r"--pool: unknown colors 'grey'. Choose from blur, gray"):
+        make("dual-teacher", pool=("cutmix:grey",))
     with pytest.raises(ValueError, match=r"--pool: unknown mixing ''. Choose from"):
         make("dual-teacher", pool=())
     with pytest.raises(ValueError, match=r"--teachers: 0 is out of range\. Choose a value of at least 1"):

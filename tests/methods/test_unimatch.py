@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy as plain_cross_entropy
 from semiseg.methods import Progress
 from semiseg.networks import build
 from semiseg.ops.features import channel_dropout, complementary_dropout, decode, encode, feature_channels
-from semiseg.ops.mixing import half_box_region, occasional_box_region
+from semiseg.ops.mixing import Region, fitting_box_region, half_box_region, occasional_box_region
 from semiseg.ops.pseudo_labels import PseudoLabels
 from semiseg.ops.strong_view import strong_view
 from toy import Toy, gradients, make, make_batch
@@ -18,14 +18,35 @@ from toy import Toy, gradients, make, make_batch
 NOW = Progress(50, 100, 10)
 
 
-def test_every_second_strong_view_has_a_box_of_2_to_40_percent() -> None:
+@pytest.mark.parametrize("make_region", [occasional_box_region, fitting_box_region])
+def test_every_second_strong_view_has_a_box_of_2_to_40_percent(make_region: Region) -> None:
     torch.manual_seed(0)
-    region = occasional_box_region(torch.zeros(600, 40, 60))
+    region = make_region(torch.zeros(600, 40, 60))
     area = region.flatten(1).float().mean(dim=1)
     boxed = area > 0
     assert 0.44 < boxed.float().mean() < 0.56
     assert area[boxed].min() > 0.01 and area.max() < 0.42
     assert area[boxed].mean() == pytest.approx(0.2, abs=0.02)
+
+
+def test_boxes_that_are_sampled_again_keep_their_area() -> None:
+    torch.manual_seed(0)
+    region = fitting_box_region(torch.zeros(300, 40, 40))
+    tall, wide = region.any(dim=2).sum(dim=1), region.any(dim=1).sum(dim=1)
+    boxed = tall > 0
+    assert torch.equal(region.sum(dim=(1, 2)), tall * wide)
+    assert ((tall / wide)[boxed] > 0.25).all() and ((tall / wide)[boxed] < 4).all()
+    assert wide.max() < 40 and region[boxed].float().mean(dim=0).argmax() not in (0, 39)  # long boxes are rejected
+
+
+def test_redraw_boxes_option_changes_the_strong_view() -> None:
+    labels = torch.arange(4)[:, None, None].expand(4, 24, 24)
+    views = []
+    for redraw in (False, True):
+        torch.manual_seed(1)
+        weak = PseudoLabels(labels[:, None].repeat(1, 3, 1, 1).float(), labels, labels.float(), labels >= 0)
+        views.append(strong_view(weak, 0.0, redraw).targets)
+    assert not torch.equal(*views)
 
 
 def test_half_boxes_cover_half_of_each_image_of_every_second_batch() -> None:

@@ -94,6 +94,8 @@ def test_ohem_by_hand() -> None:
     everything = cross_entropy(logits, labels).item()
     for threshold, min_kept in ((1.0, 1), (0.7, 4), (0.0, 5), (0.0, 99)):  # fewer known pixels than min_kept
         assert loss(threshold, min_kept) == pytest.approx(everything)
+    two = ohem_cross_entropy(logits[..., 1:].expand(2, 2, 1, 4), labels[..., 1:].expand(2, 1, 4), min_kept_per_image=2)
+    assert two.item() == pytest.approx((0.693147 + 2.126928) / 2)  # the same for one image: the floor doubles
     weighted = ohem_cross_entropy(logits, labels, torch.tensor([2.0, 1.0]), threshold=0.7, min_kept=1)
     assert weighted.item() == pytest.approx((2 * 0.693147 + 2.126928) / 2)
 

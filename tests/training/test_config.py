@@ -226,6 +226,14 @@ def test_a_given_length_overrides_the_length_in_the_file(tmp_path: Path) -> None
     assert (config.steps, config.epochs) == (None, 5)
 
 
+def test_the_floor_of_ohem_is_given_by_process_or_by_image(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^--ohem-min-kept: cannot be combined with --ohem-min-kept-per-image"):
+        TrainConfig(ohem_min_kept=100, ohem_min_kept_per_image=50)
+    (tmp_path / "c.yaml").write_text("ohem_min_kept: 100000\n")
+    config, _ = resolve({"ohem_min_kept_per_image": 25000}, file=str(tmp_path / "c.yaml"))
+    assert (config.ohem_min_kept, config.ohem_min_kept_per_image) == (None, 25000)
+
+
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").rglob("*.yaml"))
 COMPARISONS = [path for path in CONFIGS if "\nmethods:" in path.read_text()]
 

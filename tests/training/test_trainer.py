@@ -23,6 +23,7 @@ from semiseg.methods import METHODS, Batch, Progress, StepOutput
 from semiseg.methods.dual_teacher import DualTeacher
 from semiseg.networks import build
 from semiseg.ops.schedules import poly
+from semiseg.training import validation
 from semiseg.training.build import make_method, make_optimizer, set_learning_rate
 from semiseg.training.checkpoint import load_checkpoint, save_checkpoint
 from semiseg.training.distributed.fabric_setup import make_fabric
@@ -369,6 +370,8 @@ def test_optimizer_has_every_trainable_parameter_once(optimizer: str) -> None:
         rates = {round(group["lr"], 9) for group in built.param_groups}
         assert rates == {0.01 / 20, 0.001 / 20}
     assert isinstance(built, torch.optim.SGD if optimizer == "sgd" else torch.optim.AdamW)
+    everything = make_optimizer(method, replace(config, weight_decay_on="all"))
+    assert {group["weight_decay"] for group in everything.param_groups} == {0.02}
 
 
 def test_every_method_starts_from_the_same_student(_tiny_source: Path) -> None:
@@ -473,12 +476,27 @@ def test_epochs_are_passes_over_the_unlabeled_list(quick: None, _tiny_source: Pa
     assert [line["epoch"] for line in metrics(run)] == [0] * 4 + [1] * 4  # 8 unlabeled, 2 a step
     run = train(_tiny_source, tmp_path / "b", "supervised", steps=None, epochs=2, val_every="never")
     assert [line["epoch"] for line in metrics(run)] == [0] * 2 + [1] * 2  # 4 labeled, 2 a step
+    options: dict[str, Any] = {"steps": None, "val_every": "never", "lr_steps": 100, "warmup_steps": 0}
+    run = train(_tiny_source, tmp_path / "c", "dual-teacher", epochs=16, epoch_of="labeled", **options)
+    assert [line["epoch"] for line in metrics(run)] == [step // 2 for step in range(32)]
+    assert metrics(run)[-1]["lr"] == pytest.approx(TrainConfig.lr * (1 - 31 / 100) ** 0.9)
 
 
 @pytest.mark.slow
 def test_val_limit_limits_validation_images(quick: None, _tiny_source: Path, tmp_path: Path) -> None:
     run = train(_tiny_source, tmp_path / "run", "supervised", val_limit=1, steps=1)
     assert sum(map(sum, json.loads((run / "confusion.json").read_text())["counts"])) == 48 * 48
+
+
+def test_best_checkpoint_can_be_chosen_by_sliding_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    empty = SimpleNamespace(matrices={})
+    monkeypatch.setattr(validation, "evaluate_networks", lambda *_, **options: given.update(options) or empty)
+    method: Any = SimpleNamespace(predictors={})
+    run: Any = SimpleNamespace(dataset=None, split=SimpleNamespace(val=()))
+    fabric: Any = SimpleNamespace(device="cpu", global_rank=0, world_size=1)
+    validation.evaluate_on_val(method, run, TrainConfig(val_mode="slide", crop_size=321), fabric)
+    assert (given["mode"], given["crop_size"], given["limit"]) == ("slide", 321, None)
 
 
 @pytest.mark.slow

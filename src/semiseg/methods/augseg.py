@@ -34,11 +34,14 @@ class AugSegOptions(PseudoLabelOptions):
     threshold: Annotated[float, FRACTION] = 0.95
     """tau, smallest confidence of a trusted pseudo-label (authors' code, VOC: 0.95; Cityscapes: none)."""
     unsupervised_weight: Annotated[float, NOT_NEGATIVE] = 1.0
-    """lambda, weight of the unsupervised loss (authors' code: 1; Cityscapes with ResNet-50: 2)."""
+    """lambda, weight of the unsupervised loss (authors' code: 1)."""
     intensity_changes: Annotated[int, NOT_NEGATIVE] = 3
     """Largest number of color operations per image (authors' code: 3). 0: none."""
     label_injection: bool = True
     """Paste pieces of labeled images into images that the teacher is unsure of (authors' code)."""
+    extra_weak: bool = False
+    """Pass the weak views through the student too, so that BatchNorm's statistics cover them (authors' code, only with
+    ResNet-50 and 92 labels on VOC)."""
     ema_decay: Annotated[float, FRACTION] = 0.999
     """alpha, decay of the moving average after the warm-up min(1 - 1/(i + 1), alpha) (authors' code, VOC: 0.999).
     In the first epoch the teacher is a copy of the student."""
@@ -74,7 +77,8 @@ class AugSeg(SingleTeacherMethod):
         region = cutmix_region(weak.valid)
         mixed = sources.select(partners(len(unlabeled))).mix(region, strong)
 
-        logits, mixed_logits = self.student(torch.cat([labeled, mixed.images])).split([len(labeled), len(unlabeled)])
+        images = [labeled, mixed.images, unlabeled if options.extra_weak else unlabeled[:0]]
+        logits, mixed_logits, _ = self.student(torch.cat(images)).split([len(part) for part in images])
         supervised = self.supervised_loss(logits, batch.masks, self.class_weights)
         threshold, mode = options.threshold, options.threshold_mode
         unsupervised, trusted_fraction = pseudo_label_loss(mixed_logits, mixed, threshold, mode)

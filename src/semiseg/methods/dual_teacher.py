@@ -27,8 +27,8 @@ from semiseg.methods.method import Batch, Progress, StepOutput, as_float
 from semiseg.methods.teachers import AlternatingTeachersMethod, TeacherOptions
 from semiseg.ops.ema import ema_decay, ema_update
 from semiseg.ops.losses import pseudo_label_loss
-from semiseg.ops.mixing import REGIONS, partners
-from semiseg.ops.photometric import photometric
+from semiseg.ops.mixing import REGIONS, Region, partners
+from semiseg.ops.photometric import COLOR_SETS, ColorSet, change_colors, color_set
 from semiseg.ops.stochastic_depth import forward_with_sub_models, residual_sites
 from semiseg.option_ranges import AT_LEAST_ONE, FRACTION, NOT_NEGATIVE
 
@@ -40,7 +40,9 @@ class DualTeacherOptions(TeacherOptions):
     teachers: Annotated[int, AT_LEAST_ONE] = 2
     """Number of teachers. 2 as in the paper; 1 with --ema-reset never reproduces the single-teacher ablation."""
     pool: tuple[str, ...] = ("cutmix", "classmix")
-    """Regions of strong mixing, one per shift in turn (paper: CutMix with teacher 1, ClassMix with teacher 2)."""
+    """Strong views, one per shift in turn (paper: CutMix with teacher 1, ClassMix with teacher 2). An entry names a
+    region, or REGION:COLORS with blur or gray, the color sets of authors' code (cutmix:blur classmix:gray). Without
+    COLORS, --color-strength applies."""
     shift_steps: Annotated[int, NOT_NEGATIVE] = 0
     """Length of a shift in steps. 0: an epoch (paper), but at most an eighth of the run (our default)."""
     consistency_weight: Annotated[float, NOT_NEGATIVE] = 0.2
@@ -55,8 +57,18 @@ class DualTeacherOptions(TeacherOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if unknown := [name for name in self.pool or ("",) if name not in REGIONS]:
-            raise ValueError(f"--pool: unknown mixing {unknown[0]!r}. Choose from {', '.join(REGIONS)}")
+        for entry in self.pool or ("",):
+            mixing, colon, colors = entry.partition(":")
+            if mixing not in REGIONS:
+                raise ValueError(f"--pool: unknown mixing {mixing!r}. Choose from {', '.join(REGIONS)}")
+            if colon and colors not in COLOR_SETS:
+                raise ValueError(f"--pool: unknown colors {colors!r}. Choose from {', '.join(COLOR_SETS)}")
+
+    def strong_view(self, shift: int) -> tuple[Region, ColorSet | None]:
+        """Return the region and the colors of a shift; no colors: the image stays as it is."""
+        mixing, _, colors = self.pool[shift % len(self.pool)].partition(":")
+        default = color_set(self.color_strength) if self.color_strength else None
+        return REGIONS[mixing], COLOR_SETS.get(colors, default)
 
 
 class DualTeacher(AlternatingTeachersMethod):
@@ -90,9 +102,9 @@ class DualTeacher(AlternatingTeachersMethod):
         weak = views.select(slice(len(batch.unlabeled_images)))  # w(x_u), yhat, c
         sub_views = views if with_sub_models else views.select(slice(0))
 
-        mixing = options.pool[self.shift(progress) % len(options.pool)]
-        region = REGIONS[mixing](weak.classes)
-        strong = weak.with_images(photometric(weak.images, options.color_strength))
+        make_region, colors = options.strong_view(self.shift(progress))
+        region = make_region(weak.classes)
+        strong = weak.with_images(change_colors(weak.images, colors))
         mixed = strong.mix(region, strong.select(partners(len(strong.images))))  # x_m, yhat_m, c_m
 
         logits, mixed_logits, sub_logits = forward_with_sub_models(

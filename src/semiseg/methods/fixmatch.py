@@ -32,6 +32,8 @@ class FixMatchOptions(PseudoLabelOptions):
     """lambda, weight of the unsupervised loss (UniMatch's FixMatch: 1)."""
     color_strength: Annotated[float, FRACTION] = 0.5
     """Strength of color jitter in the strong view (UniMatch: 0.5)."""
+    redraw_boxes: bool = False
+    """Sample a CutMix box again until it fits (UniMatch). Otherwise a box that is too long is cut."""
 
 
 class FixMatch(Method):
@@ -53,7 +55,7 @@ class FixMatch(Method):
         labeled, unlabeled = as_float(batch.labeled_images), as_float(batch.unlabeled_images)
         logits, weak_logits = self.student(torch.cat([labeled, unlabeled])).split([len(labeled), len(unlabeled)])
         weak = PseudoLabels.from_logits(unlabeled, weak_logits, batch.unlabeled_valid, options.label_temperature)
-        mixed = strong_view(weak, options.color_strength)
+        mixed = strong_view(weak, options.color_strength, options.redraw_boxes)
 
         supervised = self.supervised_loss(logits, batch.masks, self.class_weights)
         mixed_logits = self.student(mixed.images)

@@ -26,7 +26,7 @@ class Progress:
     Attributes:
         step: Current step, from 0.
         total_steps: Steps of the run.
-        steps_per_epoch: Steps of one pass over the unlabeled list.
+        steps_per_epoch: Steps of an epoch: of a pass over the unlabeled list, unless ``epoch_of`` is ``labeled``.
     """
 
     step: int
@@ -35,7 +35,7 @@ class Progress:
 
     @property
     def epoch(self) -> int:
-        """Completed passes over the unlabeled list."""
+        """Completed epochs."""
         return self.step // self.steps_per_epoch
 
 

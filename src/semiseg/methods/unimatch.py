@@ -37,6 +37,8 @@ class UniMatchOptions(PseudoLabelOptions):
     """Fraction of the channels dropped in the view with perturbed features (authors' code: 0.5)."""
     color_strength: Annotated[float, FRACTION] = 0.5
     """Strength of color jitter in the strong views (authors' code: 0.5)."""
+    redraw_boxes: bool = False
+    """Sample a CutMix box again until it fits (authors' code). Otherwise a box that is too long is cut."""
 
 
 class UniMatch(Method):
@@ -63,7 +65,7 @@ class UniMatch(Method):
         logits, weak_logits, perturbed_logits = decode(self.student, together, unlabeled.shape[-2:]).split(sizes)
 
         weak = PseudoLabels.from_logits(unlabeled, weak_logits, batch.unlabeled_valid, options.label_temperature)
-        mixed = PseudoLabels.cat([strong_view(weak, options.color_strength) for _ in range(2)])
+        mixed = PseudoLabels.cat([strong_view(weak, options.color_strength, options.redraw_boxes) for _ in range(2)])
 
         supervised = self.supervised_loss(logits, batch.masks, self.class_weights)
         threshold, mode = options.threshold, options.threshold_mode

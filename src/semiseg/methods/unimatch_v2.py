@@ -35,6 +35,8 @@ class UniMatchV2Options(PseudoLabelOptions):
     """alpha, decay of the moving average after the warm-up min(1 - 1/(i + 1), alpha) (authors' code: 0.996)."""
     color_strength: Annotated[float, FRACTION] = 0.5
     """Strength of color jitter in the strong views (authors' code: 0.5)."""
+    redraw_boxes: bool = False
+    """Sample a CutMix box again until it fits (authors' code). Otherwise a box that is too long is cut."""
 
 
 class UniMatchV2(SingleTeacherMethod):
@@ -56,7 +58,7 @@ class UniMatchV2(SingleTeacherMethod):
         unlabeled = as_float(batch.unlabeled_images)
         teacher_logits = self.teacher_logits(self.teacher.eval(), unlabeled)
         weak = PseudoLabels.from_logits(unlabeled, teacher_logits, batch.unlabeled_valid, options.label_temperature)
-        mixed = PseudoLabels.cat([strong_view(weak, options.color_strength) for _ in range(2)])
+        mixed = PseudoLabels.cat([strong_view(weak, options.color_strength, options.redraw_boxes) for _ in range(2)])
 
         features = complementary_dropout(encode(self.student, mixed.images), options.whole_pairs)
         mixed_logits = decode(self.student, features, unlabeled.shape[-2:])

@@ -42,6 +42,7 @@ def ohem_cross_entropy(
     *,
     threshold: float = 0.7,
     min_kept: int = 100_000,
+    min_kept_per_image: int | None = None,
 ) -> Tensor:
     """Return the mean cross-entropy over the hard labeled pixels (online hard example mining, as in CPS).
 
@@ -55,10 +56,13 @@ def ohem_cross_entropy(
         class_weights: float ``(C,)``; None: 1.
         threshold: In [0, 1]; 1 keeps every pixel.
         min_kept: At least 1.
+        min_kept_per_image: At least 1; None: ``min_kept``. Otherwise ``min_kept`` is N times this number.
 
     Returns:
         A scalar; 0, with a gradient of 0, if no pixel is labeled.
     """
+    if min_kept_per_image is not None:
+        min_kept = len(labels) * min_kept_per_image
     with torch.no_grad():
         known = labels != IGNORE
         true_class = labels.masked_fill(~known, 0)[:, None]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from semiseg.ops.global_batch import uniform, uniform_for_all
+from semiseg.ops.global_batch import generators, uniform, uniform_for_all
 
 Region = Callable[[Tensor], Tensor]
 
@@ -38,15 +38,39 @@ def cutmix_region(labels: Tensor, concentration: tuple[int, int] = (4, 4)) -> Te
 def occasional_box_region(labels: Tensor) -> Tensor:
     """Sample a box of 2 to 40 % of the image's area with probability 1/2 per image (ST++, UniMatch).
 
-    The ratio of its sides is sampled from U(0.3, 1/0.3). UniMatch samples again until a box fits; here a side that
-    is too long is cut to that of the image. Arguments and result are those of `cutmix_region`. An image without a box
-    has an empty region.
+    The ratio of its sides is sampled from U(0.3, 1/0.3), and a side that is too long is cut to that of the image.
+    Arguments and result are those of `cutmix_region`. An image without a box has an empty region.
     """
     n, height, width = labels.shape
     area = (0.02 + 0.38 * uniform(n)) * height * width
     ratio = 0.3 + (1 / 0.3 - 0.3) * uniform(n)
     region = _boxes(labels, (area * ratio).sqrt(), (area / ratio).sqrt())
     return region & (uniform(n) < 0.5).to(labels.device)[:, None, None]
+
+
+def fitting_box_region(labels: Tensor) -> Tensor:
+    """Sample boxes like `occasional_box_region`, but sample ratio and position again until the box fits (UniMatch).
+
+    Its corner is any pixel of the image, so that long and large boxes are rejected more often.
+    """
+    n, height, width = labels.shape
+    region = torch.zeros((n, height, width), dtype=torch.bool)
+    for box, generator in zip(region, generators(n), strict=True):
+        if torch.rand((), generator=generator) < 0.5:
+            top, left, tall, wide = _fitting_box(height, width, generator)
+            box[top : top + tall, left : left + wide] = True
+    return region.to(labels.device)
+
+
+def _fitting_box(height: int, width: int, generator: torch.Generator) -> tuple[int, int, int, int]:
+    """Return top, left, height and width of a box inside an image, in pixels."""
+    area = (0.02 + 0.38 * torch.rand((), generator=generator).item()) * height * width
+    while True:
+        share, down, across = torch.rand(3, generator=generator).tolist()
+        ratio, top, left = 0.3 + (1 / 0.3 - 0.3) * share, int(down * height), int(across * width)
+        tall, wide = int((area * ratio) ** 0.5), int((area / ratio) ** 0.5)
+        if top + tall <= height and left + wide <= width:
+            return top, left, tall, wide
 
 
 def half_box_region(labels: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 Images of other than three channels change in brightness, contrast and noise only, because the other changes need RGB.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
@@ -11,6 +13,39 @@ from semiseg.ops.global_batch import generators, uniform
 
 MEAN_PIXEL = (0.485, 0.456, 0.406)
 """Mean color of ImageNet, in [0, 1], which the networks normalize to about zero."""
+
+
+@dataclass(frozen=True)
+class ColorSet:
+    """Random changes of color of the strong view.
+
+    Attributes:
+        jitter_probability: Probability that brightness, contrast, saturation and hue change.
+        factor: Brightness, contrast and saturation are scaled by factors from ``[1 - factor, 1 + factor]``.
+        hue: The hue is rotated by up to this share of the circle.
+        gray_probability: Probability that the image becomes gray.
+        blur_probability: Probability that the image is blurred.
+        blur_sigma: Smallest and largest sigma of the blur, in pixels.
+    """
+
+    jitter_probability: float
+    factor: float
+    hue: float
+    gray_probability: float
+    blur_probability: float
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+
+
+COLOR_SETS = {
+    "blur": ColorSet(0.8, 0.25, 0.25, gray_probability=0, blur_probability=0.5, blur_sigma=(0.15, 1.15)),
+    "gray": ColorSet(1.0, 0.5, 0.25, gray_probability=0.2, blur_probability=0),
+}
+"""The color sets of Dual Teacher's release: of its CutMix shift (``blur``) and of its ClassMix shift (``gray``)."""
+
+
+def color_set(strength: float) -> ColorSet:
+    """Return the changes of ST++ and UniMatch, scaled by ``strength``; see `photometric`."""
+    return ColorSet(0.8, strength, strength / 2, 0.2, 0.5, (0.1, max(0.1, 4 * strength)))
 
 
 def _uniform(generator: torch.Generator, low: float = 0.0, high: float = 1.0) -> float:
@@ -34,24 +69,29 @@ def photometric(images: Tensor, strength: float = 0.5) -> Tensor:
     Returns:
         A new tensor of the same shape and range.
     """
-    if strength == 0 or not len(images):
+    return change_colors(images, color_set(strength) if strength else None)
+
+
+def change_colors(images: Tensor, colors: ColorSet | None) -> Tensor:
+    """Apply a color set to each image at random, or copy the images if it is None; otherwise like `photometric`."""
+    if colors is None or not len(images):
         return images.clone()
-    return torch.stack([_strong_colors(*pair, strength) for pair in zip(images, generators(len(images)), strict=True)])
+    return torch.stack([_strong_colors(*pair, colors) for pair in zip(images, generators(len(images)), strict=True)])
 
 
-def _strong_colors(image: Tensor, generator: torch.Generator, strength: float) -> Tensor:
+def _strong_colors(image: Tensor, generator: torch.Generator, colors: ColorSet) -> Tensor:
     if len(image) != 3:
-        return _strong_bands(image, generator, strength)
-    if _uniform(generator) < 0.8:
-        low, high = 1 - strength, 1 + strength
+        return _strong_bands(image, generator, colors.factor)
+    if _uniform(generator) < colors.jitter_probability:
+        low, high = 1 - colors.factor, 1 + colors.factor
         image = TF.adjust_brightness(image, _uniform(generator, low, high))
         image = TF.adjust_contrast(image, _uniform(generator, low, high))
         image = TF.adjust_saturation(image, _uniform(generator, low, high))
-        image = TF.adjust_hue(image, _uniform(generator, -strength / 2, strength / 2))
-    if _uniform(generator) < 0.2:
+        image = TF.adjust_hue(image, _uniform(generator, -colors.hue, colors.hue))
+    if _uniform(generator) < colors.gray_probability:
         image = TF.rgb_to_grayscale(image, num_output_channels=3)
-    if _uniform(generator) < 0.5:
-        sigma = _uniform(generator, 0.1, max(0.1, 4 * strength))
+    if _uniform(generator) < colors.blur_probability:
+        sigma = _uniform(generator, *colors.blur_sigma)
         kernel = 2 * min(int(2 * sigma + 0.5), (min(image.shape[-2:]) - 1) // 2) + 1
         image = TF.gaussian_blur(image, [kernel, kernel], [sigma, sigma])
     return image

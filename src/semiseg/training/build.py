@@ -29,6 +29,7 @@ from semiseg.training.find_method import find_method
 from semiseg.training.initial_network import initialize, read_initial_network
 
 DEFAULT_STEPS = 2000
+DEFAULT_OHEM_MIN_KEPT = 100_000
 
 
 def make_method(config: TrainConfig, options: Any, dataset: SegmentationDataset, weights: str | None = None) -> Method:
@@ -66,7 +67,10 @@ def make_method(config: TrainConfig, options: Any, dataset: SegmentationDataset,
         initialize(method, initial, tuple(dataset.classes))
     if config.supervised_loss == "ohem":
         method.supervised_loss = partial(
-            ohem_cross_entropy, threshold=config.ohem_threshold, min_kept=config.ohem_min_kept
+            ohem_cross_entropy,
+            threshold=config.ohem_threshold,
+            min_kept=config.ohem_min_kept or DEFAULT_OHEM_MIN_KEPT,
+            min_kept_per_image=config.ohem_min_kept_per_image,
         )
     if config.activation_checkpointing:
         for network in networks(method, trainable=True):
@@ -98,14 +102,14 @@ def make_optimizer(method: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     """Return the optimizer of all trainable parameters of ``method``.
 
     Encoders use the learning rate ``lr * encoder_lr_factor``, all other parameters ``lr``. Biases and normalization
-    layers have no weight decay.
+    layers have no weight decay unless ``weight_decay_on`` is ``all``.
     """
     encoder = {id(p) for m in method.modules() if isinstance(m, SegmentationNetwork) for p in m.encoder_parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in method.parameters():
         if parameter.requires_grad:
             lr = config.lr * (config.encoder_lr_factor if id(parameter) in encoder else 1.0)
-            decay = config.weight_decay if parameter.dim() > 1 else 0.0
+            decay = config.weight_decay if parameter.dim() > 1 or config.weight_decay_on == "all" else 0.0
             groups.setdefault((lr, decay), []).append(parameter)
     params = [{"params": p, "lr": lr, "base_lr": lr, "weight_decay": wd} for (lr, wd), p in groups.items()]
     # A fused optimizer launches one kernel instead of several per parameter.
@@ -115,9 +119,10 @@ def make_optimizer(method: nn.Module, config: TrainConfig) -> torch.optim.Optimi
 
 
 def steps_per_epoch(config: TrainConfig, split: Split) -> int:
-    """Return the number of steps of one pass over the unlabeled images, or over the labeled ones for other methods."""
+    """Return the number of steps of an epoch: of a pass over the list that ``epoch_of`` names."""
     uses_unlabeled = find_method(config.method).uses_unlabeled
-    return math.ceil((split.unlabeled_count if uses_unlabeled else len(split.labeled)) / config.batch)
+    unlabeled = config.epoch_of == "unlabeled" or (config.epoch_of == "auto" and uses_unlabeled)
+    return math.ceil((split.unlabeled_count if unlabeled else len(split.labeled)) / config.batch)
 
 
 def planned_steps(config: TrainConfig, epoch_steps: int) -> int:
@@ -127,12 +132,18 @@ def planned_steps(config: TrainConfig, epoch_steps: int) -> int:
 
 def learning_rate(config: TrainConfig, step: int, total_steps: int) -> float:
     """Return the learning rate of the decoder at a step: a function of the step and the number of steps."""
-    return config.lr * poly(step, total_steps, config.poly_power, min(config.warmup_steps, total_steps // 10))
+    return config.lr * learning_rate_factor(config, step, total_steps)
+
+
+def learning_rate_factor(config: TrainConfig, step: int, total_steps: int) -> float:
+    """Return the factor on every learning rate at a step: warm-up, then polynomial decay over ``lr_steps``."""
+    total = config.lr_steps or total_steps
+    return poly(step, total, config.poly_power, min(config.warmup_steps, total // 10))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int, total_steps: int) -> float:
     """Set the learning rate of every group for ``step``; return the decoder's."""
-    factor = poly(step, total_steps, config.poly_power, min(config.warmup_steps, total_steps // 10))
+    factor = learning_rate_factor(config, step, total_steps)
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
     return config.lr * factor
@@ -151,6 +162,7 @@ def make_stream(
         unlabeled_batch_size=config.batch if find_method(config.method).uses_unlabeled else 0,
         crop_size=config.crop_size,
         image_scale=config.image_scale,
+        short_side=config.short_side,
         scale_min=config.scale_min,
         scale_max=config.scale_max,
         seed=config.seed,

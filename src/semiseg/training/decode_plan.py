@@ -33,7 +33,8 @@ def make_reader(config: TrainConfig, dataset: SegmentationDataset, split: Split)
         notes.append(f"decode: images at 1/{factor} of their size")
     elif config.decode == "reduced":
         notes.append(
-            "warning: --decode reduced has no effect: views are too large. It needs --image-scale x --scale-max <= 0.5."
+            "warning: --decode reduced has no effect: views are too large. It needs --image-scale x --scale-max <= 0.5 "
+            "without --short-side."
         )
     if split.shards is not None and config.cache is not None:
         notes.append("cache: images of shards are not cached, only those of the directory")
@@ -46,7 +47,7 @@ def make_reader(config: TrainConfig, dataset: SegmentationDataset, split: Split)
 
 def decode_factor(config: TrainConfig) -> int:
     """Return the largest of 1, 2, 4 and 8 by which images can be reduced without enlarging them for any view."""
-    if config.decode == "full":
+    if config.decode == "full" or config.short_side:  # with a short side, the scale differs between images
         return 1
     return next(factor for factor in (8, 4, 2, 1) if factor * config.image_scale * config.scale_max <= 1 or factor == 1)
 

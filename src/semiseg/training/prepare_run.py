@@ -137,7 +137,9 @@ def open_validated_data(config: TrainConfig) -> tuple[SegmentationDataset, Split
 
 
 def check_unlabeled(config: TrainConfig, split: Split) -> None:
-    """Raise UserError if the method needs unlabeled images and the split has none."""
+    """Raise UserError if the method, or an epoch, needs unlabeled images and the split has none."""
+    if config.epoch_of == "unlabeled" and not split.unlabeled_count:
+        raise UserError("there are no unlabeled images", option="epoch-of", fix="pass labeled")
     if find_method(config.method).uses_unlabeled and not split.unlabeled_count:
         raise UserError(
             f"no unlabeled images left for {config.method}",

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from semiseg.config import TrainConfig, check_mapping, from_mapping, read_yaml
+from semiseg.config import EXCLUSIVE, TrainConfig, check_mapping, from_mapping, read_yaml
 from semiseg.errors import UserError, lookup
 from semiseg.methods import ALIASES, VARIANTS
 from semiseg.presets import PRESETS
@@ -47,9 +47,10 @@ def resolve(values: dict[str, Any], preset: str | None = None, file: str | None 
     if file:
         from_file = check_mapping(classes, from_file, file)
     below = from_preset | of_variant | from_file
-    for given, replaced in (("steps", "epochs"), ("epochs", "steps")):
-        if given in values:
-            below.pop(replaced, None)
+    for pair in EXCLUSIVE:
+        for given, replaced in (pair, pair[::-1]):
+            if given in values:
+                below.pop(replaced, None)
     try:
         config, options = from_mapping(classes, below | values | {"method": name}, "options")
     except UserError as error:  # a range is checked after merging: name the file if the value comes from it

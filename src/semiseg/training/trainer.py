@@ -24,6 +24,7 @@ from semiseg.training.build import (
     make_stream,
     planned_steps,
     set_learning_rate,
+    steps_per_epoch,
     synchronize_batchnorm,
 )
 from semiseg.training.change_run import extension_notes, new_labels
@@ -87,7 +88,7 @@ class Trainer:
 
     def fit(self, first_step: int) -> None:
         """Train from ``first_step``, the number of steps already taken, to ``total_steps``."""
-        rank_zero = self.fabric.is_global_zero
+        rank_zero, epoch_steps = self.fabric.is_global_zero, steps_per_epoch(self.config, self.run.split)
         trackers = open_trackers(self.config, self.method.options, self.run.path, first_step) if rank_zero else []
         with closing(MetricsLog(self.run.metrics, first_step, rank_zero, trackers)) as log:
             pin_memory = self.fabric.device.type == "cuda"
@@ -97,7 +98,7 @@ class Trainer:
             finite = torch.ones((), dtype=torch.bool, device=self.fabric.device)
             self.method.train()
             for step, batch in enumerate(timer.timed(self.on_device(loader)), first_step):
-                progress = Progress(step, self.total_steps, self.stream.steps_per_epoch)
+                progress = Progress(step, self.total_steps, epoch_steps)
                 scalars, step_is_finite = self.step(batch, progress)
                 finite &= step_is_finite
                 done = step + 1
@@ -241,7 +242,8 @@ def train_run(run: RunDirectory, fabric: Fabric, signals: SignalHandler) -> Trai
     optimizer = make_optimizer(method, config)
     reader, notes = make_reader(config, dataset, split)
     stream = make_stream(config, dataset, split, fabric, reader)
-    total_steps = planned_steps(config, stream.steps_per_epoch)
+    epoch_steps = steps_per_epoch(config, split)
+    total_steps = planned_steps(config, epoch_steps)
 
     console = Console(run.log, enabled=fabric.is_global_zero)
     if state:
@@ -256,7 +258,7 @@ def train_run(run: RunDirectory, fabric: Fabric, signals: SignalHandler) -> Trai
         load_optimizer(run.last, optimizer, state["optimizer"])
         best = Best(state["best"]["miou"], state["best"]["step"])
         for note in (
-            *extension_notes(run, config, state, total_steps, stream.steps_per_epoch),
+            *extension_notes(run, config, state, total_steps, epoch_steps),
             *new_labels(run, config),
         ):
             console.note(note)

@@ -30,6 +30,8 @@ def evaluate_on_val(
         run.split.val,
         device=fabric.device,
         image_scale=config.image_scale,
+        mode=config.val_mode,
+        crop_size=config.crop_size,
         limit=config.val_limit,
         rank=fabric.global_rank,
         world_size=fabric.world_size,

@@ -55,6 +55,7 @@ class StreamConfig:
         batch_size: Labeled images per step, over all ranks.
         crop_size: Side of the square crops, in pixels.
         image_scale: Factor on the size of every image, before the random one.
+        short_side: Shorter side to which images are resized before ``image_scale``; None: their own.
         scale_min: Smallest random scale.
         scale_max: Largest random scale.
         seed: The random seed of orders and views.
@@ -66,6 +67,7 @@ class StreamConfig:
     batch_size: int
     crop_size: int
     image_scale: float = 1.0
+    short_side: int | None = None
     scale_min: float = 0.5
     scale_max: float = 2.0
     seed: int = 0
@@ -190,10 +192,12 @@ class TrainStream(Dataset[Batch]):
     def _view(self, image: Decoded, mask: Tensor | None, id: str, *key: int | str) -> View:
         config = self.config
         seed = derive_seed(config.seed, *key)
+        scale = config.image_scale * (config.short_side / min(image.size) if config.short_side else 1)
         scales = config.scale_min, config.scale_max
-        shape = config.crop_size, seed, config.image_scale, scales
-        view = weak_view(image.pixels, mask, *shape, whole=image.size, factor=image.factor)
-        area = view_area(image.size, seed, config.image_scale, scales)
+        view = weak_view(
+            image.pixels, mask, config.crop_size, seed, scale, scales, whole=image.size, factor=image.factor
+        )
+        area = view_area(image.size, seed, scale, scales)
         return View(*view, area, self.dataset.tags(id) or (UNKNOWN,) * len(self.dataset.classes), {})
 
     def _tags(self, views: list[View]) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from semiseg.config import TrainConfig, check_mapping, read_yaml
+from semiseg.config import EXCLUSIVE, TrainConfig, check_mapping, read_yaml
 from semiseg.errors import UserError, unknown
 from semiseg.methods import ALIASES
 from semiseg.tools.comparison.cells import Block
@@ -35,9 +35,10 @@ def plan_comparison(
         if key not in SHARED:
             raise unknown("option", key, (*SHARED, *LISTS))
     shared, lists = read_file(config)
-    for one, other in (("steps", "epochs"), ("epochs", "steps")):
-        if one in options:  # It also wins over the other way to give a length.
-            shared.pop(other, None)
+    for pair in EXCLUSIVE:
+        for one, other in (pair, pair[::-1]):
+            if one in options:
+                shared.pop(other, None)
     overrides = lists.get("methods", {})
     names = as_list(list(overrides) if methods is None else methods, overrides)
     shares = [str(share) for share in as_list(lists.get("labeled", ALL) if labeled is None else labeled)]
