@@ -669,7 +669,7 @@ def test_help_and_version_do_not_import_torch() -> None:
 
 @pytest.mark.slow
 def test_invalid_input_exits_with_status_2_and_one_line() -> None:
-    result = process("-m", "semiseg.cli", "trian", "--data", "nowhere")
+    result = process("-m", "semiseg", "trian", "--data", "nowhere")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == "semiseg: unknown command 'trian': did you mean train?\n"
 
