@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from conftest import real_data
 from semiseg.data import FolderDataset, check_masks, open_dataset
 from semiseg.data.mask_validation import count_pixels
+from semiseg.tools.checking import check_data
 from trees import refused, write_lines
 
 Mask = NDArray[np.uint8]
@@ -330,6 +332,77 @@ def test_specks_of_lossy_compression_fail(tmp_path: Path) -> None:
         FolderDataset(root)
     write_lines(root / "classes.txt", *NAMES)
     with refused("0.png", "value 3 is not one of the 3 classes", "specks of few pixels"):
+        check(root)
+
+
+def resized(mask: Mask, factor: float) -> Mask:
+    side = round(SIDE * factor)
+    return np.array(Image.fromarray(mask).resize((side, side), Image.Resampling.BILINEAR))
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.5, 3])
+@pytest.mark.parametrize("names", [NAMES, ()])
+def test_masks_resized_with_interpolation_are_noted(tmp_path: Path, factor: float, names: Sequence[str]) -> None:
+    root = make(tmp_path / "d", [scene(0), resized(scene(1), factor), resized(scene(2), factor)], names)
+    (note,) = check(root)
+    assert note.startswith("warning: 2 of 3 masks look resized with interpolation: ")
+    assert note.endswith(
+        f"first {root}/masks/1.png. If so, resize masks with nearest-neighbor interpolation, from the original masks"
+    )
+    findings = [found for found in check_data(root)[0].findings if found.kind == "mask-resized"]
+    assert [found.files for found in findings] == [("masks/1.png", "masks/2.png")]
+
+
+def test_class_around_another_one_is_not_called_interpolation(tmp_path: Path) -> None:
+    """A disc of class 2 lies in a disc of class 1, 8 pixels wider."""
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    distance = np.hypot(rows - 30, columns - 30)
+    masks = [np.uint8(distance < 20 + number) + np.uint8(distance < 12) for number in range(3)]
+    assert check(make(tmp_path / "d", masks, NAMES)) == []
+
+
+def test_object_numbers_among_the_classes_are_noted(tmp_path: Path) -> None:
+    masks = []
+    for objects in (1, 2, 4, 3):
+        masks.append(np.zeros((SIDE, SIDE), dtype=np.uint8))
+        for number in range(1, objects + 1):
+            masks[-1][14 * number - 8 : 14 * number, 10:30] = number
+    root = make(tmp_path / "d", masks, [f"class{number}" for number in range(9)])
+    (note,) = check(root)
+    assert note.startswith("warning: 4 of 4 masks seem to number objects: each value is one region, 1 to n, first ")
+    assert any(found.kind == "mask-objects" for found in check_data(root)[0].findings)
+    masks[2][0, 60] = 1  # a second region
+    masks[0][0, 60] = 1
+    assert check(make(tmp_path / "regions", masks, [f"class{number}" for number in range(9)])) == []
+
+
+def test_values_from_1_without_class_file_are_noted(tmp_path: Path) -> None:
+    dataset = open_dataset(make(tmp_path / "d", [scene(number) + 1 for number in range(3)]))
+    assert dataset.classes == ("class0", "class1", "class2", "class3")
+    assert dataset.notes == [
+        "warning: no mask holds a value below 1, so class0 stays empty. If not wanted, write classes.json with "
+        '{"values": {"1": "class1", "2": "class2", "3": "class3"}}, with the names you mean'
+    ]
+
+
+def test_negative_values_are_ignored_once_listed(tmp_path: Path) -> None:
+    root = make(tmp_path / "d", [scene(number) for number in range(2)], NAMES)
+    for number in range(2):
+        (root / "masks" / f"{number}.png").unlink()
+        unknown = np.where(scene(number) == 2, -1, scene(number).astype(np.int16))
+        tifffile.imwrite(root / "masks" / f"{number}.tif", unknown.astype(np.int16))
+    listed = '{"values": {"-1": "ignore", "0": "background", "1": "square", "2": "disc"}}'
+    with refused("0.tif", "value -1", listed):
+        check(root)
+    (root / "classes.txt").unlink()
+    with refused("the masks hold negative values, such as -1"):
+        check(root)
+    (root / "classes.json").write_text(listed)
+    assert check(root) == []
+    expected = np.where(scene(1) == 2, 255, scene(1))
+    assert np.array_equal(FolderDataset(root).read_mask("1").numpy(), expected)
+    (root / "classes.json").write_text(listed.replace("ignore", "disc"))
+    with refused('the negative value -1 can only be "ignore"'):
         check(root)
 
 

@@ -18,7 +18,7 @@ from semiseg.errors import UserError, did_you_mean
 JSON = "classes.json"
 CLASS_FILES = (JSON, "classes.txt", *PALETTE_FILES, *NAME_FILES)
 """The names of class files. If there are several, the first decides and the others must agree."""
-LARGEST_VALUE = 65535
+SMALLEST_VALUE, LARGEST_VALUE = -32768, 65535
 INVALID = -1
 FORM = '{"classes": ["name", ...], "palette": [[red, green, blue], ...], "ignore": 255, "values": {"0": "name", ...}}'
 
@@ -201,8 +201,10 @@ def _listed_values(values: Any, names: tuple[str, ...]) -> dict[int, int]:
     """Return the meaning of each listed mask value. ``values`` maps them to a class name, a class index or "ignore"."""
     meanings = {}
     for key, meaning in values.items():
-        if not key.isdecimal() or int(key) > LARGEST_VALUE:
-            raise ValueError(f"{key!r:.40} in values is not an integer from 0 to {LARGEST_VALUE}")
+        if not key.removeprefix("-").isdecimal() or not SMALLEST_VALUE <= int(key) <= LARGEST_VALUE:
+            raise ValueError(f"{key!r:.40} in values is not an integer from {SMALLEST_VALUE} to {LARGEST_VALUE}")
+        if int(key) < 0 and meaning != "ignore":
+            raise ValueError(f'the negative value {key} can only be "ignore"')
         if type(meaning) is int and 0 <= meaning < len(names):
             meanings[int(key)] = meaning
         elif meaning in names:

@@ -64,12 +64,14 @@ class MaskRecord:
         image_orientation: The EXIF orientation of the image, 1 to 8.
         mask_orientation: The EXIF orientation of the mask.
         turned_apart: Whether the two differ and the sizes do not show which one is right.
+        steps: How the stored integers change between distant values; see ``mask_doubts.count_steps``.
     """
 
     colors: Mapping[int, Color]
     image_orientation: int = 1
     mask_orientation: int = 1
     turned_apart: bool = False
+    steps: tuple[int, int] = (0, 0)
 
 
 class SegmentationDataset(ABC):

@@ -23,6 +23,7 @@ from semiseg.data.files.image_files import write_image_file
 from semiseg.data.files.mask_files import SOURCE, StoredMask, load_mask, lossy_mask_error, write_mask_file
 from semiseg.data.files.mask_matching import check_mask_names, match_masks
 from semiseg.data.files.string_array import sorted_keys
+from semiseg.data.masks.mask_doubts import Doubt, doubtful_masks
 from semiseg.data.masks.mask_reader import MaskReader
 from semiseg.data.masks.mask_records import (
     PALETTE_FIX,
@@ -123,7 +124,15 @@ class FolderDataset(FileDataset):
             notes.append(
                 f"warning: {found.sum()} masks of 0 and 255, first {first}: 255 is ignored. {fix[0].upper()}{fix[1:]}"
             )
+        for doubt in self.doubts(records, pixels):
+            fix, first = doubt.fix, self.masks[doubt.ids[0]]
+            notes.append(f"warning: {doubt.problem}, first {first}. If so, {fix}")
         return notes
+
+    def doubts(self, records: Mapping[str, MaskRecord], pixels: NDArray[np.int64]) -> list[Doubt]:
+        """Return why the values of masks may not be class numbers. ``pixels`` has a row per record."""
+        by_value = not (self.class_file and (self.class_file.colors or self.file_values))
+        return doubtful_masks(records, pixels, lambda id: self.read_mask(id).numpy(), by_value)
 
     def check_palettes(self, records: Mapping[str, MaskRecord]) -> None:
         """Raise UserError if the palettes of indexed masks contradict each other."""
@@ -188,9 +197,15 @@ class FolderDataset(FileDataset):
         if not self.masks:
             raise self._no_masks_error()
         try:
-            return self._reader.infer_classes(self.masks_path)
+            names = self._reader.infer_classes(self.masks_path)
         except UserError as error:
             raise self._with_source(error) from error.__cause__
+        if first := self._reader.starts_at:
+            fix = self.values_fix(range(first, len(names)))
+            self.notes.append(
+                f"warning: no mask holds a value below {first}, so {names[0]} stays empty. If not wanted, {fix}"
+            )
+        return names
 
     def _no_masks_error(self) -> UserError:
         """Return the error for a folder without masks, which names other folders that may hold them."""

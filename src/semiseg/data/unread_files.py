@@ -13,14 +13,15 @@ from semiseg.errors import printable
 LISTS = ("train.txt", "val.txt", "test.txt")
 LIST_FOLDERS = (".", "ImageSets/Segmentation", "ImageSets")
 SHOWN = 3
+UNREAD_FIX = "save them as PNG, or their images stay unlabeled"
 
 
 def unread_files(dataset: FolderDataset) -> list[tuple[str, str, tuple[str, ...]]]:
     """Return a problem, its fix and the files for labels, class files and lists that are not read."""
     found = []
-    if labels := _labels(dataset):
+    if labels := unread_labels(dataset):
         text = f"{len(labels)} files in masks/ are of a type that is not read: {_names(labels)}"
-        found.append((text, "save them as PNG, or their images stay unlabeled", labels))
+        found.append((text, UNREAD_FIX, labels))
     if files := _class_files(dataset):
         text = f"{_names(files)} is not read, because class files belong into {dataset.root}"
         found.append((text, f"move it to {dataset.root / Path(files[0]).name.lower()}", files))
@@ -29,7 +30,7 @@ def unread_files(dataset: FolderDataset) -> list[tuple[str, str, tuple[str, ...]
     return found
 
 
-def _labels(dataset: FolderDataset) -> tuple[str, ...]:
+def unread_labels(dataset: FolderDataset) -> tuple[str, ...]:
     """Return the files in ``masks/`` of other types that are named after an image without mask."""
     others = other_files(dataset.root / "masks", (*MASK_SUFFIXES, *JPEG_SUFFIXES))
     paths = [path for id, path in others.items() if id in dataset.images and id not in dataset.masks]

@@ -105,19 +105,21 @@ def values_fix(values: Sequence[int], names: Sequence[str], json_file: bool) -> 
     """Return the line of ``classes.json`` that names mask values.
 
     Args:
-        values: The values.
+        values: The values, ascending. Negative ones are ignored.
         names: The names of the class file. If there are fewer than values, they are replaced.
         json_file: Whether the class file is ``classes.json``.
     """
-    listed = values[:MOST_LEVELS]
+    listed = [value for value in values if value >= 0][:MOST_LEVELS]
+    negative = {value: "ignore" for value in values if value < 0}
     chosen = list(names[: len(listed)])
     if len(names) == 1 and len(listed) == 2 and listed[0] == 0:
         chosen, json_file = ["background", *names], False  # its list of classes lacks the background
     elif len(names) < len(listed):
         chosen = ["background", "foreground"] if len(listed) == 2 else [f"class{value}" for value in listed]
         chosen[0] = "background" if listed[0] == 0 else chosen[0]
-    content = json.dumps(dict(zip(map(str, listed), chosen, strict=True)), ensure_ascii=False)
-    content = content[:-1] + (", ...}" if len(values) > len(listed) else "}")
+    named = negative | dict(zip(listed, chosen, strict=True))
+    content = json.dumps({str(value): name for value, name in named.items()}, ensure_ascii=False)
+    content = content[:-1] + (", ...}" if len(values) > len(named) else "}")
     if json_file:
         return f'add "values": {content} to classes.json, with the names you mean'
     classes = f'"classes": {json.dumps(list(names), ensure_ascii=False)}, ' if len(names) > len(listed) else ""
@@ -178,24 +180,28 @@ def are_object_numbers(used: Sequence[NDArray[Any]], examples: Sequence[NDArray[
     The numbers are 1 to n with n differing, or most of them occur in one mask only. Without class file (``inferred``),
     fewer objects suffice.
     """
+    regions = [
+        ndimage.label(mask == number, np.ones((3, 3)))[1]
+        for mask in (examples if may_be_object_numbers(used, inferred) else ())
+        for number in used_values(mask)[0].tolist()[:20]
+        if number and number != IGNORE
+    ]
+    return len(regions) > 0 and regions.count(1) >= 0.95 * len(regions)
+
+
+def may_be_object_numbers(used: Sequence[NDArray[Any]], inferred: bool = False) -> bool:
+    """Return whether the used values of masks may number objects, as in ``are_object_numbers``."""
     numbers = [[int(value) for value in mask if value and value != IGNORE] for mask in used]
     counts = [len(found) for found in numbers]
     times = Counter(value for found in numbers for value in found)
     unique = sum(count == 1 for count in times.values()) >= 0.7 * len(times) and len(times) >= 8 and len(numbers) > 1
     fewest, fewest_in_all = (3, 6) if inferred else (4, 8)
-    if not unique:
-        if any(found != list(range(1, len(found) + 1)) for found in numbers):
-            return False
-        enough = max(counts, default=0) >= fewest and sum(counts) >= fewest_in_all
-        if max(counts, default=0) <= IGNORE and (len(set(counts)) < 2 or not enough):
-            return False
-    regions = [
-        ndimage.label(mask == number, np.ones((3, 3)))[1]
-        for mask in examples
-        for number in used_values(mask)[0].tolist()[:20]
-        if number
-    ]
-    return len(regions) > 0 and regions.count(1) >= 0.95 * len(regions)
+    if unique:
+        return True
+    if any(found != list(range(1, len(found) + 1)) for found in numbers):
+        return False
+    enough = max(counts, default=0) >= fewest and sum(counts) >= fewest_in_all
+    return max(counts, default=0) > IGNORE or (len(set(counts)) >= 2 and enough)
 
 
 def blended_share(values: NDArray[np.uint8], known: NDArray[np.bool_], colors: NDArray[Any]) -> float:

@@ -49,6 +49,7 @@ class MaskReader:
         self.masks, self.file = masks, file
         self._agreeing = dict[bytes, bool]()
         self.classes = len(file.names) if file else 0
+        self.starts_at = 0  # the smallest value of the masks, if the classes follow from them
         self.table = _value_table(file.values if file else {IGNORE: IGNORE})
 
     def infer_classes(self, folder: Path) -> tuple[str, ...]:
@@ -60,7 +61,10 @@ class MaskReader:
         used = self._used_values()
         if not used:
             self._integers(next(iter(self.masks.values())))  # raises
-        found = sorted({int(value) for values in used for value in values})
+        found = sorted({int(value) for values in used for value in values if np.isfinite(value)})
+        if found and found[0] < 0:
+            problem = f"the masks hold negative values, such as {found[0]}"
+            raise UserError(problem, path=folder, fix=self.values_fix(found))
         if set(found) <= {0, IGNORE}:
             shown = " and ".join(map(str, found))
             names = "write classes.txt with a name for 0 and one for 1, and annotate both"
@@ -69,6 +73,7 @@ class MaskReader:
         if pattern := implausible_classes(used, self._examples, self.values_fix, inferred=True):
             raise UserError(pattern[0], path=folder, fix=pattern[1])
         self._set_classes(max((value for value in found if value < IGNORE), default=0) + 1)
+        self.starts_at = next(iter(found), 0)
         return tuple(f"class{index}" for index in range(self.classes))
 
     def accept_values(self) -> tuple[str, ...]:
@@ -132,11 +137,12 @@ class MaskReader:
         """Return values of any type as integers within the table."""
         with np.errstate(invalid="ignore"):  # NaN raises UserError below
             integers = values.astype(np.int64)
-            wrong = (integers != values) | (integers < 0)
+            wrong = integers != values
         if wrong.any():
             problem = f"value {values[wrong][0]} is not an integer from 0 to 255"
             raise UserError(problem, path=path, fix="save an 8-bit mask")
-        if (beyond := integers >= len(self.table)).any():
+        lowest = min([0, *self.file.values]) if self.file else 0
+        if (beyond := (integers >= len(self.table) + lowest) | (integers < lowest)).any():
             raise self._value_error(integers[beyond].min(), path)
         return integers
 
@@ -149,6 +155,11 @@ class MaskReader:
     def _value_error(self, value: Any, path: Path) -> UserError:
         """Return the error for a value that is not a class, which names the pattern of the values if there is any."""
         problem = f"value {value} is not one of the {self.classes} classes ({self._listed()})"
+        if value < 0 and not (self.file and self.file.listed_values):
+            known = (
+                {v for v, index in self.file.values.items() if index != IGNORE} if self.file else {*range(self.classes)}
+            )
+            return UserError(problem, path=path, fix=self.values_fix(sorted({int(value), *known})))
         if self.file and self.file.listed_values and value <= IGNORE:
             fix = f'add "{value}", with its class or "ignore", to values in {self.file.path}'
             return UserError(problem, path=path, fix=fix)
@@ -221,6 +232,7 @@ def _invalid(values: NDArray[np.uint8], table: NDArray[np.int16]) -> bytes:
 
 def _value_table(values: Mapping[int, int]) -> NDArray[np.int16]:
     """Return a table from mask values to class indices, 255 (ignored) or -1 (invalid), of at least 256 entries."""
-    table = np.full(max([IGNORE, *values]) + 1, INVALID, dtype=np.int16)
+    lowest = min([0, *values])  # negative values index the table from its end
+    table = np.full(max([IGNORE, *values]) + 1 - lowest, INVALID, dtype=np.int16)
     table[list(values)] = list(values.values())
     return table

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from semiseg.data.dataset import IGNORE, Color, MaskRecord
 from semiseg.data.files.image_header import UNREADABLE, open_header
 from semiseg.data.files.mask_files import StoredMask, exif_orientation
+from semiseg.data.masks.mask_doubts import count_steps
 from semiseg.data.masks.mask_patterns import used_values
 from semiseg.data.splits.annotation_kind import SPARSE_SHARE
 
@@ -28,7 +29,8 @@ def make_record(mask: StoredMask, image: Path, with_colors: bool) -> MaskRecord:
                 colors[index] = red, green, blue
     turn = image_orientation(image)
     sizes_decide = (turn >= 5) != (mask.orientation >= 5) and mask.values.shape[0] != mask.values.shape[1]
-    return MaskRecord(colors, turn, mask.orientation, turn != mask.orientation and not sizes_decide)
+    steps = count_steps(mask.values) if mask.values.ndim == 2 else (0, 0)
+    return MaskRecord(colors, turn, mask.orientation, turn != mask.orientation and not sizes_decide, steps)
 
 
 def image_orientation(path: Path) -> int:

@@ -126,7 +126,7 @@ def check_data(data: str | Path, progress: Progress | None = None) -> tuple[Data
         *reading_findings(dataset),
         *agreement_findings(dataset, scans, lists),
         *(() if unclear else content_findings(dataset, masks)),
-        *class_findings(classes, masks),
+        *class_findings(classes, masks, getattr(dataset, "class_file", "given") is not None),
     ]
     if not any(finding.severity == "problem" for finding in findings):
         findings += _training_errors(dataset, masks)

@@ -15,6 +15,7 @@ from semiseg.data.file_dataset import FileDataset
 from semiseg.data.folder_dataset import FolderDataset
 from semiseg.data.splits.id_lookup import IdLookup
 from semiseg.data.splits.list_files import read_lines, read_list, spelling_fix
+from semiseg.data.unread_files import UNREAD_FIX, unread_labels
 from semiseg.errors import UserError
 from semiseg.tools.checking.finding import Finding, format_count, format_names, from_errors, image_names, relative
 
@@ -130,7 +131,11 @@ def _role_findings(
         findings.append(Finding("note", "test-without-mask", text, files=files))
     if not lists.ids("labeled"):
         text = f"none of {format_count(len(lists.ids('unlabeled')), 'training image')} has a mask"
-        findings.append(Finding("problem", "no-masks", text, "annotate a few images"))
+        remedy = "annotate a few images"
+        if isinstance(dataset, FolderDataset) and (unread := unread_labels(dataset)):
+            text = f"{text}, because {format_count(len(unread), 'file')} in masks/ cannot be read"
+            remedy = UNREAD_FIX
+        findings.append(Finding("problem", "no-masks", text, remedy))
     if ids := lists.ids("unlisted"):
         files = image_names(dataset, ids)
         masked = sum(map(dataset.has_mask, ids))

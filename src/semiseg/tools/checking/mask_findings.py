@@ -36,6 +36,7 @@ MASK_ROLES: tuple[Role, ...] = ("labeled", "val", "test")
 RARE_PIXELS = 1e-4  # share of the annotated pixels of labeled images
 RARE_IMAGES = (2, 10)  # bounds of a hundredth of the labeled images, below which a class is rare
 ALMOST_ALL = 0.9
+UNNAMED_FIX = "write classes.json with the values that are used"
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,14 @@ def unreadable_masks(dataset: SegmentationDataset, scans: Sequence[SampleScan], 
     return from_file_errors(errors, set(lists.ids(*MASK_ROLES)), "mask", dataset.root)
 
 
-def class_findings(classes: Sequence[ClassCount], masks: MaskStatistics) -> list[Finding]:
-    """Report classes that are absent from the labeled masks or rare in them."""
+def class_findings(classes: Sequence[ClassCount], masks: MaskStatistics, named: bool = True) -> list[Finding]:
+    """Report classes that are absent from the labeled masks or rare in them.
+
+    Args:
+        classes: The frequency of each class.
+        masks: Statistics of the masks.
+        named: Whether a class file names them. Otherwise a note says which values the masks start with.
+    """
     labeled = len(masks.ids["labeled"])
     if not labeled:
         return []
@@ -129,7 +136,7 @@ def class_findings(classes: Sequence[ClassCount], masks: MaskStatistics) -> list
         findings.append(Finding("warning", "class-not-learned", text, remedy))
     if nowhere := [entry.name for entry in absent if entry.name not in evaluated]:
         text = f"{_classes(nowhere)} in no mask: {format_names(nowhere)}"
-        remedy = "annotate images that show it, or remove it from the class file"
+        remedy = f"annotate images that show it, or {'remove it from the class file' if named else UNNAMED_FIX}"
         findings.append(Finding("warning", "class-absent", text, remedy))
     rare = [entry for entry in classes if 0 < entry.images["labeled"] < min_images or 0 < entry.share < RARE_PIXELS]
     if rare:
@@ -220,6 +227,12 @@ def agreement_findings(dataset: SegmentationDataset, scans: Sequence[SampleScan]
         findings.append(Finding("problem", "palette", text, PALETTE_FIX, files))
     elif text := black_is_not_background(records, dataset.classes[0]):
         findings.append(Finding("problem", "palette", text, PALETTE_FIX))
+    if isinstance(dataset, FolderDataset):
+        pixels = np.array([sample.pixels for sample in scans if sample.id in records], dtype=np.int64)
+        for doubt in dataset.doubts(records, pixels):
+            files = mask_names(dataset, doubt.ids)
+            text = f"{doubt.problem}: {format_names(files)}"
+            findings.append(Finding("warning", f"mask-{doubt.kind}", text, f"if so, {doubt.fix}", files))
     if apart := [id for id, record in records.items() if record.turned_apart]:
         files = image_names(dataset, apart)
         text = f"{format_count(len(files), 'image')} rotated or flipped by EXIF unlike the mask: {format_names(files)}"
