@@ -127,8 +127,9 @@ class TrainConfig:
     seed: Annotated[int, Range(1 - 2**63, 2**63 - 1)] = 0
     """Random seed."""
 
-    val_every: Annotated[int | Literal["auto", "never"], Range(1)] = "auto"
-    """Steps between validations; auto: ten per run; never: none, but checkpoints as often as with auto."""
+    val_every: Annotated[int | Literal["auto", "epoch", "never"], Range(1)] = "auto"
+    """Steps between validations; auto: ten per run; epoch: one per epoch; never: none, but checkpoints as often as with
+    auto."""
     val_limit: Annotated[int | None, Range(1)] = None
     """Validate on only N images, spread evenly over the val list."""
     val_mode: Literal["whole", "slide"] = "whole"

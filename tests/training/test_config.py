@@ -76,7 +76,7 @@ def test_from_mapping_converts_values(values: dict[str, Any], expected: Any) -> 
         ({"tensorboard": 1}, "--tensorboard: 1 is not allowed. Give true or false."),
         ({"data": ["a"]}, "--data: ['a'] is not allowed. Give text."),
         ({"optimizer": "adam"}, "--optimizer: 'adam' is not allowed. Give adamw or sgd."),
-        ({"val_every": "often"}, "--val-every: 'often' is not allowed. Give an integer or auto or never."),
+        ({"val_every": "often"}, "--val-every: 'often' is not allowed. Give an integer or auto or epoch or never."),
         ({"pool": "cutmix"}, "--pool: 'cutmix' is not allowed. Give a list (text)."),
         ({"pool": ["cutmix", 1]}, "--pool: ['cutmix', 1] is not allowed. Give a list (text)."),
         (

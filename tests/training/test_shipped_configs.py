@@ -16,9 +16,12 @@ import torch
 
 import semiseg
 from semiseg import cli
-from semiseg.config import TrainConfig
+from semiseg.config import TrainConfig, read_yaml
 from semiseg.data import open_dataset
+from semiseg.data.splits.dataset_split import Split
+from semiseg.methods import METHODS, VARIANTS
 from semiseg.networks import build
+from semiseg.training.build import planned_steps, steps_per_epoch
 from semiseg.training.logging.metrics_log import read_metrics
 from semiseg.training.resolve_config import resolve
 from semiseg.workflows import train as training
@@ -52,23 +55,67 @@ def small_encoder(path: Path) -> str:
     return "test_vit" if load(path).architecture == "dpt" else "test_resnet"
 
 
+def method_of(path: Path) -> str:
+    """Return the method that a file names, which may be a variant."""
+    return str(read_yaml(ROOT / path)["method"])
+
+
+def kind(path: Path) -> tuple[str, str]:
+    """Return folder and method: files of one kind differ in the encoder."""
+    return path.parent.name, method_of(path)
+
+
+ONE_OF_A_KIND = [path for index, path in enumerate(FILES) if kind(path) not in map(kind, FILES[:index])]
+VOC_KINDS = [path for path in ONE_OF_A_KIND if path.parent.name == "voc2012"]
+
+
 def comments(path: Path) -> str:
     return "\n".join(line for line in (ROOT / path).read_text().splitlines() if line.startswith("#"))
 
 
 def test_every_published_data_set_has_configurations() -> None:
     assert {path.parent.name for path in PUBLISHED} == DATA.keys()
+    names = {method_of(path) for path in PUBLISHED}
+    assert names == METHODS.keys() | VARIANTS.keys()
     for encoder in ("resnet50", "resnet101"):
         for method in ("supervised", "mean-teacher", "dual-student", "dual-teacher"):
             assert Path(f"configs/voc2012/{method}-{encoder}.yaml") in FILES
             assert Path(f"configs/cityscapes/{method}-{encoder}.yaml") in FILES
 
 
+def test_protocols_that_decide_the_published_figures() -> None:
+    for path in PUBLISHED:
+        config = load(path)
+        if path.parent.name == "cityscapes":
+            whole = method_of(path) in VARIANTS  # at half size
+            assert (config.val_mode, config.val_limit) == ("whole" if whole else "slide", None), path
+        if config.supervised_loss == "ohem":
+            expected = {"augseg": 25_000, "dual-student": 50_000, "gentle-teaching-assistant": 50_000}
+            assert config.ohem_min_kept_per_image == expected.get(method_of(path), 100_000), path
+        if config.encoder.startswith("resnet"):
+            assert config.batchnorm == ("frozen-encoder" if method_of(path) == "cutmix-seg" else "sync"), path
+        if method_of(path) == "dual-teacher":
+            assert resolve({}, file=str(ROOT / path))[1].pool == ("cutmix:blur", "classmix:gray"), path
+
+
+@pytest.mark.parametrize(
+    ("path", "labeled", "steps"),
+    [
+        ("configs/voc2012/supervised-resnet50.yaml", 92, 480),
+        ("configs/ade20k/dual-teacher-mit_b1.yaml", 631, 15_800),
+        ("configs/ade20k/dual-teacher-mit_b1.yaml", 1263, 31_600),
+    ],
+)
+def test_published_number_of_steps(path: str, labeled: int, steps: int) -> None:
+    config, split = load(Path(path)), Split(("",) * labeled, ("",) * (20_210 - labeled), (), ())
+    assert planned_steps(config, steps_per_epoch(config, split)) == steps
+
+
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_configuration_loads_and_has_a_header(path: Path) -> None:
     config, first = load(path), (ROOT / path).read_text().splitlines()[0]
     assert first.startswith(f"# semiseg train --config {path.as_posix()} --data ")
-    assert path.stem.startswith(config.method) and config.data == path.parent.name
+    assert path.stem.startswith(method_of(path)) and config.data == path.parent.name
     assert "mIoU" in comments(path) and re.search("[Hh]ours", comments(path))
 
 
@@ -76,18 +123,20 @@ def test_configuration_loads_and_has_a_header(path: Path) -> None:
 def test_published_miou_has_a_source_or_is_declared_missing(path: Path) -> None:
     text = comments(path).replace("\n# ", " ")
     figure = text[text.index("mIoU") : text.index(" Hours")]
-    assert load(path).encoder == path.stem.removeprefix(f"{load(path).method}-")
+    name = path.stem.removeprefix(f"{method_of(path)}-")
+    assert name.removesuffix("-513") == load(path).encoder.removesuffix("s")
     assert (
         re.search(r"\((UniMatch|AugSeg|CPS|Dual Teacher|RankMatch|CutMix-Seg|tables of)[^)]*\)", figure)
         or "known to us" in figure
     )
+    assert re.search(r"^# Settings: \S", (ROOT / path).read_text(), re.MULTILINE)
 
 
-SHAPES = sorted({(load(path).architecture, load(path).encoder, DATA[path.parent.name][1]) for path in PUBLISHED})
+NETWORKS = {(load(path).architecture, load(path).encoder): DATA[path.parent.name][1] for path in PUBLISHED}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("architecture", "encoder", "classes"), SHAPES)
+@pytest.mark.parametrize(("architecture", "encoder", "classes"), [(*name, count) for name, count in NETWORKS.items()])
 def test_network_is_built_from_scratch(architecture: str, encoder: str, classes: int) -> None:
     network = build(architecture, encoder, classes, "none")
     assert network.classes == classes
@@ -96,7 +145,7 @@ def test_network_is_built_from_scratch(architecture: str, encoder: str, classes:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", FILES, ids=str)
+@pytest.mark.parametrize("path", ONE_OF_A_KIND, ids=str)
 def test_configuration_starts(path: Path, tiny_folder: Path, tmp_path: Path) -> None:
     """Take one step with all options, on small data of the same format, with a small encoder."""
     make = DATA[path.parent.name][0] if path in PUBLISHED else None
@@ -109,7 +158,7 @@ def test_configuration_starts(path: Path, tiny_folder: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", [path for path in FILES if path.parent.name == "voc2012"], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", VOC_KINDS, ids=lambda path: path.stem)
 def test_configuration_starts_on_voc_photographs(path: Path, voc_dir: Path, tmp_path: Path) -> None:
     """The data may have only some of the photographs."""
     options = SMALL | {"encoder": small_encoder(path), "labeled": "732", "val_limit": 1, "existing_only": True}

@@ -18,6 +18,7 @@ import semiseg
 from semiseg import cli
 from semiseg.config import TrainConfig
 from semiseg.data import open_dataset
+from semiseg.data.splits.dataset_split import Split
 from semiseg.errors import UserError
 from semiseg.methods import METHODS, Batch, Progress, StepOutput
 from semiseg.methods.dual_teacher import DualTeacher
@@ -432,7 +433,9 @@ def test_ohem_changes_the_loss(quick: None, _tiny_source: Path, tmp_path: Path) 
 
 
 def trainer(total_steps: int, val_every: Any = "auto") -> Any:
-    return SimpleNamespace(total_steps=total_steps, config=SimpleNamespace(val_every=val_every))
+    config = TrainConfig(method="supervised", batch_size=4, val_every=val_every)
+    run = SimpleNamespace(split=Split(tuple("abcdefghij"), (), (), ()))  # an epoch of 3 steps
+    return SimpleNamespace(total_steps=total_steps, config=config, run=run)
 
 
 def test_steps_that_are_logged() -> None:
@@ -447,6 +450,7 @@ def test_steps_that_are_logged() -> None:
         (25, "auto", [*range(2, 25, 2), 25]),
         (3, "auto", [1, 2, 3]),
         (10, 4, [4, 8, 10]),
+        (10, "epoch", [3, 6, 9, 10]),
         (20, "never", list(range(2, 21, 2))),  # no evaluation, but the checkpoints of auto
     ],
 )

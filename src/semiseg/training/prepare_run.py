@@ -26,7 +26,7 @@ from semiseg.data.unlabeled_folder import add_photographs, is_photograph_folder
 from semiseg.data.unread_files import unread_files
 from semiseg.errors import UserError, short_repr
 from semiseg.methods import Method
-from semiseg.training.build import make_method
+from semiseg.training.build import make_method, steps_per_epoch
 from semiseg.training.checkpoint import START_OVER, load_checkpoint
 from semiseg.training.decode_plan import make_reader
 from semiseg.training.disk_space import checkpoint_bytes, require_disk_space
@@ -191,9 +191,11 @@ def configuration_warnings(
 # Resuming.
 
 
-def steps_between_validations(config: TrainConfig, total_steps: int) -> int:
+def steps_between_validations(config: TrainConfig, total_steps: int, split: Split) -> int:
     """Return the number of steps between two validations, each of which saves a checkpoint."""
     every = config.val_every
+    if every == "epoch":
+        return steps_per_epoch(config, split)
     return max(1, total_steps // 10) if every in ("auto", "never") else int(every)
 
 

@@ -141,7 +141,8 @@ class Trainer:
 
     def should_validate(self, done: int) -> bool:
         """Return whether to validate and save after ``done`` steps; the end of the run always validates."""
-        return done % steps_between_validations(self.config, self.total_steps) == 0 or done == self.total_steps
+        every = steps_between_validations(self.config, self.total_steps, self.run.split)
+        return done % every == 0 or done == self.total_steps
 
     def should_stop(self, done: int, finite: Tensor, ranks_synchronize: bool) -> bool:
         """Return whether a rank received a signal.
@@ -250,7 +251,7 @@ def train_run(run: RunDirectory, fabric: Fabric, signals: SignalHandler) -> Trai
         for note in notes:  # a new run has printed them already
             console.note(note)
         restore(method, state, config, run.last)
-    elif check_first_start(run, min(steps_between_validations(config, total_steps), total_steps)):
+    elif check_first_start(run, min(steps_between_validations(config, total_steps, split), total_steps)):
         console.note("The run stopped before its first checkpoint. Starting again from step 0.")
     wrapped, wrapped_optimizer = fabric.setup(method, optimizer)
     best = Best()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 VOC = (92, 183, 366, 732, 1464)  # of the 1464 original, high-quality masks
 BLENDED = (662, 1323, 2646, 5291)  # of 10582 original and SBD masks (lists of CPS)
 CITYSCAPES = (186, 372, 744, 1488)  # of 2975
+ADE20K = (316, 631, 1263, 2526, 5052)  # of 20210 (lists of UniMatch V2)
 
 DUAL_TEACHER_TABLE = "table of Dual Teacher (Na et al., NeurIPS 2023)"
 U2PL_TABLE = "re-implemented by U2PL (Wang et al., CVPR 2022)"
@@ -20,6 +21,7 @@ AUGSEG = "AugSeg's release (Zhao et al., CVPR 2023)"
 UNIMATCH = "UniMatch's release (Yang et al., CVPR 2023)"
 UNIMATCH_V2 = "UniMatch V2's release, its EMA teacher (Yang et al., 2024)"
 RANKMATCH_TABLE = "table of RankMatch (CVPR 2024)"
+UNCHECKED = "quoted by later papers, not checked"
 
 # Data set, encoder, numbers of labels -> source -> method -> one figure per number of labels.
 Table = dict[str, dict[str, tuple[float, ...]]]
@@ -44,6 +46,7 @@ TABLES: dict[tuple[str, str, tuple[int, ...]], Table] = {
             "dual-student": (64.07, 67.42, 71.71, 75.88),
             "gentle-teaching-assistant": (70.02, 73.16, 75.57, 78.37, 80.47),
         },
+        UNCHECKED: {"pseudoseg": (57.60, 65.50, 69.14, 72.41, 73.23)},
         U2PL_TABLE: {"cutmix-seg": (52.16, 63.47, 69.46, 73.73, 76.54)},
         AUGSEG: {"augseg": (71.09, 75.45, 78.80, 80.33, 81.36)},
         UNIMATCH: {"unimatch": (75.2, 77.2, 78.8, 79.9, 81.2)},
@@ -88,6 +91,8 @@ TABLES: dict[tuple[str, str, tuple[int, ...]], Table] = {
     },
     ("cityscapes", "vit_small_patch14_dinov2", CITYSCAPES): {UNIMATCH_V2: {"unimatch-v2": (80.6, 81.9, 82.4, 82.6)}},
     ("cityscapes", "vit_base_patch14_dinov2", CITYSCAPES): {UNIMATCH_V2: {"unimatch-v2": (83.6, 84.3, 84.5, 85.1)}},
+    ("ade20k", "vit_small_patch14_dinov2", ADE20K): {UNIMATCH_V2: {"unimatch-v2": (31.5, 38.1, 40.7, 44.4, 45.8)}},
+    ("ade20k", "vit_base_patch14_dinov2", ADE20K): {UNIMATCH_V2: {"unimatch-v2": (38.7, 45.0, 46.7, 49.8, 52.0)}},
 }
 
 
@@ -103,12 +108,13 @@ def published(dataset: str, encoder: str, labeled_images: int, method: str) -> P
     """Return the published figure of a method, or None.
 
     Args:
-        dataset: ``voc2012`` or ``cityscapes``.
-        encoder: Name in timm or segmentation-models-pytorch.
+        dataset: ``voc2012``, ``cityscapes`` or ``ade20k``.
+        encoder: Name in timm or segmentation-models-pytorch; a deep stem (``resnet50s``) counts as the same encoder.
         labeled_images: Number of labeled images.
         method: Name of the method.
     """
     name = re.sub(r"^tu-|\..*$", "", encoder)  # without smp's prefix and timm's tag of the weights
+    name = re.sub(r"^(resnet\d+)s$", r"\1", name)
     for (data, of_encoder, numbers), table in TABLES.items():
         if (data, of_encoder) == (dataset, name) and labeled_images in numbers:
             for source, methods in table.items():
