@@ -43,7 +43,7 @@ WHY = {
     "rasterio": "extra `geo`: masks with georeference, polygons, TIFF read in windows",
     "pi-heif": "extra `heic`: photographs of iPhones",
     "imagecodecs": "extra `tiff`: further compression of TIFF; not in the lock",
-    "pycocotools": "extra `coco`: polygons and run-length masks",
+    "pycocotools": "extra `coco`: run-length masks of `predict --format coco`",
     "datasets": "extra `hf`: data sets in Parquet",
     "webdataset": "extra `shards`: format and writer of the tar files",
     "fsspec": "extra `shards`: files under any URL",

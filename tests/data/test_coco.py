@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +84,15 @@ def test_masks_equal_those_of_pycocotools(tmp_path: Path) -> None:
         assert (dataset.read_mask(str(index)).numpy() == expected).all()
         assert len(np.unique(expected)) == (3 if index == 0 else 2)
         assert expected[5, 25] == 2 * (index == 0) and expected[20, 25] == 1 * (index == 0)  # outside and inside a car
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(3, 30), st.integers(3, 30), st.integers(0, 2**32 - 1), st.integers(0, 3))
+def test_random_polygons_equal_those_of_pycocotools(height: int, width: int, seed: int, digits: int) -> None:
+    random = np.random.default_rng(seed)
+    polygons = [random.uniform(-9, 30, 2 * random.integers(3, 9)).round(digits).tolist() for _ in range(2)]
+    expected = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width)))
+    assert (polygon_region(polygons, height, width) == expected).all()
 
 
 @settings(max_examples=60, deadline=None)
@@ -292,14 +300,6 @@ def test_missing_and_resized_images(tmp_path: Path) -> None:
     Image.new("RGB", (30, 20)).save(root / "images" / "0.png")
     with refused("instances_default.json", f"the annotated image 0 is {SIDE}x{SIDE}", "is 30x20"):
         check_masks(dataset, ["0"])
-
-
-def test_polygons_require_pycocotools(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(sys.modules, "pycocotools", None)
-    dataset = open_dataset(make_coco(tmp_path / "data", ANNOTATIONS))
-    assert dataset.read_mask("1").unique().tolist() == [0, 1]  # run lengths need none
-    with refused("pip install 'semiseg[coco]'"):
-        dataset.read_mask("0")
 
 
 def test_exif_rotation_changes_the_expected_size(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 from semiseg.data.importers import ForeignData, ImportOptions, detect_form, open_foreign
 from trees import refused
@@ -53,15 +54,24 @@ def test_shapes_are_drawn_by_z_order(tmp_path: Path) -> None:
     rows, columns = np.ogrid[:HEIGHT, :WIDTH]
     expected[((columns - 20) / 2) ** 2 + ((rows - 10) / 6) ** 2 <= 1] = 2
     expected[15, 26:28] = expected[16, 25] = 1
-    expected[5:12, 4:13] = 1
+    expected[5:11, 4:12] = 1
     assert (dataset.read_mask("a").numpy() == expected).all() and not dataset.has_mask("b")
     assert "shapes without an area are left out: 1 points, 1 polyline" in dataset.notes
+
+
+@pytest.mark.parametrize("corners", ["4.5,5.49;12,5;12.51,11.7;4,11", "-3,2;9.99,30.2;28.4,7;11,9;40,-2"])
+def test_polygons_equal_those_of_cvat(tmp_path: Path, corners: str) -> None:
+    shape = f'<polygon label="leaf" points="{corners}" z_order="0"></polygon>'
+    mask = read(write(tmp_path, image("a.jpg", shape))).read_mask("a").numpy()
+    numbers = [float(number) for number in corners.replace(";", ",").split(",")]
+    expected = coco_mask.decode(coco_mask.frPyObjects([numbers], HEIGHT, WIDTH)[0])
+    assert mask.any() and ((mask == 2) == expected).all()
 
 
 def test_rotated_box(tmp_path: Path) -> None:
     turned = '<box label="leaf" xtl="10" ytl="8" xbr="20" ybr="12" rotation="90"></box>'
     mask = read(write(tmp_path, image("a.jpg", turned))).read_mask("a").numpy()
-    assert mask[5:16, 13:18].all() and mask.sum() == 2 * 11 * 5  # with the outline
+    assert mask[5:15, 13:17].all() and mask.sum() == 2 * 10 * 4
 
 
 def test_subsets_are_lists_and_images_are_found_by_folder(tmp_path: Path) -> None:

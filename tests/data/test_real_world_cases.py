@@ -347,7 +347,7 @@ IMPORTED: dict[str, Import] = {
     "COCO panoptic": Import(panoptic, "panoptic", 6),
     "YOLO": Import(square_polygons(yolo), "YOLO", 6, SQUARE),
     "LabelMe": Import(square_polygons(labelme, ""), "LabelMe", 6, SQUARE),
-    "CVAT for images": Import(square_polygons(cvat), "CVAT", 6, SQUARE),
+    "CVAT for images": Import(square_polygons(cvat), "CVAT", 6, SQUARE, soft=0.985),  # corners are between pixels
     "Supervisely": Import(square_polygons(supervisely, "ds0/img"), "Supervisely", 6, SQUARE),
     "Label Studio on Windows": Import(square_polygons(label_studio, "photos"), "Label Studio", 6, SQUARE),
 }

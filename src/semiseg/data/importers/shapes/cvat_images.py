@@ -6,6 +6,7 @@ import math
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar, NoReturn
 from xml.parsers import expat
@@ -14,7 +15,8 @@ import numpy as np
 
 from semiseg.data.files.image_header import reason
 from semiseg.data.importers.foreign_data import ImportOptions
-from semiseg.data.importers.shapes.drawing import Region, fill_ellipse, fill_polygon, fill_rectangle, place
+from semiseg.data.importers.shapes.drawing import Region, check_corners, fill_ellipse, place
+from semiseg.data.importers.shapes.polygons import polygon_region
 from semiseg.data.importers.shapes.shape_data import AnnotatedImage, Shape, ShapeData, parse_content
 from semiseg.data.importers.source_files import list_word, require_bounded
 from semiseg.errors import UserError, require_regular_file
@@ -83,13 +85,17 @@ class CvatImages(ShapeData):
 
 
 def draw(shape: dict[str, str], kind: str, height: int, width: int) -> Region:
-    """Return the pixels of a shape as bool ``(H, W)``. Raises ValueError and others if it is malformed."""
+    """Return the pixels of a shape as bool ``(H, W)``, as in the masks that CVAT exports (by pycocotools and OpenCV).
+
+    Raises:
+        ValueError: The shape is malformed; other exceptions of ``MALFORMED`` too.
+    """
     turn = math.radians(float(shape.get("rotation", 0)))
     if kind == "polygon":
         corners = [tuple(map(float, corner.split(","))) for corner in shape["points"].split(";")]
-        return fill_polygon(corners, (), height, width)
+        return polygon_region([list(chain(*check_corners(corners, height, width)))], height, width)
     if kind == "ellipse":
-        x, y, along, across = (float(shape[key]) for key in ("cx", "cy", "rx", "ry"))
+        x, y, along, across = (round(float(shape[key])) for key in ("cx", "cy", "rx", "ry"))
         return fill_ellipse((x, y), (along, across), turn, height, width)
     if kind == "mask":
         column, row, across, down = (int(shape[key]) for key in ("left", "top", "width", "height"))
@@ -99,12 +105,11 @@ def draw(shape: dict[str, str], kind: str, height: int, width: int) -> Region:
         inside = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
         return place(inside.reshape(down, across), column, row, height, width)
     left, top, right, bottom = (float(shape[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
-    if not turn:
-        return fill_rectangle(left, top, right, bottom, height, width)
     x, y = (left + right) / 2, (top + bottom) / 2
     sides = [(a - x, b - y) for a, b in ((left, top), (right, top), (right, bottom), (left, bottom))]
     cos, sin = math.cos(turn), math.sin(turn)
-    return fill_polygon([(x + a * cos - b * sin, y + a * sin + b * cos) for a, b in sides], (), height, width)
+    corners = [(x + a * cos - b * sin, y + a * sin + b * cos) for a, b in sides]
+    return polygon_region([list(chain(*corners))], height, width)
 
 
 def read_xml(path: Path) -> ET.Element:
