@@ -220,7 +220,7 @@ def test_boxes_are_ignored_pixels_and_refused_without_outlines(tmp_path: Path) -
     expected = np.zeros((SIDE, SIDE), dtype=np.uint8)
     expected[20:24, 10:15] = 255
     assert (dataset.read_mask("1").numpy() == expected).all()
-    assert any(note.startswith("2 annotations have only a box") for note in dataset.notes)
+    assert "annotations with only a box, whose pixels are ignored (255): 2" in dataset.notes
     content = {"images": [{"id": 11, "file_name": "3.png"}], "annotations": boxes, "categories": CATEGORIES}
     write_json(tmp_path / "data" / "annotations" / "instances_val.json", content)
     assert (open_dataset(tmp_path / "data").read_mask("3").numpy() == expected).all()

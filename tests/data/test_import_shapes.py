@@ -92,7 +92,7 @@ def test_darwin_masks_equal_those_of_darwin_py(copied: Callable[[str], Path]) ->
     assert tuple(data.masks) == ("a", "b", "day 1/a")  # of two images called a.png, each has its own annotation
     assert_equal_to_tool(data, "darwin")
     assert "shapes without an area are left out: 1 tag" in data.notes
-    assert "1 objects have only a box: their pixels are ignored (255)" in data.notes
+    assert "objects with only a box, whose pixels are ignored (255): 1" in data.notes
     mask = data.read_mask("a").numpy()
     assert (mask[1:6, 1:6] > 0).all() and set(np.unique(mask[1:6, 1:6])) == {1, 255} and (mask == 255).sum() == 18
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import semiseg.data
@@ -193,9 +194,10 @@ def test_boxes_are_ignored_pixels_and_choices_are_left_out(tmp_path: Path) -> No
     change(root, lambda tasks: tasks[0]["annotations"][0]["result"].extend([box, choice]))
     change(root, lambda tasks: tasks[4]["annotations"].append({"id": 9, "result": [box]}))
     dataset = open_dataset(root)
-    assert "box" not in dataset.classes and not dataset.has_mask("e")
-    assert "2 objects have only a box: their pixels are ignored (255)" in dataset.notes
-    boxed = dataset.read_mask("a 1")
+    assert "box" in dataset.classes and not dataset.has_mask("e")  # the class is known, its pixels are not
+    assert "objects with only a box, whose pixels are ignored (255): 2" in dataset.notes
+    boxed, names = dataset.read_mask("a 1"), open_dataset(make(tmp_path / "plain", "project.json")).classes
+    before = torch.tensor([dataset.classes.index(name) for name in names])[before.long()]
     assert (boxed == 255).sum() == 12 and ((boxed == before) | ((boxed == 255) & (before == 0))).all()
 
 

@@ -101,7 +101,7 @@ def test_boxes_are_ignored_pixels_and_refused_without_polygons(root: Path) -> No
     expected[5:15, 10:30] = 255
     expected[square() == 1] = 1
     assert (dataset.read_mask("val/a").numpy() == expected).all()
-    assert "1 objects have only a box: their pixels are ignored (255)" in dataset.notes
+    assert "objects with only a box, whose pixels are ignored (255): 1" in dataset.notes
     for name in ("train/a", "val/a"):
         write_lines(root / "labels" / f"{name}.txt", "1 0.5 0.5 0.5 0.5")
     with refused(str(root), "the labels are boxes", "with polygons"):

@@ -189,7 +189,7 @@ class Coco(ForeignData):
             fix = "annotate the outlines of objects"
             raise UserError("the annotations are boxes, which do not say which pixels are inside", path=path, fix=fix)
         if self._boxes[True]:
-            self.notes.append(f"{self._boxes[True]} annotations have only a box: their pixels are ignored (255)")
+            self.notes.append(f"annotations with only a box, whose pixels are ignored (255): {self._boxes[True]}")
 
     def _require_defined(self, path: Path, annotation: Annotation, ids: dict[Any, str | None]) -> None:
         """Raise UserError if the category or the image of an annotation is not defined in its file."""

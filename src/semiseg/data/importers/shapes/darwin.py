@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semiseg.data.importers.shapes.drawing import fill_ellipse, fill_even_odd, fill_rectangle
-from semiseg.data.importers.shapes.shape_data import AnnotatedImage, Draw, Shape, ShapeData, parse_annotation
+from semiseg.data.importers.shapes.shape_data import AnnotatedImage, Shape, ShapeData, parse_annotation
 from semiseg.data.importers.source_files import walk_files
 
 RASTER = "raster_layer"
@@ -66,13 +66,14 @@ def _read_image(path: Path, content: Any) -> AnnotatedImage:
     names = {str(entry.get("id")): str(entry["name"]).strip() for entry in content["annotations"]}
     shapes: list[Shape] = []
     left_out: list[str] = []
-    boxes: list[Draw] = []
+    boxes: list[Shape] = []
     for entry in content["annotations"]:
         found = _shapes(entry, names)
         shapes += found or ()
         if found is None and (box := entry.get("bounding_box")):
             right, bottom = box["x"] + box["w"], box["y"] + box["h"]
-            boxes.append(partial(fill_rectangle, box["x"], box["y"], right, bottom))
+            draw = partial(fill_rectangle, box["x"], box["y"], right, bottom)
+            boxes.append(Shape(str(entry["name"]).strip(), draw))
         elif found is None and "mask" not in entry:  # the pixels of masks are in the raster layer
             left_out.append(next((key for key in KINDS if key in entry), "unknown shape"))
     return AnnotatedImage(f"{item.get('path') or ''}/{name}", path, shapes, size, left_out, boxes)

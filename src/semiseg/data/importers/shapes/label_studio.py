@@ -19,7 +19,7 @@ from semiseg.data.files.image_header import reason
 from semiseg.data.files.mask_files import read_mask_file
 from semiseg.data.importers.shapes.drawing import fill_ellipse, fill_polygon
 from semiseg.data.importers.shapes.polygons import brush_region, polygon_region
-from semiseg.data.importers.shapes.shape_data import AnnotatedImage, Draw, Shape, ShapeData
+from semiseg.data.importers.shapes.shape_data import AnnotatedImage, Shape, ShapeData
 from semiseg.data.importers.source_files import find_images, is_json, name_images, read_bounded_json, require_bounded
 from semiseg.data.splits.list_files import read_lines
 from semiseg.errors import UserError
@@ -97,7 +97,7 @@ class LabelStudio(ShapeData):
 
     def _read_task(self, path: Path, task: Task) -> AnnotatedImage | None:
         """Return the annotation of a task, or None if it has none."""
-        layers, left_out, boxes = self._masks.get(task.id, {}), list[str](), list[Draw]()
+        layers, left_out, boxes = self._masks.get(task.id, {}), list[str](), list[Shape]()
         try:
             if self._masks:
                 regions = layers[max(layers)] if layers else None
@@ -152,14 +152,14 @@ def _draw_box(value: dict[str, Any], height: int, width: int) -> NDArray[np.bool
     return fill_polygon([(left + x * cos - y * sin, top + x * sin + y * cos) for x, y in offsets], (), height, width)
 
 
-def json_regions(path: Path, task: Task, left_out: list[str], boxes: list[Draw]) -> list[Region] | None:
+def json_regions(path: Path, task: Task, left_out: list[str], boxes: list[Shape]) -> list[Region] | None:
     """Return the regions of the annotation that is used, or None if the task has none.
 
     Args:
         path: The export.
         task: The task.
         left_out: Collects the types of results without an area.
-        boxes: Collects the functions that draw boxes.
+        boxes: Collects boxes.
 
     Raises:
         UserError: A region does not have exactly one label.
@@ -184,7 +184,8 @@ def json_regions(path: Path, task: Task, left_out: list[str], boxes: list[Draw])
         if labels is None:  # about the whole image
             continue
         if {"x", "y", "width", "height"} <= value.keys() and "rle" not in value:
-            boxes.append(partial(_draw_box, value))
+            label = str(labels[0]) if labels else ShapeData.ignored_labels[0]
+            boxes.append(Shape(label, partial(_draw_box, value)))
             continue
         if not {"rle", "points", "radiusX"}.intersection(value):
             left_out.append(str(result.get("type") or "region"))

@@ -51,7 +51,7 @@ class AnnotatedImage(NamedTuple):
         shapes: The shapes, in drawing order.
         size: Width and height of the annotated image, if known.
         left_out: The kinds of the shapes that are not drawn, as ``polyline``.
-        boxes: Return the pixels of objects that have only a box, like ``Shape.draw``. They are ignored.
+        boxes: Objects that have only a box. Their pixels are ignored.
     """
 
     image: str
@@ -59,7 +59,7 @@ class AnnotatedImage(NamedTuple):
     shapes: list[Shape]
     size: tuple[int, int] | None = None
     left_out: Sequence[str] = ()
-    boxes: Sequence[Draw] = ()
+    boxes: Sequence[Shape] = ()
 
 
 class ShapeData(ForeignData):
@@ -113,7 +113,7 @@ class ShapeData(ForeignData):
         annotated = self._annotation[id]
         self._degenerate.pop(id, None)
         mask = self.canvas(id, annotated.size)
-        boxes = [Shape(self.ignored_labels[0], draw) for draw in annotated.boxes]
+        boxes = [Shape(self.ignored_labels[0], box.draw) for box in annotated.boxes]
         for shape in (*boxes, *annotated.shapes):
             try:
                 mask[shape.draw(*mask.shape)] = self._value(shape.label)
@@ -161,7 +161,7 @@ class ShapeData(ForeignData):
             listed = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
             self.notes.append(f"shapes without an area are left out: {listed}")
         if boxes := sum(len(entry.boxes) for entry in self._annotation.values()):
-            self.notes.append(f"{boxes} objects have only a box: their pixels are ignored (255)")
+            self.notes.append(f"objects with only a box, whose pixels are ignored (255): {boxes}")
 
     def _choose_annotated(self) -> None:
         """Set ``masks``: images with shapes, and those annotated as empty if they count as background."""
@@ -175,16 +175,17 @@ class ShapeData(ForeignData):
         return self.root
 
     def _shows(self, id: str, label: str) -> bool:
-        return any(shape.label == label for shape in self._annotation[id].shapes)
+        entry = self._annotation[id]
+        return any(shape.label == label for shape in (*entry.shapes, *entry.boxes))
 
     def _set_classes(self) -> None:
         file = self.root / "classes.txt"
-        labels = {shape.label for id in self.masks for shape in self._annotation[id].shapes}
-        labels -= {*self.ignored_labels}
+        shapes = [shape for entry in self._annotation.values() for shape in (*entry.shapes, *entry.boxes)]
+        labels = {shape.label for shape in shapes} - {*self.ignored_labels}
         names = list(read_lines(file)) if file.is_file() else list(self._tool_classes) or sorted(labels)
         if unknown := sorted(labels.difference(names)):
             source = file if file.is_file() else self.class_source()
-            where = next(self._annotation[id].file for id in self.masks if self._shows(id, unknown[0]))
+            where = next(entry.file for id, entry in self._annotation.items() if self._shows(id, unknown[0]))
             problem = f"it does not list the label {unknown[0]!r} of {where}"
             raise UserError(problem, path=source, fix="add the label there, or correct it in the other file")
         classes, self.background = with_background(names)

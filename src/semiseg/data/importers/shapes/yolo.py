@@ -79,7 +79,7 @@ class Yolo(ShapeData):
             problem = "the labels are boxes, which do not say which pixels are inside"
             raise UserError(problem, path=self.root, fix="export the data set for segmentation, with polygons")
         if counts["box"]:
-            self.notes.append(f"{counts['box']} objects have only a box: their pixels are ignored (255)")
+            self.notes.append(f"objects with only a box, whose pixels are ignored (255): {counts['box']}")
         if counts["degenerate"]:
             self.notes.append(f"polygons with fewer than three corners are left out: {counts['degenerate']}")
         if counts["clipped"]:
