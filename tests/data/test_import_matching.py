@@ -194,7 +194,7 @@ def test_many_images_without_a_region_are_warned_about_first(
     assert (notes[0] == warning) == (empty == "background") and (warning in notes) == (empty == "background")
 
 
-def test_files_of_an_own_folder_that_are_not_carried_over_are_named(tmp_path: Path) -> None:
+def test_tags_and_lists_of_an_own_folder_are_carried_over(tmp_path: Path) -> None:
     root = tmp_path / "data"
     for number in range(3):
         save_image(root / f"images/{number}.jpg", scene(number)[0])
@@ -202,8 +202,14 @@ def test_files_of_an_own_folder_that_are_not_carried_over_are_named(tmp_path: Pa
     write_lines(root / "classes.txt", *NAMES)
     write_lines(root / "tags.csv", "image,square", "0,1")
     write_lines(root / "splits/1_2/labeled.txt", "0")
+    write_lines(root / "splits/1_2/seed0/labeled.txt", "images/2.jpg masks/2.png")
+    write_lines(root / "splits/1_3/labeled.txt", "7")
     notes = semiseg.import_data(root, tmp_path / "own").notes
-    assert "not carried over: tags.csv, splits/1_2. Copy what you need if the names of the images are the same" in notes
+    assert "carried over: tags.csv, splits/1_2/labeled.txt, splits/1_2/seed0/labeled.txt" in notes
+    assert any(note.startswith("splits/1_3/labeled.txt is not carried over: ") for note in notes)
+    assert (tmp_path / "own/splits/1_2/seed0/labeled.txt").read_text() == "2\n"
+    assert (tmp_path / "own/tags.csv").read_text() == "image,square\n0,1\n"
+    assert not (tmp_path / "own/splits/1_3").exists()
 
 
 def test_a_project_of_boxes_only_asks_for_outlines(tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ def test_via_masks(tmp_path: Path, suffix: str, classes: tuple[str, ...]) -> Non
     assert (data.read_mask("b").numpy() == expected).all()
     assert not data.read_mask("c").any() and not data.has_mask("d")
     assert data.notes == [
-        "the class of a region is its attribute 'class' (not used: note)",
+        "the class of a region is its attribute 'class' (not used: note; --attribute uses another one)",
         "shapes without an area are left out: 1 polyline",
         "images without regions: 1, background (--empty unlabeled if they are not annotated yet)",
         "annotated images that are not in the folder: 1, such as gone.png",
@@ -194,6 +194,39 @@ def test_via_options_name_the_classes(tmp_path: Path) -> None:
     data = opened(root)
     assert data.classes == ("background", "square", "disc") and (data.read_mask("a").numpy() == before).all()
     assert before.any() and "names of its options: 1 is square, 2 is disc" in data.notes
+
+
+def rename_attribute(content: Any) -> None:
+    for entry in content["_via_img_metadata"].values():
+        for region in entry["regions"]:
+            region["region_attributes"] = {"type": "good", "species": region["region_attributes"]["class"]}
+
+
+def test_via_attribute_is_chosen_by_the_user(tmp_path: Path) -> None:
+    before = opened(via(tmp_path / "before")).read_mask("a").numpy()
+    root = via(tmp_path / "data")
+    edit(root / "via_project.json", rename_attribute)
+    with refused("several attributes that may be the class (type: good; species: square, disc)", "--attribute type"):
+        opened(root)
+    data = opened(root, attribute="species")
+    assert (data.read_mask("a").numpy() > 0).tolist() == (before > 0).tolist()
+    assert data.classes == ("background", "disc", "square")
+    with refused("--attribute", "no region has the attribute 'name'", "Choose one of type, species"):
+        opened(root, attribute="name")
+
+
+def test_via_images_of_one_name_differ_by_size(tmp_path: Path) -> None:
+    root = via(tmp_path / "data")
+    (root / "other").mkdir()
+    shutil.copy(root / "photos/a.png", root / "other/a.png")
+    data = opened(root)
+    note = "1 annotated images fit several files, such as a.png (other/a.png and photos/a.png): left out"
+    assert any(note in line for line in data.notes) and not data.has_mask("photos/a")
+    with (root / "photos/a.png").open("ab") as file:
+        file.write(b"\0")
+    size = (root / "photos/a.png").stat().st_size
+    edit(root / "via_project.json", lambda content: content["_via_img_metadata"]["a.png9"].update(size=size))
+    assert opened(root).has_mask("photos/a") and not opened(root).has_mask("other/a")
 
 
 def test_an_export_in_the_only_folder_is_found(copied: Callable[[str], Path], tmp_path: Path) -> None:

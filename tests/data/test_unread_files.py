@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import semiseg
 from semiseg import cli
 from semiseg.data import FolderDataset, open_dataset
 from semiseg.data.unread_files import unread_files
@@ -123,3 +124,26 @@ def test_lists_in_another_case_or_with_commas(folder: Path, change: object, word
     assert any(words in found.remedy for found in check_data(folder)[0].findings if found.kind == "missing-images")
     with refused("val.txt", words):
         FolderDataset(folder).split("val")
+
+
+def test_annotation_of_another_form_beside_empty_masks(tmp_path: Path) -> None:
+    for name in ("images", "masks", "labels"):
+        (tmp_path / "d" / name).mkdir(parents=True)
+    Image.new("RGB", (32, 32)).save(tmp_path / "d/images/a.png")
+    (tmp_path / "d/labels/a.txt").write_text("0 0.1 0.1 0.6 0.1 0.6 0.6\n")
+    (tmp_path / "d/data.yaml").write_text("names: [leaf]\n")
+    root = tmp_path / "d"
+    (problem,) = [found for found in check_data(root)[0].findings if found.kind == "no-masks"]
+    assert f"run: semiseg import {root} --out {root}-semiseg --form yolo (the folder holds a YOLO" in problem.remedy
+
+
+def test_jpeg_masks_only(tmp_path: Path) -> None:
+    for name in ("images", "masks"):
+        (tmp_path / "d" / name).mkdir(parents=True)
+        Image.new("L", (32, 32)).save(tmp_path / "d" / name / "a.jpg")
+    problems = check_data(tmp_path / "d")[0].with_severity("problem")
+    assert [found.text for found in problems] == [
+        "masks/a.jpg: a JPEG mask is blurred at its edges by lossy compression"
+    ]
+    with refused(f"run `semiseg import {tmp_path / 'd'} --out {tmp_path / 'own'} --threshold 128`"):
+        semiseg.import_data(tmp_path / "d", tmp_path / "own")

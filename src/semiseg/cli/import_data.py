@@ -31,6 +31,8 @@ class Import:
     """Folder of the images, below the export, if it is not recognized."""
     masks: str | None = None
     """Folder of the masks, below the export."""
+    attribute: str | None = None
+    """Attribute that holds the class of a region, in projects of the VGG Image Annotator."""
     copy: bool = False
     """Copy the images instead of linking them."""
 
@@ -51,6 +53,7 @@ def import_data(argv: Argv) -> None:
             mask_suffix=a.mask_suffix,
             images=a.images,
             masks=a.masks,
+            attribute=a.attribute,
             copy=a.copy,
             progress=progress,
         )

@@ -207,12 +207,23 @@ class FolderDataset(FileDataset):
             )
         return names
 
+    def other_annotation(self) -> str | None:
+        """Return the import of annotation in another form that lies in this folder, or None if there is none."""
+        from semiseg.data.importers import GENERAL, IMPORTERS, detect_form
+
+        form = detect_form(self.root)
+        if form is None or IMPORTERS[form] in GENERAL:
+            return None
+        command = ["semiseg", "import", str(self.root), "--out", f"{self.root}-semiseg", "--form", form]
+        return f"annotate a few images, or run: {shlex.join(command)} (the folder holds {IMPORTERS[form].title})"
+
     def _no_masks_error(self) -> UserError:
         """Return the error for a folder without masks, which names other folders that may hold them."""
         others = [path for path in sorted(self.root.glob("*/")) if path.name not in ("images", "masks", "splits")]
         others = [path for path in others if path.name[0] != "." and list_files(path, MASK_SUFFIXES, [], nested=True)]
         if not others:
-            return UserError("no masks there", path=self.masks_path, fix="annotate a few images, as masks/NAME.png")
+            fix = self.other_annotation() or "annotate a few images, as masks/NAME.png"
+            return UserError("no masks there", path=self.masks_path, fix=fix)
         names = ", ".join(f"{path.name}/" for path in others[:4])
         command = shlex.join(["semiseg", "import", str(self.root), "--out", f"{self.root}-semiseg"])
         fix = f"run: {command} (with --form mask-per-class if each of these folders shows one class)"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from semiseg.data.files.atomic_folder import require_free
+from semiseg.data.files.mask_files import SOURCE
 from semiseg.data.importers import ImportOptions, open_foreign
 from semiseg.data.importers.write_import import require_outside, write_import
+from semiseg.errors import UserError
 from semiseg.tools.checking import DataCheck, check_data
 
 
@@ -40,6 +43,7 @@ def import_data(
     mask_suffix: str | None = None,
     images: str | None = None,
     masks: str | None = None,
+    attribute: str | None = None,
     copy: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Imported:
@@ -54,6 +58,7 @@ def import_data(
         mask_suffix: The part of a mask's name after the name of its image, as ``_mask``.
         images: The folder of the images below ``source``, if it cannot be found by names and pixels.
         masks: The folder of the masks, likewise.
+        attribute: The attribute that holds the class of a region, in projects of the VGG Image Annotator.
         copy: Copy the images instead of linking them.
         progress: Called with the number of masks written and their total number.
 
@@ -66,6 +71,12 @@ def import_data(
     target = Path(out)
     require_outside(Path(source), target)
     require_free(target)
-    data = open_foreign(source, form, ImportOptions(threshold, empty, mask_suffix, images, masks))
-    notes = write_import(data, target, copy, progress)
+    options = ImportOptions(threshold, empty, mask_suffix, images, masks, attribute)
+    try:
+        data = open_foreign(source, form, options)
+        notes = write_import(data, target, copy, progress)
+    except UserError as error:
+        if error.fix:
+            error.fix = error.fix.replace(SOURCE, shlex.join([str(source), "--out", str(out)]))
+        raise
     return Imported(target, data.title, tuple(notes), check_data(target)[0])

@@ -29,6 +29,7 @@ class ImportOptions:
         mask_suffix: The part of a mask's name after the name of its image, as ``_mask``.
         images: The folder of the images, relative to the root, if it is not found by names and pixels.
         masks: The folder of the masks, likewise.
+        attribute: The attribute that holds the class of a region (VIA).
     """
 
     threshold: int | None = None
@@ -36,6 +37,7 @@ class ImportOptions:
     mask_suffix: str | None = None
     images: str | None = None
     masks: str | None = None
+    attribute: str | None = None
 
 
 class ForeignData(FileDataset):
@@ -177,10 +179,6 @@ class ForeignData(FileDataset):
             lines.append(f"{unlabeled} of {len(self.images)} images have no annotation: unlabeled")
         listed = ", ".join(f"{len(ids)} {name}" for name in ("train", "val", "test") if (ids := self.split(name, [])))
         lines.append(f"lists: {listed or 'none'}")
-        left = [path for path in (self.root / "tags.csv", *sorted(self.root.glob("splits/*/"))) if path.exists()]
-        if left:
-            names = ", ".join(path.relative_to(self.root).as_posix() for path in left[:4])
-            lines.append(f"not carried over: {names}. Copy what you need if the names of the images are the same")
         lines += [f"{len(self.classes)} classes: {', '.join(self.classes)}", *self.notes]
         return sorted(lines, key=lambda line: not line.startswith("warning:"))
 

@@ -103,7 +103,7 @@ def folder_names(path: Path) -> tuple[str, ...]:
     return (path.parent.name, stem, *((word, {"val": "valid"}.get(word, word)) if word else ()))
 
 
-def json_files(root: Path, depth: int = 2) -> list[Path]:
+def json_files(root: Path, depth: int = 4) -> list[Path]:
     """Return the JSON files of a folder and those at most ``depth`` folders below, sorted."""
     patterns = ("*/" * level + "*.json" for level in range(depth + 1))
     return [path for pattern in patterns for path in sorted(root.glob(pattern)) if not path.name.startswith(".")]
@@ -213,6 +213,11 @@ class ImageFinder:
             reference: A path or file name.
             folders: Names of folders to prefer among images of one name.
         """
+        ids = self.find_equal(reference, *folders)
+        return ids[0] if len(ids) == 1 else None
+
+    def find_equal(self, reference: str, *folders: str) -> list[str]:
+        """Return the ids of all images that match a reference equally well, as in ``find``."""
         parts = _parts(reference)
         name = re.sub(r"^[0-9a-f]{8}[-_]+", "", parts[-1])  # Label Studio puts such a prefix before names
         forms = (parts[-1], parts[-1].rpartition(".")[0] + ".", name, name.rpartition(".")[0] + ".")
@@ -225,10 +230,9 @@ class ImageFinder:
             equal = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(parts), len(found)) - 1)
             return equal, len(set(folders).intersection(found[:-1])), id == exact
 
-        ranked = sorted(((rank(id, found), id) for id, found in candidates), reverse=True)
-        if not ranked or (len(ranked) > 1 and ranked[0][0] == ranked[1][0]):
-            return None
-        return ranked[0][1]
+        ranked = [(rank(id, found), id) for id, found in candidates]
+        best = max((key for key, _ in ranked), default=None)
+        return [id for key, id in ranked if key == best]
 
 
 def _parts(text: str) -> tuple[str, ...]:

@@ -15,7 +15,8 @@ from semiseg.data.files.image_files import image_size
 from semiseg.data.files.image_header import open_image
 from semiseg.data.files.mask_files import write_mask_file
 from semiseg.data.importers.foreign_data import ForeignData
-from semiseg.data.splits.list_files import write_list
+from semiseg.data.splits.list_files import read_list, write_list
+from semiseg.data.tag_file import read_tags
 from semiseg.errors import UserError
 
 Progress = Callable[[int, int], None]
@@ -57,6 +58,7 @@ def write_import(data: ForeignData, out: Path, copy: bool = False, progress: Pro
             if ids := data.split(name, []):
                 write_list(draft / "splits" / f"{name}.txt", ids)
         lines = data.describe()  # may raise
+        lines += _carry_over(data, draft)
     return [*lines, *_how(kinds, data.root)]
 
 
@@ -95,6 +97,25 @@ def _write_image(data: ForeignData, id: str, folder: Path, copy: bool) -> tuple[
     target = folder / f"{id}{source.suffix}"
     target.parent.mkdir(parents=True, exist_ok=True)
     return link_or_copy(source, target, copy or not source.is_relative_to(data.root)), target
+
+
+def _carry_over(data: ForeignData, draft: Path) -> list[str]:
+    """Copy tags and lists of labeled images, as ``splits/1_2/``, and report them and those that do not fit."""
+    tags, carried, left = data.root / "tags.csv", list[str](), list[str]()
+    for path in (*([tags] if tags.is_file() else []), *sorted(data.root.glob("splits/*/**/*.txt"))):
+        name = path.relative_to(data.root)
+        try:
+            if path == tags:
+                read_tags(path, data.classes, data.ids)
+                shutil.copyfile(path, draft / name)
+            else:
+                ids = read_list(path, data)
+                (draft / name).parent.mkdir(parents=True, exist_ok=True)
+                write_list(draft / name, ids)
+            carried.append(name.as_posix())
+        except UserError as error:
+            left.append(f"{name.as_posix()} is not carried over: {error.problem}")
+    return [*([f"carried over: {', '.join(carried)}"] if carried else []), *left]
 
 
 def _check_mask_size(data: ForeignData, id: str, image: Path, size: tuple[int, int]) -> None:

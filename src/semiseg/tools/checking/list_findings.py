@@ -129,12 +129,14 @@ def _role_findings(
         files = image_names(dataset, unmasked)
         text = f"{format_count(len(files), 'test image')} without mask, skipped in evaluation"
         findings.append(Finding("note", "test-without-mask", text, files=files))
-    if not lists.ids("labeled"):
+    if not lists.ids("labeled") and not getattr(dataset, "only_lossy", False):  # an error of LenientFolder
         text = f"none of {format_count(len(lists.ids('unlabeled')), 'training image')} has a mask"
         remedy = "annotate a few images"
         if isinstance(dataset, FolderDataset) and (unread := unread_labels(dataset)):
             text = f"{text}, because {format_count(len(unread), 'file')} in masks/ cannot be read"
             remedy = UNREAD_FIX
+        elif isinstance(dataset, FolderDataset):
+            remedy = dataset.other_annotation() or remedy
         findings.append(Finding("problem", "no-masks", text, remedy))
     if ids := lists.ids("unlisted"):
         files = image_names(dataset, ids)

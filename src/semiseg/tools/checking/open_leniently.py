@@ -45,11 +45,12 @@ class LenientFolder(FolderDataset):
         errors: The errors that training would raise.
         class_file_failed: Whether the class file is invalid.
         classes_unclear: Whether there is no class file and the values of the masks do not look like classes.
+        only_lossy: Whether all masks are JPEG files, which are among the errors.
     """
 
     def __init__(self, root: str | Path) -> None:
         self.errors: list[UserError] = []
-        self.class_file_failed = self.classes_unclear = False
+        self.class_file_failed = self.classes_unclear = self.only_lossy = False
         super().__init__(root)
 
     def _find_files(self) -> tuple[Mapping[str, Path], Mapping[str, Path]]:
@@ -57,6 +58,7 @@ class LenientFolder(FolderDataset):
         masks = list_files(self.root / "masks", MASK_SUFFIXES, self.errors, nested=True)
         jpegs = list_files(self.root / "masks", JPEG_SUFFIXES, self.errors, nested=True)
         self.errors += [self._with_source(lossy_mask_error(path, "JPEG")) for path in jpegs.values()]
+        self.only_lossy = bool(jpegs) and not masks
         matched = match_masks(images, masks)
         try:
             check_mask_names(self.root, images, masks, matched)
@@ -73,7 +75,7 @@ class LenientFolder(FolderDataset):
             return None
 
     def _infer_classes(self) -> tuple[str, ...]:
-        if not self.class_file_failed:
+        if not self.class_file_failed and not self.only_lossy:
             try:
                 return super()._infer_classes()
             except UserError as error:

@@ -138,18 +138,26 @@ class ShapeData(ForeignData):
 
     def _match(self, entries: Iterable[AnnotatedImage]) -> list[str]:
         """Assign annotation to images and return the names of the images that do not exist."""
-        entries, missing = list(entries), []
+        entries, missing, unclear = list(entries), [], []
         references = [(entry.image, self._folders(entry.file)) for entry in entries]
-        ids = ImageFinder(self.images, self.root).find_all(references)
-        for entry, id in zip(entries, ids, strict=True):
+        finder = ImageFinder(self.images, self.root)
+        for entry, id in zip(entries, finder.find_all(references), strict=True):
             if id is None:
-                missing.append(entry.image)
+                equal = finder.find_equal(entry.image, *self._folders(entry.file))
+                (unclear if len(equal) > 1 else missing).append((entry.image, equal))
             elif id in self._annotation:
                 problem = f"image {self.images[id]} is annotated a second time, first in {self._annotation[id].file}"
                 raise UserError(problem, path=entry.file, fix="import each export on its own")
             else:
                 self._annotation[id] = entry
-        return missing
+        if unclear:
+            name, equal = unclear[0]
+            files = " and ".join(self.images[id].relative_to(self.root).as_posix() for id in equal[:2])
+            self.notes.append(
+                f"warning: {len(unclear)} annotated images fit several files, such as {name} ({files}): left out. Give "
+                "the files different names, or import each folder on its own"
+            )
+        return [name for name, _ in missing]
 
     def _folders(self, file: Path) -> Sequence[str]:
         """Return the folders of an annotation file below the root, which the folders of its images may have too."""

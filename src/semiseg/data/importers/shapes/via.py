@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections import Counter
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -17,19 +16,24 @@ from semiseg.data.importers.source_files import require_bounded
 from semiseg.data.splits.list_files import read_lines
 from semiseg.errors import UserError
 
-USUAL = ("class", "label", "name", "type", "category", "object")
+USUAL = ("class", "label", "category")
 """Names of the region attribute that holds the class, in order of preference."""
+SHOWN = 3  # values of an attribute that an error lists
 FIRST_BYTES = 200_000
 
 
 class Via(ShapeData):
     """A project, JSON or CSV of the VGG Image Annotator 1 or 2, beside its images or above their folder.
 
-    The class of a region is the value of one region attribute: the first of ``USUAL`` that occurs, else the most
-    frequent one, which is stated. A project lists the values in the order of its options. Points and polylines have no
-    area and are left out.
+    The class of a region is the value of one region attribute: the one of the option ``attribute``, the first of
+    ``USUAL`` that occurs, or the only one. A project lists the values in the order of its options. Points and polylines
+    have no area and are left out. Among images of one name, the size of the file decides.
+
+    Raises:
+        UserError: A file is malformed, or several attributes may hold the class.
     """
 
+    uses: ClassVar[tuple[str, ...]] = ("empty", "attribute")
     form = "via"
     title = "a project of the VGG Image Annotator"
     tree: ClassVar[tuple[str, ...]] = (
@@ -51,12 +55,13 @@ class Via(ShapeData):
             images = content.get("_via_img_metadata", content)
             entries += [(path, entry) for entry in images.values() if isinstance(entry, dict) and "filename" in entry]
             options |= (content.get("_via_attributes") or {}).get("region") or {}
-        attributes = self._choose_attribute(entries)
+        attribute = self._choose_attribute(entries)
         listed: Any = None
-        if attribute := attributes[0] if attributes else "":
+        if attribute:
             listed = (options.get(attribute) or {}).get("options")
             self._tool_classes = list(listed) if isinstance(listed, dict) else ()
         data = [parse_entry(path, entry, attribute) for path, entry in entries]
+        data = [one._replace(image=self._file_of_size(entry)) for one, (_, entry) in zip(data, entries, strict=True)]
         names = {id: str(text).strip() for id, text in listed.items()} if self._tool_classes else {}
         if not all(names.values()) or len(set(names.values())) < len(names) or names == {id: id for id in names}:
             return data
@@ -67,19 +72,40 @@ class Via(ShapeData):
         )
         return [entry._replace(shapes=shapes) for entry, shapes in zip(data, renamed, strict=True)]
 
-    def _choose_attribute(self, entries: list[tuple[Path, Any]]) -> list[str]:
-        """Return the names of the region attributes, the one that holds the class first, and note the choice."""
-        counts = Counter(name for path, entry in entries for name in _attribute_names(path, entry))
-        if not counts:
+    def _file_of_size(self, entry: Any) -> str:
+        """Return the image of an entry: its name, or the only file of that name with its number of bytes."""
+        name, size = str(entry["filename"]), entry.get("size")
+        same = [path for path in self.images.values() if path.name == name]
+        fitting = [path for path in same if path.stat().st_size == size] if len(same) > 1 else []
+        return str(fitting[0]) if len(fitting) == 1 else name
+
+    def _choose_attribute(self, entries: list[tuple[Path, Any]]) -> str:
+        """Return the region attribute that holds the class, and note the choice; an empty string if there is none."""
+        values: dict[str, dict[str, None]] = {}
+        for path, entry in entries:
+            for name, value in _attributes(path, entry):
+                values.setdefault(name, {}).update(dict.fromkeys(filter(None, value)))
+        wanted = self.options.attribute
+        if wanted is not None and wanted not in values:
+            problem = f"no region has the attribute {wanted!r}"
+            fix = f"choose one of {', '.join(values)}" if values else "leave it out"
+            raise UserError(problem, option="attribute", fix=fix)
+        if not values:
             self.notes.append("regions have no attribute: one class, object")
-            return []
-        usual = [name for name in USUAL for found in counts if found.lower() == name]
-        order = [name for name, _ in counts.most_common()]
-        order.sort(key=lambda name: usual.index(name.lower()) if name.lower() in usual else len(usual))
-        change = "" if order[0].lower() == USUAL[0] else f"; to use one, rename it to {USUAL[0]} in VIA"
-        others = f" (not used: {', '.join(order[1:])}{change})" if len(order) > 1 else ""
-        self.notes.append(f"the class of a region is its attribute {order[0]!r}{others}")
-        return order
+            return ""
+        usual = [name for word in USUAL for name in values if name.lower() == word]
+        filled = [name for name, found in values.items() if found]
+        chosen = wanted or next(iter([*usual, *filled, *values]))
+        if wanted is None and not usual and len(filled) > 1:
+            listed = "; ".join(f"{name}: {', '.join(list(found)[:SHOWN])}" for name, found in values.items())
+            problem = f"regions have several attributes that may be the class ({listed})"
+            raise UserError(problem, path=entries[0][0], fix=f"choose one, such as --attribute {chosen}")
+        others = [name for name in values if name != chosen]
+        self.notes.append(
+            f"the class of a region is its attribute {chosen!r}"
+            + (f" (not used: {', '.join(others)}; --attribute uses another one)" if others else "")
+        )
+        return chosen
 
 
 def via_files(root: Path) -> list[Path]:
@@ -121,10 +147,14 @@ def _regions(entry: Any) -> list[Any]:
     return list(regions.values()) if isinstance(regions, dict) else list(regions)
 
 
-def _attribute_names(path: Path, entry: Any) -> list[str]:
-    return parse_content(
-        path, "VIA", lambda: [name for region in _regions(entry) for name in region.get("region_attributes") or ()]
-    )
+def _attributes(path: Path, entry: Any) -> list[tuple[str, list[str]]]:
+    """Return the names of the attributes of each region of an image, with their values."""
+
+    def parse() -> list[tuple[str, list[str]]]:
+        found = [pair for region in _regions(entry) for pair in (region.get("region_attributes") or {}).items()]
+        return [(name, [str(one) for one in (value if isinstance(value, dict) else [value])]) for name, value in found]
+
+    return parse_content(path, "VIA", parse)
 
 
 def parse_entry(path: Path, entry: Any, attribute: str) -> AnnotatedImage:
