@@ -138,13 +138,17 @@ class ShapeData(ForeignData):
 
     def _match(self, entries: Iterable[AnnotatedImage]) -> list[str]:
         """Assign annotation to images and return the names of the images that do not exist."""
-        entries, missing, unclear = list(entries), [], []
+        entries = list(entries)
+        missing, unclear = list[str](), list[tuple[str, list[str]]]()
         references = [(entry.image, self._folders(entry.file)) for entry in entries]
         finder = ImageFinder(self.images, self.root)
         for entry, id in zip(entries, finder.find_all(references), strict=True):
             if id is None:
                 equal = finder.find_equal(entry.image, *self._folders(entry.file))
-                (unclear if len(equal) > 1 else missing).append((entry.image, equal))
+                if len(equal) > 1:
+                    unclear.append((entry.image, equal))
+                else:
+                    missing.append(entry.image)
             elif id in self._annotation:
                 problem = f"image {self.images[id]} is annotated a second time, first in {self._annotation[id].file}"
                 raise UserError(problem, path=entry.file, fix="import each export on its own")
@@ -157,7 +161,7 @@ class ShapeData(ForeignData):
                 f"warning: {len(unclear)} annotated images fit several files, such as {name} ({files}): left out. Give "
                 "the files different names, or import each folder on its own"
             )
-        return [name for name, _ in missing]
+        return missing
 
     def _folders(self, file: Path) -> Sequence[str]:
         """Return the folders of an annotation file below the root, which the folders of its images may have too."""
