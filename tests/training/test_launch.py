@@ -445,7 +445,9 @@ def test_synchronized_batchnorm_keeps_names_weights_and_outputs(name: str) -> No
     plain, method = (make_method(config, options, data) for _ in range(2))
     parameters = dict(method.named_parameters())
     kinds = {key for key, module in plain.named_modules() if isinstance(module, torch.nn.BatchNorm2d | BatchNormAct2d)}
-    assert kinds and any(isinstance(module, BatchNormAct2d) for module in plain.modules())
+    assert kinds
+    if encoder == "test_efficientnet":
+        assert any(isinstance(module, BatchNormAct2d) for module in plain.modules())
     method = synchronize_batchnorm(method)
     synchronized = {key for key, module in method.named_modules() if isinstance(module, torch.nn.SyncBatchNorm)}
     assert synchronized == kinds

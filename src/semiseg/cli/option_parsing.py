@@ -7,6 +7,7 @@ import difflib
 import io
 import itertools
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,6 +83,5 @@ def no_arguments(help_text: str) -> type:
 
 def is_rank_zero() -> bool:
     """Return whether this process is rank 0 of those started by Fabric, torchrun or SLURM."""
-    from lightning_fabric.utilities.rank_zero import rank_zero_only
-
-    return not rank_zero_only.rank
+    module = sys.modules.get("lightning_fabric.utilities.rank_zero")  # not imported for a single process
+    return module is None or not module.rank_zero_only.rank

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
-from segmentation_models_pytorch.decoders.deeplabv3 import decoder as smp_deeplabv3
-from segmentation_models_pytorch.decoders.segformer import decoder as smp_segformer
 from torch import nn
 
 from semiseg.errors import UserError
 from semiseg.networks.deeplabv3plus import DeepLabV3PlusDecoder
 from semiseg.networks.depthwise import speed_up_dilated_depthwise
-from semiseg.networks.dpt import DPTDecoder, ViTEncoder
 from semiseg.networks.encoder_weights import load_encoder_weights
 from semiseg.networks.encoders import DEPTH, did_you_mean, make_encoder, mean_and_std
 from semiseg.networks.segmentation_network import SegmentationNetwork, make_batch_norm_lenient
+from semiseg.networks.separable_decoder import SeparableDecoder
 from semiseg.ops.stochastic_depth import residual_sites
 
 __all__ = ["ARCHITECTURES", "SegmentationNetwork", "build", "describe", "list_networks"]
@@ -32,22 +29,16 @@ def _deeplabv3plus(encoder_name: str, classes: int, bands: int) -> Parts:
 
 def _deeplabv3plus_separable(encoder_name: str, classes: int, bands: int) -> Parts:
     encoder, channels = make_encoder(encoder_name, output_stride=16, channels=bands)
-    decoder = smp_deeplabv3.DeepLabV3PlusDecoder(
-        encoder_channels=channels,
-        encoder_depth=DEPTH,
-        out_channels=WIDTH,
-        atrous_rates=(6, 12, 18),  # the paper's rates for output stride 16; smp's default, 12/24/36, is for stride 8
-        output_stride=16,
-        aspp_separable=True,
-        aspp_dropout=0.5,
-    )
-    return encoder, decoder, nn.Conv2d(WIDTH, classes, 1), 16, 4
+    return encoder, SeparableDecoder(channels, WIDTH), nn.Conv2d(WIDTH, classes, 1), 16, 4
 
 
 def _segformer(encoder_name: str, classes: int, bands: int) -> Parts:
     """SegFormer (Xie et al., NeurIPS 2021, https://arxiv.org/abs/2105.15203): one MLP per level, then fusion."""
+    from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
+    from segmentation_models_pytorch.decoders.segformer.decoder import SegformerDecoder
+
     encoder, channels = make_encoder(encoder_name, channels=bands)
-    decoder = smp_segformer.SegformerDecoder(channels, DEPTH, segmentation_channels=WIDTH)
+    decoder = SegformerDecoder(channels, DEPTH, segmentation_channels=WIDTH)
     head = nn.Conv2d(WIDTH, classes, 1)
     initialize_decoder(decoder)
     initialize_head(head)
@@ -55,6 +46,8 @@ def _segformer(encoder_name: str, classes: int, bands: int) -> Parts:
 
 
 def _dpt(encoder_name: str, classes: int, bands: int) -> Parts:
+    from semiseg.networks.dpt import DPTDecoder, ViTEncoder
+
     encoder = ViTEncoder(encoder_name, bands)
     decoder = DPTDecoder(encoder.channels, WIDTH)
     return encoder, decoder, nn.Conv2d(WIDTH, classes, 1), 2 * encoder.patch, encoder.patch / 8

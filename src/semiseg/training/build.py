@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from semiseg.config import TrainConfig
@@ -88,6 +87,8 @@ def synchronize_batchnorm(method: Method) -> Method:
     timm's conversion also handles the layers of its encoders that combine BatchNorm and activation. Parameters and
     buffers keep their names, so checkpoints remain interchangeable.
     """
+    from timm.layers import convert_sync_batchnorm
+
     converted: Method = convert_sync_batchnorm(method)
     return converted
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from semiseg.networks import SegmentationNetwork
 from semiseg.networks.depthwise import DilatedDepthwiseConv2d
+from semiseg.networks.efficientnet_lite import SameConv2d
 
 LARGEST = 4096  # largest side given to torch.export, in units of the stride
 
@@ -41,7 +42,7 @@ class Graph(nn.Module):
         return F.interpolate(logits, images.shape[-2:], mode="bilinear", align_corners=False)
 
 
-class _PaddedConv2d(Conv2dSame):
+class _PaddedConv2d(nn.Conv2d):
     """TensorFlow's "same" padding for sides that are multiples of the stride, for which it is constant."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -55,6 +56,7 @@ class _PaddedConv2d(Conv2dSame):
 
 REPLACED: dict[type[nn.Module], type[nn.Module]] = {
     Conv2dSame: _PaddedConv2d,
+    SameConv2d: _PaddedConv2d,
     DilatedDepthwiseConv2d: nn.Conv2d,  # faster only in the backward pass
 }
 
