@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
+import segmentation_models_pytorch as smp
 import timm
 import torch
 from safetensors.torch import save_file
+from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3PlusDecoder
 from torch import Tensor, nn
 
 from semiseg.errors import UserError
 from semiseg.networks import ARCHITECTURES, SUGGESTED, build, describe
 from semiseg.networks.depthwise import DilatedDepthwiseConv2d, speed_up_dilated_depthwise
 from semiseg.networks.encoder_weights import lite0_state_dict
-from semiseg.networks.encoders import mean_and_std
+from semiseg.networks.encoders import make_encoder, mean_and_std
 from semiseg.networks.segmentation_network import LenientBatchNorm2d, SegmentationNetwork
+from semiseg.networks.separable_decoder import SeparableDecoder
 
 COMBINATIONS = [
     ("deeplabv3plus", "resnet18"),
@@ -125,6 +130,36 @@ def test_normalization_comes_from_the_encoder_and_is_not_saved() -> None:
     network = build(*LITE0, 3, "none")
     assert not any(key in ("mean", "std") for key in network.state_dict())
     torch.testing.assert_close(network.encode(torch.ones(1, 3, 64, 64))[0], torch.ones(1, 3, 64, 64))
+
+
+@pytest.mark.parametrize("output_stride", [16, 32])
+def test_default_encoder_equals_that_of_timm(output_stride: int) -> None:
+    def made(make: Callable[[], nn.Module]) -> tuple[nn.Module, Tensor]:
+        torch.manual_seed(0)
+        return make(), torch.rand(1)
+
+    settings: dict[str, Any] = {"depth": 5, "weights": None, "output_stride": output_stride}
+    ours, next_number = made(lambda: make_encoder("tf_efficientnet_lite0", output_stride, 4)[0])
+    theirs, their_number = made(lambda: smp.encoders.get_encoder("tu-tf_efficientnet_lite0", 4, **settings))
+    assert [*ours.state_dict()] == [*theirs.state_dict()]
+    assert all(torch.equal(value, ours.state_dict()[key]) for key, value in theirs.state_dict().items())
+    assert torch.equal(next_number, their_number)
+    images = torch.rand(2, 4, 70, 97)
+    for mode in (True, False):
+        features = zip(ours.train(mode)(images), theirs.train(mode)(images), strict=True)
+        assert all(torch.equal(mine, other) for mine, other in features)
+
+
+def test_default_decoder_equals_that_of_smp() -> None:
+    settings: dict[str, Any] = {"output_stride": 16, "aspp_separable": True, "aspp_dropout": 0.5}
+    torch.manual_seed(0)
+    ours = SeparableDecoder([3, 8, 12, 16, 24, 32], 40)
+    torch.manual_seed(0)
+    theirs = DeepLabV3PlusDecoder([3, 8, 12, 16, 24, 32], 5, 40, (6, 12, 18), **settings)
+    assert [*ours.state_dict()] == [*theirs.state_dict()]
+    assert all(torch.equal(value, ours.state_dict()[key]) for key, value in theirs.state_dict().items())
+    features = [torch.rand(1, c, 64 // s, 64 // s) for c, s in zip((3, 8, 12, 16, 24, 32), (1, 2, 4, 8, 16, 16))]
+    assert torch.equal(ours.eval()(features), theirs.eval()(features))
 
 
 def test_default_imagenet_weights_are_available_offline() -> None:

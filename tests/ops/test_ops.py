@@ -10,7 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as TF
 
+from semiseg.ops import colors
 from semiseg.ops.ema import ema_decay, ema_update
 from semiseg.ops.losses import (
     balancing_weights,
@@ -418,6 +420,21 @@ def test_photometric_keeps_shape_and_range_and_does_not_change_its_input(strengt
     assert strong.min() >= 0 and strong.max() <= 1
     assert torch.equal(images, before)
     assert torch.equal(strong, images) == (strength == 0)
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.4, 1.7])
+def test_color_changes_equal_those_of_torchvision(factor: float) -> None:
+    image = torch.randint(0, 6, (3, 20, 24)) / 5  # with gray pixels and equal channels
+    pairs = [
+        (colors.adjust_brightness(image, factor), TF.adjust_brightness(image, factor)),
+        (colors.adjust_contrast(image, factor), TF.adjust_contrast(image, factor)),
+        (colors.adjust_saturation(image, factor), TF.adjust_saturation(image, factor)),
+        (colors.adjust_hue(image, factor / 2 - 0.4), TF.adjust_hue(image, factor / 2 - 0.4)),
+        (colors.grayscale(image), TF.rgb_to_grayscale(image)),
+        (colors.gaussian_blur(image, 5, factor + 0.1), TF.gaussian_blur(image, [5, 5], [factor + 0.1] * 2)),
+    ]
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=0)
 
 
 def test_photometric_differs_between_images() -> None:

@@ -28,6 +28,7 @@ from semiseg.training import validation
 from semiseg.training.build import make_method, make_optimizer, set_learning_rate
 from semiseg.training.checkpoint import load_checkpoint, save_checkpoint
 from semiseg.training.distributed.fabric_setup import make_fabric
+from semiseg.training.distributed.single_process import SingleProcess
 from semiseg.training.logging.metrics_log import read_metrics
 from semiseg.training.run_directory import RunDirectory
 from semiseg.training.trainer import Trainer, TrainingStopped
@@ -518,7 +519,8 @@ def test_unreadable_images_stop_the_run_if_none_can_be_read(quick: None, tiny_fo
 
 
 def test_precision_depends_on_the_device() -> None:
-    assert make_fabric(TrainConfig(accelerator="cpu"))._precision.precision == "32-true"
+    assert isinstance(make_fabric(TrainConfig(accelerator="cpu")), SingleProcess)  # fp32
+    assert make_fabric(TrainConfig(accelerator="cpu", devices=2))._precision.precision == "32-true"
     assert make_fabric(TrainConfig(accelerator="cpu", precision="bf16"))._precision.precision == "bf16-mixed"
 
 

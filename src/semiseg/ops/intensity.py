@@ -2,14 +2,25 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as TF
 
 from semiseg.ops.global_batch import generators
 from semiseg.ops.photometric import add_noise, adjust_contrast
 
+
+class _Functional:
+    """The functions of torchvision, which is imported at the first call because that takes long."""
+
+    def __getattr__(self, name: str) -> Any:
+        from torchvision.transforms.v2 import functional
+
+        return getattr(functional, name)
+
+
+TF = _Functional()
 # Each change takes an image uint8 (3, H, W) and a strength u, sampled from U(0, 1).
 Change = Callable[[Tensor, float], Tensor]
 

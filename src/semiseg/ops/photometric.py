@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as TF
 
+from semiseg.ops import colors as color_ops
 from semiseg.ops.global_batch import generators, uniform
 
 MEAN_PIXEL = (0.485, 0.456, 0.406)
@@ -59,7 +59,7 @@ def photometric(images: Tensor, strength: float = 0.5) -> Tensor:
     is rotated by up to ``s/2`` of the circle. With probability 0.2 the image becomes gray; with 0.5 it is blurred with
     sigma from U(0.1, max(0.1, 4 s)) pixels. Without three channels, noise of sigma from U(0, s/10) replaces saturation,
     hue, grayscale and blur. With ``s`` = 0.5 these are the changes of ST++ and UniMatch, made for crops
-    of 321 pixels and more; small images need less. Images must not be normalized yet, since torchvision clamps to
+    of 321 pixels and more; small images need less. Images must not be normalized yet, since values are clamped to
     [0, 1]. Random numbers depend on the current shard (`global_batch`).
 
     Args:
@@ -84,16 +84,16 @@ def _strong_colors(image: Tensor, generator: torch.Generator, colors: ColorSet) 
         return _strong_bands(image, generator, colors.factor)
     if _uniform(generator) < colors.jitter_probability:
         low, high = 1 - colors.factor, 1 + colors.factor
-        image = TF.adjust_brightness(image, _uniform(generator, low, high))
-        image = TF.adjust_contrast(image, _uniform(generator, low, high))
-        image = TF.adjust_saturation(image, _uniform(generator, low, high))
-        image = TF.adjust_hue(image, _uniform(generator, -colors.hue, colors.hue))
+        image = color_ops.adjust_brightness(image, _uniform(generator, low, high))
+        image = color_ops.adjust_contrast(image, _uniform(generator, low, high))
+        image = color_ops.adjust_saturation(image, _uniform(generator, low, high))
+        image = color_ops.adjust_hue(image, _uniform(generator, -colors.hue, colors.hue))
     if _uniform(generator) < colors.gray_probability:
-        image = TF.rgb_to_grayscale(image, num_output_channels=3)
+        image = color_ops.grayscale(image).expand(3, -1, -1)
     if _uniform(generator) < colors.blur_probability:
         sigma = _uniform(generator, *colors.blur_sigma)
         kernel = 2 * min(int(2 * sigma + 0.5), (min(image.shape[-2:]) - 1) // 2) + 1
-        image = TF.gaussian_blur(image, [kernel, kernel], [sigma, sigma])
+        image = color_ops.gaussian_blur(image, kernel, sigma)
     return image
 
 
@@ -151,9 +151,9 @@ def _jittered(image: Tensor, generator: torch.Generator, strength: float) -> Ten
     hue = _uniform(generator, -strength / 2, strength / 2)
     changes = (
         lambda image: (image + added).clamp(0, 1),
-        lambda image: TF.adjust_contrast(image, contrast),
-        lambda image: TF.adjust_saturation(image, saturation),
-        lambda image: TF.adjust_hue(image, hue),
+        lambda image: color_ops.adjust_contrast(image, contrast),
+        lambda image: color_ops.adjust_saturation(image, saturation),
+        lambda image: color_ops.adjust_hue(image, hue),
     )
     for index in torch.randperm(len(changes), generator=generator).tolist():
         image = changes[index](image)

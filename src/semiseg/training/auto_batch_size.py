@@ -6,10 +6,9 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from semiseg.config import TrainConfig
@@ -20,6 +19,9 @@ from semiseg.training.build import make_method, make_optimizer, make_stream
 from semiseg.training.decode_plan import make_reader
 from semiseg.training.distributed.process_group import ProcessGroup
 from semiseg.training.prepare_run import open_data
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 MEMORY_FRACTION = 0.9  # of a GPU for a trial step: a long run fragments memory, and validation needs some
 LAST = Progress(step=999, total_steps=1000, steps_per_epoch=1000)  # every loss term is active at the end of a run

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from semiseg.config import TrainConfig
@@ -26,6 +25,10 @@ from semiseg.seeding import derive_seed
 from semiseg.training.distributed.external_launcher import batch_problem
 from semiseg.training.find_method import find_method
 from semiseg.training.initial_network import initialize, read_initial_network
+from semiseg.training.optimizers import PlainAdamW, PlainSGD
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 DEFAULT_STEPS = 2000
 DEFAULT_OHEM_MIN_KEPT = 100_000
@@ -115,8 +118,8 @@ def make_optimizer(method: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     params = [{"params": p, "lr": lr, "base_lr": lr, "weight_decay": wd} for (lr, wd), p in groups.items()]
     # A fused optimizer launches one kernel instead of several per parameter.
     if config.optimizer == "sgd":
-        return torch.optim.SGD(params, lr=config.lr, momentum=0.9, fused=True)
-    return torch.optim.AdamW(params, lr=config.lr, fused=True)
+        return PlainSGD(params, lr=config.lr, momentum=0.9, fused=True)
+    return PlainAdamW(params, lr=config.lr, fused=True)
 
 
 def steps_per_epoch(config: TrainConfig, split: Split) -> int:

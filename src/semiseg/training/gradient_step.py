@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from semiseg.config import TrainConfig
 from semiseg.methods import Batch, Progress, StepOutput
 from semiseg.ops.global_batch import Shard, use_shard
 from semiseg.seeding import derive_seed, generator
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def forward_backward(fabric: Fabric, wrapped: Any, config: TrainConfig, batch: Batch, progress: Progress) -> StepOutput:

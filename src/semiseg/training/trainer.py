@@ -6,10 +6,9 @@ import math
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from semiseg.config import TrainConfig, to_mapping
@@ -44,6 +43,9 @@ from semiseg.training.prepare_run import check_first_start, load_resume_state, s
 from semiseg.training.run_directory import RunDirectory
 from semiseg.training.signals import SignalHandler
 from semiseg.training.validation import evaluate_on_val, write_confusion
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 @dataclass

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
-
-from lightning_fabric import Fabric
+from typing import TYPE_CHECKING, Any
 
 from semiseg.config import TrainConfig
 from semiseg.data.dataset import SegmentationDataset
@@ -14,6 +12,9 @@ from semiseg.inference.evaluation import Evaluation, evaluate_networks, paramete
 from semiseg.methods import Method
 from semiseg.training.checkpoint import write_atomically
 from semiseg.training.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def evaluate_on_val(

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from semiseg.data.dataset import IGNORE
 from semiseg.data.files.mask_files import SOURCE, color_codes
@@ -85,6 +84,8 @@ def implausible_classes(
 
 def speckled_values(examples: Sequence[NDArray[Any]]) -> list[int]:
     """Return the values of a few pixels, none of them inside a region, ascending, if there are others."""
+    from scipy import ndimage  # slow to import
+
     pixels, inner = Counter[int](), Counter[int]()
     for mask in examples:
         flat = ndimage.minimum_filter(mask, 3) == ndimage.maximum_filter(mask, 3)
@@ -162,6 +163,8 @@ def edge_values(mask: NDArray[Any]) -> list[int]:
     Such a pixel lies strictly between the smallest and the largest of its 3 x 3 neighbors. In a mask of classes, most
     values have pixels inside a region.
     """
+    from scipy import ndimage  # slow to import
+
     used, counts = used_values(mask)
     if len(used) < 4 or used[-1] - used[0] < 32 or used.dtype.kind not in "iu" or used[0] < 0 or used[-1] > 65535:
         return []
@@ -180,6 +183,8 @@ def are_object_numbers(used: Sequence[NDArray[Any]], examples: Sequence[NDArray[
     The numbers are 1 to n with n differing, or most of them occur in one mask only. Without class file (``inferred``),
     fewer objects suffice.
     """
+    from scipy import ndimage  # slow to import
+
     regions = [
         ndimage.label(mask == number, np.ones((3, 3)))[1]
         for mask in (examples if may_be_object_numbers(used, inferred) else ())
@@ -212,6 +217,8 @@ def blended_share(values: NDArray[np.uint8], known: NDArray[np.bool_], colors: N
         known: ``(H, W)``, whether the color of a pixel is known.
         colors: ``(n, 3)``, the known colors.
     """
+    from scipy import ndimage  # slow to import
+
     codes, share = color_codes(values), float((~known).mean())
     uniform = ndimage.minimum_filter(codes, 3) == ndimage.maximum_filter(codes, 3)
     if not 0 < share <= 0.4 or (uniform & ~known).sum() > 0.1 * (~known).sum() or len(colors) < 2:

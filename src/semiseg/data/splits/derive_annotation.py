@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from semiseg.data.dataset import IGNORE
 from semiseg.data.tag_file import ABSENT, PRESENT, UNKNOWN, Tags
@@ -129,6 +128,8 @@ def _regions(mask: Mask) -> Iterator[tuple[tuple[slice, slice], Region]]:
 
 def connected_regions(mask: Mask) -> NDArray[np.int64]:
     """Number the 4-connected regions of equal value from 0, in the order of their first pixels: int64 ``(H, W)``."""
+    from scipy import ndimage  # slow to import
+
     labels = np.zeros(mask.shape, dtype=np.int64)
     count = 0
     for value in np.unique(mask):
@@ -141,6 +142,8 @@ def connected_regions(mask: Mask) -> NDArray[np.int64]:
 
 def _eroded(region: Region) -> Region:
     """Remove the pixels that touch the outside of the region, or of its box, by one of their eight neighbors."""
+    from scipy import ndimage  # slow to import
+
     eroded: Region = ndimage.binary_erosion(region, np.ones((3, 3)))
     return eroded
 

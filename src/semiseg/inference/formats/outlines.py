@@ -6,9 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from contourpy import contour_generator
 from numpy.typing import NDArray
-from scipy.ndimage import binary_fill_holes
 
 from semiseg.data.importers.shapes.polygons import BACKGROUND
 
@@ -46,6 +44,8 @@ def nested_polygons(mask: NDArray[np.uint8], background: int | None) -> list[Pol
         mask: Values ``(H, W)``.
         background: A value that only gets polygons inside other regions.
     """
+    from scipy.ndimage import binary_fill_holes
+
     polygons = []
     enclosed = np.zeros(mask.shape, dtype=bool)
     for value in np.unique(mask).tolist():
@@ -65,6 +65,8 @@ def outlines(region: NDArray[np.bool_], level: float = BETWEEN) -> Iterator[Poin
     At the level ``BETWEEN``, the first pixel extends from 0 to 1. At the level ``INSIDE``, its center is 0, and points
     are whole numbers up to 0.001.
     """
+    from contourpy import contour_generator
+
     padded = np.pad(region, 1).astype(np.float32)
     offset = 0.5 if level == BETWEEN else 1.0  # of the padding, and of the pixel centers
     for line in contour_generator(z=padded).lines(level):

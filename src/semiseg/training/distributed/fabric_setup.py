@@ -5,22 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import LightningEnvironment
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from semiseg.config import TrainConfig
 from semiseg.errors import UserError
 from semiseg.inference.predictor import find_accelerator
 from semiseg.training.distributed.external_launcher import find_launcher, world_size
-from semiseg.training.distributed.strategy import Strategy
+from semiseg.training.distributed.single_process import SingleProcess
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def make_fabric(config: TrainConfig) -> Fabric:
     """Return Fabric for the configured accelerator, devices, nodes and precision.
+
+    One process on a CPU in fp32 gets a `SingleProcess` instead.
 
     Raises:
         UserError: This machine lacks the accelerator or the devices, or the accelerator lacks a feature.
@@ -34,6 +36,14 @@ def make_fabric(config: TrainConfig) -> Fabric:
     if config.batchnorm == "sync" and several and accelerator != "cuda":
         problem = f"sync works on GPUs only: PyTorch cannot synchronize batch statistics on {accelerator}"
         raise UserError(problem, option="--batchnorm", fix="use train or frozen-encoder")
+    if accelerator == "cpu" and not (bf16 or several or find_launcher()):
+        return SingleProcess()
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import LightningEnvironment
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+    from semiseg.training.distributed.strategy import Strategy
+
     strategy: Any = Strategy() if several else "auto"
     precision: Any = "bf16-mixed" if bf16 else "32-true"
     try:

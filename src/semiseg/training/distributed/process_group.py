@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import torch
-from lightning_fabric import Fabric
 
 from semiseg.errors import ProcessLost, ReportedElsewhere, UserError
 from semiseg.training.distributed.external_launcher import restarts_left
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 T = TypeVar("T")
 R = TypeVar("R")

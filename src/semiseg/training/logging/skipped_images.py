@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 
 from semiseg.errors import printable
 from semiseg.training.logging.console import Console
 from semiseg.training.logging.metrics_log import MetricsLog, read_metrics
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 class SkippedImages:
