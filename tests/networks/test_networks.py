@@ -158,7 +158,9 @@ def test_default_decoder_equals_that_of_smp() -> None:
     theirs = DeepLabV3PlusDecoder([3, 8, 12, 16, 24, 32], 5, 40, (6, 12, 18), **settings)
     assert [*ours.state_dict()] == [*theirs.state_dict()]
     assert all(torch.equal(value, ours.state_dict()[key]) for key, value in theirs.state_dict().items())
-    features = [torch.rand(1, c, 64 // s, 64 // s) for c, s in zip((3, 8, 12, 16, 24, 32), (1, 2, 4, 8, 16, 16))]
+    features = [
+        torch.rand(1, c, 64 // s, 64 // s) for c, s in zip((3, 8, 12, 16, 24, 32), (1, 2, 4, 8, 16, 16), strict=True)
+    ]
     assert torch.equal(ours.eval()(features), theirs.eval()(features))
 
 

@@ -3,11 +3,15 @@
 They are written here because importing torchvision takes as long as importing PyTorch.
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601
+# For each channel and sixth of the color circle: value, low, falling or rising.
+_LEVELS = torch.tensor([[0, 2, 1, 1, 3, 0], [3, 0, 0, 2, 1, 1], [1, 1, 3, 0, 0, 2]])
 
 
 def grayscale(image: Tensor) -> Tensor:
@@ -38,16 +42,21 @@ def _blend(image: Tensor, other: Tensor, ratio: float) -> Tensor:
 def adjust_hue(image: Tensor, shift: float) -> Tensor:
     """Return an image in [0, 1] with the hue rotated by ``shift`` of the circle, in [-0.5, 0.5].
 
-    Value and saturation stay: a channel is ``value - chroma * clamp(min(k, 4 - k), 0, 1)``, where ``k`` is the distance
-    of the hue, in sixths of the circle, from an offset of the channel.
+    The conversion to hue, saturation and value and back follows torchvision's arithmetic, so that results are equal.
     """
-    (red, green, blue), (least, value) = image, torch.aminmax(image, dim=0)
+    (red, green, _), (least, value) = image, torch.aminmax(image, dim=0)
     chroma = value - least
-    divisor = torch.where(chroma == 0, 1.0, chroma)  # gray pixels have no hue, and stay
-    hue = torch.where(value == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor)
-    hue = torch.where(value == red, (green - blue) / divisor, hue)
-    k = torch.stack([hue + (offset + 6 * shift) for offset in (5, 3, 1)]).remainder_(6)
-    return value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)
+    gray = chroma == 0
+    to_red, to_green, to_blue = (value - image) / torch.where(gray, 1.0, chroma)
+    hue = torch.where(value == green, (to_red + 2) - to_blue, (to_green + 4) - to_red)
+    hue = torch.where(value == red, to_blue - to_green, hue).mul_(1 / 6).add_(1).fmod_(1)
+    saturation = chroma / torch.where(gray, 1.0, value)
+    sixths = hue.add_(shift).remainder_(1).mul_(6)
+    sector = sixths.floor()
+    fraction = saturation * (sixths - sector)
+    low = 1 - saturation
+    levels = torch.stack([value, low * value, (1 - fraction) * value, (fraction + low) * value]).clamp_(0, 1)
+    return levels.gather(0, _LEVELS.to(image.device, non_blocking=True)[:, sector.long() % 6])
 
 
 def gaussian_blur(image: Tensor, kernel: int, sigma: float) -> Tensor:
@@ -58,7 +67,8 @@ def gaussian_blur(image: Tensor, kernel: int, sigma: float) -> Tensor:
         kernel: The odd number of pixels per side of the kernel.
         sigma: The standard deviation.
     """
-    offsets = torch.arange(kernel, dtype=image.dtype, device=image.device) - kernel // 2
-    weights = torch.softmax(-(offsets**2) / (2 * sigma**2), dim=0)
+    limit = (kernel - 1) / (2 * math.sqrt(2))  # exp(-(x / sigma)^2) at steps of 1 / sqrt(2) is the Gaussian
+    offsets = torch.linspace(-limit, limit, kernel, dtype=image.dtype, device=image.device)
+    weights = torch.softmax(-((offsets / sigma) ** 2), dim=0)
     padded = F.pad(image[None], [kernel // 2] * 4, mode="reflect")
     return F.conv2d(padded, (weights[:, None] * weights).expand(3, 1, -1, -1), groups=3)[0]
