@@ -37,11 +37,8 @@ def main() -> None:
     print("| start of | " + " | ".join(f"{name} | / import torch" for name in sources) + " |")
     print("|---" * (1 + 2 * len(sources)) + "|")
     for command, times in rows.items():
-        print(
-            f"| {command} | "
-            + " | ".join(f"{times[name]:.2f} s | {times[name] / torch:.2f}" for name in sources)
-            + " |"
-        )
+        cells = (f"{times[name]:.2f} s | {times[name] / torch:.2f}" for name in sources)
+        print(f"| {command} | {' | '.join(cells)} |")
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
@@ -55,6 +52,7 @@ def measure(sources: dict[str, Path], scratch: Path, rounds: int) -> dict[str, d
         for name, source in sources.items():
             run, masks = scratch / f"run-{turn}-{name}", scratch / f"masks-{turn}-{name}"
             train = ["train", "--data", DATA, "--labeled", "12", "--steps", "1", "--accelerator", "cpu", "--out", run]
+            train += ["--crop-size", "128", "--batch-size", "4"]
             predict = ["predict", run, photograph, "--accelerator", "cpu", "--out", masks]
             commands = {
                 "import torch": (["-c", "import torch"], None),
