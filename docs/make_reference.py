@@ -24,6 +24,8 @@ TRAIN = """Besides the options of every run and of the method, below:
 |---|---|
 | `--out` | Run directory to create (`runs/DATA-METHOD`). |
 | `--preset` | Named set of options: `small`. |
+| `--time` | Time budget, such as `20m` or `1h30m` (CPU: 20 minutes, GPU: an hour); see [plan](how-to/plan.md). |
+| `--plan-only` | Print the plan and stop. |
 | `--config` | YAML file of options; the command line overrides it. |
 | `--resume` | Run to resume; allows only `--devices`, `--nodes`, `--steps`, `--data` and `--unlabeled` besides. |
 """

@@ -5,12 +5,18 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from semiseg.cli.option_parsing import Argv, check_options, is_rank_zero, parse
 from semiseg.errors import UserError
+
+if TYPE_CHECKING:
+    from semiseg.config import TrainConfig
+
+TIME = "Time budget of the run, such as 20m or 1h30m. Default: 20 minutes on a CPU, an hour on a GPU."
+PLAN_ONLY = "Print the plan and stop."
 
 
 @dataclass
@@ -36,7 +42,6 @@ def train(argv: Argv) -> None:
     from semiseg.config import TrainConfig
     from semiseg.training.resolve_config import resolve
     from semiseg.workflows.train import train as train_model
-    from semiseg.workflows.train import train_with
 
     early, given = early_options(argv), {}
     if "resume" in early:
@@ -66,13 +71,43 @@ def train(argv: Argv) -> None:
             ("preset", Annotated[str | None, tyro.conf.arg(help="Named set of options: small.")], field(default=None)),
             ("config", Annotated[str | None, tyro.conf.arg(help="YAML file of options.")], field(default=None)),
             ("resume", Annotated[str | None, tyro.conf.arg(help="Run to resume.")], field(default=None)),
+            ("time", Annotated[str | None, tyro.conf.arg(help=TIME)], field(default=None)),
+            ("plan_only", Annotated[bool, tyro.conf.arg(help=PLAN_ONLY)], field(default=False)),
         ],
     )
     arguments.__doc__ = "Train a model. The options of the method follow those of every run; see also semiseg methods."
     check_options(argv, [f.name for kind in (config, options, arguments) for f in fields(kind)], "semiseg train")
     parsed = parse(arguments, argv, "semiseg train")
-    settings = replace(parsed.settings, method=config.method)  # --method may be an alias
-    print_outcome(train_with(settings, parsed.method_options, parsed.out))
+    values = given_values(argv, parsed) | given
+    start(values, parsed, replace(parsed.settings, method=config.method))  # --method may be an alias
+
+
+def given_values(argv: Argv, parsed: Any) -> dict[str, Any]:
+    """Return the options of the run and of its method that ``argv`` gives, by name."""
+    options = (argument.partition("=")[0] for argument in argv if argument.startswith("--"))
+    names = {option.removeprefix("--").replace("-", "_").removeprefix("no_") for option in options}
+    if "tensorboard" in names:
+        names.add("tracker")  # TrainConfig replaces the deprecated option
+    values = vars(parsed.settings) | vars(parsed.method_options)
+    return {name: value for name, value in values.items() if name in names}
+
+
+def start(values: dict[str, Any], parsed: Any, settings: TrainConfig) -> None:
+    """Train the run, planned unless a file gives its length, or print the plan."""
+    from semiseg.tools.planning.plan_text import format_plan
+    from semiseg.training.resolve_config import given_options
+    from semiseg.workflows.train import is_planned, make_plan, train_planned, train_with
+
+    if parsed.time is None and not parsed.plan_only and not is_planned(parsed.config):
+        print_outcome(train_with(settings, parsed.method_options, parsed.out))
+        return
+    options = given_options(values, parsed.preset, parsed.config)
+    if parsed.time is not None and not values.keys() & {"steps", "epochs"}:
+        options = {name: value for name, value in options.items() if name not in ("steps", "epochs")}  # of the file
+    if parsed.plan_only:
+        print("\n".join(format_plan(make_plan(options, parsed.time).to_json())))
+        return
+    print_outcome(train_planned(options, parsed.out, parsed.time))
 
 
 def early_options(argv: Argv) -> dict[str, str]:

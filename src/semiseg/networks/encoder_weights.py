@@ -53,6 +53,18 @@ def lite0_state_dict() -> dict[str, Tensor]:
     return dict(zip(classifier_names(), values.values(), strict=True))
 
 
+def weights_available(name: str) -> bool:
+    """Return whether the pretrained weights of a vision transformer are in the hub's cache or can be downloaded.
+
+    If the hub cannot be reached, this takes at most the seconds of the time limit of one request.
+    """
+    try:
+        _download(name, plain=True)
+    except UserError:
+        return False
+    return True
+
+
 def _download(name: str, plain: bool = False) -> dict[str, Tensor]:
     """Return the pretrained state dict of an encoder from the hub or its local cache.
 

@@ -112,19 +112,19 @@ class Trial:
             return False
         return True
 
-    def take_step(self, batch: Batch) -> None:
+    def take_step(self, batch: Batch, progress: Progress = LAST) -> None:
         """Take a step like a training step, without what needs no memory."""
         several = self.fabric.world_size > 1  # DDP's buckets need as much memory as the gradients
         buckets = [torch.empty_like(p) for p in self.method.parameters() if p.requires_grad and several]
         for _ in range(self.passes):  # the second pass holds the gradients of the first
             with self.fabric.autocast():
-                output = self.method(batch, LAST)
+                output = self.method(batch, progress)
             output.loss.backward()
         nn.utils.clip_grad_norm_([p for p in self.method.parameters() if p.grad is not None], 1.0, foreach=True)
         del buckets
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.method.after_step(LAST)
+        self.method.after_step(progress)
 
 
 def repeated(batch: Batch, images: int) -> Batch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -38,7 +39,9 @@ from semiseg.training.logging.trackers import require_trackers
 from semiseg.training.run_directory import RunDirectory
 
 
-def create_run(path: Path, config: TrainConfig, options: Any, note: str = "") -> RunDirectory:
+def create_run(
+    path: Path, config: TrainConfig, options: Any, note: str = "", plan: Mapping[str, Any] | None = None
+) -> RunDirectory:
     """Validate the input of a new run, print notes and warnings, and create the run directory.
 
     If torchrun restarts the processes of a run that this launch created, return the existing directory.
@@ -47,7 +50,8 @@ def create_run(path: Path, config: TrainConfig, options: Any, note: str = "") ->
         path: The run directory.
         config: The run's configuration.
         options: The method's options.
-        note: An additional line to print and to write to log.txt.
+        note: Additional lines to print and to write to log.txt.
+        plan: The content of plan.json.
 
     Raises:
         UserError: The input is invalid.
@@ -76,7 +80,7 @@ def create_run(path: Path, config: TrainConfig, options: Any, note: str = "") ->
     elif encoder_note := encoder_source(config):
         notes.append(encoder_note)
     notes.append(require_disk_space(path, checkpoint_bytes(method, config)))
-    run = RunDirectory.create(path, config, options, dataset, split)
+    run = RunDirectory.create(path, config, options, dataset, split, plan)
     head = (
         f"{config.method} on {config.data}: {len(split.labeled)} labeled, {split.unlabeled_count} unlabeled, "
         f"{len(split.val)} val, {len(split.test)} test images, {len(dataset.classes)} classes"

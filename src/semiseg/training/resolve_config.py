@@ -29,18 +29,36 @@ def resolve(values: dict[str, Any], preset: str | None = None, file: str | None 
     Raises:
         UserError: An unknown method, preset or key, or a value of the wrong type or range.
     """
+    return _merge(values, preset, file)[1]
+
+
+def given_options(values: dict[str, Any], preset: str | None = None, file: str | None = None) -> dict[str, Any]:
+    """Return the options of `resolve` that are given, without defaults.
+
+    ``method`` is among them only if ``values`` or the file names it.
+
+    Raises:
+        UserError: As `resolve`.
+    """
+    given, (config, _) = _merge(values, preset, file)
+    if given.pop("tensorboard", False):
+        given["tracker"] = config.tracker  # TrainConfig replaces the deprecated option
+    return given
+
+
+def _merge(
+    values: dict[str, Any], preset: str | None, file: str | None
+) -> tuple[dict[str, Any], tuple[TrainConfig, Any]]:
+    """Return the given options, and the configuration and the method's options that follow from them."""
     from_file = {key.replace("-", "_"): value for key, value in read_yaml(Path(file)).items()} if file else {}
     from_file = {key: value for key, value in from_file.items() if key not in RECORDED}  # file: config.yaml of a run
     preset_in_file = from_file.pop("preset", None)
     preset = preset_in_file if preset is None else preset
     if preset is not None and not isinstance(preset, str):
         raise UserError(f"preset is {preset!r}", path=file, fix=f"choose from {', '.join(PRESETS)}")
-    name = str(values.get("method") or from_file.get("method") or TrainConfig.method)
-    name, of_variant = VARIANTS.get(name, (ALIASES.get(name, name), {}))
+    typed = values.get("method") or from_file.get("method")
+    name, of_variant = _method_name(str(typed or TrainConfig.method))
     method = find_method(name)
-    if is_method_file(name):
-        trust(name)
-        name = f"{Path(name.rpartition(':')[0]).resolve()}:{short_name(name)}"  # valid from any working directory
     presets = lookup("preset", preset, PRESETS) if preset else {}
     from_preset = presets.get(name, presets.get("supervised", {}))  # user-defined methods use the shared part
     classes = (TrainConfig, method.Options)
@@ -48,16 +66,28 @@ def resolve(values: dict[str, Any], preset: str | None = None, file: str | None 
         from_file = check_mapping(classes, from_file, file)
     below = from_preset | of_variant | from_file
     for pair in EXCLUSIVE:
-        for given, replaced in (pair, pair[::-1]):
-            if given in values:
-                below.pop(replaced, None)
+        for one, other in (pair, pair[::-1]):
+            if one in values:
+                below.pop(other, None)
+    given = below | values | ({"method": name} if typed else {})
     try:
-        config, options = from_mapping(classes, below | values | {"method": name}, "options")
+        config, options = from_mapping(classes, given | {"method": name}, "options")
     except UserError as error:  # a range is checked after merging: name the file if the value comes from it
         named = str(error).removeprefix("options: ").partition(":")[0].removeprefix("--").replace("-", "_")
         if named not in from_file or named in values:
             raise
         raise UserError(error.problem, path=file, option=error.option, fix=error.fix) from None
     if config.init is not None:
-        config = replace(config, init=os.path.abspath(config.init))  # valid from any working directory
-    return config, options
+        given["init"] = os.path.abspath(config.init)  # valid from any working directory
+        config = replace(config, init=given["init"])
+    return given, (config, options)
+
+
+def _method_name(name: str) -> tuple[str, dict[str, Any]]:
+    """Return the method and the options of a method, alias, variant or file of a user-defined method."""
+    name, of_variant = VARIANTS.get(name, (ALIASES.get(name, name), {}))
+    find_method(name)
+    if is_method_file(name):
+        trust(name)
+        name = f"{Path(name.rpartition(':')[0]).resolve()}:{short_name(name)}"  # valid from any working directory
+    return name, of_variant

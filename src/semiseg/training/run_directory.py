@@ -52,9 +52,15 @@ class RunDirectory:
 
     @classmethod
     def create(
-        cls, path: Path | str, config: TrainConfig, options: Any, dataset: SegmentationDataset, split: Split
+        cls,
+        path: Path | str,
+        config: TrainConfig,
+        options: Any,
+        dataset: SegmentationDataset,
+        split: Split,
+        plan: Mapping[str, Any] | None = None,
     ) -> RunDirectory:
-        """Create the directory with configuration, environment and split.
+        """Create the directory with configuration, environment, split and, if there is one, plan.
 
         The directory is written under a temporary name and renamed. After a crash it either does not exist or can be
         resumed.
@@ -69,6 +75,8 @@ class RunDirectory:
             (draft / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), "utf-8")
             (draft / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
             write_split(split, draft / "splits")
+            if plan is not None:
+                (draft / "plan.json").write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
         run = cls(path)
         run.dataset, run.split = dataset, split  # do not open them again: listing a million files takes seconds
         return run

@@ -141,7 +141,7 @@ def check_data(data: str | Path, progress: Progress | None = None) -> tuple[Data
         known=masks.known,
         classes=classes,
         findings=tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))),
-        command=training_command(data, dataset, lists, masks.known, sizes),
+        command=training_command(data, dataset, lists, masks.known),
     )
     return result, CheckedSamples(dataset, lists, scans, pairs)
 

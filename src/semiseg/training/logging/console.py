@@ -56,10 +56,8 @@ class Console:
         seconds = (self.step_ends[2] - self.step_ends[0]) / 2
         left = seconds * (total - done)
         if left >= LONG_S:
-            self.note(
-                f"{seconds:.1f} s per step, about {format_duration(left)} left. To shorten the run, use --preset "
-                "small, fewer --steps, a smaller --crop-size, or --image-scale 0.5."
-            )
+            left_text = format_duration(left)
+            self.note(f"{seconds:.1f} s per step, about {left_text} left. For a shorter run, give a smaller --time.")
 
     def step(self, done: int, total: int, values: dict[str, Any], best: float) -> None:
         """Show loss, share of trusted pseudo-labels, speed, best mIoU so far and remaining time."""
