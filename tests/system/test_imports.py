@@ -45,7 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # The packages of tools/ that each of them may import, besides itself.
 TOOLS_MAY_IMPORT: dict[str, set[str]] = {
     "checking": {"report"},
-    "comparison": {"models", "report"},
+    "comparison": {"models", "planning", "report"},
     "exporting": {"report"},
     "models": {"exporting"},
     "report": {"models"},

@@ -12,11 +12,13 @@ import yaml
 
 import semiseg
 from comparison_toy import DATA, QUICK, finish, make_plan
+from semiseg.config import TrainConfig
 from semiseg.data import write_split
 from semiseg.errors import UserError
 from semiseg.tools.comparison.comparison_plan import Plan
 from semiseg.tools.comparison.comparison_request import plan_comparison, split_names
 from semiseg.tools.comparison.method_entries import make_entries
+from semiseg.tools.planning.trial_steps import Speed
 from semiseg.training.resolve_config import resolve
 
 
@@ -210,6 +212,33 @@ asked:
   labeled: ['4']
   seeds: [0]
 """
+
+
+def test_cells_are_planned_once_for_the_slowest_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[str] = []
+
+    def timer(config: TrainConfig, options: Any, threads: int) -> Speed:
+        timed.append(config.method)
+        return Speed(2.0 if config.method == "supervised" else 10.0, 4.0, 0.0)
+
+    monkeypatch.setattr("semiseg.tools.comparison.cell_plan.time_steps", timer)
+    request = {"data": DATA, "encoder": "test_resnet", "weights": "none", "accelerator": "cpu", "lr": 0.1}
+    out = tmp_path / "c"
+    plan = plan_comparison(out, None, "4", 0, None, None, request, "10m")
+    assert timed == list(plan.entries) == ["supervised", "dual-teacher"]
+    # 600 s, less 5 %, at 0.7 * 10 + 0.3 * 4 s per step.
+    assert {cell.config.steps for cell in plan.cells.values()} == {69}
+    supervised, dual = (entry for entry in plan.entries.values())
+    assert supervised.shared() == dual.shared() and (dual.config.crop_size, dual.config.lr) == (32, 0.1)
+    assert (dual.options.burn_in, dual.options.threshold_mode) == (0.3, "none")
+    out.mkdir()
+    plan.save()
+    for time in ("auto", "600s", None):
+        later = plan_comparison(out, "mean-teacher", "4", "0,1", None, None, request, time)
+        assert (later.settings["steps"], later.entries["mean-teacher"].options.burn_in) == (69, 0.3)
+    assert len(timed) == 2
+    with pytest.raises(UserError, match="planned for 600 s"):
+        plan_comparison(out, None, "4", 0, None, None, request, "20m")
 
 
 def test_comparison_of_version_0_1_0_is_continued(tmp_path: Path) -> None:

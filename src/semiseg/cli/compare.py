@@ -35,9 +35,13 @@ class Compare:
     out: str
     """Directory of the comparison: a new one, or that of an earlier call."""
     methods: str | None = None
-    """Methods, separated by commas (see semiseg methods). Default: all methods in the file of --config."""
+    """Methods, separated by commas (see semiseg methods). Default: all methods in the file of --config, or supervised
+    and dual-teacher."""
     seeds: str | None = None
     """Seeds, separated by commas. Default: 0."""
+    time: str | None = None
+    """Time budget of each run, such as 20m, for which options that are not given are planned once. Default: 20 minutes
+    on a CPU, an hour on a GPU, unless --steps or --epochs is given."""
     jobs: int = 1
     """Number of runs at a time."""
     preset: str | None = None
@@ -55,6 +59,7 @@ def compare(argv: Argv) -> None:
     a: Compare = parse(Compare, argv, "semiseg compare")
     from semiseg.tools.comparison.runner import CellsFailed
     from semiseg.workflows.compare import compare as run
+    from semiseg.workflows.train import is_planned
 
     options = (argument.partition("=")[0] for argument in argv if argument.startswith("--"))
     names = {option.removeprefix("--").replace("-", "_").removeprefix("no_") for option in options}
@@ -62,6 +67,8 @@ def compare(argv: Argv) -> None:
         names.add("tracker")  # TrainConfig replaces the deprecated option
     given = {f.name: getattr(a.settings, f.name) for f in fields(TrainConfig) if f.name in names}
     arguments: dict[str, Any] = {key: value for key, value in vars(a).items() if key != "settings"}
+    if a.time is None and is_planned(a.config):
+        arguments["time"] = "auto"
     table = run(**given, **arguments)
     print((Path(a.out) / "table.md").read_text(encoding="utf-8"), end="")
     print(f"report: {(Path(a.out) / 'report.html').resolve()}")

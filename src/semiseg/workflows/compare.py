@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ def compare(
     preset: str | None = None,
     config: str | None = None,
     published: bool = False,
+    time: str | float | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Train and evaluate every method with every share of labels and every seed; return the table.
@@ -35,7 +37,8 @@ def compare(
 
     Args:
         data: Data set, as in `train`.
-        methods: Methods, or names from ``methods:`` in ``config``. Default: all names in ``config``.
+        methods: Methods, or names from ``methods:`` in ``config``. Default: all names in ``config``, or
+            supervised and dual-teacher.
         labeled: Shares, numbers or files, as in `train`, or ``all`` for all masks. Default: ``all``.
         seeds: Seeds. Default: 0.
         out: A new directory, or that of an earlier call.
@@ -43,6 +46,8 @@ def compare(
         preset: Name of a preset.
         config: YAML file with options of every run and ``methods, labeled, seeds, preset``; see docs/comparison.md.
         published: Add published figures (VOC 2012 and Cityscapes).
+        time: The time budget of a run, such as ``"20m"``, or ``"auto"``. Options that are not given are planned once
+            for all runs. Default: no plan.
         options: Options of every run, with ``_`` instead of ``-``.
 
     Returns:
@@ -56,10 +61,13 @@ def compare(
     if jobs < 1:
         raise range_error("jobs", jobs, AT_LEAST_ONE)
     request = Path(out), methods, labeled, seeds, preset, config, given
-    plan_comparison(*request).check()
+    before = plan_comparison(*request, time, jobs)
+    before.check()
     with locked(Path(out)) as lock, signals_as_interrupts():
-        plan = plan_comparison(*request)  # again, since another comparison may just have ended
+        plan = plan_comparison(*request, planned=before.planned)  # again, since another comparison may just have ended
         plan.save()
+        if plan.planned is not None:
+            print("\n".join(plan.planned.describe()), file=sys.stderr)
         runner, display = Runner(plan.current_cells, jobs, lock), Display(plan.current_cells, jobs)
         interrupt: KeyboardInterrupt | None = None
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,8 @@ from semiseg.data import open_dataset
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.splits.dataset_split import Split, read_split, resolve_split
 from semiseg.errors import UserError
+from semiseg.tools.comparison.cell_plan import FILE as PLAN
+from semiseg.tools.comparison.cell_plan import CellPlan
 from semiseg.tools.comparison.cells import Block, Cell, folder_name
 from semiseg.tools.comparison.method_entries import ALL, SHARED, MethodEntry
 from semiseg.training.build import DEFAULT_STEPS
@@ -36,11 +39,13 @@ class Plan:
         out: Its directory.
         entries: All requested methods by name.
         blocks: All requested cells; the last block is the current request.
+        planned: The plan of the settings that are not given, if there is one.
     """
 
     out: Path
     entries: Mapping[str, MethodEntry]
     blocks: Sequence[Block]
+    planned: CellPlan | None = None
 
     @cached_property
     def dataset(self) -> SegmentationDataset:
@@ -143,16 +148,18 @@ class Plan:
         }
         text = HEAD + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         write_atomically(self.out / FILE, text.encode())
+        if self.planned is not None:
+            write_atomically(self.out / PLAN, (json.dumps(self.planned.content, indent=2) + "\n").encode())
 
 
-def make_plan(out: Path, entries: Mapping[str, MethodEntry], block: Block) -> Plan:
+def make_plan(out: Path, entries: Mapping[str, MethodEntry], block: Block, planned: CellPlan | None = None) -> Plan:
     """Merge the current request with those of earlier calls in the same directory.
 
     Raises:
         UserError: The directory holds something else, or a comparison with other settings.
     """
     if not out.exists() or (out.is_dir() and {path.name for path in out.iterdir()} <= {LOCK}):
-        return Plan(out, entries, (block,))
+        return Plan(out, entries, (block,), planned)
     if not (out / FILE).is_file():
         raise UserError("exists and is not a comparison", path=out, fix="choose another --out")
     before = _read_plan(out / FILE)
@@ -162,7 +169,7 @@ def make_plan(out: Path, entries: Mapping[str, MethodEntry], block: Block) -> Pl
     for name in before.entries.keys() & entries.keys():
         _check_equal(out, before.entries[name].own(), entries[name].own(), f" of {name}")
     earlier = [other for other in before.blocks if not {*other.cell_keys()} <= {*block.cell_keys()}]
-    return Plan(out, {**before.entries, **entries}, (*earlier, block))
+    return Plan(out, {**before.entries, **entries}, (*earlier, block), planned)
 
 
 def _same_directory(key: str, old: Any, new: Any) -> bool:

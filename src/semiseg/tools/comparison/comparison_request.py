@@ -9,12 +9,16 @@ from typing import Any
 from semiseg.config import EXCLUSIVE, TrainConfig, check_mapping, read_yaml
 from semiseg.errors import UserError, unknown
 from semiseg.methods import ALIASES
+from semiseg.tools.comparison.cell_plan import CellPlan, plan_cells, read_cell_plan
 from semiseg.tools.comparison.cells import Block
-from semiseg.tools.comparison.comparison_plan import Plan, make_plan
+from semiseg.tools.comparison.comparison_plan import FILE, Plan, make_plan
 from semiseg.tools.comparison.method_entries import ALL, SHARED, make_entries
+from semiseg.tools.planning.planner import LENGTHS
+from semiseg.training.resolve_config import given_options
 
 Names = str | Sequence[str | int] | None
 LISTS = ("methods", "labeled", "seeds")
+DEFAULT_METHODS = ("supervised", "dual-teacher")
 
 
 def plan_comparison(
@@ -25,8 +29,13 @@ def plan_comparison(
     preset: str | None,
     config: str | None,
     options: dict[str, Any],
+    time: str | float | None = None,
+    jobs: int = 1,
+    planned: CellPlan | None = None,
 ) -> Plan:
     """Return the plan for the arguments of ``semiseg.compare``; they win over the configuration file.
+
+    With ``time``, or in a directory with a plan, options that are not given are planned.
 
     Raises:
         UserError: An argument or the file is invalid.
@@ -35,21 +44,31 @@ def plan_comparison(
         if key not in SHARED:
             raise unknown("option", key, (*SHARED, *LISTS))
     shared, lists = read_file(config)
+    if time not in (None, "auto"):  # replaces the length of the file
+        shared = {name: value for name, value in shared.items() if name not in LENGTHS}
     for pair in EXCLUSIVE:
         for one, other in (pair, pair[::-1]):
             if one in options:
                 shared.pop(other, None)
     overrides = lists.get("methods", {})
-    names = as_list(list(overrides) if methods is None else methods, overrides)
+    names = as_list((list(overrides) or DEFAULT_METHODS) if methods is None else methods, overrides)
     shares = [str(share) for share in as_list(lists.get("labeled", ALL) if labeled is None else labeled)]
     numbers = [parse_seed(seed) for seed in as_list(lists.get("seeds", 0) if seeds is None else seeds)]
     check_list("methods", names)
     check_list("labeled", shares)
     check_list("seeds", numbers)
-    entries = make_entries(names, overrides, shared | options, preset or lists.get("preset"), config or "methods")
+    arguments = names, overrides, shared | options, preset or lists.get("preset"), config or "methods"
+    entries = make_entries(*arguments)
     if not next(iter(entries.values())).config.data:
         raise UserError("not given", option="data", fix="give a directory with images/ and masks/, or shapes")
-    return make_plan(out, entries, Block(tuple(entries), tuple(shares), tuple(numbers)))
+    if planned is None and (out / FILE).exists():
+        planned = read_cell_plan(out, time)
+    elif planned is None and time is not None:
+        given = given_options({**shared, **options}, arguments[3])
+        planned = plan_cells(list(entries.values()), given, shares[0], time, jobs)
+    if planned is not None:
+        entries = make_entries(*arguments, planned=planned.values)
+    return make_plan(out, entries, Block(tuple(entries), tuple(shares), tuple(numbers)), planned)
 
 
 def read_file(file: str | None) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from semiseg.config import TrainConfig, check_mapping, from_mapping, to_mapping
 from semiseg.errors import UserError, lookup
 from semiseg.methods import ALIASES, METHODS, VARIANTS
-from semiseg.training.resolve_config import resolve
+from semiseg.training.find_method import find_method
+from semiseg.training.resolve_config import given_options
 
 VARIED = ("method", "labeled", "seed")
 """Options of ``TrainConfig`` that differ between the cells of a comparison."""
@@ -48,6 +49,7 @@ def make_entries(
     shared: Mapping[str, Any],
     preset: str | None,
     source: str,
+    planned: Callable[[str], dict[str, Any]] | None = None,
 ) -> dict[str, MethodEntry]:
     """Resolve all methods of a comparison.
 
@@ -57,6 +59,7 @@ def make_entries(
         shared: Options of every run.
         preset: Name of a preset.
         source: Origin of ``overrides``, for messages.
+        planned: Returns the planned options of a method, below all given ones.
 
     Raises:
         UserError: Unknown method, key or preset, invalid value, duplicate name, or settings that differ between
@@ -66,20 +69,27 @@ def make_entries(
     for name in (ALIASES.get(name, name) for name in names):
         if name in entries:
             raise UserError(f"{name} is listed twice", option="methods", fix="remove one of them")
-        entries[name] = _entry(name, overrides, shared, preset, f"{source}: methods")
+        entries[name] = _entry(name, overrides, shared, preset, f"{source}: methods", planned)
     _check_shared(list(entries.values()), preset)
     return entries
 
 
 def _entry(
-    name: str, overrides: Mapping[str, Mapping[str, Any]], shared: Mapping[str, Any], preset: str | None, source: str
+    name: str,
+    overrides: Mapping[str, Mapping[str, Any]],
+    shared: Mapping[str, Any],
+    preset: str | None,
+    source: str,
+    planned: Callable[[str], dict[str, Any]] | None,
 ) -> MethodEntry:
     own = {str(key).replace("-", "_"): value for key, value in overrides.get(name, {}).items()}
     known = (*METHODS, *VARIANTS)
     if name in overrides and name not in known and "method" not in own:
         raise UserError(f"{source}: {name} is not a method", fix="add 'method: NAME' to its options, or correct it")
     method = own.pop("method", None) or lookup("method", name, {one: one for one in (*known, *overrides)})
-    config, options = resolve({**shared, "method": method}, preset)
+    given = given_options({**shared, "method": method}, preset)
+    kinds = (TrainConfig, find_method(given["method"]).Options)
+    config, options = from_mapping(kinds, (planned(given["method"]) if planned else {}) | given, "options")
     source = f"{source}: {name}"
     for key in own:
         if key in (*SHARED, *VARIED):

@@ -88,8 +88,11 @@ def _add_views(planner: Planner, tier: Tier) -> None:
     """Add image scale, crop and batch size."""
     data, side = planner.data, planner.data.short_side
     crop = int(planner.given.get("crop_size", tier.crop_size))
-    scale, why = image_scale(side, crop, data.rarest)
-    planner.add({"image_scale": scale}, why)
+    if resized := planner.given.get("short_side"):
+        side = int(resized)
+    else:
+        scale, why = image_scale(side, crop, data.rarest)
+        planner.add({"image_scale": scale}, why)
     scaled = int(side * float(planner.value("image_scale")))
     fitting = max(32, min(tier.crop_size, scaled // tier.crop_multiple * tier.crop_multiple))
     reason = tier.reason
