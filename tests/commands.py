@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -18,17 +19,29 @@ class Command:
 
     Args:
         arguments: The command and its options.
-        stderr: A file for both streams.
+        stderr: A file for both streams, or for stderr only if ``stdout`` is given.
         environment: The environment variables. Default: those of this process.
+        stdout: A file for stdout.
+        module: The module whose ``main`` runs; another one than ``semiseg`` takes its arguments in the same way.
 
     Attributes:
         pid: The id of the process and of its process group.
     """
 
-    def __init__(self, arguments: list[str], stderr: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        arguments: list[str],
+        stderr: Path,
+        environment: Mapping[str, str] | None = None,
+        stdout: Path | None = None,
+        module: str = "semiseg.cli",
+    ) -> None:
         self.file = stderr
         given = dict(environment or os.environ) | {"OMP_NUM_THREADS": "1"}
-        self.process = CONTEXT.Process(target=run_command, args=(arguments, str(stderr), os.getcwd(), given))
+        files = (str(stdout or stderr), str(stderr))
+        for path in files:
+            Path(path).write_bytes(b"")
+        self.process = CONTEXT.Process(target=run_command, args=(module, arguments, files, os.getcwd(), given))
         self.process.start()
         assert self.process.pid is not None
         self.pid = self.process.pid
@@ -48,18 +61,18 @@ class Command:
         return self.file.read_text() if self.file.exists() else ""
 
 
-def run_command(arguments: list[str], output: str, directory: str, environment: dict[str, str]) -> None:
+def run_command(
+    module: str, arguments: list[str], outputs: tuple[str, str], directory: str, environment: dict[str, str]
+) -> None:
     """Run a command in the current process, which was just forked, and exit with its status."""
     multiprocessing.set_start_method(None, force=True)  # of data loading workers: the default of the system
     os.setsid()
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(environment)
-    with open(output, "wb") as file:
-        for stream in (1, 2):
+    for stream, path in enumerate(outputs, 1):
+        with open(path, "ab") as file:
             os.dup2(file.fileno(), stream)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = ["semiseg", *arguments]
-    from semiseg import cli
-
-    sys.exit(cli.main())
+    sys.exit(importlib.import_module(module).main())

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import torch
 from PIL import Image
 
 import semiseg
+from commands import Command
 from semiseg import cli
 from semiseg.data import Shapes
 from semiseg.data.stream.make_shards import make_shards
@@ -46,11 +46,11 @@ def shards(photos: Path, tmp_path: Path) -> Path:
     return tmp_path / "shards"
 
 
-def run_module(*command: object, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a module in another process."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"} | variables
-    line = [sys.executable, "-m", *map(str, command), *ONE]
-    return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120)
+def run_ranks(folder: Path, *command: object, module: str = "semiseg.cli", **variables: str) -> tuple[int, str, str]:
+    """Run a command that starts ranks, in another process; return exit status, stdout and stderr."""
+    arguments, out, errors = [*map(str, command), *ONE], folder / "stdout.txt", folder / "stderr.txt"
+    status, _ = Command(arguments, errors, os.environ | variables, out, module).finish(120)
+    return status, out.read_text(), errors.read_text()
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -215,11 +215,12 @@ def test_two_ranks_write_the_masks_of_one_and_report_errors_once(
     (photos / "broken.png").write_bytes(b"not an image")
     one, two = tmp_path / "one", tmp_path / "two"
     assert call(run, photos, "--out", one, "--confidence")[0] == 2
-    done = run_module("semiseg.cli", "predict", run, photos, "--out", two, "--confidence", "--devices", 2)
-    assert done.returncode == 2 and done.stdout == ""
+    command = ("predict", run, photos, "--out", two, "--confidence", "--devices", 2)
+    status, printed, errors = run_ranks(tmp_path, *command)
+    assert (status, printed) == (2, "")
     assert content(one) == content(two) and len(content(one)) == 2 * IMAGES
-    assert done.stderr.count("broken.png: the image cannot be read") == 1
-    assert done.stderr.count(f"1 of 11 images cannot be read, see above, and have no mask in {two}") == 1
+    assert errors.count("broken.png: the image cannot be read") == 1
+    assert errors.count(f"1 of 11 images cannot be read, see above, and have no mask in {two}") == 1
 
 
 FRAGILE = """
@@ -245,10 +246,11 @@ def test_killed_rank_stops_all_and_prediction_resumes(run: Path, photos: Path, t
     one, two = tmp_path / "one", tmp_path / "two"
     (tmp_path / "sitecustomize.py").write_text(FRAGILE)  # which every rank imports at its start
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
-    ended = run_module("semiseg.cli", "predict", run, photos, "--out", two, "--devices", 2, PYTHONPATH=path)
-    assert (ended.returncode, ended.stdout) == (1, "")
-    reported = [line for line in ended.stderr.splitlines() if line.startswith("semiseg: ")]
-    assert len(reported) == 1 and "Traceback" not in ended.stderr, ended.stderr
+    command = ("predict", run, photos, "--out", two, "--devices", 2)
+    status, printed, errors = run_ranks(tmp_path, *command, PYTHONPATH=path)
+    assert (status, printed) == (1, "")
+    reported = [line for line in errors.splitlines() if line.startswith("semiseg: ")]
+    assert len(reported) == 1 and "Traceback" not in errors, errors
     assert reported[0].startswith("semiseg: rank 1 of 2 was killed by SIGKILL")
     assert reported[0].endswith(". Resume with the same command and --skip-existing")
     assert 2 <= len(content(two)) < IMAGES
@@ -259,9 +261,10 @@ def test_killed_rank_stops_all_and_prediction_resumes(run: Path, photos: Path, t
 
 @pytest.mark.slow
 def test_torchrun_shares_the_shards_out(run: Path, shards: Path, tmp_path: Path, call: Call) -> None:
-    launch = ("torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "semiseg.cli")
-    done = run_module(*launch, "predict", run, shards, "--out", tmp_path / "two")
-    assert done.returncode == 0 and done.stdout == f"4 shards of masks in {tmp_path / 'two'}\n", done.stderr
+    launch = ("--standalone", "--nproc-per-node", 2, "-m", "semiseg.cli")
+    command = (*launch, "predict", run, shards, "--out", tmp_path / "two")
+    status, printed, errors = run_ranks(tmp_path, *command, module="torch.distributed.run")
+    assert (status, printed) == (0, f"4 shards of masks in {tmp_path / 'two'}\n"), errors
     assert call(run, shards, "--out", tmp_path / "one")[0] == 0
     assert content(tmp_path / "one") == content(tmp_path / "two")
 

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_module")]  # whol
 
 SHAPES = "shapes:images=10,val=3,test=2,size=48"
 OPTIONS = {"crop_size": 32, "batch_size": 2, "steps": 2, "workers": 0, "accelerator": "cpu", "weights": "none"}
-OPTIONS |= {"encoder": "resnet18"}
+OPTIONS |= {"encoder": "test_resnet"}
 NO_SEMISEG = "import sys\nfor name in ('torch', 'semiseg', 'torchvision'):\n    sys.modules[name] = None\n"
 
 

@@ -11,14 +11,13 @@ import shutil
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +29,7 @@ import torch
 from PIL import Image
 
 import semiseg
+from commands import Command
 from semiseg import cli
 from semiseg.tools.serving import uploads
 from semiseg.tools.serving.served_models import Networks, number_duplicates
@@ -417,28 +417,26 @@ def test_serve_listens_on_loopback_unless_public(
 
 
 @pytest.mark.slow
-def test_the_command_prints_its_address_and_stops_when_interrupted(run: Path, photo: bytes) -> None:
-    command = [sys.executable, "-m", "semiseg.cli", "serve", str(run), "--port", "0", "--public"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=default_sigint
-    )
+def test_the_command_prints_its_address_and_stops_when_interrupted(run: Path, photo: bytes, tmp_path: Path) -> None:
+    output, errors = tmp_path / "stdout.txt", tmp_path / "stderr.txt"
+    process = Command(["serve", str(run), "--port", "0", "--public"], errors, stdout=output)
     try:
-        assert process.stdout is not None
-        printed = re.match(r"http://\S+:(\d+)/\?token=(\S{20,}) ", process.stdout.readline())
-        assert printed is not None
+        wait_until(lambda: process.poll() is not None or "\n" in output.read_text())
+        printed = re.match(r"http://\S+:(\d+)/\?token=(\S{20,}) ", output.read_text())
+        assert printed is not None, process.output()
         port, token = printed.groups()  # it already listens: requests wait until the application is ready
         assert send(f"http://127.0.0.1:{port}/predict", photo, Authorization=f"Bearer {token}")[0] == 200
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == 130 and errors == "semiseg: interrupted\n"
+        os.kill(process.pid, signal.SIGINT)
+        assert process.finish(60) == (130, "semiseg: interrupted\n")
     finally:
-        process.kill()
-        process.communicate()
+        process.process.kill()
 
 
-def default_sigint() -> None:
-    """Let the child process receive SIGINT, even if this one was started in the background of a script."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 # Browser

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from semiseg.networks import build
 from semiseg.training.build import planned_steps, steps_per_epoch
 from semiseg.training.logging.metrics_log import read_metrics
 from semiseg.training.resolve_config import resolve
-from semiseg.workflows import train as training
 from trees import make_ade20k, make_cityscapes, make_voc
 
 ROOT = Path(__file__).parents[2]
@@ -39,16 +39,17 @@ DATA: dict[str, tuple[Callable[[Path], Path], int]] = {
 # Options that shrink any configuration for a test.
 SMALL = {"crop_size": 32, "batch_size": 2, "steps": 1, "workers": 0, "accelerator": "cpu", "weights": "none"}
 
+pytestmark = pytest.mark.usefixtures("quick_module")
 
-@pytest.fixture(autouse=True)
-def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Skip the report, which has its own tests."""
-    monkeypatch.setattr(training, "report", lambda runs: None)
+
+@cache
+def resolved(path: Path) -> tuple[TrainConfig, Any]:
+    """Return the options of a file: those of every run, and those of its method."""
+    return resolve({}, file=str(ROOT / path))
 
 
 def load(path: Path) -> TrainConfig:
-    config: TrainConfig = resolve({}, file=str(ROOT / path))[0]
-    return config
+    return resolved(path)[0]
 
 
 def small_encoder(path: Path) -> str:
@@ -95,7 +96,7 @@ def test_protocols_that_decide_the_published_figures() -> None:
         if config.encoder.startswith("resnet"):
             assert config.batchnorm == ("frozen-encoder" if method_of(path) == "cutmix-seg" else "sync"), path
         if method_of(path) == "dual-teacher":
-            assert resolve({}, file=str(ROOT / path))[1].pool == ("cutmix:blur", "classmix:gray"), path
+            assert resolved(path)[1].pool == ("cutmix:blur", "classmix:gray"), path
 
 
 @pytest.mark.parametrize(
@@ -168,12 +169,25 @@ def test_configuration_starts_on_voc_photographs(path: Path, voc_dir: Path, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["supervised", "dual-teacher"])
-def test_resnet50_starts_on_voc_photographs_from_the_command_line(
-    method: str, voc_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("method", "encoder"),
+    [
+        ("supervised", "resnet50"),
+        ("dual-teacher", "test_resnet"),
+        pytest.param("dual-teacher", "resnet50", marks=pytest.mark.long),
+    ],
+)
+def test_configuration_starts_on_voc_photographs_from_the_command_line(
+    method: str,
+    encoder: str,
+    voc_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     options = ["--labeled", "732", "--existing-only", "--weights", "none", "--crop-size", "33", "--batch-size", "2"]
     options += ["--image-scale", "0.1", "--steps", "1", "--workers", "0", "--accelerator", "cpu", "--val-limit", "1"]
+    options += ["--encoder", encoder]
     config = ROOT / "configs" / "voc2012" / f"{method}-resnet50.yaml"
     arguments = ["train", "--config", str(config), "--data", str(voc_dir), "--out", str(tmp_path / "run"), *options]
     monkeypatch.setattr(sys, "argv", ["semiseg", *arguments])
