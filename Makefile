@@ -5,7 +5,11 @@ BIN := .venv/bin
 TEST_JOBS ?= auto
 # Further arguments for pytest: make test ARGS="-k ema -x"
 ARGS ?=
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# Python may cache compiled modules, which each process of a test would compile again.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
+# Tests of a file run one after the other, so that they share the runs of its fixtures. An idle worker takes over half
+# of the tests that another one has left.
+PARALLEL := -n $(TEST_JOBS) --dist worksteal
 
 .PHONY: demo test test-fast test-long check setup lock audit fuzz docs site wheel clean
 .DELETE_ON_ERROR:
@@ -14,10 +18,10 @@ demo: .venv/ready  ## Train on generated images and write a report
 	$(BIN)/semiseg demo --out demo-out/$$(date +%Y%m%d-%H%M%S)
 
 test: .venv/ready  ## Run the test suite
-	$(PYTEST) -n $(TEST_JOBS) --dist loadfile $(ARGS)
+	$(PYTEST) $(PARALLEL) $(ARGS)
 
 test-fast: .venv/ready  ## Run the unit tests: no processes, no browser, no whole trainings
-	$(PYTEST) -n $(TEST_JOBS) --dist loadfile -m "not slow and not long" $(ARGS)
+	$(PYTEST) $(PARALLEL) -m "not slow and not long" $(ARGS)
 
 test-long: .venv/ready  ## Run only the tests that take minutes
 	$(PYTEST) -m long $(ARGS)

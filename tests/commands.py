@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import multiprocessing
 import os
+import runpy
 import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO, Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["semiseg.training.trainer", "semiseg.training.distributed.fabric_setup", "semiseg.cli"])
@@ -22,7 +23,7 @@ class Command:
         stderr: A file for both streams, or for stderr only if ``stdout`` is given.
         environment: The environment variables. Default: those of this process.
         stdout: A file for stdout.
-        module: The module whose ``main`` runs; another one than ``semiseg`` takes its arguments in the same way.
+        module: The module to run, as by ``python -m``.
 
     Attributes:
         pid: The id of the process and of its process group.
@@ -61,10 +62,26 @@ class Command:
         return self.file.read_text() if self.file.exists() else ""
 
 
+class ForkedPopen:
+    """The part of ``subprocess.Popen`` that a comparison uses, for ``python -m MODULE ARGUMENTS``."""
+
+    def __init__(self, command: list[str], stdout: IO[bytes], env: Mapping[str, str], **_: Any) -> None:
+        _python, _option, module, *arguments = command
+        files = (stdout.name, stdout.name)
+        self.process = CONTEXT.Process(target=run_command, args=(module, arguments, files, os.getcwd(), dict(env)))
+        self.process.start()
+        self.pid = self.process.pid
+
+    def wait(self) -> int | None:
+        """Wait for the end and return the exit status."""
+        self.process.join()
+        return self.process.exitcode
+
+
 def run_command(
     module: str, arguments: list[str], outputs: tuple[str, str], directory: str, environment: dict[str, str]
 ) -> None:
-    """Run a command in the current process, which was just forked, and exit with its status."""
+    """Run a module in the current process, which was just forked, as ``python -m MODULE ARGUMENTS`` does."""
     multiprocessing.set_start_method(None, force=True)  # of data loading workers: the default of the system
     os.setsid()
     os.chdir(directory)
@@ -74,5 +91,5 @@ def run_command(
         with open(path, "ab") as file:
             os.dup2(file.fileno(), stream)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.argv = ["semiseg", *arguments]
-    sys.exit(importlib.import_module(module).main())
+    sys.argv[1:] = arguments
+    runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -120,5 +120,5 @@ def predict_several_classes(checkpoint: Path) -> None:
     torch.manual_seed(0)
     for name, tensor in state["method"].items():
         if name.endswith("head.weight"):
-            tensor.normal_()
+            tensor.normal_().sub_(tensor.mean(dim=1, keepdim=True))  # features are positive: only their contrast counts
     torch.save(state, checkpoint)

@@ -18,6 +18,7 @@ import torch
 from rich.console import Console
 
 import semiseg
+from commands import ForkedPopen
 from comparison_toy import DATA, QUICK, finish, make_plan
 from semiseg import cli
 from semiseg.data import open_dataset
@@ -252,6 +253,7 @@ def test_comparison_is_interrupted_resumed_and_left_unchanged_when_finished(
     (tmp_path / "new" / "compare.yaml").rename(out / "compare.yaml")
 
     monkeypatch.setattr("semiseg.workflows.compare.Runner", RecordedRunner)
+    monkeypatch.setattr(runner.subprocess, "Popen", ForkedPopen)
     with monkeypatch.context() as patch:
         patch.setattr(Display, "show", interrupt)
         status, _, err = call(out, settings)

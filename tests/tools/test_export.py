@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_module")]  # whol
 
 SHAPES = "shapes:images=10,val=3,test=2,size=48"
 OPTIONS = {"crop_size": 32, "batch_size": 2, "steps": 2, "workers": 0, "accelerator": "cpu", "weights": "none"}
-OPTIONS |= {"encoder": "test_resnet"}
+OPTIONS |= {"encoder": "test_efficientnet"}
 NO_SEMISEG = "import sys\nfor name in ('torch', 'semiseg', 'torchvision'):\n    sys.modules[name] = None\n"
 
 
@@ -210,7 +210,7 @@ def test_load_rejects_a_damaged_export(run: Path, tmp_path: Path) -> None:
     folder = semiseg.export(run, out=tmp_path / "out").path
     config, weights = folder / "config.json", folder / "model.safetensors"
     text, data = config.read_text(), weights.read_bytes()
-    other = json.dumps(json.loads(text) | {"encoder": "test_efficientnet"})
+    other = json.dumps(json.loads(text) | {"encoder": "test_resnet"})
     for changed_text, changed_data in (("{}", data), (text, b"no tensors"), (other, data)):
         config.write_text(changed_text)
         weights.write_bytes(changed_data)
