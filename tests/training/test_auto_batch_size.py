@@ -67,11 +67,12 @@ def small_device(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.slow
 def test_found_batch_size_is_used_by_the_run_and_its_resume(tmp_path: Path, small_device: list[int]) -> None:
-    found = semiseg.train(out=tmp_path / "found", **OPTIONS | {"batch_size": "auto"})
+    options = OPTIONS | {"steps": 2}
+    found = semiseg.train(out=tmp_path / "found", **options | {"batch_size": "auto"})
     assert small_device == [1, 1, 2, 2, 4]  # two steps of each size
     assert "batch_size: 2\n" in (found / "config.yaml").read_text()
     assert "--batch-size auto: 2" in (found / "log.txt").read_text().splitlines()
-    given = semiseg.train(out=tmp_path / "given", **OPTIONS)
+    given = semiseg.train(out=tmp_path / "given", **options)
     assert same(checkpoint(found)["method"], checkpoint(given)["method"])  # trial steps change nothing
     start_over(found)
     assert same(checkpoint(semiseg.train(resume=found))["method"], checkpoint(given)["method"])

@@ -79,6 +79,7 @@ def test_validations_leak_no_files_processes_or_tensors(
         return files
 
     monkeypatch.setattr(Samples, "write", count)
+    monkeypatch.setattr("semiseg.workflows.train.report", lambda runs: None)
     options = {"encoder": "test_resnet", "weights": "none", "crop_size": 32, "batch_size": 2, "labeled": "4"}
     options |= {"steps": 12, "val_every": 2, "workers": 2, "accelerator": "cpu", "threshold_mode": "none"}
     options |= {"val_limit": 1}

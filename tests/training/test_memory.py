@@ -31,7 +31,7 @@ TAUGHT = ("mean-teacher", "dual-teacher", "augseg", "unimatch-v2", "gentle-teach
 OPTIONS: dict[str, Any] = {
     **{"data": "shapes:images=10,val=3,test=2,size=48", "labeled": "4", "encoder": "test_resnet", "weights": "none"},
     **{"crop_size": 48, "batch_size": 2, "workers": 0, "accelerator": "cpu", "steps": 4, "val_every": 2},
-    **{"burn_in": 0.25, "threshold_mode": "none"},
+    **{"val_limit": 1, "burn_in": 0.25, "threshold_mode": "none"},
 }
 
 
