@@ -62,7 +62,7 @@ def kept_bytes(network: nn.Module, images: Tensor) -> int:
         storage = tensor.untyped_storage()
         if storage._cdata not in weights:
             kept[storage._cdata] = storage
-        return tensor
+        return tensor.detach()  # an output that its own node saves is a cycle that Python cannot free
 
     with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
         network(images)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import pytest
@@ -50,7 +50,7 @@ def natural(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-@cache
+@lru_cache(maxsize=len(KINDS))
 def built(name: str) -> nn.Module:
     torch.manual_seed(0)
     return natural(make_encoder(name)[0])
