@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torchvision.transforms.v2.functional import adjust_sharpness
 
 from semiseg.ops.injection import inject_labels
 from semiseg.ops.intensity import POOL, random_intensity
@@ -34,6 +35,13 @@ def test_solarize_inverts_values_from_the_threshold_on(u: float, threshold: int)
     levels = torch.arange(256, dtype=torch.uint8).view(1, 16, 16).expand(3, -1, -1)
     expected = torch.where(levels.int() < threshold, levels.int(), 255 - levels.int())
     assert torch.equal(POOL["solarize"](levels, u).int(), expected)
+
+
+def test_sharpness_equals_that_of_torchvision() -> None:
+    for size in ((12, 9), (2, 9)):
+        image = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
+        for u in (0.0, 0.4, 1.0):
+            assert torch.equal(POOL["sharpness"](image, u), adjust_sharpness(image, 0.05 + 0.9 * u))
 
 
 def test_factors_are_between_5_and_95_percent() -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from semiseg.methods.method import Batch, Method, Progress, StepOutput, UnlabeledOptions, as_float
+from semiseg.ops.global_batch import to_device
 from semiseg.ops.losses import weighted_cross_entropy
 from semiseg.ops.mixing import cutmix_region, partners, paste
 from semiseg.ops.pseudo_labels import labeling, soft_label
@@ -86,7 +87,7 @@ class DualStudent(Method):
         """Return both students' labels, the images and their validity, all mixed by the same box per image."""
         students, temperature = (self.student, self.student2), self.options.label_temperature
         targets = [soft_label(student(unlabeled), temperature) for student in students]
-        region, partner = cutmix_region(valid), partners(len(unlabeled))
+        region, partner = cutmix_region(valid), to_device(partners(len(unlabeled)), valid)
         mixed = [paste(region, tensor, tensor[partner]) for tensor in (*targets, unlabeled, valid)]
         return mixed[:2], mixed[2], mixed[3]
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from semiseg.methods.method import Batch, Progress, StepOutput, UnlabeledOptions, as_float
 from semiseg.methods.teachers import SingleTeacherMethod
 from semiseg.ops.ema import ema_decay, ema_update
-from semiseg.ops.global_batch import global_mean_denominator, global_sum
+from semiseg.ops.global_batch import global_mean_denominator, global_sum, to_device
 from semiseg.ops.losses import per_pixel_cross_entropy
 from semiseg.ops.mixing import half_box_region, partners, paste
 from semiseg.ops.pseudo_labels import pseudo_label, soft_label
@@ -89,7 +89,7 @@ class GentleTeachingAssistant(SingleTeacherMethod):
         labeled, unlabeled = as_float(batch.labeled_images), as_float(batch.unlabeled_images)
         teacher = self.teacher.eval()
         targets = soft_label(self.teacher_logits(teacher, unlabeled), options.label_temperature)
-        region, partner = half_box_region(batch.unlabeled_valid), partners(len(unlabeled))
+        region, partner = half_box_region(batch.unlabeled_valid), to_device(partners(len(unlabeled)), unlabeled)
         mixed, mixed_targets, valid = (
             paste(region, tensor[partner], tensor) for tensor in (unlabeled, targets, batch.unlabeled_valid)
         )
@@ -112,9 +112,8 @@ class GentleTeachingAssistant(SingleTeacherMethod):
             confidence: float ``(N, H, W)`` in [0, 1].
             valid: bool ``(N, H, W)``, False on padding.
         """
-        kept = valid
-        if valid.any():
-            kept = valid & (confidence >= confidence[valid].quantile(self.options.drop_percent / 100))
+        counted = torch.where(valid, confidence, torch.nan)
+        kept = valid & (confidence >= counted.nanquantile(self.options.drop_percent / 100))
         total = global_mean_denominator(((1 + confidence * kept) * valid).sum())
         return (1 + confidence) * kept / total, global_sum(kept.sum()) / global_sum(valid.sum()).clamp(min=1)
 

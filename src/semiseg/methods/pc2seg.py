@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from semiseg.methods.method import Batch, Method, Progress, StepOutput, UnlabeledOptions, as_float
 from semiseg.ops.features import decode, encode, feature_channels, to_cells
-from semiseg.ops.global_batch import uniform
+from semiseg.ops.global_batch import to_device, uniform
 from semiseg.ops.losses import info_nce, weighted_squared_error
 from semiseg.ops.photometric import photometric
 from semiseg.ops.pseudo_labels import labeling
@@ -141,6 +141,6 @@ def sample_cells(allowed: Tensor, count: int) -> tuple[Tensor, Tensor]:
     Returns:
         Indices, int64 ``(N, min(count, P))``, and bool of that shape, False where a cell is not allowed.
     """
-    scores = uniform(*allowed.shape).to(allowed.device).masked_fill(~allowed, -1.0)
+    scores = to_device(uniform(*allowed.shape), allowed).masked_fill(~allowed, -1.0)
     score, index = scores.topk(min(count, allowed.shape[1]), dim=1)
     return index, score >= 0

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semiseg.ops.global_batch import uniform
+from semiseg.ops.global_batch import to_device, uniform
 
 
 def encode(network: nn.Module, images: Tensor) -> list[Tensor]:
@@ -70,7 +70,7 @@ def channel_dropout(features: list[Tensor], rate: float) -> list[Tensor]:
         features: Maps ``(N, C, h, w)`` from ``encode``; the first one, the image, does not change.
         rate: In [0, 1).
     """
-    return [features[0], *(f * _keep(len(f), f.shape[1], 1 - rate).to(f) for f in features[1:])]
+    return [features[0], *(f * to_device(_keep(len(f), f.shape[1], 1 - rate).to(f.dtype), f) for f in features[1:])]
 
 
 def complementary_dropout(features: list[Tensor], whole: float = 0.5) -> list[Tensor]:
@@ -90,7 +90,7 @@ def complementary_dropout(features: list[Tensor], whole: float = 0.5) -> list[Te
         half = _keep(pairs, f.shape[1], 0.5)
         factor = torch.cat([half, 2 - half])
         factor = torch.where(torch.cat([keeps_all, keeps_all]) > 0, 1.0, factor)
-        dropped.append(f * factor.to(f))
+        dropped.append(f * to_device(factor.to(f.dtype), f))
     return dropped
 
 

@@ -65,6 +65,16 @@ def uniform_for_all() -> Tensor:
     return torch.rand((), generator=_shard.generator)
 
 
+def to_device(values: Tensor, like: Tensor) -> Tensor:
+    """Copy ``values`` from the CPU to the device of ``like``, without making the host wait for a GPU.
+
+    CUDA waits for copies of more than 64 KB from pageable memory, so these go through page-locked memory.
+    """
+    if like.is_cuda and values.nbytes > 2**16:
+        values = values.pin_memory()
+    return values.to(like.device, non_blocking=True)
+
+
 def generators(samples: int) -> list[torch.Generator]:
     """Return a CPU generator for each sample of the current shard, for any number of random values per sample."""
     seeds = (uniform(samples, 2) * 2**24).long()  # a float32 holds 24 bits

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semiseg.ops.global_batch import uniform
+from semiseg.ops.global_batch import to_device, uniform
 from semiseg.ops.losses import IGNORE
 from semiseg.ops.mixing import cutmix_region
 from semiseg.ops.pseudo_labels import PseudoLabels
@@ -33,8 +33,8 @@ def inject_labels(
     if views.targets.is_floating_point():  # unknown pixels have no probabilities
         targets = F.one_hot(masks.where(known, 0), classes).permute(0, 3, 1, 2).float() * known[:, None]
     region = cutmix_region(views.valid, concentration=(8, 2))
-    region &= (uniform(len(rho)).to(rho.device) >= rho)[:, None, None]
-    donor = torch.arange(len(rho)) % len(images)  # both lists are in random order
+    region &= (to_device(uniform(len(rho)), rho) >= rho)[:, None, None]
+    donor = torch.arange(len(rho), device=rho.device) % len(images)  # both lists are in random order
     pieces = zip((images, targets, known.float(), valid), views, strict=True)
     labeled = PseudoLabels(*(piece[donor].to(view.dtype) for piece, view in pieces))
     return labeled.mix(region, views)

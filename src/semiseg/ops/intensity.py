@@ -5,9 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from semiseg.ops.global_batch import generators
+from semiseg.ops.global_batch import generators, to_device
 from semiseg.ops.photometric import add_noise, adjust_contrast
 
 
@@ -35,6 +36,17 @@ def _blur(image: Tensor, u: float) -> Tensor:
     return TF.gaussian_blur(image, [kernel, kernel], [sigma, sigma])
 
 
+def _sharpness(image: Tensor, u: float) -> Tensor:
+    """Return torchvision's ``adjust_sharpness``, which copies its kernel so that the host waits for a GPU."""
+    if min(image.shape[-2:]) <= 2:
+        return image
+    kernel = to_device(torch.tensor([[1.0, 1, 1], [1, 5, 1], [1, 1, 1]]) / 13, image).expand(len(image), 1, 3, 3)
+    output = image.float()
+    inside = output[..., 1:-1, 1:-1]
+    inside.add_(F.conv2d(output, kernel, groups=len(image)).round_().sub_(inside), alpha=1 - _factor(u))
+    return output.clamp_(0, 255).to(image.dtype)
+
+
 POOL: dict[str, Change] = {
     "identity": lambda image, u: image,
     "autocontrast": lambda image, u: TF.autocontrast(image),
@@ -43,7 +55,7 @@ POOL: dict[str, Change] = {
     "contrast": lambda image, u: TF.adjust_contrast(image, _factor(u)),
     "brightness": lambda image, u: TF.adjust_brightness(image, _factor(u)),
     "color": lambda image, u: TF.adjust_saturation(image, _factor(u)),
-    "sharpness": lambda image, u: TF.adjust_sharpness(image, _factor(u)),
+    "sharpness": _sharpness,
     "posterize": lambda image, u: TF.posterize(image, min(7, 8 - math.ceil(4 * u))),
     "solarize": lambda image, u: TF.solarize(image, min(255.0, 256.0 - math.ceil(255 * u))),
     "hue": lambda image, u: TF.adjust_hue(image, u - 0.5),

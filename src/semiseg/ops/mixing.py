@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from semiseg.ops.global_batch import generators, uniform, uniform_for_all
+from semiseg.ops.global_batch import generators, to_device, uniform, uniform_for_all
 
 Region = Callable[[Tensor], Tensor]
 
@@ -45,7 +45,7 @@ def occasional_box_region(labels: Tensor) -> Tensor:
     area = (0.02 + 0.38 * uniform(n)) * height * width
     ratio = 0.3 + (1 / 0.3 - 0.3) * uniform(n)
     region = _boxes(labels, (area * ratio).sqrt(), (area / ratio).sqrt())
-    return region & (uniform(n) < 0.5).to(labels.device)[:, None, None]
+    return region & to_device(uniform(n) < 0.5, labels)[:, None, None]
 
 
 def fitting_box_region(labels: Tensor) -> Tensor:
@@ -54,12 +54,11 @@ def fitting_box_region(labels: Tensor) -> Tensor:
     Its corner is any pixel of the image, so that long and large boxes are rejected more often.
     """
     n, height, width = labels.shape
-    region = torch.zeros((n, height, width), dtype=torch.bool)
-    for box, generator in zip(region, generators(n), strict=True):
-        if torch.rand((), generator=generator) < 0.5:
-            top, left, tall, wide = _fitting_box(height, width, generator)
-            box[top : top + tall, left : left + wide] = True
-    return region.to(labels.device)
+    boxes = [
+        _fitting_box(height, width, generator) if torch.rand((), generator=generator) < 0.5 else (0, 0, 0, 0)
+        for generator in generators(n)
+    ]
+    return box_region(labels, *torch.tensor(boxes, dtype=torch.float32).view(-1, 4).unbind(1))
 
 
 def _fitting_box(height: int, width: int, generator: torch.Generator) -> tuple[int, int, int, int]:
@@ -82,7 +81,7 @@ def half_box_region(labels: Tensor) -> Tensor:
     n, height, width = labels.shape
     share = 0.5 + 0.5 * uniform(n)
     region = _boxes(labels, height / (2 * share), width * share)
-    return region & (uniform_for_all() < 0.5).to(labels.device)
+    return region & to_device(uniform_for_all() < 0.5, labels)
 
 
 def _boxes(labels: Tensor, box_height: Tensor, box_width: Tensor) -> Tensor:
@@ -91,10 +90,26 @@ def _boxes(labels: Tensor, box_height: Tensor, box_width: Tensor) -> Tensor:
     box_height, box_width = box_height.round().clamp(max=height), box_width.round().clamp(max=width)
     top = (uniform(n) * (height - box_height + 1)).floor()
     left = (uniform(n) * (width - box_width + 1)).floor()
-    rows, columns = torch.arange(height), torch.arange(width)
-    in_rows = (rows >= top[:, None]) & (rows < (top + box_height)[:, None])
-    in_columns = (columns >= left[:, None]) & (columns < (left + box_width)[:, None])
-    return (in_rows[:, :, None] & in_columns[:, None, :]).to(labels.device)
+    return box_region(labels, top, left, box_height, box_width)
+
+
+def box_region(labels: Tensor, top: Tensor, left: Tensor, box_height: Tensor, box_width: Tensor) -> Tensor:
+    """Return bool like ``labels``, True inside one box per image, which may extend beyond the image.
+
+    Args:
+        labels: ``(N, H, W)``; only shape and device are used.
+        top: First row, float ``(N,)``, on the CPU like the other numbers.
+        left: First column.
+        box_height: Number of rows.
+        box_width: Number of columns.
+    """
+    # Copy the corners instead of the region, which is too large to copy without waiting for a GPU.
+    corners = to_device(torch.stack([top, top + box_height, left, left + box_width]), labels)
+    first_row, end_row, first_column, end_column = corners[..., None].unbind()
+    rows, columns = (torch.arange(side, device=labels.device) for side in labels.shape[1:])
+    in_rows = (rows >= first_row) & (rows < end_row)
+    in_columns = (columns >= first_column) & (columns < end_column)
+    return in_rows[:, :, None] & in_columns[:, None, :]
 
 
 def classmix_region(labels: Tensor) -> Tensor:
@@ -112,7 +127,7 @@ def classmix_region(labels: Tensor) -> Tensor:
     present = torch.zeros(n, 256, dtype=torch.bool, device=labels.device)
     present.scatter_(1, labels.flatten(1), True)
     present[:, 255] = False
-    scores = uniform(n, 256).to(labels.device).masked_fill(~present, 2.0)
+    scores = to_device(uniform(n, 256), labels).masked_fill(~present, 2.0)
     rank = scores.argsort(dim=1).argsort(dim=1)
     picked = present & (rank < present.sum(dim=1, keepdim=True) // 2)
     return picked.gather(1, labels.flatten(1)).view_as(labels)

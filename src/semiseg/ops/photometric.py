@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from semiseg.ops import colors as color_ops
-from semiseg.ops.global_batch import generators, uniform
+from semiseg.ops.global_batch import generators, to_device, uniform
+from semiseg.ops.mixing import box_region
 
 MEAN_PIXEL = (0.485, 0.456, 0.406)
 """Mean color of ImageNet, in [0, 1], which the networks normalize to about zero."""
@@ -115,7 +116,7 @@ def adjust_contrast(image: Tensor, factor: float) -> Tensor:
 
 def add_noise(image: Tensor, generator: torch.Generator, sigma: float) -> Tensor:
     """Return an image in [0, 1] with Gaussian noise, sampled on the CPU."""
-    noise = torch.randn(image.shape, generator=generator).to(image.device, image.dtype)
+    noise = to_device(torch.randn(image.shape, generator=generator).to(image.dtype), image)
     return (image + sigma * noise).clamp(0, 1)
 
 
@@ -174,11 +175,8 @@ def cutout(images: Tensor, share: float) -> tuple[Tensor, Tensor]:
         A new tensor like ``images``, and bool ``(N, H, W)``, True inside the rectangle.
     """
     n, channels, height, width = images.shape
-    inside = []
-    for side in (height, width):
-        center, length = (uniform(n, 1) * side).long(), round(share * side)
-        offset = torch.arange(side) - (center - length // 2)
-        inside.append((offset >= 0) & (offset < length))
-    cut = (inside[0][:, :, None] & inside[1][:, None, :]).to(images.device)
+    lengths = [torch.full((n,), round(share * side)) for side in (height, width)]
+    first = [(uniform(n) * side).long() - length // 2 for side, length in zip((height, width), lengths, strict=True)]
+    cut = box_region(images[:, 0], *first, *lengths)
     mean = MEAN_PIXEL if channels == 3 else (sum(MEAN_PIXEL) / 3,) * channels
-    return torch.where(cut[:, None], images.new_tensor(mean).view(-1, 1, 1), images), cut
+    return torch.where(cut[:, None], to_device(torch.tensor(mean), images).view(-1, 1, 1), images), cut

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from semiseg.ops.global_batch import global_sum
+from semiseg.ops.global_batch import global_sum, to_device
 from semiseg.ops.mixing import paste
 
 ThresholdMode = Literal["pixel", "image", "batch", "none"]
@@ -49,6 +49,8 @@ class PseudoLabels(NamedTuple):
 
     def select(self, index: Tensor | slice) -> PseudoLabels:
         """Return the views at ``index``, int64 ``(M,)`` or a slice."""
+        if isinstance(index, Tensor):
+            index = to_device(index, self.valid)
         return PseudoLabels(*(tensor[index] for tensor in self))
 
     def with_images(self, images: Tensor) -> PseudoLabels:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from semiseg.ops.global_batch import uniform
+from semiseg.ops.global_batch import to_device, uniform
 
 # Candidates for the last module of the residual branch of a ResNet block without drop path, in order of priority.
 # Squeeze-and-excitation follows the last normalization. A bottleneck has three normalizations. SK blocks have them
@@ -147,8 +147,7 @@ class _Drop:
         if self.keep.ndim and len(self.keep) != samples:
             raise ValueError(f"{len(self.keep)} rates for a batch of {samples}")
         factor = torch.where(uniform(samples) < self.keep, self.scale, 0.0)
-        # non_blocking: do not make the host wait for a few bytes per site.
-        factor = factor.to(branch.device, branch.dtype, non_blocking=True)
+        factor = to_device(factor.to(branch.dtype), branch)
         self.factors.append(factor.view(-1, *[1] * (branch.ndim - 1)))
         return branch * self.factors[-1]
 
