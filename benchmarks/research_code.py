@@ -122,7 +122,7 @@ def paste_by_pil(paste: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def both_by_pil() -> Any:
     """Apply both PIL round trips."""
     stack = ExitStack()
-    stack.enter_context(patched("photometric", photometric_by_pil)())
+    stack.enter_context(patched("change_colors", photometric_by_pil)())
     stack.enter_context(patched("paste", paste_by_pil, pseudo_labels)())
     return stack
 
