@@ -7,7 +7,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semiseg.data import Split, open_dataset, resolve_split
@@ -50,6 +50,7 @@ def test_added_masks_move_no_training_image_to_val(before: set[str], added: set[
         assert train.isdisjoint(later)
 
 
+@settings(max_examples=30)
 @given(st.sets(NAMES, min_size=200, max_size=200))
 def test_about_a_fifth_is_held_out(ids: set[str]) -> None:
     assert hold_out(ids) == {id for id in ids if hash_of(id) < SHARE}

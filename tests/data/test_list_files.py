@@ -227,6 +227,7 @@ def assert_pair(lists: dict[Path, set[str]], labeled: Path, count: int, whole: i
     return lists[labeled]
 
 
+@pytest.mark.slow
 def test_voc_lists(voc_dir: Path, list_dir: Path) -> None:
     splits = voc_dir / "splits"
     folders = [path.parent for path in sorted(splits.glob("*/labeled.txt"))]
@@ -268,6 +269,7 @@ def test_cityscapes_lists(list_dir: Path) -> None:
     assert ours != assert_pair(lists, list_dir / "u2pl" / "cityscapes_186" / "labeled.txt", 186, 2975)
 
 
+@pytest.mark.slow
 def test_ade20k_lists(list_dir: Path) -> None:
     dual_teacher, unimatch = list_dir / "dual-teacher_ade20k", list_dir / "unimatch-v2_ade20k"
     lists = read_all([*dual_teacher.glob("*.txt"), *unimatch.rglob("*.txt")], 20210 + 2000)

@@ -170,6 +170,7 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert not (tmp_path / "more").exists()
 
 
+@pytest.mark.slow
 def test_voc_sample(voc_dir: Path, tmp_path: Path) -> None:
     assert "92/labeled" in prepare_voc(voc_dir, tmp_path / "out", existing_only=True)
     split = resolve_split(open_dataset(tmp_path / "out"), "732", 0)

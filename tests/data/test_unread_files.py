@@ -32,6 +32,7 @@ def test_folder_without_such_files(folder: Path) -> None:
     assert unread_files(FolderDataset(folder)) == [] and warnings(folder) == []
 
 
+@pytest.mark.slow
 def test_labels_of_other_types(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = sorted((folder / "masks").glob("train*.png"))[0]
     first.rename(first.with_suffix(".npy"))
@@ -41,6 +42,7 @@ def test_labels_of_other_types(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     shutil.rmtree(folder / "splits")
     run = folder.parent / "run"
     options = ("--method=supervised", "--preset=small", "--steps=1", "--crop-size=32", "--batch-size=2")
+    options += ("--encoder=test_resnet", "--weights=none")
     monkeypatch.setattr(sys, "argv", ["semiseg", "train", "--data", str(folder), "--out", str(run), *options])
     assert cli.main() == 0 and f"warning: {text}" in (run / "log.txt").read_text()
 

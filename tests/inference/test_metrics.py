@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import precision_recall_fscore_support
 
 from semiseg.data.dataset import IGNORE
 from semiseg.inference import ConfusionMatrix
@@ -114,6 +113,8 @@ def test_summary_contains_the_class_names():
 @settings(max_examples=60, deadline=None)
 @given(labelings())
 def test_dice_precision_and_recall_equal_scikit_learn(labeling):
+    from sklearn.metrics import precision_recall_fscore_support  # takes a second
+
     classes, pairs = labeling
     matrix = ConfusionMatrix(classes)
     matrix.update(torch.tensor([guess for _, guess in pairs]), torch.tensor([truth for truth, _ in pairs]))

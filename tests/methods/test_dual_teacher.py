@@ -135,6 +135,7 @@ def test_shift_starts_with_a_copy_of_the_student() -> None:
     assert equal == 4 * [True, False, False, False, False]
 
 
+@pytest.mark.slow
 def test_teacher_is_the_mean_of_the_students_of_its_shift() -> None:
     """The teacher is the mean for a hundred steps, then the moving average with decay 0.99."""
     method, seen = dual_teacher(consistency_weight=0.0), []

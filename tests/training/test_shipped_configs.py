@@ -56,6 +56,7 @@ def small_encoder(path: Path) -> str:
     return "test_vit" if load(path).architecture == "dpt" else "test_resnet"
 
 
+@cache
 def method_of(path: Path) -> str:
     """Return the method that a file names, which may be a variant."""
     return str(read_yaml(ROOT / path)["method"])
