@@ -98,6 +98,7 @@ def raises(error: OSError) -> Callable[[object], None]:
     return command
 
 
+@pytest.mark.slow
 def test_directories_without_read_permission_are_reported_in_one_line(
     call: Call, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +159,7 @@ def test_names_that_are_not_utf8_are_rejected_before_training(call: Call, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_reports_work_in_directories_whose_names_are_not_utf8(trained: Path, tmp_path: Path) -> None:
     runs = [Path(shutil.copytree(trained, tmp_path / name)) for name in ("a", BYTES)]
     for run in runs:

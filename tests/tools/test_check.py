@@ -761,6 +761,7 @@ def test_page_in_unwritable_folder_is_an_error(folder: Path, tmp_path: Path) -> 
 # Real data.
 
 
+@pytest.mark.slow
 def test_camvid(camvid_dir: Path) -> None:
     checked = check(camvid_dir)
     assert checked.usable and checked.images == 701 and len(checked.classes) == 11
@@ -772,6 +773,7 @@ def test_camvid(camvid_dir: Path) -> None:
     assert_command_works(checked)
 
 
+@pytest.mark.slow
 def test_voc_sample(voc_dir: Path) -> None:
     checked = check(voc_dir)
     assert not kinds(checked, "problem", "warning") & {"image", "mask", "leak", "near-leak", "mask-without-image"}

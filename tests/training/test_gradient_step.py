@@ -166,6 +166,7 @@ def test_all_ranks_have_the_same_networks(many: Callable[[int], list[dict[str, A
             assert torch.equal(result[case][1][name], value), f"{case}: {name}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["supervised", "dual-teacher", "unimatch", "augseg"])
 def test_micro_batches_learn_what_the_batch_teaches(case: str) -> None:
     """Without padding or unlabeled pixels, because every micro-batch has the same weight."""
