@@ -64,7 +64,27 @@ class TrainConfig:
     weights: str = "imagenet"
     """Initial weights of the encoder: imagenet, none, or a file."""
     init: str | None = None
-    """Start from a trained network, encoder and decoder: a run or a checkpoint. Its classes may differ."""
+    """Start from a trained network, encoder and decoder: a run, a checkpoint, or a published checkpoint
+    (docs/published-networks.md). Its classes may differ."""
+    output_stride: Literal[8, 16] | None = None
+    """deeplabv3plus: stride of the deepest features. Default: 16; 8 for -u2pl and -mmseg."""
+    multi_grid: tuple[int, ...] | None = None
+    """deeplabv3plus: factors of the dilations in a ResNet's last stage (2 2 4). Default: that of the variant."""
+    low_level_channels: Annotated[int | None, Range(1)] = None
+    """deeplabv3plus: width of the reduced features at stride 4. Default: 48; 256 for -u2pl."""
+    aux_head: bool = False
+    """deeplabv3plus: train a second classifier on features in the middle of the encoder, with a weight of 0.4. It takes
+    another pass of the labeled images through the encoder."""
+    align_corners: bool = False
+    """deeplabv3plus: interpolate with align_corners and do not pad images, as UniMatch does. Always on for -u2pl, -cps,
+    -augseg and dpt."""
+    head_dropout: Annotated[float | None, Range(0, 1, high_open=True)] = None
+    """Probability of dropping a channel before the classifier. Default: 0.1 for supervised and mean-teacher with MiT
+    (SegFormer) and for -mmseg, else 0."""
+    encoder_drop_path: Annotated[float | None, Range(0, 1, high_open=True)] = None
+    """Rate of MiT's own drop path at its last block. Default: 0.1 for supervised and mean-teacher, as in SegFormer."""
+    network_version: Literal[1, 2] | None = None
+    """1: dpt as in semiseg 0.1; 2: dpt as in UniMatch V2's release. Default: 2; in runs of version 0.1: 1."""
     batchnorm: Literal["train", "frozen-encoder", "sync"] = "train"
     """frozen-encoder keeps the pretrained running statistics of the encoder, which is better for small batches; sync
     computes statistics over the images of all GPUs."""

@@ -196,6 +196,15 @@ def test_unimatch_v2_gives_its_views_complementary_channels() -> None:
     assert not (first & second).any()  # no channel in both
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_levels_share_one_channel_mask_only_if_asked(shared: bool) -> None:
+    torch.manual_seed(0)
+    levels = complementary_dropout([torch.ones(4, 3, 2, 2), *(torch.ones(4, 64, 1, 1) for _ in range(2))], 0.0, shared)
+    assert torch.equal(levels[0], torch.ones(4, 3, 2, 2))
+    assert all(torch.equal(level[:2] + level[2:], torch.full((2, 64, 1, 1), 2.0)) for level in levels[1:])
+    assert torch.equal(levels[1], levels[2]) == shared
+
+
 def test_unimatch_v2_uses_a_separate_pass_for_labeled_images() -> None:
     method, batch = make("unimatch-v2", threshold=1.0).eval(), make_batch()
     method(batch, NOW).loss.backward()

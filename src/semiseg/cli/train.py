@@ -37,13 +37,17 @@ class Resume:
     """Folder of unlabeled photographs of the run if it has moved."""
 
 
+NETWORK = ("init", "architecture", "encoder")
+EARLY = tuple(f"--{name}" for name in ("method", "preset", "config", "resume", "steps", "epochs", *NETWORK))
+
+
 def train(argv: Argv) -> None:
     """Train a model."""
     from semiseg.config import TrainConfig
     from semiseg.training.resolve_config import resolve
     from semiseg.workflows.train import train as train_model
 
-    early, given = early_options(argv), {}
+    early = early_options(argv)
     if "resume" in early:
         names = {argument.partition("=")[0] for argument in argv if argument.startswith("--")}
         allowed = [f"--{option.name}" for option in fields(Resume)]
@@ -54,8 +58,7 @@ def train(argv: Argv) -> None:
             )
         print_outcome(train_model(**vars(parse(Resume, argv, "semiseg train"))))
         return
-    if "method" in early:
-        given["method"] = early["method"]
+    given: dict[str, Any] = {name: early[name] for name in ("method", *NETWORK) if name in early}
     config, options = resolve(given, early.get("preset"), early.get("config"))
     if "steps" in early:  # overrides epochs in the file
         config = replace(config, epochs=None)
@@ -115,7 +118,7 @@ def early_options(argv: Argv) -> dict[str, str]:
     found = {}
     for index, argument in enumerate(argv):
         name, equals, value = argument.partition("=")
-        if name in ("--method", "--preset", "--config", "--resume", "--steps", "--epochs"):
+        if name in EARLY:
             if not equals and index + 1 == len(argv):
                 raise UserError("its value is missing", option=name, fix=f"write {name} VALUE")
             found[name[2:]] = value if equals else argv[index + 1]

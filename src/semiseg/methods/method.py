@@ -18,6 +18,8 @@ from semiseg.ops.schedules import ramp_up
 from semiseg.ops.tag_loss import tag_loss
 from semiseg.option_ranges import FRACTION, NOT_NEGATIVE, out_of_range, range_error
 
+AUXILIARY_WEIGHT = 0.4  # U2PL on Cityscapes, mmsegmentation
+
 
 @dataclass
 class Progress:
@@ -149,8 +151,17 @@ class Method(nn.Module, ABC):
         """
 
     def forward(self, batch: Batch, progress: Progress) -> StepOutput:
-        """Return ``training_step``'s result; DDP wraps ``forward``."""
-        return self.training_step(batch, progress)
+        """Return ``training_step``'s result, with the loss of auxiliary heads; DDP wraps ``forward``."""
+        output = self.training_step(batch, progress)
+        for network in self.children():
+            head = getattr(network, "aux_head", None)
+            if head is not None and any(parameter.requires_grad for parameter in head.parameters()):
+                any_network: Any = network
+                logits = any_network.auxiliary_logits(as_float(batch.labeled_images))
+                loss = self.supervised_loss(logits, batch.masks, self.class_weights)
+                output.loss = output.loss + AUXILIARY_WEIGHT * loss
+                output.scalars["loss/auxiliary_head"] = loss.detach()
+        return output
 
     def after_step(self, progress: Progress) -> None:
         """Update teachers and other networks after the optimizer's step, which is ``progress.step``."""

@@ -1,8 +1,8 @@
 """UniMatch V2: Yang, Zhao, Zhao, "UniMatch V2: Pushing the Limit of Semi-Supervised Semantic Segmentation", 2024
 (https://arxiv.org/abs/2410.10777).
 
-Two strong views see complementary halves of the encoder's channels. This replaces UniMatch's stream of perturbed
-features. The labels come from an EMA teacher::
+Two strong views see complementary halves of the encoder's channels, the same in all levels of ``dpt``. This replaces
+UniMatch's stream of perturbed features. The labels come from an EMA teacher::
 
     yhat, c = argmax, max of softmax f(w(x_u); theta_t)
     d ~ Bernoulli(1/2)^C;   z_1 = decoder(2 d encoder(x_1)),   z_2 = decoder(2 (1 - d) encoder(x_2))
@@ -60,7 +60,8 @@ class UniMatchV2(SingleTeacherMethod):
         weak = PseudoLabels.from_logits(unlabeled, teacher_logits, batch.unlabeled_valid, options.label_temperature)
         mixed = PseudoLabels.cat([strong_view(weak, options.color_strength, options.redraw_boxes) for _ in range(2)])
 
-        features = complementary_dropout(encode(self.student, mixed.images), options.whole_pairs)
+        shared = getattr(self.student, "one_channel_mask", False)
+        features = complementary_dropout(encode(self.student, mixed.images), options.whole_pairs, shared)
         mixed_logits = decode(self.student, features, unlabeled.shape[-2:])
         threshold, mode = options.threshold, options.threshold_mode
         unsupervised, trusted_fraction = pseudo_label_loss(mixed_logits, mixed, threshold, mode)

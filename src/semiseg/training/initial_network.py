@@ -14,6 +14,7 @@ from semiseg.data.splits.list_files import read_lines
 from semiseg.errors import UserError
 from semiseg.methods import Method
 from semiseg.networks import SegmentationNetwork
+from semiseg.networks.encoder_weights import describe_weights
 from semiseg.training.checkpoint import check_finite, load_checkpoint
 
 STUDENT, HEAD, ENCODER = "student.", "head.", "encoder."
@@ -21,7 +22,7 @@ STUDENT, HEAD, ENCODER = "student.", "head.", "encoder."
 
 @dataclass(frozen=True)
 class InitialNetwork:
-    """The student of a trained run.
+    """The student of a trained run, or a published network.
 
     Attributes:
         source: The run or checkpoint.
@@ -30,6 +31,7 @@ class InitialNetwork:
         classes: Its classes.
         weights: Its state dict.
         run: The run directory, or None.
+        published: The description of a published network, or "".
     """
 
     source: Path
@@ -38,6 +40,7 @@ class InitialNetwork:
     classes: tuple[str, ...]
     weights: dict[str, Tensor]
     run: Path | None
+    published: str
 
 
 @lru_cache(maxsize=1)  # read for the checks before a run and for the run itself
@@ -60,7 +63,9 @@ def read_initial_network(source: Path) -> InitialNetwork:
     check_finite(file, weights)
     run = file.parent.parent if (file.parent.parent / "config.yaml").is_file() else None
     config = read_train_config(state["config"], str(file))
-    return InitialNetwork(source, state["step"], config, tuple(state["classes"]), weights, run)
+    return InitialNetwork(
+        source, state["step"], config, tuple(state["classes"]), weights, run, state.get("published", "")
+    )
 
 
 def initialize(method: Method, initial: InitialNetwork, classes: tuple[str, ...]) -> None:
@@ -101,7 +106,8 @@ def initialize(method: Method, initial: InitialNetwork, classes: tuple[str, ...]
 def initial_notes(initial: InitialNetwork, classes: tuple[str, ...], split: Split) -> list[str]:
     """Return notes on what is taken from a trained network, and on how the labeled images differ."""
     network = f"{initial.config.architecture} with {initial.config.encoder}"
-    notes = [f"init: encoder and decoder of the student of {initial.source} (step {initial.step}, {network})"]
+    origin = f"the student of {initial.source} (step {initial.step}, {network})"
+    notes = [f"init: encoder and decoder of {initial.published or origin}"]
     if initial.classes != classes:
         before, now = len(initial.classes), len(classes)
         other = f"{now} classes instead of {before}" if now != before else f"other classes ({', '.join(classes)})"
@@ -117,13 +123,15 @@ def initial_notes(initial: InitialNetwork, classes: tuple[str, ...], split: Spli
     return notes
 
 
-def encoder_source(config: TrainConfig) -> str:
-    """Return a note that ``--weights`` takes the encoder of a checkpoint, or "" if it names other weights."""
+def encoder_source(config: TrainConfig) -> list[str]:
+    """Return a note on the encoder's initial weights: timm's tag, or that ``--weights`` names a checkpoint."""
+    if config.weights == "imagenet":
+        return [f"weights: {describe_weights(config.encoder, config.weights)}"]
     file = Path(config.weights)
     if not file.is_file() or file.suffix == ".safetensors":
-        return ""
+        return []
     try:
         load_checkpoint(file)
     except UserError:  # the weights of an encoder
-        return ""
-    return f"weights: the encoder of the student of {file}. --init {file} takes the decoder as well"
+        return []
+    return [f"weights: the encoder of the student of {file}. --init {file} takes the decoder as well"]

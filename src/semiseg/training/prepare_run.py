@@ -77,8 +77,8 @@ def create_run(
     method = check_network(config, options, dataset)
     if config.init:
         notes += initial_notes(read_initial_network(Path(config.init)), tuple(dataset.classes), split)
-    elif encoder_note := encoder_source(config):
-        notes.append(encoder_note)
+    else:
+        notes += encoder_source(config)
     notes.append(require_disk_space(path, checkpoint_bytes(method, config)))
     run = RunDirectory.create(path, config, options, dataset, split, plan)
     head = (

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from semiseg.config import EXCLUSIVE, TrainConfig, check_mapping, from_mapping, read_yaml
 from semiseg.errors import UserError, lookup
 from semiseg.methods import ALIASES, VARIANTS
+from semiseg.networks.network_options import CURRENT_VERSION, NetworkOptions
 from semiseg.presets import PRESETS
 from semiseg.training.find_method import find_method, is_method_file, short_name, trust
 from semiseg.training.run_data import RECORDED
@@ -17,6 +19,8 @@ from semiseg.training.run_data import RECORDED
 
 def resolve(values: dict[str, Any], preset: str | None = None, file: str | None = None) -> tuple[TrainConfig, Any]:
     """Merge defaults, preset, method variant, file and ``values`` into one configuration; later ones take precedence.
+
+    If neither architecture nor encoder is given, a run with ``init`` has the network of its source.
 
     Args:
         values: Options given on the command line or in Python.
@@ -65,6 +69,7 @@ def _merge(
     if file:
         from_file = check_mapping(classes, from_file, file)
     below = from_preset | of_variant | from_file
+    below = network_of_init({**below, **values}) | below
     for pair in EXCLUSIVE:
         for one, other in (pair, pair[::-1]):
             if one in values:
@@ -91,3 +96,36 @@ def _method_name(name: str) -> tuple[str, dict[str, Any]]:
         trust(name)
         name = f"{Path(name.rpartition(':')[0]).resolve()}:{short_name(name)}"  # valid from any working directory
     return name, of_variant
+
+
+def network_of_init(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the network that ``init`` names, or nothing if other options choose the network.
+
+    Raises:
+        UserError: The file of ``init`` cannot be read.
+    """
+    source = given.get("init")
+    if not isinstance(source, str) or "architecture" in given or "encoder" in given or not os.path.exists(source):
+        return {}
+    from semiseg.training.initial_network import read_initial_network
+
+    values = vars(read_initial_network(Path(os.path.abspath(source))).config)
+    structure = {f.name for f in fields(NetworkOptions)} - {"head_dropout", "encoder_drop_path", "version"}
+    network = {name: values[name] for name in ("architecture", "encoder", "network_version", *sorted(structure))}
+    if network["architecture"] == "dpt" and network["network_version"] is None:
+        network["network_version"] = 1  # a run of version 0.1
+    return network
+
+
+SEGFORMER_TRAINING = {"encoder_drop_path": 0.1, "head_dropout": 0.1}
+"""How SegFormer's release trains MiT. Methods that drop branches themselves keep 0."""
+
+
+def complete(config: TrainConfig) -> TrainConfig:
+    """Return the configuration of a new run with those defaults that runs of earlier versions do not have."""
+    values: dict[str, Any] = {}
+    if config.architecture == "dpt" and config.network_version is None:
+        values["network_version"] = CURRENT_VERSION
+    if config.encoder.startswith("mit_") and config.method in ("supervised", "mean-teacher"):
+        values |= {name: value for name, value in SEGFORMER_TRAINING.items() if getattr(config, name) is None}
+    return replace(config, **values)

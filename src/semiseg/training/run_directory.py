@@ -21,6 +21,7 @@ from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.files.atomic_folder import is_free, new_folder
 from semiseg.data.splits.dataset_split import Split, read_split, write_split
 from semiseg.errors import UserError, is_utf8, require_regular_file
+from semiseg.networks.encoder_weights import describe_weights
 from semiseg.training.checkpoint import MAY_CHANGE, write_atomically
 from semiseg.training.distributed.external_launcher import launch_id
 from semiseg.training.find_method import find_method
@@ -73,7 +74,9 @@ class RunDirectory:
         with new_folder(path, "checkpoints", "samples", "splits") as draft:
             values = recorded_paths(config) | to_mapping(config, options)
             (draft / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), "utf-8")
-            (draft / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
+            encoder_weights = "" if config.init else describe_weights(config.encoder, config.weights)
+            content = environment() | {"encoder_weights": encoder_weights}
+            (draft / "environment.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
             write_split(split, draft / "splits")
             if plan is not None:
                 (draft / "plan.json").write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")

@@ -21,7 +21,7 @@ from semiseg.training.disk_space import report_write_errors
 from semiseg.training.distributed.external_launcher import check_world_size, find_launcher, world_size
 from semiseg.training.find_method import find_method, short_name
 from semiseg.training.prepare_run import check_auto_batch_size, create_run
-from semiseg.training.resolve_config import given_options, resolve
+from semiseg.training.resolve_config import complete, given_options, resolve
 from semiseg.training.run_directory import RunDirectory
 from semiseg.training.signals import SignalHandler, handle_signals, resume_hint
 from semiseg.workflows.report import report
@@ -116,6 +116,7 @@ def make_plan(given: Mapping[str, Any], time: str | float | None = None) -> Plan
 def train_with(config: TrainConfig, options: Any, out: str | Path | None = None, plan: Plan | None = None) -> Path:
     """Train a new run with a resolved configuration and return its directory; the run keeps its plan."""
     require_main_process()
+    config = complete(config)
     path = Path(out) if out else Path("runs") / f"{Path(config.data).name.split(':')[0]}-{short_name(config.method)}"
     return train_on_all_ranks(path, check_world_size(config), options, plan=plan.to_json() if plan else None)
 

@@ -14,11 +14,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from semiseg.config import read_train_config
 from semiseg.data.dataset import Color
 from semiseg.data.files.pixel_format import PixelFormat
 from semiseg.data.pixel_range import check_bands, check_white
 from semiseg.errors import UserError, require_regular_file
 from semiseg.networks import SegmentationNetwork, build
+from semiseg.training.build import network_options
 from semiseg.version import __version__
 
 FORMAT = 1
@@ -135,7 +137,8 @@ def read_export(weights: Path) -> tuple[Description, SegmentationNetwork]:
         problem = f"not the configuration of an export ({type(error).__name__})"
         raise UserError(problem, path=config, fix="export the run again") from None
     classes, channels = len(description.classes), len(description.mean)
-    network = build(description.architecture, description.encoder, classes, weights="none", channels=channels)
+    options = network_options(read_train_config(description.training, str(config)))
+    network = build(description.architecture, description.encoder, classes, "none", channels, options)
     try:
         network.load_state_dict(load_file(weights))
     except (OSError, SafetensorError, RuntimeError) as error:

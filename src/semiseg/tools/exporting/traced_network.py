@@ -21,7 +21,7 @@ LARGEST = 4096  # largest side given to torch.export, in units of the stride
 
 
 class Graph(nn.Module):
-    """The network without padding: images ``(N, channels, H, W)`` in [0, 1] to logits ``(N, C, H, W)``.
+    """The network without fitting images to it: images ``(N, channels, H, W)`` in [0, 1] to logits ``(N, C, H, W)``.
 
     H and W must be multiples of the stride. With padding inside the graph, torch.export would have to prove
     divisibility for every layer, which takes minutes or does not finish.
@@ -39,7 +39,7 @@ class Graph(nn.Module):
         """Return the logits."""
         network = self.network
         logits = network.decode(list(network.encoder((images - network.mean) / network.std)))
-        return F.interpolate(logits, images.shape[-2:], mode="bilinear", align_corners=False)
+        return F.interpolate(logits, images.shape[-2:], mode="bilinear", align_corners=network.align_corners)
 
 
 class _PaddedConv2d(nn.Conv2d):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -116,7 +117,7 @@ def evaluate(
     model = load(path, network, checkpoint, accelerator)
     source = str(data or model.config.data)
     dataset = open_run_data(model.config, path, data)
-    if dataset.classes != model.classes:
+    if dataset.classes != model.classes and not (model.published and same_benchmark(dataset.classes, model.classes)):
         theirs, ours = ", ".join(dataset.classes), ", ".join(model.classes)
         problem = f"its classes ({theirs}) differ from those of the model ({ours})"
         raise UserError(problem, path=source, fix="pass data with the same classes")
@@ -145,6 +146,12 @@ def evaluate(
     if model.run:
         append_line(model.run / "evaluations.jsonl", json.dumps(result | {"data": source, "own": images.own}) + "\n")
     return result
+
+
+def same_benchmark(classes: Sequence[str], published: Sequence[str]) -> bool:
+    """Return whether class names mean those of a published network: case differs, or names are class1, class2, ..."""
+    numbered = [f"class{value}" for value in range(1, len(published) + 1)]  # ADE20K without objectInfo150.txt
+    return [name.lower() for name in classes] in ([name.lower() for name in published], numbered)
 
 
 def append_line(path: Path, line: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,9 @@ from semiseg.errors import UserError, lookup
 from semiseg.inference.evaluation import TEACHERS_AVERAGE
 from semiseg.inference.predictor import Prediction, Predictor, find_accelerator
 from semiseg.methods import Method
-from semiseg.networks import build
 from semiseg.tools.exporting import read_export
 from semiseg.tools.exporting.export_config import WEIGHTS, colors
+from semiseg.training.build import build_network
 from semiseg.training.checkpoint import check_finite, load_checkpoint
 from semiseg.training.find_method import find_method
 from semiseg.training.run_data import LOCATED, RECORDED, with_located_paths
@@ -36,6 +37,7 @@ class Model:
     Attributes:
         path: The checkpoint or export.
         run: The run directory, or None.
+        published: The description of a published network, or "".
         step: The training step of the checkpoint.
         classes: The names of the classes.
         palette: Their colors.
@@ -50,6 +52,7 @@ class Model:
     def __init__(self, file: Path, network: str | None = None, accelerator: str = "auto") -> None:
         trained = read_safetensors(file) if file.suffix == ".safetensors" else read_checkpoint(file)
         self.path, self.step, self.run = file, trained.step, trained.run
+        self.published = trained.published
         self.classes, self.palette = trained.classes, trained.palette
         self.config, self.method = trained.config, trained.method
         self.pixel_format = saved_format(self.config)
@@ -89,6 +92,7 @@ class Trained:
 
     Attributes:
         default_network: The name of the network to use by default.
+        published: The description of a published network, or "".
         run: The run directory that contains the file, or None.
     """
 
@@ -100,6 +104,7 @@ class Trained:
     networks: Mapping[str, nn.Module]
     default_network: str
     run: Path | None
+    published: str = ""
 
 
 def read_checkpoint(file: Path) -> Trained:
@@ -115,18 +120,21 @@ def read_checkpoint(file: Path) -> Trained:
     run = file.parent.parent if (file.parent.parent / "config.yaml").is_file() else None
     values = with_located_paths(state["config"] | (recorded_data(run) if run else {}))
     config, options = from_mapping((TrainConfig, kind.Options), values, str(file))
-    shape = (config.architecture, config.encoder, len(classes))
     channels = saved_format(config).channels
-    method = kind(lambda: build(*shape, weights="none", channels=channels), len(classes), options)
+    method = kind(lambda: build_network(config, len(classes), channels), len(classes), options)
     try:
         method.load_state_dict(state["method"])
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()[:120]
-        problem = f"its weights do not fit the network {shape[0]} with {shape[1]} ({reason})"
+        problem = f"its weights do not fit the network {config.architecture} with {config.encoder} ({reason})"
         raise UserError(problem, path=file, fix="use an unchanged checkpoint") from None
     check_finite(file, method.state_dict())
     palette = colors(state["palette"])
-    return Trained(classes, palette, int(state["step"]), config, method, method.predictors, method.default_network, run)
+    published = state.get("published", "")
+    if published:
+        print(f"{file}: {published}", file=sys.stderr)
+    networks, default = method.predictors, method.default_network
+    return Trained(classes, palette, int(state["step"]), config, method, networks, default, run, published)
 
 
 def recorded_data(run: Path) -> dict[str, Any]:
