@@ -74,6 +74,7 @@ fuzz: .venv/ready  ## Feed random text, bytes and JSON to every reader for MINUT
 docs: .venv/ready  ## Regenerate the pages and tables that come from the sources
 	$(BIN)/python docs/make_reference.py
 	$(BIN)/python docs/make_tables.py
+	$(BIN)/python docs/make_configs.py
 	$(BIN)/python docs/make_dependencies.py
 
 site: .venv/ready  ## Build the documentation site into docs/_build; warnings are errors

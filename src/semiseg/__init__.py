@@ -18,6 +18,7 @@ __all__ = [
     "load",
     "predict",
     "report",
+    "reproduce",
     "serve",
     "split",
     "suggest",
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from semiseg.workflows.import_data import import_data
     from semiseg.workflows.predict import predict
     from semiseg.workflows.report import report
+    from semiseg.workflows.reproduce import reproduce
     from semiseg.workflows.serve import serve
     from semiseg.workflows.split import split
     from semiseg.workflows.suggest import suggest
@@ -49,6 +51,7 @@ _MODULES = {
     "load": "semiseg.tools.models.trained_model",
     "predict": "semiseg.workflows.predict",
     "report": "semiseg.workflows.report",
+    "reproduce": "semiseg.workflows.reproduce",
     "serve": "semiseg.workflows.serve",
     "split": "semiseg.workflows.split",
     "suggest": "semiseg.workflows.suggest",

@@ -318,6 +318,12 @@ def test_method_tables_are_up_to_date() -> None:
         assert len(re.findall(r"^<!-- (\w+) -->\n(?s:.*)^<!-- /\1 -->$", text, re.MULTILINE)) == 1
 
 
+def test_list_of_configurations_is_up_to_date() -> None:
+    script = load_script("make_configs")
+    assert script.page() == script.PAGE.read_text(encoding="utf-8"), "run python docs/make_configs.py"
+    assert all(len(script.row(path)[1]) > 3 for path in (ROOT / "configs").glob("*/*.yaml"))
+
+
 def test_reference_is_up_to_date() -> None:
     script = load_script("make_reference")
     assert script.page() == script.PAGE.read_text(encoding="utf-8"), "run python docs/make_reference.py"

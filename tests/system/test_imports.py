@@ -49,6 +49,7 @@ TOOLS_MAY_IMPORT: dict[str, set[str]] = {
     "exporting": {"report"},
     "models": {"exporting"},
     "report": {"models"},
+    "reproduction": {"comparison", "report"},
     "serving": {"models"},
     "suggestion": {"models"},
 }

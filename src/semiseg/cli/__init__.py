@@ -20,6 +20,7 @@ from semiseg.cli.option_parsing import Argv
 from semiseg.cli.predict import predict
 from semiseg.cli.prepare import prepare
 from semiseg.cli.report import report
+from semiseg.cli.reproduce import reproduce
 from semiseg.cli.serve import serve
 from semiseg.cli.split import split
 from semiseg.cli.suggest import suggest
@@ -38,6 +39,7 @@ COMMANDS: dict[str, Callable[[Argv], None]] = {
     "evaluate": evaluate,
     "predict": predict,
     "compare": compare,
+    "reproduce": reproduce,
     "report": report,
     "suggest": suggest,
     "export": export,
@@ -95,7 +97,7 @@ def main() -> int:
     except (Interrupted, ProcessLost) as stopped:
         return fail(stopped, stopped.status)
     except KeyboardInterrupt:
-        hint = ". Run the same command again to resume." if argv[0] == "compare" else ""
+        hint = ". Run the same command again to resume." if argv[0] in ("compare", "reproduce") else ""
         return fail(f"interrupted{hint}", 130)
     except RuntimeError as error:
         if type(error).__name__ not in ("TrainingStopped", "CellsFailed"):  # importing them would import torch

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from semiseg.config import read_train_config, read_yaml
 from semiseg.tools.models.evaluate_model import evaluate
 from semiseg.tools.report.write_report import write_report
 from semiseg.training.checkpoint import write_atomically
@@ -18,18 +19,19 @@ from semiseg.training.run_directory import RunDirectory
 
 
 def evaluate_cell(path: Path, split: str, accelerator: str = "auto") -> dict[str, Any]:
-    """Evaluate a run's checkpoints, write ``evaluation.json``, and return its content.
+    """Evaluate a run's checkpoints, in the mode of its validation, write ``evaluation.json``, and return its content.
 
     Returns:
         ``split``; ``best`` and ``last``, the results of `semiseg.evaluate` for these checkpoints (evaluated once if
         they are the same); and ``val``, the default network's highest mIoU on val during training, or None.
     """
-    best = evaluate(path, split=split, checkpoint="best", accelerator=accelerator)
+    sliding = read_train_config(read_yaml(path / "config.yaml"), str(path)).val_mode == "slide"
+    best = evaluate(path, split=split, checkpoint="best", sliding=sliding, accelerator=accelerator)
     lines = read_metrics(RunDirectory(path).metrics)
     if best["step"] == lines[-1]["step"]:
         last = best | {"checkpoint": "last"}
     else:
-        last = evaluate(path, split=split, checkpoint="last", accelerator=accelerator)
+        last = evaluate(path, split=split, checkpoint="last", sliding=sliding, accelerator=accelerator)
     result = {"split": split, "val": best_on_val(lines, best["network"]), "best": best, "last": last}
     write_report([path])  # with the figures on test
     write_atomically(path / "evaluation.json", (json.dumps(result) + "\n").encode())

@@ -1,0 +1,1 @@
+"""Repeat published tables: plan their runs, estimate the time, compare the results."""
