@@ -170,8 +170,8 @@ def test_values_with_colors(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"values": {"x": "a"}}, "'x' in values is not an integer from 0 to 65535"),
-        ({"values": {"-1": "a"}}, "'-1' in values"),
+        ({"values": {"x": "a"}}, "'x' in values is not an integer from -32768 to 65535"),
+        ({"values": {"-1": "a"}}, 'the negative value -1 can only be "ignore"'),
         ({"values": {"70000": "a"}}, "'70000' in values"),
         ({"classes": ["plant", "soil"], "values": {"0": "plnt"}}, "did you mean plant?"),
         ({"classes": ["plant"], "values": {"0": 1}}, "1 in values is not a class"),

@@ -21,9 +21,9 @@ from semiseg.config import TrainConfig
 from semiseg.data.files.image_files import decode
 from semiseg.data.files.pixel_format import PixelFormat
 from semiseg.data.importers.huggingface import load_parts
-from semiseg.data.importers.shapes.polygons import polygon_region
 from semiseg.data.stream.shards import open_shards
 from semiseg.errors import UserError
+from semiseg.inference.formats.coco_results import require_pycocotools
 from semiseg.inference.formats.geotiff import require_rasterio
 from semiseg.tools.exporting.write_export import write_onnx
 from semiseg.training.logging.trackers import TRACKERS, require_trackers
@@ -125,7 +125,7 @@ ASKED: dict[str, Callable[[], Any]] = {
     "serve": require_fastapi,
     "export": lambda: write_onnx(None, Path()),  # type: ignore[arg-type]
     "geo": lambda: require_rasterio("the format geojson"),
-    "coco": lambda: polygon_region([[0, 0, 4, 0, 4, 4]], 8, 8),
+    "coco": require_pycocotools,
     "hf": lambda: load_parts("somebody/something"),
     "shards": lambda: open_shards("https://example.org/photos"),
 }

@@ -148,7 +148,7 @@ EXTENSIONS = {
 }
 # Python files that users write or that semiseg writes for them, and names of other programs:
 EXAMPLES = {"inference.py", "my_method.py", "path/to/file.py", "src/semiseg/methods/self_training.py"}
-ELSEWHERE = {"GraceTime", "flag_extra_weak"}
+ELSEWHERE = {"GraceTime", "flag_extra_weak", "shape_to_mask"}
 SHORT = {"nn": "torch.nn", "F": "torch.nn.functional"}
 NAME = r"[A-Za-z_]\w*"
 
