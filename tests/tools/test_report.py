@@ -17,10 +17,11 @@ import yaml
 
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.errors import UserError
+from semiseg.tools.report.multi_run_page import multi_run_page
 from semiseg.tools.report.plots import compared_coupling, running_mean
 from semiseg.tools.report.run_files import read_run
 from semiseg.tools.report.run_findings import findings
-from semiseg.tools.report.run_page import detail_table
+from semiseg.tools.report.run_page import detail_table, run_page
 from semiseg.tools.report.write_report import write_report
 from semiseg.visualization import mask_pictures
 from semiseg.visualization.run_pictures import LoadedRun
@@ -276,6 +277,10 @@ def test_gain_needs_complete_supervised_run_with_same_lists(tmp_path):
         return text
 
     ours, theirs = (read_run(tmp_path / name).scores[0].test for name in ("semi", "labels"))
+    figures = f"{ours - theirs:+.1f} mIoU on test against supervised training (run labels)."
+    assert run_page(read_run(run)).summary.startswith(f"Did the unlabeled images help here? Yes: {figures} The student")
+    files = [read_run(tmp_path / name) for name in ("semi", "labels")]
+    assert multi_run_page(files, tmp_path, None).summary.startswith("Did the unlabeled images help here? Yes: ")
     assert gain().startswith(f"mIoU on test: {ours - theirs:+.1f} points over supervised training (run labels, ")
     metrics = tmp_path / "labels" / "metrics.jsonl"
     complete = metrics.read_text()
@@ -284,6 +289,25 @@ def test_gain_needs_complete_supervised_run_with_same_lists(tmp_path):
     metrics.write_text(complete)
     (tmp_path / "labels" / "splits" / "labeled.txt").write_text("others\n")
     assert "unknown" in gain()
+    assert "Unknown without a comparable supervised run: semiseg compare" in run_page(read_run(run)).summary
+
+
+def test_safeguard_is_reported(tmp_path):
+    run = make_run(tmp_path / "run", "dual-teacher")
+
+    def texts():
+        return " ".join(finding.text for finding in findings(read_run(run)))
+
+    assert "lost weight" not in texts()
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        if "loss" in line:
+            line["unlabeled_factor"] = 1.0 if line["step"] < 100 else 0.0
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "lost weight from step 100 on and were left out at the end" in texts()
+    with (run / "config.yaml").open("a") as config:
+        config.write("burn_in: 1.0\n")
+    assert "The best checkpoint is from the burn-in" in texts()
 
 
 def test_interrupted_and_resumed_run_is_read(tmp_path):

@@ -432,7 +432,7 @@ def test_ohem_changes_the_loss(quick: None, _tiny_source: Path, tmp_path: Path) 
 def trainer(total_steps: int, val_every: Any = "auto") -> Any:
     config = TrainConfig(method="supervised", batch_size=4, val_every=val_every)
     run = SimpleNamespace(split=Split(tuple("abcdefghij"), (), (), ()))  # an epoch of 3 steps
-    return SimpleNamespace(total_steps=total_steps, config=config, run=run)
+    return SimpleNamespace(total_steps=total_steps, config=config, run=run, safeguard=None)
 
 
 def test_steps_that_are_logged() -> None:

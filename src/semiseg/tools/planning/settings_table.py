@@ -64,8 +64,8 @@ SMALL_DATA = Setting(
 )
 MILD_SCALES = Setting({"scale_min": 0.7, "scale_max": 1.5}, "as for CamVid", "configs/camvid")
 ADAMW = Setting({"lr": 1e-3, "encoder_lr_factor": 0.3}, "AdamW, 0.3 of it for the encoder", "configs/camvid")
-SAFEGUARD: Setting | None = None
-"""Added to plans of methods that use unlabeled images."""
+SAFEGUARD = Setting({"safeguard": True}, "steps back if the unlabeled images make the model worse", "tests only")
+"""For methods that use unlabeled images."""
 DINOV2 = Setting(
     {"architecture": "dpt", "encoder": "vit_small_patch14_dinov2"},
     "DINOv2-S from the model hub: the strongest features that fit",

@@ -12,6 +12,7 @@ import PIL.Image
 from semiseg.errors import UserError
 from semiseg.tools.report import plots
 from semiseg.tools.report.comparable_runs import comparable_groups, describe_differences
+from semiseg.tools.report.gain import gain_over_supervised, help_line, learns_from_unlabeled
 from semiseg.tools.report.html_page import PAGE_WIDTH, Cell, Page, Picture, Section, Table, photo, plot
 from semiseg.tools.report.run_files import RunFiles
 from semiseg.tools.report.run_page import class_table, list_sizes_text, result_lines, score_table, value_text
@@ -86,7 +87,9 @@ def _summary(runs: Mapping[str, RunFiles]) -> str:
     values, split = (test, "test") if len(test) == len(runs) else (val, "val")
     if not values:
         return "These runs have not been evaluated yet."
-    return f"mIoU on {split}: " + ", ".join(f"{name} {value:.1f} %" for name, value in values.items()) + "."
+    helped = [help_line(run) for run in runs.values() if learns_from_unlabeled(run) and gain_over_supervised(run)]
+    first = f"{helped[0]} " if helped else ""
+    return f"{first}mIoU on {split}: " + ", ".join(f"{name} {value:.1f} %" for name, value in values.items()) + "."
 
 
 def _results(runs: Mapping[str, RunFiles]) -> list[Table]:

@@ -6,24 +6,18 @@ Each rule is a function from a run to findings. The thresholds are set so that a
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from semiseg.errors import UserError
 from semiseg.tools.report.confusion_table import counts_of
-from semiseg.tools.report.run_files import RunFiles, read_run, series
+from semiseg.tools.report.gain import POINT, gain_over_supervised, learns_from_unlabeled
+from semiseg.tools.report.run_files import RunFiles, series
 
-POINT = 1.0  # mIoU; two seeds of the same run differ by as much
 BARELY_TRUSTED = 0.05  # share of pixels; with fewer, unlabeled images have next to no effect
 OVERTRUSTED = 10.0  # points by which the trusted share exceeds the pixel accuracy on val
 COUPLED = 1.0  # percent of pixels; healthy teachers disagree with the student on 2 to 5 while the learning rate is high
 SMALL_VAL = 20  # images
 SLOW_LOADING = 0.25  # share of the training time
-IGNORED_IN_COMPARISON = {
-    *("method", "workers", "accelerator", "devices", "nodes", "precision", "tensorboard", "tracker", "keep", "strict"),
-}
-"""Options that may differ between a run and the supervised run that it is compared with."""
 
 
 class RunFinding(NamedTuple):
@@ -48,44 +42,30 @@ def findings(run: RunFiles) -> list[RunFinding]:
 
 def _gain_over_supervised(run: RunFiles) -> list[RunFinding]:
     """Report the gain over a supervised run in the same directory that differs in nothing but the method."""
-    if run.method == "supervised" or not run.list_sizes.get("unlabeled"):
+    if not learns_from_unlabeled(run):
         return []
-    for other in filter(None, map(_supervised_run, sorted(run.path.resolve().parent.glob("*/config.yaml")))):
-        if not other.scores or not _comparable(run, other):
-            continue
-        ours, theirs, split = run.scores[0].test, other.scores[0].test, "test"
-        if ours is None or theirs is None:
-            ours, theirs, split = run.scores[0].val, other.scores[0].val, "val"
-        if ours is not None and theirs is not None:
-            gain = ours - theirs
-            text = f"mIoU on {split}: {gain:+.1f} points over supervised training (run {other.name}, {theirs:.1f} %)."
-            advice = "Inspect the pseudo-labels below. Try a longer --burn-in, another --threshold or other --weights."
-            return [RunFinding(gain < 0, text, advice if gain < 0 else "")]
+    if gain := gain_over_supervised(run):
+        text = f"mIoU on {gain.split}: {gain.points:+.1f} points over supervised training "
+        text += f"(run {gain.other}, {gain.supervised:.1f} %)."
+        advice = "Inspect the pseudo-labels below. Try a longer --burn-in, another --threshold or other --weights."
+        return [RunFinding(gain.points < 0, text, advice if gain.points < 0 else "")]
     text = "The gain from unlabeled images is unknown: the directory has no comparable supervised run."
     return [RunFinding(False, text, "semiseg compare trains both with the same settings and several seeds.")]
 
 
-def _supervised_run(config: Path) -> RunFiles | None:
-    """Read the run of a configuration; None if it is not supervised or cannot be read."""
-    try:
-        supervised = "method: supervised" in config.read_text("utf-8").splitlines()
-        return read_run(config.parent) if supervised else None  # Of many runs, only these are read completely.
-    except (OSError, ValueError, UserError):
-        return None
-
-
-def _comparable(run: RunFiles, other: RunFiles) -> bool:
-    """Return whether two runs have the same settings, lists and length, and this one is complete."""
-    shared = (run.config.keys() & other.config.keys()) - IGNORED_IN_COMPARISON
-    if any(run.config[key] != other.config[key] for key in shared):
-        return False
-    for name in ("labeled", "val"):
-        paths = [each.path / "splits" / f"{name}.txt" for each in (run, other)]
-        if not all(path.is_file() for path in paths) or paths[0].read_bytes() != paths[1].read_bytes():
-            return False
-    last, other_last = (each.validations[-1]["step"] if each.validations else None for each in (run, other))
-    steps = run.config.get("steps")
-    return last == other_last and (steps is None or (last is not None and last >= steps))
+def _safeguard(run: RunFiles) -> list[RunFinding]:
+    """Report that the unlabeled images lost weight, and that the burn-in gave the best checkpoint."""
+    found = []
+    steps, factors = series(run.training, "unlabeled_factor")
+    if reduced := [step for step, factor in zip(steps, factors, strict=True) if factor < 1]:
+        left = "were left out at the end" if factors[-1] == 0 else f"counted {factors[-1]:.0%} at the end"
+        text = f"The labeling network got worse on val: the unlabeled images lost weight from step {reduced[0]} on and "
+        found.append(RunFinding(True, f"{text}{left}.", "Use images of the same scenes, or --method supervised."))
+    burn_in = round(float(run.config.get("burn_in") or 0) * float(run.config.get("steps") or 0))
+    if run.best_step is not None and 0 < run.best_step <= burn_in and len(run.validations) > 1:
+        text = "The best checkpoint is from the burn-in, before the unlabeled images were used: they did not help."
+        found.append(RunFinding(True, text, "Give more --time, or label more images."))
+    return found
 
 
 def _trend(run: RunFiles) -> list[RunFinding]:
@@ -231,6 +211,7 @@ def _names(names: list[str]) -> str:
 
 RULES = (
     _gain_over_supervised,
+    _safeguard,
     _trend,
     _classes,
     _trust,

@@ -11,6 +11,7 @@ import torch
 from semiseg.inference.metrics import ConfusionMatrix
 from semiseg.tools.report import plots, sample_sections
 from semiseg.tools.report.confusion_table import confusion_figure, heat_table, largest_confusions
+from semiseg.tools.report.gain import help_line, learns_from_unlabeled
 from semiseg.tools.report.html_page import Cell, Page, Section, Table, number, plot
 from semiseg.tools.report.run_files import Line, RunFiles, Score, series
 from semiseg.tools.report.run_findings import findings
@@ -121,6 +122,7 @@ def _summary(run: RunFiles) -> str:
     score = run.scores[0] if run.scores else None
     if score is None or (score.val is None and score.test is None):
         return "This run has not been evaluated yet."
+    first = f"{help_line(run)} " if learns_from_unlabeled(run) else ""
     results = []
     if score.val is not None:
         step = f" at step {run.best_step}" if run.best_step is not None else ""
@@ -129,7 +131,7 @@ def _summary(run: RunFiles) -> str:
         test = f"{score.test:.1f} %"
         results.append(f"{test} on test with the same checkpoint" if results else f"{test} mIoU on test")
     lists = f" {_training_text(run)}" if list_sizes_text(run) else ""
-    return f"The {score.network} reached {' and '.join(results)}.{lists}"
+    return f"{first}The {score.network} reached {' and '.join(results)}.{lists}"
 
 
 def _training_text(run: RunFiles) -> str:

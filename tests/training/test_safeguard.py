@@ -1,0 +1,181 @@
+"""Tests of ``--safeguard``: the unlabeled images lose their weight when they make the model worse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import semiseg
+from semiseg.methods import METHODS, Progress
+from semiseg.training import trainer
+from semiseg.training.logging.metrics_log import read_metrics
+from semiseg.training.safeguard import Safeguard
+from toy import make, make_batch
+
+QUICK: dict[str, Any] = {"encoder": "test_resnet", "weights": "none", "workers": 0, "accelerator": "cpu"}
+SHORT: dict[str, Any] = QUICK | {
+    "labeled": "4",
+    "method": "mean-teacher",
+    "val_limit": 1,
+    "steps": 8,
+    "val_every": 2,
+    "batch_size": 2,
+    "crop_size": 32,
+}
+
+
+def test_two_declines_in_a_row_leave_the_unlabeled_images_out() -> None:
+    guard = Safeguard.for_images(25)
+    assert guard.margin == 2.0
+    assert [guard.update(miou) for miou in (30, 40, 38.5)] == ["", "", ""] and guard.factor == 1
+    assert "1.0 points" not in guard.update(37.9) and guard.factor == 0.25
+    assert guard.update(37.0).endswith(
+        "3.0 points of mIoU worse on val than at its best: the unlabeled images are left out from here on"
+    )
+    assert guard.factor == 0 and guard.update(50) == "" and guard.factor == 0
+
+
+def test_the_weight_returns_when_the_teacher_recovers() -> None:
+    guard = Safeguard(margin=1.0, best=40.0)
+    guard.update(38.0)
+    guard.update(39.5)
+    assert guard.factor == 0.25
+    assert guard.update(40.5) == "The network that labels has recovered: the unlabeled images count fully again"
+    assert guard.factor == 1
+
+
+@pytest.mark.parametrize(("images", "margin"), [(1, 10.0), (4, 5.0), (1000, 1.0)])
+def test_the_margin_is_wider_for_few_val_images(images: int, margin: float) -> None:
+    assert Safeguard.for_images(images).margin == margin
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.uses_unlabeled])
+def test_factor_0_trains_on_labels_only(name: str) -> None:
+    burned_in, without = (make(name, burn_in=share) for share in (1.0, 0.0))
+    losses = []
+    for method, progress in (
+        (burned_in, Progress(50, 100, 10)),
+        (without, Progress(50, 100, 10, unlabeled_factor=0.0)),
+    ):
+        torch.manual_seed(0)
+        losses.append(method(make_batch(), progress).loss)
+    assert torch.equal(*losses)
+
+
+@pytest.fixture
+def declining(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Replace mIoU on val by numbers that fall after the burn-in; collects the evaluated steps."""
+    steps: list[int] = []
+    real = trainer.evaluate_on_val
+
+    def evaluate(method: Any, run: Any, config: Any, fabric: Any) -> Any:
+        lines, evaluation = real(method, run, config, fabric)
+        steps.append(max(line["step"] for line in read_metrics(run.metrics)))
+        return [line | {"miou": 60.0 - 10 * steps[-1]} for line in lines], evaluation
+
+    monkeypatch.setattr(trainer, "evaluate_on_val", evaluate)
+    return steps
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_backs_off_and_the_burn_in_wins(declining: list[int], tiny_folder: Path, tmp_path: Path) -> None:
+    out = semiseg.train(tiny_folder, out=tmp_path / "run", burn_in=0.375, safeguard=True, **SHORT)
+    assert declining == [2, 3, 4, 6, 8]  # 3 is the end of the burn-in
+    lines = [line for line in read_metrics(out / "metrics.jsonl") if "loss" in line]
+    assert [line["unlabeled_factor"] for line in lines] == [1, 1, 1, 1, 0.25, 0.25, 0, 0]
+    assert [line["loss/unsupervised"] for line in lines][6:] == [0, 0]
+    text = (out / "log.txt").read_text()
+    assert "worse on val than at its best: the unlabeled images count 25%" in text
+    assert "The best checkpoint is from the burn-in: the unlabeled images did not help" in text
+    assert "the unlabeled images did not help" not in (tmp_path / "run" / "config.yaml").read_text()
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_resumed_run_keeps_the_weight(declining: list[int], tiny_folder: Path, tmp_path: Path) -> None:
+    options = SHORT | {"burn_in": 0.25, "safeguard": True}
+    whole = semiseg.train(tiny_folder, out=tmp_path / "whole", **options)
+    half, validate = tmp_path / "half", trainer.Trainer.validate
+
+    def stop_at_4(self: trainer.Trainer, log: Any, progress: Progress) -> None:
+        validate(self, log, progress)
+        assert progress.step < 3, "stopped"
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(AssertionError, match="stopped"):
+        patch.setattr(trainer.Trainer, "validate", stop_at_4)
+        semiseg.train(tiny_folder, out=half, **options)
+    assert torch.load(half / "checkpoints" / "last.pt")["safeguard"] == {"factor": 0.25, "best": 40.0}
+    semiseg.train(resume=half)
+    checkpoints = [torch.load(run / "checkpoints" / "last.pt") for run in (whole, half)]
+    assert [state["safeguard"]["factor"] for state in checkpoints] == [0, 0]
+    assert all(torch.equal(tensor, checkpoints[1]["method"][key]) for key, tensor in checkpoints[0]["method"].items())
+
+
+@pytest.mark.usefixtures("quick")
+def test_runs_without_the_option_are_unchanged(declining: list[int], tiny_folder: Path, tmp_path: Path) -> None:
+    out = semiseg.train(tiny_folder, out=tmp_path / "run", burn_in=0.375, **SHORT)
+    assert declining == [2, 4, 6, 8]
+    assert not any("unlabeled_factor" in line for line in read_metrics(out / "metrics.jsonl"))
+    assert "safeguard" not in torch.load(out / "checkpoints" / "last.pt")
+
+
+# A poisoned pool.
+
+
+def write_blocks(folder: Path, labeled: int, val: int, pool: str) -> Path:
+    """Write images of colored blocks whose brightness is the class, and a pool of other images."""
+    random = np.random.default_rng(0)
+    for name in ("images", "masks", "splits"):
+        (folder / name).mkdir(parents=True)
+    for index in range(labeled + val):
+        blocks = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        image = np.clip(np.kron(blocks, np.ones((6, 6, 1))) + random.normal(0, 12, (48, 48, 3)), 0, 255)
+        Image.fromarray(image.astype(np.uint8)).save(folder / "images" / f"{index:03d}.png")
+        mask = np.kron((blocks.mean(axis=2) // 52).clip(1, 3) - 1, np.ones((6, 6))).astype(np.uint8)
+        Image.fromarray(mask).save(folder / "masks" / f"{index:03d}.png")
+    names = [f"{index:03d}" for index in range(labeled + val)]
+    (folder / "splits" / "val.txt").write_text("\n".join(names[labeled:]) + "\n")
+    for index in range(40):
+        if pool == "noise":
+            image = random.integers(0, 256, (48, 48, 3), dtype=np.uint8)
+        else:  # another domain: dark stripes
+            image = np.broadcast_to((random.integers(0, 40, 48)[:, None, None]), (48, 48, 3)).astype(np.uint8)
+        Image.fromarray(image).save(folder / "images" / f"pool{index:03d}.png")
+    return folder
+
+
+def last_miou(folder: Path, out: Path, steps: int, **options: Any) -> tuple[float, float]:
+    """Return mIoU on val of the best and of the last checkpoint."""
+    shared = QUICK | {"steps": steps, "val_every": steps // 10, "batch_size": 6, "crop_size": 48, "lr": 3e-3}
+    run = semiseg.train(folder, out=out, scale_min=1.0, scale_max=1.0, **shared, **options)
+    values = [line["miou"] for line in read_metrics(run / "metrics.jsonl") if line.get("network") == "student"]
+    return max(values), values[-1]
+
+
+POISONED: dict[str, Any] = {
+    **{
+        "method": "dual-teacher",
+        "burn_in": 0.3,
+        "threshold_mode": "none",
+        "safeguard": True,
+        "unsupervised_weight": 5.0,
+    }
+}
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("pool", ["noise", "stripes"])
+@pytest.mark.long
+def test_a_poisoned_pool_does_no_harm(pool: str, tmp_path: Path) -> None:
+    folder = write_blocks(tmp_path / "data", 12, 12, pool)
+    supervised, guarded = [], []
+    for seed in range(3):
+        supervised.append(last_miou(folder, tmp_path / f"s{seed}", 300, method="supervised", seed=seed)[0])
+        guarded.append(last_miou(folder, tmp_path / f"g{seed}", 300, seed=seed, **POISONED)[0])
+    assert fmean(guarded) >= fmean(supervised) - 3, (supervised, guarded)
