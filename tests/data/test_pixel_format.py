@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from PIL import Image
 import semiseg
 from semiseg.data.files.image_files import decode, image_size, read_image_file
 from semiseg.data.files.pixel_format import PixelFormat
+from semiseg.data.files.stored_values import stored_values
 from semiseg.data.folder_dataset import FolderDataset
 from semiseg.errors import UserError
 
@@ -37,14 +39,14 @@ def read(path: Path, format: PixelFormat = PixelFormat()) -> NDArray[np.uint8]: 
 
 
 def write_deep_png(path: Path, values: NDArray[np.uint16]) -> None:
-    """Write a PNG of 16 bits and three or four bands, which Pillow cannot."""
+    """Write a PNG of 16 bits and one to four bands, which Pillow cannot."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     height, width, bands = values.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[bands], 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[bands], 0, 0, 0)
     data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
 
@@ -61,6 +63,14 @@ def write_image(path: Path, values: NDArray[Any], **options: Any) -> Path:
     else:
         Image.fromarray(values).save(path)
     return path
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3, 4])
+def test_png_of_16_bits_keeps_all_bits(tmp_path: Path, bands: int) -> None:
+    values = np.random.default_rng(bands).integers(0, 65536, (7, 9, bands), dtype=np.uint16)
+    write_deep_png(tmp_path / "a.png", values)
+    assert np.array_equal(stored_values(tmp_path / "a.png").values, values)
+    assert np.array_equal(stored_values(BytesIO((tmp_path / "a.png").read_bytes())).values, values)
 
 
 def make_folder(root: Path, images: dict[str, NDArray[Any]], **class_file: Any) -> Path:

@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import semiseg
+from semiseg.data.stream.main_module import require_guard
 
 SCRIPT = """
 import multiprocessing
@@ -46,3 +48,21 @@ def test_training_in_a_process_that_imports_its_parents_script_names_the_guard(
     with pytest.raises(SystemExit, match=r'^semiseg: .*below `if __name__ == "__main__":`\.$'):
         semiseg.train("shapes:images=4,val=1,test=1,size=48", "supervised", tmp_path / "run", steps=1)
     assert not (tmp_path / "run").exists()
+
+
+def test_script_that_defines_its_data_set_needs_a_guard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import semiseg\n")
+    main = ModuleType("__main__")
+    main.__file__ = str(script)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda: "spawn")
+    own = type("Own", (), {"__module__": "__main__"})
+    with pytest.raises(SystemExit, match=r'^semiseg: .*script\.py, which defines Own\. .*`if __name__ == "__main__":`'):
+        require_guard(own)
+    require_guard(Path)  # of another module
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda: "fork")
+    require_guard(own)
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda: "spawn")
+    script.write_text('if __name__ == "__main__":\n    pass\n')
+    require_guard(own)

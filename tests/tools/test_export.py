@@ -54,6 +54,7 @@ def test_safetensors_give_bit_identical_predictions(run: Path, photo: Path, tmp_
     assert torch.equal(ours.predictor.probabilities(image), theirs.predictor.probabilities(image))
     assert (theirs.classes, theirs.palette, theirs.network) == (ours.classes, ours.palette, "teacher1")
     assert semiseg.load(folder / "model.safetensors").step == ours.step > 0
+    assert (folder / "model.safetensors").stat().st_mode == next(folder.glob("*.json")).stat().st_mode
 
 
 def test_predict_and_evaluate_accept_an_export(run: Path, photo: Path, tmp_path: Path) -> None:

@@ -237,7 +237,9 @@ def test_findings_warn_about_problems_only(tmp_path):
     content["counts"] = [[0 if column == 1 else value for column, value in enumerate(row)] for row in content["counts"]]
     (run / "confusion.json").write_text(json.dumps(content))
     (run / "splits" / "val.txt").write_text("one\ntwo\n")
-    text = " ".join(finding.text for finding in findings(read_run(run)) if finding.warning)
+    warnings = [finding for finding in findings(read_run(run)) if finding.warning]
+    assert not any("two teachers (dual-teacher)" in finding.advice for finding in warnings)
+    text = " ".join(finding.text for finding in warnings)
     for expected in (
         f"Never predicted on val: {CLASSES[1]}",
         "only 1.0 % of the pseudo-labels were trusted",
@@ -553,6 +555,13 @@ def test_page_explains_missing_pictures(tmp_path, caplog):
 
     assert "No pictures: data/camvid" in outline_of(write_report(several, tmp_path / "a.html", load_run=missing)).text
     assert "has no pictures" in caplog.text
+
+    def moved(path):
+        return missing(path) if path.name == "two" else loader(path)
+
+    text = outline_of(write_report(several, tmp_path / "c.html", load_run=moved)).text
+    assert "Without two: data/camvid: no such directory" in text and "Image, each run, ground truth" in text
+    assert "no pictures of two" in caplog.text
     text = outline_of(
         write_report(several, tmp_path / "b.html", load_run=lambda path: loader(path, ids=(path.name,)))
     ).text
@@ -601,6 +610,13 @@ def test_overlay_keeps_ignored_pixels():
     result = np.asarray(mask_pictures.overlay(image, torch.tensor([[1, 255]]), PALETTE, opacity=0.25))
     assert result[0, 1].tolist() == [100] * 3
     assert result[0, 0].tolist() == [round(75 + 0.25 * value) for value in PALETTE[1]]
+
+
+def test_overlay_keeps_the_background_clear():
+    image = torch.full((3, 1, 2), 100, dtype=torch.uint8)
+    for names, clear in ((("Background", "leaf"), True), (("_background_", "leaf"), True), (("soil", "leaf"), False)):
+        result = np.asarray(mask_pictures.overlay(image, torch.tensor([[0, 1]]), PALETTE, classes=names))
+        assert (result[0, 0].tolist() == [100] * 3) == clear and result[0, 1].tolist() != [100] * 3
 
 
 def test_sample_picture_has_every_column_and_class():

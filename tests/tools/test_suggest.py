@@ -173,7 +173,7 @@ def test_disagreement_is_between_teachers_or_all_networks_or_mirror_images(names
 
 @pytest.mark.slow
 def test_all_files_are_written(run: Path, folder: Path, tmp_path: Path) -> None:
-    found = semiseg.suggest(run, 3, out=tmp_path / "s")
+    found = semiseg.suggest(run, 3, out=tmp_path / "s", format="labelme")
     unlabeled = set(open_dataset(folder).split("train")[4:])
     ids = [one.id for one in found.images]
     assert len(set(ids)) == 3 and set(ids) <= unlabeled
@@ -191,6 +191,8 @@ def test_all_files_are_written(run: Path, folder: Path, tmp_path: Path) -> None:
         assert task["data"]["image"].endswith(f"images/{id}.png")
         named = {label for brush in task["predictions"][0]["result"] for label in brush["value"]["brushlabels"]}
         assert named == {model.classes[index] for index in np.unique(mask)}
+    imported = semiseg.import_data(tmp_path / "s" / "images", tmp_path / "own")
+    assert imported.title == "a LabelMe export" and len(imported.checked.classes) >= len(model.classes)
     assert Image.open(tmp_path / "s" / "contact-sheet.png").size[0] > 1000
     assert found.images == semiseg.suggest(run, 3, out=tmp_path / "again").images
 

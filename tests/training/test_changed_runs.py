@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +15,12 @@ import torch
 import yaml
 
 import semiseg
+from semiseg.config import TrainConfig
 from semiseg.data import open_dataset
+from semiseg.training import initial_network
 from semiseg.training.build import learning_rate
 from semiseg.training.checkpoint import load_checkpoint
+from semiseg.training.initial_network import pixel_options
 from semiseg.training.run_directory import RunDirectory
 from trees import refused, write_lines, write_mask
 
@@ -209,6 +214,19 @@ def test_init_with_other_classes_has_a_new_classifier(
     assert len(after["student.head.weight"]) == 9
     weights = [key for key in before if key.startswith("student.decoder.") and key.endswith("weight")]
     assert weights and all(torch.allclose(before[key], after[key], atol=1e-6) for key in weights)
+
+
+def test_init_keeps_bands_and_white_unless_the_data_or_options_give_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = SimpleNamespace(config=TrainConfig(bands=(4, 3, 2), white=1200.0))
+    monkeypatch.setattr(initial_network, "read_initial_network", lambda source: trained)
+    config = TrainConfig(init="run")
+    assert pixel_options(config, tmp_path) == ((4, 3, 2), 1200.0)
+    assert pixel_options(replace(config, white=900.0), tmp_path) == ((4, 3, 2), 900.0)
+    (tmp_path / "classes.json").write_text('{"bands": [1, 2, 3]}')
+    assert pixel_options(config, tmp_path) == (None, 1200.0)  # classes.json decides
+    assert pixel_options(TrainConfig(), tmp_path) == (None, None)
 
 
 def test_init_refuses_another_architecture(home: Path, tmp_path: Path) -> None:

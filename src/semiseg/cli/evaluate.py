@@ -22,7 +22,7 @@ class Evaluate:
     data: str | None = None
     """Data set; default: that of the run. The lists of the run apply if it contains their images (data that moved)."""
     split: Literal["test", "val", "labeled"] | None = None
-    """List of images; labeled: the images the model was trained on. Default: test; with --data, else val."""
+    """List of images; labeled: the images the model was trained on. Default: test, else val."""
     network: str | None = None
     """Network whose figures come first: student, teacher1, ..., teachers-average."""
     checkpoint: Literal["best", "last"] = "best"

@@ -25,6 +25,8 @@ class Suggest:
     by: Literal["combined", "uncertainty", "disagreement", "diversity", "random"] = "combined"
     """Ranking: uncertainty of the student, disagreement of the teachers, diversity (distance to annotated and already
     suggested images), all three combined, or random."""
+    format: Literal["labelme"] | None = None
+    """A further format of the drafts: labelme writes images/NAME.json and images/labels.txt."""
     pool: int = 2000
     """Largest number of images to rate, chosen at random."""
     seed: int = 0
@@ -43,3 +45,4 @@ def suggest(argv: Argv) -> None:
     for rank, image in enumerate(found.images, 1):
         print(f"{rank:>3}. {image.id}  ({', '.join(image.classes[:4])})")
     print(f"{found.folder}: contact-sheet.png, suggestions.csv; drafts: masks/, cvat.zip, label-studio.json")
+    print("Next: correct the drafts, put the masks into masks/ of the data, and train again with a new --out")

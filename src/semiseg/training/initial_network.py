@@ -9,6 +9,8 @@ from pathlib import Path
 from torch import Tensor
 
 from semiseg.config import TrainConfig, read_train_config
+from semiseg.data.files.pixel_format import Bands, White
+from semiseg.data.pixel_range import read_pixel_options
 from semiseg.data.splits.dataset_split import Split
 from semiseg.data.splits.list_files import read_lines
 from semiseg.errors import UserError
@@ -121,6 +123,20 @@ def initial_notes(initial: InitialNetwork, classes: tuple[str, ...], split: Spli
             reason = f"were labeled images of {initial.source}, so their figures are too high"
             notes.append(f"warning: {leaked} val or test images {reason}")
     return notes
+
+
+def pixel_options(config: TrainConfig, root: Path | None) -> tuple[Bands, White]:
+    """Return bands and white of the options; those that neither these nor ``classes.json`` give are of ``--init``.
+
+    Args:
+        config: The options of the run.
+        root: The folder of the data set, if any.
+    """
+    if not config.init:
+        return config.bands, config.white
+    initial, given = read_initial_network(Path(config.init)).config, read_pixel_options(root) if root else {}
+    bands = initial.bands if config.bands is None and "bands" not in given else config.bands
+    return bands, initial.white if config.white is None and "white" not in given else config.white
 
 
 def encoder_source(config: TrainConfig) -> list[str]:

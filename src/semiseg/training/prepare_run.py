@@ -22,6 +22,7 @@ from semiseg.data.image_notes import image_notes
 from semiseg.data.mask_validation import count_pixels
 from semiseg.data.splits.annotation_kind import check_annotation
 from semiseg.data.splits.dataset_split import Split, resolve_split
+from semiseg.data.stream.main_module import require_guard
 from semiseg.data.stream.unlabeled_pool import disk_space_note
 from semiseg.data.unlabeled_folder import add_photographs, is_photograph_folder
 from semiseg.data.unread_files import unread_files
@@ -33,7 +34,7 @@ from semiseg.training.decode_plan import make_reader
 from semiseg.training.disk_space import checkpoint_bytes, require_disk_space
 from semiseg.training.distributed.external_launcher import launch_id
 from semiseg.training.find_method import find_method
-from semiseg.training.initial_network import encoder_source, initial_notes, read_initial_network
+from semiseg.training.initial_network import encoder_source, initial_notes, pixel_options, read_initial_network
 from semiseg.training.logging.metrics_log import read_metrics
 from semiseg.training.logging.trackers import require_trackers
 from semiseg.training.run_directory import RunDirectory
@@ -61,6 +62,8 @@ def create_run(
         return run
     RunDirectory.refuse_existing(path)
     dataset, split, pixels = open_validated_data(config)
+    if config.workers:
+        require_guard(type(dataset))
     require_trackers(config)
     unread = unread_files_note(dataset.root) if isinstance(dataset, FolderDataset) else ""
     notes = [text for text in (note, dataset.read_as, unread) if text]
@@ -121,7 +124,7 @@ def open_data(config: TrainConfig) -> tuple[SegmentationDataset, Split]:
     check_unlabeled(config, split)
     if is_photograph_folder(config.unlabeled):
         dataset = add_photographs(dataset, config.unlabeled or "")[0]
-    dataset.choose_pixel_format(config.bands, config.white)
+    dataset.choose_pixel_format(*pixel_options(config, dataset.root))
     return dataset, split
 
 

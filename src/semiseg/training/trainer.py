@@ -270,7 +270,8 @@ def train_run(run: RunDirectory, fabric: Fabric, signals: SignalHandler) -> Trai
     epoch_steps = steps_per_epoch(config, split)
     total_steps = planned_steps(config, epoch_steps)
 
-    console = Console(run.log, enabled=fabric.is_global_zero)
+    trusted = hasattr(options, "threshold") and getattr(options, "threshold_mode", "pixel") != "none"
+    console = Console(run.log, fabric.is_global_zero, trusted)
     if state:
         for note in notes:  # a new run has printed them already
             console.note(note)

@@ -16,6 +16,7 @@ from torch import Tensor
 from semiseg.data.dataset import IGNORE, Color
 
 IGNORE_COLOR: Color = (232, 232, 232)
+BACKGROUND = ("background", "bg")  # names of a class 0 that overlays leave clear, in lower case
 GAP = 6  # pixels between pictures
 CAPTION = 15  # font size in pixels
 Picture = PIL.Image.Image
@@ -33,14 +34,19 @@ def colorize(mask: Tensor, palette: Sequence[Color]) -> Picture:
     return PIL.Image.fromarray(palette_table(palette)[_labels(mask)])
 
 
-def overlay(image: Tensor, mask: Tensor, palette: Sequence[Color], opacity: float = 0.5) -> Picture:
+def overlay(
+    image: Tensor, mask: Tensor, palette: Sequence[Color], opacity: float = 0.5, classes: Sequence[str] = ()
+) -> Picture:
     """Return the image, uint8 ``(3, H, W)``, blended with the colors of the mask, integers ``(H, W)``.
 
-    Pixels with mask value 255 stay unchanged.
+    Pixels with mask value 255 stay unchanged, and those of a class 0 that is called background in ``classes``.
     """
     labels, pixels = _labels(mask), _pixels(image)
     blend = pixels * (1 - opacity) + palette_table(palette)[labels] * opacity
-    return PIL.Image.fromarray(np.where((labels == IGNORE)[..., None], pixels, blend.round()).astype(np.uint8))
+    clear = labels == IGNORE
+    if classes and classes[0].strip("_ ").casefold() in BACKGROUND:
+        clear |= labels == 0
+    return PIL.Image.fromarray(np.where(clear[..., None], pixels, blend.round()).astype(np.uint8))
 
 
 def indexed_picture(mask: Tensor, palette: Sequence[Color]) -> Picture:

@@ -31,6 +31,7 @@ def suggest(
     out: str | Path | None = None,
     *,
     by: str = "combined",
+    format: str | None = None,
     pool: int = 2000,
     seed: int = 0,
     checkpoint: str = "best",
@@ -45,6 +46,7 @@ def suggest(
         out: A new directory for ``suggestions.txt``, ``suggestions.csv``, ``contact-sheet.png``, ``images/``,
             ``masks/``, ``cvat.zip`` and ``label-studio.json``. Default: ``RUN/suggestions``.
         by: ``combined``, ``uncertainty``, ``disagreement``, ``diversity`` or ``random``; see ``ranking.py``.
+        format: ``labelme`` also writes ``images/NAME.json`` and ``images/labels.txt``.
         pool: Largest number of images to rate, chosen at random.
         seed: Seed of the random choices.
         checkpoint: ``best`` or ``last``.
@@ -54,6 +56,8 @@ def suggest(
         UserError: The run is invalid, there is no image to choose from, or ``out`` exists.
     """
     lookup("ranking", by, RANKINGS)
+    if format is not None:
+        lookup("format", format, {"labelme": True})
     for option, value in (("n", n), ("pool", pool)):
         if value < 1:
             raise range_error(option, value, AT_LEAST_ONE)
@@ -71,7 +75,7 @@ def suggest(
         if by in DIVERSE:
             known = student_features(model, candidates.known, candidates.annotated)
         suggestions = describe(measurements, choose(measurements, known, n, by, seed), model.classes)
-        write_suggestions(draft, model, candidates.dataset, suggestions)
+        write_suggestions(draft, model, candidates.dataset, suggestions, format == "labelme")
     return Suggestions(folder, suggestions)
 
 

@@ -211,12 +211,24 @@ def missing_values(values: NDArray[Any], nodata: float | None) -> NDArray[np.boo
 
 
 def _deep_png(source: Path | IO[bytes]) -> NDArray[np.uint16]:
-    """Read a PNG of 16 bits; PIL would drop the low byte of colors."""
-    import torch
-    from torchvision.io import ImageReadMode, decode_image
+    """Read a PNG of 16 bits as ``(H, W, channels)``. PIL drops the low bytes of colors: decode them a second time."""
+    high = _png_pixels(source)
+    if high.ndim == 2:
+        return high.astype(np.uint16)[..., None]
+    low = _png_pixels(source, low=True)
+    if low.dtype == np.uint16:
+        return low
+    return high.astype(np.uint16) << 8 | low
 
-    data = source.read_bytes() if isinstance(source, Path) else source.read()
-    if not isinstance(source, Path):
-        source.seek(0)
-    pixels = decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.UNCHANGED)
-    return pixels.permute(1, 2, 0).numpy()
+
+def _png_pixels(source: Path | IO[bytes], low: bool = False) -> NDArray[Any]:
+    """Decode a PNG of 16 bits with PIL: the high or ``low`` bytes of colors; gray with opacity whole if ``low``."""
+    with open_image(source) as opened:
+        tile = opened.tile[0]
+        parts = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L", "LA;16B": "RGBA"}  # of PIL's names for stored pixels
+        if low:
+            opened.tile = [tile._replace(args=parts[str(tile.args)])]
+        pixels = np.array(opened)
+    if low and tile.args == "LA;16B":
+        pixels = pixels.astype(np.uint16)[..., ::2] << 8 | pixels[..., 1::2]
+    return pixels

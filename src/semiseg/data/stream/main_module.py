@@ -6,6 +6,7 @@ import multiprocessing
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 
 MAIN = "__main__"
@@ -30,6 +31,16 @@ def hidden_main_module(needed: type) -> Iterator[None]:
         yield
     finally:
         sys.modules[MAIN] = main
+
+
+def require_guard(needed: type) -> None:
+    """Exit with one line if worker processes would execute the user's script because it defines ``needed``."""
+    file = getattr(sys.modules[MAIN], "__file__", None)
+    if needed.__module__ != MAIN or file is None or multiprocessing.get_start_method() == "fork":
+        return
+    if "__name__" not in Path(file).read_text(encoding="utf-8", errors="replace"):
+        problem = f"semiseg: worker processes import {file}, which defines {needed.__name__}."
+        raise SystemExit(f'{problem} Put its calls below `if __name__ == "__main__":`.')
 
 
 def require_main_process() -> None:

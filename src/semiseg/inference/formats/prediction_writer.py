@@ -198,17 +198,20 @@ class PredictionWriter:
             return indexed_picture(torch.from_numpy(arrays[MASK]), self.palette)
         if kind == CONFIDENCE:
             return PIL.Image.fromarray(arrays[CONFIDENCE])
-        picture = overlay_picture(image, arrays[MASK], self.palette)
+        picture = overlay_picture(image, arrays[MASK], self.palette, self.classes)
         return stack([picture, legend(self.classes, self.palette, max(picture.width, LEGEND_WIDTH))])
 
 
-def overlay_picture(image: Image, mask: NDArray[np.uint8], palette: Sequence[Color]) -> Picture:
+def overlay_picture(
+    image: Image, mask: NDArray[np.uint8], palette: Sequence[Color], classes: Sequence[str] = ()
+) -> Picture:
     """Return the image blended with the colors of its mask ``(H, W)``, reduced to at most ``OVERLAY_SIDE`` pixels."""
     factor = -(-max(image.size) // OVERLAY_SIDE)
     pixels, labels = image.reduced(factor), torch.from_numpy(mask[::factor, ::factor])
     canvas = PIL.Image.new("RGB", (labels.shape[1], labels.shape[0]))
     for top in range(0, len(labels), ROWS):
-        canvas.paste(overlay(pixels[:, top : top + ROWS], labels[top : top + ROWS], palette), (0, top))
+        part = slice(top, top + ROWS)
+        canvas.paste(overlay(pixels[:, part], labels[part], palette, classes=classes), (0, top))
     return canvas
 
 

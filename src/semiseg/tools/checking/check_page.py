@@ -96,7 +96,7 @@ def _sample(dataset: SegmentationDataset, id: str, caption: str) -> Picture:
     image = dataset.read_image(id)
     columns, row = ["image"], [resize_to_width(to_picture(image), WIDTH, smooth=True)]
     if dataset.has_mask(id):
-        overlaid = overlay(image, dataset.read_mask(id), dataset.palette)
+        overlaid = overlay(image, dataset.read_mask(id), dataset.palette, classes=dataset.classes)
         columns, row = ["image", "mask"], [*row, overlaid.resize(row[0].size)]
     return photo(grid(columns, [row]), caption, PHOTO_BYTES)
 

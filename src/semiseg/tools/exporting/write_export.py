@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,7 +26,8 @@ Run = Callable[[Tensor], Tensor]
 
 def write_safetensors(network: SegmentationNetwork, folder: Path) -> Run:
     """Write ``model.safetensors``; return the network read back from it."""
-    save_file({name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}, folder / WEIGHTS)
+    content = save({name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()})
+    (folder / WEIGHTS).write_bytes(content)  # save_file ignores the umask
     return read_export(folder / WEIGHTS)[1].to(memory_format=torch.channels_last)
 
 

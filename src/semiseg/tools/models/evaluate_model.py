@@ -46,17 +46,14 @@ def run_lists(model: Model, dataset: SegmentationDataset, data: str) -> Split | 
         return None
 
 
-def evaluated_images(
-    model: Model, dataset: SegmentationDataset, data: str, split: str | None, fallback: bool
-) -> EvaluatedImages:
+def evaluated_images(model: Model, dataset: SegmentationDataset, data: str, split: str | None) -> EvaluatedImages:
     """Return the images of a list: of the run for the data it was trained on, else of the data set.
 
     Args:
         model: The model.
         dataset: The data.
         data: Their name.
-        split: ``test``, ``val`` or ``labeled``. None: ``test``.
-        fallback: Whether ``val`` replaces a missing test list if ``split`` is None.
+        split: ``test``, ``val`` or ``labeled``. None: ``test``, or ``val`` if there is no test list.
 
     Raises:
         UserError: The data has no such list.
@@ -74,8 +71,8 @@ def evaluated_images(
             if seen := {*trained.labeled, *trained.unlabeled, *trained.val}.intersection(ids):
                 problem = f"contains {min(seen)!r}, which this run was trained on"
                 raise UserError(problem, path=f"{data}/splits/test.txt", fix="remove it from the list")
-    if not ids and split is None and fallback:
-        return evaluated_images(model, dataset, data, "val", fallback)
+    if not ids and split is None:
+        return evaluated_images(model, dataset, data, "val")
     if not ids:
         fix = f"add splits/{name}.txt" + (" or choose --split val" if name == "test" else "")
         raise UserError(f"no {name} list", path=data, fix=fix)
@@ -100,7 +97,7 @@ def evaluate(
         path: A run directory, a checkpoint, or an export as safetensors.
         data: A data set. Defaults to the data of the run. If it contains all listed images of the run, it is the data
             of the run at a new path, and the lists of the run apply.
-        split: ``test``, ``val`` or ``labeled``. Default: ``test``; with ``data``, ``val`` if there is no test list.
+        split: ``test``, ``val`` or ``labeled``. Default: ``test``, or ``val`` if there is no test list.
         network: The network whose figures come first. Defaults to the default network of the method.
         checkpoint: ``best`` or ``last``.
         sliding: Use a sliding window of the training crop size.
@@ -121,7 +118,9 @@ def evaluate(
         theirs, ours = ", ".join(dataset.classes), ", ".join(model.classes)
         problem = f"its classes ({theirs}) differ from those of the model ({ours})"
         raise UserError(problem, path=source, fix="pass data with the same classes")
-    images = evaluated_images(model, dataset, source, split, fallback=data is not None)
+    images = evaluated_images(model, dataset, source, split)
+    if split is None and images.split != "test":
+        print(f"{source}: no test list, using {images.split}", file=sys.stderr)
     if data is not None and images.own and not same_data(source, model.config.data):
         print(f"{model.run}: using its own {images.split} list for {source}", file=sys.stderr)
     evaluation = evaluate_networks(

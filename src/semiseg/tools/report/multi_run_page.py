@@ -122,13 +122,23 @@ def _classes(runs: Mapping[str, RunFiles]) -> list[Table]:
 def _pictures(runs: Mapping[str, RunFiles], folder: Path, load_run: LoadRun | None) -> Section:
     if load_run is None:
         return Section("Pictures", "No pictures: the networks of the runs were not loaded.")
+    loaded, missing = dict[str, LoadedRun](), dict[str, UserError]()
+    for name, run in runs.items():
+        try:
+            loaded[name] = load_run(run.path)
+        except UserError as error:
+            missing[name] = error
+    if not loaded:
+        return _no_pictures(next(iter(missing.values())))
     try:
-        loaded = {name: load_run(run.path) for name, run in runs.items()}
         picture, ids = comparison_picture(loaded)
     except UserError as error:
         return _no_pictures(error)
+    for name, reason in missing.items():
+        log.warning("The report has no pictures of %s: %s", name, reason)
+    without = " ".join(f"Without {name}: {reason}" for name, reason in missing.items())
     caption = f"Image, each run, ground truth: {', '.join(ids)}. The images are evenly spaced in the list."
-    return Section("Pictures", blocks=[embedded_pictures(picture, caption, folder)])
+    return Section("Pictures", without, [embedded_pictures(picture, caption, folder)])
 
 
 def _no_pictures(error: UserError) -> Section:

@@ -145,7 +145,8 @@ def _coupling(run: RunFiles) -> list[RunFinding]:
     text = (
         f"Teachers and student became too similar: in mid-run they disagreed on {median(values):.1f} % of val's pixels."
     )
-    return [RunFinding(True, text, "A larger --ema-decay, or two teachers (dual-teacher), keeps them apart.")]
+    other = ", or two teachers (dual-teacher)," if run.method != "dual-teacher" else ""
+    return [RunFinding(True, text, f"A larger --ema-decay{other} keeps them apart.")]
 
 
 def _overfitting(run: RunFiles) -> list[RunFinding]:

@@ -19,7 +19,9 @@ CAPTION_LETTERS = 80  # about as many as fit above three pictures
 UNCERTAIN = (255, 140, 0)
 
 
-def panels(image: Tensor, mask: Tensor, confidence: Tensor, palette: Sequence[Color]) -> list[Picture]:
+def panels(
+    image: Tensor, mask: Tensor, confidence: Tensor, palette: Sequence[Color], classes: Sequence[str] = ()
+) -> list[Picture]:
     """Return three pictures: the image, the image with the draft mask, and the gray image with uncertainty in orange.
 
     Args:
@@ -27,6 +29,7 @@ def panels(image: Tensor, mask: Tensor, confidence: Tensor, palette: Sequence[Co
         mask: uint8 ``(H, W)``.
         confidence: Float ``(H, W)`` in [0, 1].
         palette: One RGB color per class.
+        classes: The class names.
     """
     height = min(2 * WIDTH, max(1, round(image.shape[1] * WIDTH / image.shape[2])))
     image = resize(image, [height, WIDTH], antialias=True)
@@ -39,7 +42,7 @@ def panels(image: Tensor, mask: Tensor, confidence: Tensor, palette: Sequence[Co
         plain.convert("L").convert("RGB"),
         PIL.Image.fromarray(uncertainty.contiguous().numpy()),
     )
-    return [plain, overlay(image, mask, palette), uncertain]
+    return [plain, overlay(image, mask, palette, classes=classes), uncertain]
 
 
 def contact_sheet(

@@ -15,6 +15,7 @@ from semiseg.data.dataset import IGNORE, Color, SegmentationDataset
 from semiseg.data.splits.list_files import write_list
 from semiseg.data.splits.make_splits import link_image
 from semiseg.inference.formats.label_studio_results import write_label_studio
+from semiseg.inference.formats.labelme_results import labels_text, write_labelme
 from semiseg.tools.models.trained_model import Model
 from semiseg.tools.suggestion.contact_sheet import contact_sheet, panels
 from semiseg.tools.suggestion.draft_masks import Mask, write_cvat
@@ -58,15 +59,16 @@ def describe(measurements: Measurements, choice: Choice, classes: Sequence[str])
 
 
 def write_suggestions(
-    folder: Path, model: Model, dataset: SegmentationDataset, suggestions: Sequence[Suggestion]
+    folder: Path, model: Model, dataset: SegmentationDataset, suggestions: Sequence[Suggestion], labelme: bool = False
 ) -> None:
-    """Write ``suggestions.txt``, ``suggestions.csv``, images, draft masks in three formats, and contact sheets.
+    """Write ``suggestions.txt``, ``suggestions.csv``, images, draft masks in several formats, and contact sheets.
 
     Args:
         folder: An existing directory with the directories ``images`` and ``masks``.
         model: The model that predicts the draft masks.
         dataset: Data set of the images.
         suggestions: The images, best first.
+        labelme: Whether to write a file of LabelMe beside each image, and ``labels.txt``.
     """
     write_list(folder / "suggestions.txt", [one.id for one in suggestions])
     _write_csv(folder / "suggestions.csv", suggestions)
@@ -79,7 +81,12 @@ def write_suggestions(
         masks[one.id] = mask.cpu().numpy()
         files[one.id] = link_image(dataset, one.id, folder / "images").relative_to(folder / "images").as_posix()
         write_draft(folder / "masks" / f"{one.id}.png", mask, model.palette, dataset.file_values)
-        entries[f"{rank}. {one.id}"] = panels(image, mask.cpu(), confidence, model.palette)
+        if labelme:
+            target = (folder / "images" / files[one.id]).with_suffix(".json")
+            write_labelme(target, Path(files[one.id]).name, masks[one.id], model.classes)
+        entries[f"{rank}. {one.id}"] = panels(image, mask.cpu(), confidence, model.palette, model.classes)
+    if labelme:
+        (folder / "images" / "labels.txt").write_text(labels_text(model.classes), encoding="utf-8")
     write_cvat(folder / "cvat.zip", masks, model.classes, model.palette)
     tasks = ((id, f"images/{files[id]}", mask) for id, mask in masks.items())
     write_label_studio(folder / "label-studio.json", tasks, model.classes, model.palette)

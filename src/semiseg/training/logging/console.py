@@ -23,10 +23,11 @@ class Console:
     Args:
         log: log.txt.
         enabled: False on all ranks but 0.
+        trusted: Whether to show the share of trusted pseudo-labels.
     """
 
-    def __init__(self, log: Path, enabled: bool = True) -> None:
-        self.enabled = enabled
+    def __init__(self, log: Path, enabled: bool = True, trusted: bool = True) -> None:
+        self.enabled, self.trusted = enabled, trusted
         if not enabled:
             return
         self.log = log
@@ -63,7 +64,8 @@ class Console:
         """Show loss, share of trusted pseudo-labels, speed, best mIoU so far and remaining time."""
         if not self.enabled:
             return
-        text = f"loss {values['loss']:.3f}  trusted {values['trusted_fraction']:.0%}"
+        text = f"loss {values['loss']:.3f}"
+        text += f"  trusted {values['trusted_fraction']:.0%}" if self.trusted else ""
         text += f"  {values['images_per_s']:.1f} images/s"
         text += f"  best mIoU {best:.1f}" if best >= 0 else ""
         if self.rich.is_terminal:

@@ -85,6 +85,8 @@ class LabelMe(ShapeData):
         labels = self.root / "labels.txt"
         if labels.is_file():
             self._tool_classes = tuple(name for name in read_lines(labels) if name not in self.ignored_labels)
+        elif not (self.root / "classes.txt").is_file():
+            self.notes.append("no labels.txt: the classes are in alphabetical order")
         return [parse_content(path, "LabelMe", partial(self._parse, path, content)) for path, content in self._contents]
 
     def class_source(self) -> Path:
