@@ -118,7 +118,7 @@ def test_images_inside_json_files_are_extracted(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     write(tmp_path / "data", "a", [shape("leaf", [[0, 0], [4, 4]], "rectangle")], False, imageData=png(pixels))
     imported = semiseg.import_data(tmp_path / "data", tmp_path / "own")
-    assert "1 images are taken from inside their JSON file" in imported.notes
+    assert "images taken from inside their JSON file: 1" in imported.notes
     dataset = open_dataset(tmp_path / "own")
     assert (dataset.read_image("a").permute(1, 2, 0).numpy() == pixels).all() and dataset.read_mask("a").sum() == 25
     assert not (tmp_path / "own" / "images" / "a.png").is_symlink()

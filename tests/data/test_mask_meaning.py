@@ -15,6 +15,7 @@ from PIL import Image, ImageFilter
 from conftest import real_data
 from semiseg.data import FolderDataset, check_masks, open_dataset
 from semiseg.data.mask_validation import count_pixels
+from semiseg.errors import UserError
 from semiseg.tools.checking import check_data
 from trees import refused, write_lines
 
@@ -345,7 +346,7 @@ def resized(mask: Mask, factor: float) -> Mask:
 def test_masks_resized_with_interpolation_are_noted(tmp_path: Path, factor: float, names: Sequence[str]) -> None:
     root = make(tmp_path / "d", [scene(0), resized(scene(1), factor), resized(scene(2), factor)], names)
     (note,) = check(root)
-    assert note.startswith("warning: 2 of 3 masks look resized with interpolation: ")
+    assert note.startswith("warning: interpolation probably changed 2 of 3 masks: at ")
     assert note.endswith(
         f"first {root}/masks/1.png. If so, resize masks with nearest-neighbor interpolation, from the original masks"
     )
@@ -369,7 +370,9 @@ def test_object_numbers_among_the_classes_are_noted(tmp_path: Path) -> None:
             masks[-1][14 * number - 8 : 14 * number, 10:30] = number
     root = make(tmp_path / "d", masks, [f"class{number}" for number in range(9)])
     (note,) = check(root)
-    assert note.startswith("warning: 4 of 4 masks seem to number objects: each value is one region, 1 to n, first ")
+    assert note.startswith(
+        "warning: the values of 4 of 4 masks are probably numbers of objects: each is one region, first "
+    )
     assert any(found.kind == "mask-objects" for found in check_data(root)[0].findings)
     masks[2][0, 60] = 1  # a second region
     masks[0][0, 60] = 1
@@ -383,6 +386,27 @@ def test_values_from_1_without_class_file_are_noted(tmp_path: Path) -> None:
         "warning: no mask holds a value below 1, so class0 stays empty. If not wanted, write classes.json with "
         '{"values": {"1": "class1", "2": "class2", "3": "class3"}}, with the names you mean'
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "fix"),
+    [
+        (65535, np.uint16, '"values": {"65535": "ignore", "0": "background", "1": '),
+        (-2147483648, np.int32, "save an 8-bit mask, with 255 where nothing is known"),
+        (np.nan, np.float32, "save an 8-bit mask"),
+    ],
+)
+@pytest.mark.parametrize("names", [NAMES, ()])
+def test_unknown_pixels_of_wide_masks(tmp_path: Path, value: float, kind: type, fix: str, names: Sequence[str]) -> None:
+    root = make(tmp_path / "d", [scene(number) for number in range(2)], names)
+    for number in range(2):
+        (root / "masks" / f"{number}.png").unlink()
+        values = scene(number).astype(kind)
+        values[:5] = value
+        tifffile.imwrite(root / "masks" / f"{number}.tif", values)
+    with pytest.raises(UserError) as caught:
+        check(root)
+    assert fix.casefold() in (caught.value.fix or "").casefold()
 
 
 def test_negative_values_are_ignored_once_listed(tmp_path: Path) -> None:

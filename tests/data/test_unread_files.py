@@ -37,7 +37,7 @@ def test_labels_of_other_types(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     first = sorted((folder / "masks").glob("train*.png"))[0]
     first.rename(first.with_suffix(".npy"))
     ((text, remedy),) = warnings(folder)
-    assert f"1 files in masks/ are of a type that is not read: masks/{first.stem}.npy" in text
+    assert f"1 file of a type that is not read in masks/: masks/{first.stem}.npy" in text
     assert remedy.startswith("save them as PNG")
     shutil.rmtree(folder / "splits")
     run = folder.parent / "run"

@@ -28,6 +28,24 @@ NOT_A_NUMBER = re.compile(r"Error parsing (\S+): (invalid literal for int.*|coul
 """tyro's message for a value that ``int`` or ``float`` rejects."""
 
 
+REGISTRY = tyro.constructors.ConstructorRegistry()
+
+
+@REGISTRY.primitive_rule
+def _none(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+    """Show options that may be None as ``None|STR`` instead of ``{None}|STR``."""
+    if info.type is not type(None):
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="None",
+        choices=("None",),
+        instance_from_str=lambda _: None,
+        is_instance=lambda value: value is None,
+        str_from_instance=lambda _: ["None"],
+    )
+
+
 def parse(kind: Any, argv: Argv, prog: str) -> Any:
     """Parse ``argv`` into ``kind``, a dataclass.
 
@@ -38,7 +56,7 @@ def parse(kind: Any, argv: Argv, prog: str) -> Any:
     fix = f"see {prog} --help"
     try:
         with contextlib.redirect_stderr(output):
-            return tyro.cli(kind, args=list(argv), prog=prog, description=kind.__doc__)
+            return tyro.cli(kind, args=list(argv), prog=prog, description=kind.__doc__, registry=REGISTRY)
     except SystemExit as stop:
         if not stop.code:
             raise

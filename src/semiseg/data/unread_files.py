@@ -20,7 +20,7 @@ def unread_files(dataset: FolderDataset) -> list[tuple[str, str, tuple[str, ...]
     """Return a problem, its fix and the files for labels, class files and lists that are not read."""
     found = []
     if labels := unread_labels(dataset):
-        text = f"{len(labels)} files in masks/ are of a type that is not read: {_names(labels)}"
+        text = f"{len(labels)} file{'s' * (len(labels) > 1)} of a type that is not read in masks/: {_names(labels)}"
         found.append((text, UNREAD_FIX, labels))
     if files := _class_files(dataset):
         text = f"{_names(files)} is not read, because class files belong into {dataset.root}"

@@ -82,13 +82,15 @@ def doubtful_masks(
     if resized:
         thin, others = (sum(steps[id][part] for id in resized) for part in (0, 1))
         problem = (
-            f"{len(resized)} of {len(records)} masks look resized with interpolation: at {thin / (thin + others):.0%} "
+            f"interpolation probably changed {len(resized)} of {len(records)} masks: at {thin / (thin + others):.0%} "
             f"of the edges between distant classes, a line of at most {THIN} pixels has a class number between the two"
         )
         fix = "resize masks with nearest-neighbor interpolation, from the original masks"
         doubts.append(Doubt("resized", problem, fix, tuple(resized)))
     if by_value and (numbered := _numbered(list(records), pixels, read)):
-        problem = f"{len(numbered)} of {len(records)} masks seem to number objects: each value is one region, 1 to n"
+        problem = (
+            f"the values of {len(numbered)} of {len(records)} masks are probably numbers of objects: each is one region"
+        )
         fix = "save the class of each pixel instead of the number of its object"
         doubts.append(Doubt("objects", problem, fix, numbered))
     return doubts

@@ -19,6 +19,7 @@ WINDOW = 1536  # side of the part of a mask that is searched for patterns
 SPECKS = "it occurs only in specks of few pixels, as lossy compression leaves them"
 SPECKS_FIX = "save masks as PNG from the start"
 SPECK = 40  # pixels per mask up to which a value is taken for noise if all are at edges
+LARGEST = 65535  # often the ignored value of 16 bits
 MOST_LEVELS = 16  # levels up to which a fix lists all of them
 Pattern = tuple[str, str]
 """A problem and its fix."""
@@ -52,7 +53,8 @@ def implausible_classes(
     def fix_ignoring(values: Sequence[int]) -> str:
         return fix(values).replace(f'"{IGNORE}": "class{IGNORE}"', f'"{IGNORE}": "ignore"')
 
-    values = sorted({int(value) for mask in used for value in mask if np.isfinite(value)})
+    used = [mask[np.isfinite(mask)] for mask in used]
+    values = sorted({int(value) for mask in used for value in mask})
     levels = [value for value in values if value != IGNORE]
     largest, shown = max(levels, default=0), _shown(values)
     examples = [window(mask) for mask in examples if mask.dtype.kind in "biu"]
@@ -65,6 +67,8 @@ def implausible_classes(
     if _are_gray_levels(levels):
         problem = f"the masks hold the values {shown}, which look like gray levels instead of class numbers"
         return problem, fix(values) + (f", or {THRESHOLD_FIX} if gray means antialiasing" if largest <= IGNORE else "")
+    if largest == LARGEST and len(levels) > 2 and levels[-2] < IGNORE:
+        return f"the masks hold {LARGEST} beside class numbers ({shown})", fix(values)
     if largest > IGNORE and _are_city_ids(levels):
         problem = (
             f"the masks hold values up to {largest}, which look like object numbers of Cityscapes (1000 * class + n)"
@@ -106,19 +110,21 @@ def values_fix(values: Sequence[int], names: Sequence[str], json_file: bool) -> 
     """Return the line of ``classes.json`` that names mask values.
 
     Args:
-        values: The values, ascending. Negative ones are ignored.
+        values: The values, ascending. Negative ones are ignored, and 65535 beside class numbers.
         names: The names of the class file. If there are fewer than values, they are replaced.
         json_file: Whether the class file is ``classes.json``.
     """
-    listed = [value for value in values if value >= 0][:MOST_LEVELS]
-    negative = {value: "ignore" for value in values if value < 0}
+    others = [value for value in values if 0 <= value < LARGEST]
+    beside_classes = len(others) > 1 and others[-1] < IGNORE
+    unknown = {value: "ignore" for value in values if value < 0 or (value == LARGEST and beside_classes)}
+    listed = [value for value in values if value not in unknown][:MOST_LEVELS]
     chosen = list(names[: len(listed)])
     if len(names) == 1 and len(listed) == 2 and listed[0] == 0:
         chosen, json_file = ["background", *names], False  # its list of classes lacks the background
     elif len(names) < len(listed):
         chosen = ["background", "foreground"] if len(listed) == 2 else [f"class{value}" for value in listed]
         chosen[0] = "background" if listed[0] == 0 else chosen[0]
-    named = negative | dict(zip(listed, chosen, strict=True))
+    named = unknown | dict(zip(listed, chosen, strict=True))
     content = json.dumps({str(value): name for value, name in named.items()}, ensure_ascii=False)
     content = content[:-1] + (", ...}" if len(values) > len(named) else "}")
     if json_file:

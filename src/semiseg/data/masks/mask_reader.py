@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from semiseg.data.class_file import INVALID, JSON, ClassFile
+from semiseg.data.class_file import INVALID, JSON, SMALLEST_VALUE, ClassFile
 from semiseg.data.dataset import IGNORE
 from semiseg.data.files.mask_files import StoredMask, load_mask
 from semiseg.data.masks.mask_colors import (
@@ -25,6 +25,7 @@ from semiseg.data.masks.mask_colors import (
     table_of_colors,
 )
 from semiseg.data.masks.mask_patterns import (
+    MOST_LEVELS,
     SPECKS,
     SPECKS_FIX,
     implausible_classes,
@@ -34,6 +35,7 @@ from semiseg.data.masks.mask_patterns import (
 )
 from semiseg.errors import UserError
 
+EIGHT_BITS = "save an 8-bit mask, with 255 where nothing is known"
 EXAMPLES = 8  # masks that are read again to explain an error
 
 
@@ -64,7 +66,9 @@ class MaskReader:
         found = sorted({int(value) for values in used for value in values if np.isfinite(value)})
         if found and found[0] < 0:
             problem = f"the masks hold negative values, such as {found[0]}"
-            raise UserError(problem, path=folder, fix=self.values_fix(found))
+            raise UserError(
+                problem, path=folder, fix=self.values_fix(found) if found[0] >= SMALLEST_VALUE else EIGHT_BITS
+            )
         if set(found) <= {0, IGNORE}:
             shown = " and ".join(map(str, found))
             names = "write classes.txt with a name for 0 and one for 1, and annotate both"
@@ -159,7 +163,8 @@ class MaskReader:
             known = (
                 {v for v, index in self.file.values.items() if index != IGNORE} if self.file else {*range(self.classes)}
             )
-            return UserError(problem, path=path, fix=self.values_fix(sorted({int(value), *known})))
+            fix = self.values_fix(sorted({int(value), *known})) if value >= SMALLEST_VALUE else EIGHT_BITS
+            return UserError(problem, path=path, fix=fix)
         if self.file and self.file.listed_values and value <= IGNORE:
             fix = f'add "{value}", with its class or "ignore", to values in {self.file.path}'
             return UserError(problem, path=path, fix=fix)
@@ -173,7 +178,10 @@ class MaskReader:
                 return UserError(f"{problem}: {SPECKS}", path=path, fix=SPECKS_FIX)
             levels = {int(level) for mask in used for level in mask} - {IGNORE}
         if value > IGNORE:
-            return UserError(f"value {value} is not an integer from 0 to 255", path=path, fix="save an 8-bit mask")
+            fix = "save an 8-bit mask"
+            if 0 < len(levels) <= MOST_LEVELS:
+                fix = f"{fix}, or {self.values_fix(sorted(levels))}"
+            return UserError(f"value {value} is not an integer from 0 to 255", path=path, fix=fix)
         return UserError(problem, path=path, fix=self._naming_fix(int(value), levels))
 
     def _listed(self) -> str:

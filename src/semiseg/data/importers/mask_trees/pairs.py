@@ -80,7 +80,7 @@ def _drop_accidental(pairs: list[Pair]) -> list[Pair]:
 def notes_on(pairs: Iterable[Pair]) -> list[str]:
     """Return a line for each way of matching other than by equal names, with the number of masks."""
     counts = Counter(pair.how for pair in pairs if pair.how)
-    return [f"{count} masks are matched {how}" for how, count in counts.items()]
+    return [f"{count} mask{'s are' if count > 1 else ' is'} matched {how}" for how, count in counts.items()]
 
 
 class _Finder:

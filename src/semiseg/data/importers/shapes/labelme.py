@@ -75,7 +75,7 @@ class LabelMe(ShapeData):
                 self._references[path] = str(self._extract(path, content["imageData"]))
                 extracted.append(Path(self._references[path]))
         if extracted:
-            self.notes.append(f"{len(extracted)} images are taken from inside their JSON file")
+            self.notes.append(f"images taken from inside their JSON file: {len(extracted)}")
             for id, path in name_images(extracted).items():
                 images[id if id not in images else f"{id}_json"] = path
         return dict(sorted(images.items()))
