@@ -166,7 +166,10 @@ def _hold_out(dataset: SegmentationDataset, masked: tuple[str, ...], notes: list
         raise UserError(problem, path=dataset.name, fix=MORE_LABELS)
     chosen = hold_out(masked) if masked else set()
     if masked:
-        notes.append(f"no val list: {len(chosen)} of {len(masked)} {noun} are held out for validation, by their names")
+        verb = "is" if len(chosen) == 1 else "are"
+        notes.append(
+            f"no val list: {len(chosen)} of {len(masked)} {noun} {verb} held out for validation, by their names"
+        )
     return tuple(id for id in masked if id in chosen)
 
 
