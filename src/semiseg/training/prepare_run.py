@@ -188,7 +188,7 @@ def configuration_warnings(
         notes.append("warning: the frozen encoder has random weights. Choose other weights with --weights.")
     if len(split.labeled) < config.batch:
         notes.append(
-            f"warning: labeled images: {len(split.labeled)}, fewer than a batch of {config.batch}: images repeat in a batch"
+            f"warning: labeled images repeat in a batch, because there are {len(split.labeled)} for {config.batch}"
         )
     if len(split.val) == 1:
         notes.append("warning: 1 val image: differences of mIoU are chance. List more in splits/val.txt.")
