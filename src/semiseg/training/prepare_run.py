@@ -187,9 +187,8 @@ def configuration_warnings(
     if config.freeze_encoder and config.weights == "none":
         notes.append("warning: the frozen encoder has random weights. Choose other weights with --weights.")
     if len(split.labeled) < config.batch:
-        notes.append(
-            f"warning: labeled images repeat in a batch, because there are {len(split.labeled)} for {config.batch}"
-        )
+        count = f"{len(split.labeled)} labeled image{'s' * (len(split.labeled) != 1)}"
+        notes.append(f"warning: {count} for batches of {config.batch_size}: images repeat in a batch")
     if len(split.val) == 1:
         notes.append("warning: 1 val image: differences of mIoU are chance. List more in splits/val.txt.")
     return notes
