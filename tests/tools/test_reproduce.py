@@ -71,7 +71,10 @@ def test_plan_lists_figures_sources_steps_and_hours(quick: None, tmp_path: Path)
     assert (row["published"], row["steps"]) == (70.76, 80 * 1312)  # 10,490 unlabeled images, 8 per step
     assert planned["dual-teacher-resnet50", "1464"]["published"] == 78.15
     text = workflow.to_markdown(content)
-    assert "| dual-teacher | deeplabv3plus" in text and "estimated from a step timed on one" in text
+    assert (
+        "| dual-teacher | deeplabv3plus-u2pl over resnet50s | 92 | 70.76 |" in text
+        and "estimated from a step timed on one" in text
+    )
     assert "SCALED DOWN" not in text
 
 

@@ -142,7 +142,7 @@ NETWORKS = {(load(path).architecture, load(path).encoder): DATA[path.parent.name
 def test_network_is_built_from_scratch(architecture: str, encoder: str, classes: int) -> None:
     network = build(architecture, encoder, classes, "none")
     assert network.classes == classes
-    if (encoder, classes) == ("resnet50", 21):  # published tables give 43.6 M and 40.4 M
+    if (encoder, classes) == ("resnet50s", 21):  # published tables give 43.6 M and 40.4 M
         assert 39e6 < sum(parameter.numel() for parameter in network.parameters()) < 44e6
 
 
@@ -200,7 +200,7 @@ def test_configuration_starts_on_voc_photographs_from_the_command_line(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("encoder", ["resnet50", "mit_b1"])
+@pytest.mark.parametrize("encoder", ["resnet50s", "mit_b1"])
 def test_encoder_loads_weights_from_a_local_file(encoder: str, tmp_path: Path) -> None:
     """Load state dicts of timm and segmentation-models-pytorch without downloads."""
     torch.manual_seed(3)
