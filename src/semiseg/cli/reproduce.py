@@ -17,7 +17,7 @@ LISTS = ("methods", "labeled", "encoders")
 
 @dataclass
 class Reproduce:
-    """Repeat a published table with the configurations in configs/, and print our figures beside the published ones.
+    """Repeat a published table with the configurations in configs/, and compare our figures with the published ones.
 
     The same command again resumes. Options from --steps on scale the runs down, for a trial; the outputs say so.
     """
@@ -69,7 +69,7 @@ class Reproduce:
 
 
 def reproduce(argv: Argv) -> None:
-    """Repeat a published table, and print our figures beside the published ones."""
+    """Repeat a published table, and compare our figures with the published ones."""
     a: Reproduce = parse(Reproduce, argv, "semiseg reproduce")
     from semiseg.tools.comparison.comparison_request import as_list, parse_seed
     from semiseg.tools.comparison.runner import CellsFailed

@@ -1,4 +1,4 @@
-"""``semiseg reproduce``: repeat a published table and print our figures beside it."""
+"""``semiseg reproduce``: repeat a published table and compare our figures with it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def reproduce(
     max_hours: float = 48.0,
     **options: Any,
 ) -> dict[str, Any]:
-    """Repeat a published table with the configurations in ``configs/``; return our figures beside the published ones.
+    """Repeat a published table with the configurations in ``configs/``; return our figures and the published ones.
 
     ``out`` contains the runs, table.md and table.json; for ``voc2012-highquality`` also dual-teacher-table1.md, .json
     and dual-teacher-figure4.png. Another call with the same ``out`` resumes.
@@ -70,7 +70,7 @@ def reproduce(
         table: Name of the table, see ``TABLES``.
         data: The data set. With ``dry_run``, None plans by the published numbers of images.
         out: A new directory, or that of an earlier call.
-        methods: Methods or names of configurations. Default: all; likewise ``labeled`` and ``encoders``.
+        methods: Methods or names of configurations. Default: all, also for ``labeled`` and ``encoders``.
         labeled: Partitions, such as 92 or 1/16.
         encoders: Encoders, such as resnet50.
         seeds: Seeds.
@@ -130,16 +130,23 @@ def device_name(accelerator: str) -> str:
 
 
 def estimate(runs: Sequence[PlannedRun], table: PublishedTable, max_hours: float) -> None:
-    """Time a step of each configuration once, and mark the runs that would take longer than ``max_hours``."""
+    """Time a step of each configuration that has runs to do, and mark those that would take more than ``max_hours``.
+
+    Raises:
+        UserError: A method cannot use its network.
+    """
     seconds: dict[str, float | None] = {}
     for run in runs:
+        if run.state != READY:
+            continue
         name = run.entry.name
         if name not in seconds:
             print(f"timing a step of {name}", file=sys.stderr)
-            seconds[name] = step_seconds(run.cell.config, run.cell.options, table.classes)
+            try:
+                seconds[name] = step_seconds(run.cell.config, run.cell.options, table.classes)
+            except ValueError as error:
+                raise UserError(f"{name}: {error}") from None
         run.step_s = seconds[name]
-        if run.state != READY:
-            continue
         if run.hours is None:
             run.state, run.reason = TOO_LONG, "a step does not fit into the memory of this machine"
         elif run.hours > max_hours:

@@ -133,7 +133,7 @@ def table_1(rows: Sequence[Row]) -> Row | None:
 
 
 def table_1_markdown(table: Row, notes: Sequence[str]) -> str:
-    """Return Table 1 as Markdown: the published row of each method above ours."""
+    """Return Table 1 as Markdown, with two rows for each method: published and ours."""
     lines = [["method", "", *map(str, table["labels"])], ["---"] * (2 + len(table["labels"]))]
     for method, figures in table["methods"].items():
         for name in ("published", "ours"):
