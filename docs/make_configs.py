@@ -12,7 +12,16 @@ from semiseg.tools.comparison.published_figures import TABLES, published
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "configs" / "README.md"
 FOLDERS = {"voc2012": "Pascal VOC 2012", "cityscapes": "Cityscapes", "ade20k": "ADE20K", "camvid": "CamVid"}
-NETWORK = ("architecture", "encoder", "output_stride", "multi_grid", "low_level_channels", "aux_head", "align_corners")
+NETWORK = (
+    "architecture",
+    "encoder",
+    "network_version",
+    "output_stride",
+    "multi_grid",
+    "low_level_channels",
+    "aux_head",
+    "align_corners",
+)
 LENGTH = ("steps", "epochs", "epoch_of", "lr_steps")
 OPTIMIZER = ("optimizer", "lr", "encoder_lr_factor", "weight_decay", "weight_decay_on", "warmup_steps", "poly_power")
 SHOWN = {*NETWORK, *LENGTH, *OPTIMIZER, "batch_size", "crop_size", "method", "methods", "data", "labeled", "seeds"}

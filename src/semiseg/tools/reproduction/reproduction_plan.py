@@ -207,7 +207,7 @@ def check_settings(runs: Sequence[PlannedRun]) -> None:
         if not file.is_file():
             continue
         before, now = read_yaml(file), to_mapping(run.cell.config, run.cell.options)
-        for key in now.keys() & before.keys() - {*MAY_CHANGE, "bands", "white"}:
+        for key in now.keys() & before.keys() - {*MAY_CHANGE, "bands", "white", "network_version"}:
             if before[key] != now[key]:
                 problem = f"was started with {key} {before[key]}, not {now[key]}"
                 raise UserError(problem, path=run.cell.run, fix="choose another --out, or use the same options")
