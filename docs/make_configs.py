@@ -13,14 +13,8 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "configs" / "README.md"
 FOLDERS = {"voc2012": "Pascal VOC 2012", "cityscapes": "Cityscapes", "ade20k": "ADE20K", "camvid": "CamVid"}
 NETWORK = (
-    "architecture",
-    "encoder",
-    "network_version",
-    "output_stride",
-    "multi_grid",
-    "low_level_channels",
-    "aux_head",
-    "align_corners",
+    *("architecture", "encoder", "network_version", "output_stride", "multi_grid", "low_level_channels", "aux_head"),
+    *("align_corners", "head_dropout", "encoder_drop_path"),
 )
 LENGTH = ("steps", "epochs", "epoch_of", "lr_steps")
 OPTIMIZER = ("optimizer", "lr", "encoder_lr_factor", "weight_decay", "weight_decay_on", "warmup_steps", "poly_power")
