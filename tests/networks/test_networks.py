@@ -20,12 +20,14 @@ from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3Plus
 from torch import Tensor, nn
 
 from semiseg.errors import UserError
-from semiseg.networks import ARCHITECTURES, SUGGESTED, build, describe
+from semiseg.methods import METHODS, Progress
+from semiseg.networks import ARCHITECTURES, SUGGESTED, NetworkOptions, build, describe
 from semiseg.networks.depthwise import DilatedDepthwiseConv2d, speed_up_dilated_depthwise
 from semiseg.networks.encoder_weights import describe_weights, lite0_state_dict
 from semiseg.networks.encoders import make_encoder, mean_and_std
 from semiseg.networks.segmentation_network import LenientBatchNorm2d, SegmentationNetwork
 from semiseg.networks.separable_decoder import SeparableDecoder
+from toy import make_batch
 
 COMBINATIONS = [
     ("deeplabv3plus", "resnet18"),
@@ -110,6 +112,62 @@ def test_deeplabv3plus_resnet50_has_its_published_size() -> None:
     assert facts["parameters"] == 40_352_181  # "40.4 M" in the tables of UniMatch and AugSeg
     assert facts["encoder_parameters"] == 23_508_032
     assert facts["residual_sites"] == 16
+
+
+def test_drop_path_of_mit_rises_to_its_rate() -> None:
+    options = NetworkOptions(encoder_drop_path=0.1, head_dropout=0.2)
+    with torch.device("meta"):
+        network, plain = (build("segformer", "mit_b0", 3, "none", options=o) for o in (options, NetworkOptions()))
+    rates, off = ([m.drop_prob for m in net.modules() if hasattr(m, "drop_prob")] for net in (network, plain))
+    assert rates == pytest.approx([0.1 * index / 7 for index in range(1, 8)])  # of 8 blocks the first has none
+    assert set(off) == {0.0}
+    assert network.head_dropout.p == 0.2 and isinstance(plain.head_dropout, nn.Identity)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "encoder", "options", "message"),
+    [
+        ("segformer", "resnet18", {"align_corners": True}, "--align-corners: does not apply to segformer"),
+        ("dpt", "test_vit", {"output_stride": 8}, "--output-stride: does not apply to dpt"),
+        ("segformer", "resnet18", {"encoder_drop_path": 0.1}, "--encoder-drop-path: applies to MiT, not to resnet18"),
+        ("deeplabv3plus-cps", "mit_b0", {}, "--multi-grid: needs a ResNet, not mit_b0"),
+    ],
+)
+def test_options_that_do_not_apply_are_refused(
+    architecture: str, encoder: str, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        build(architecture, encoder, 3, "none", options=NetworkOptions(**options))
+
+
+def test_forms_of_deeplabv3plus_have_their_dilations_and_options() -> None:
+    given = NetworkOptions(output_stride=8, multi_grid=(1, 2, 4), low_level_channels=32)
+    with torch.device("meta"):
+        u2pl = build("deeplabv3plus-u2pl", "resnet50s", 21, "none")
+        changed = build("deeplabv3plus", "resnet50s", 21, "none", options=given)
+        cps = build("deeplabv3plus-cps", "resnet50s", 21, "none")
+    dilations = [[block.conv2.dilation[0] for block in net.encoder.model.layer4] for net in (u2pl, changed, cps)]
+    assert dilations == [[4, 8, 16], [2, 8, 16], [2, 4, 8]]
+    rates = [[branch[0].dilation[0] for branch in net.decoder.aspp.branches] for net in (u2pl, changed, cps)]
+    assert rates == [[1, 12, 24, 36], [1, 12, 24, 36], [1, 6, 12, 18]]
+    assert u2pl.encoder.model.maxpool.ceil_mode and not cps.encoder.model.maxpool.ceil_mode
+    assert isinstance(cps.decoder.aspp.project[2], nn.LeakyReLU) and isinstance(cps.decoder.fuse[0][2], nn.ReLU)
+    assert changed.decoder.skip[0].out_channels == 32 and (u2pl.fit, changed.fit) == ("keep", "pad")
+
+
+def test_auxiliary_head_adds_its_loss() -> None:
+    torch.manual_seed(0)
+    network = build("deeplabv3plus", "test_resnet", 3, "none", options=NetworkOptions(aux_head=True))
+    method = METHODS["supervised"](lambda: network, 3, METHODS["supervised"].Options()).eval()
+    batch = make_batch(side=64)
+    output = method(batch, Progress(0, 2, 1))
+    logits = network.auxiliary_logits(batch.labeled_images.float() / 255)
+    auxiliary = method.supervised_loss(logits, batch.masks, method.class_weights)
+    assert logits.shape == (len(batch.masks), 3, *batch.masks.shape[1:])
+    torch.testing.assert_close(output.scalars["loss/auxiliary_head"], auxiliary.detach())
+    torch.testing.assert_close(output.loss, output.scalars["loss/supervised"] + 0.4 * auxiliary)
+    output.loss.backward()
+    assert all(parameter.grad is not None for parameter in network.decoder_parameters())
 
 
 def test_suggested_networks_can_be_built() -> None:

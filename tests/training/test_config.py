@@ -15,7 +15,8 @@ from semiseg.errors import UserError, did_you_mean, lookup
 from semiseg.methods import METHODS
 from semiseg.presets import PRESETS
 from semiseg.tools.comparison.comparison_request import plan_comparison
-from semiseg.training.resolve_config import resolve
+from semiseg.training.build import network_options
+from semiseg.training.resolve_config import complete, resolve
 from semiseg.training.run_directory import RunDirectory
 
 DUAL_TEACHER = (TrainConfig, METHODS["dual-teacher"].Options)
@@ -291,3 +292,24 @@ def test_run_without_method_names_its_file(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("lr: 1.0")
     with pytest.raises(UserError, match=r"config\.yaml: names no method\. Restore the file"):
         RunDirectory(tmp_path).read_config()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"method": "supervised", "encoder": "mit_b1"}, (0.1, 0.1, None)),
+        ({"method": "mean-teacher", "encoder": "mit_b1", "encoder_drop_path": 0.0}, (0.0, 0.1, None)),
+        ({"method": "dual-teacher", "encoder": "mit_b1"}, (None, None, None)),
+        ({"method": "supervised", "encoder": "resnet50"}, (None, None, None)),
+        ({"architecture": "dpt", "encoder": "vit_small_patch14_dinov2"}, (None, None, 2)),
+        ({"architecture": "dpt", "network_version": 1}, (None, None, 1)),
+    ],
+)
+def test_new_runs_save_the_defaults_that_earlier_versions_lack(options: dict[str, Any], expected: Any) -> None:
+    config = complete(TrainConfig(**options))
+    assert (config.encoder_drop_path, config.head_dropout, config.network_version) == expected
+
+
+def test_runs_of_version_0_1_keep_their_networks() -> None:
+    assert network_options(TrainConfig(architecture="dpt")).version == 1
+    assert network_options(TrainConfig(architecture="segformer", encoder="mit_b1")).encoder_drop_path == 0

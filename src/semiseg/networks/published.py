@@ -260,7 +260,7 @@ def _convert(release: Release, entry: str, state: State) -> Published:
     weights, left_out = {}, []
     for key, value in state.items():
         if any(re.fullmatch(pattern, key) for pattern in release.unused):
-            left_out.append(key.rpartition(".")[0] or key)
+            left_out.append(re.sub(r"\.(conv\d|\d)\..+", "", key))
             continue
         names = (re.sub(pattern, ours, key) for pattern, ours in release.names if re.fullmatch(pattern, key))
         name = next(names, None)

@@ -6,6 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from semiseg.data.benchmarks.class_lists import classes_of_benchmark
 from semiseg.errors import UserError
 from semiseg.networks.network_options import GENERAL
@@ -43,12 +45,13 @@ def convert_published(content: Any, path: Path) -> dict[str, Any] | None:
         "crop_size": published.crop_size,
         "network_version": published.options.version,
     }
+    weights = {f"student.{name}": value for name, value in published.weights.items()}
     return {
         "step": 0,
         "best": {"miou": 0.0, "step": 0},
         "config": config,
         "classes": list(classes),
         "palette": [list(color) for color in palette],
-        "method": {f"student.{name}": value for name, value in published.weights.items()},
+        "method": weights | {"class_weights": torch.ones(published.classes)},
         "published": f"{published.description}; {published.classes} outputs: the classes of {data}",
     }
