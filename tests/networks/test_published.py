@@ -433,3 +433,11 @@ def test_checkpoint_of_version_0_1_keeps_its_dpt(tmp_path: Path) -> None:
     torch.testing.assert_close(logits, torch.tensor(DPT_OF_0_1), rtol=0, atol=1e-4)
     config, _ = resolve({"init": str(tmp_path / "best.pt")})
     assert (config.architecture, config.encoder, config.network_version) == ("dpt", "test_vit", 1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(4, 5), (10, 10), (10, 3), (17, 30)])
+def test_exported_positions_equal_those_of_pytorch(size: tuple[int, int]) -> None:
+    model = build("dpt", "test_vit", 3, "none").encoder.model
+    model.pos_embed.copy_(script.fill("pos_embed", tuple(model.pos_embed.shape)))
+    torch.testing.assert_close(model._positions_of_any_size(*size), model._positions(*size), rtol=0, atol=1e-6)

@@ -126,7 +126,8 @@ def test_onnx_script_has_at_most_25_lines() -> None:
         ("deeplabv3plus", "test_resnet"),
         ("deeplabv3plus-separable", "tf_efficientnet_lite0"),
         pytest.param("segformer", "mit_b0", marks=pytest.mark.long),
-        pytest.param("dpt", "vit_tiny_patch16_224", marks=pytest.mark.long),
+        pytest.param("dpt", "test_vit", marks=pytest.mark.long),
+        pytest.param("deeplabv3plus-u2pl", "test_resnet", marks=pytest.mark.long),
     ],
 )
 def test_every_architecture_can_be_traced_with_dynamic_batch_and_size(architecture: str, encoder: str) -> None:

@@ -24,7 +24,7 @@ from semiseg.methods import METHODS, VARIANTS
 from semiseg.networks import build
 from semiseg.training.build import planned_steps, steps_per_epoch
 from semiseg.training.logging.metrics_log import read_metrics
-from semiseg.training.resolve_config import resolve
+from semiseg.training.resolve_config import complete, resolve
 from trees import make_ade20k, make_cityscapes, make_voc
 
 ROOT = Path(__file__).parents[2]
@@ -155,7 +155,7 @@ def test_configuration_starts(path: Path, tiny_folder: Path, tmp_path: Path) -> 
     options: dict[str, Any] = SMALL | {"encoder": small_encoder(path), "labeled": labeled, "val_every": "never"}
     run = semiseg.train(data, out=tmp_path / "run", config=str(ROOT / path), **options)
     assert len(read_metrics(run / "metrics.jsonl")) == 1
-    expected = replace(load(path), data=str(data), epochs=None, **options)
+    expected = complete(replace(load(path), data=str(data), epochs=None, **options))
     assert resolve({}, file=str(run / "config.yaml"))[0] == expected
 
 

@@ -90,12 +90,45 @@ class DINOv2Positions(VisionTransformer):
 
     def _positions(self, height: int, width: int) -> Tensor:
         rows, columns = self.patch_embed.grid_size
+        if torch.compiler.is_exporting():
+            return self._positions_of_any_size(height, width)
         if (height, width) == (rows, columns):
             return self.pos_embed
         grid = self.pos_embed[:, 1:].reshape(1, rows, columns, -1).permute(0, 3, 1, 2)
         scale = ((height + 0.1) / rows, (width + 0.1) / columns)
         grid = F.interpolate(grid, scale_factor=scale, mode="bicubic", align_corners=False)
         return torch.cat([self.pos_embed[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
+
+    def _positions_of_any_size(self, height: int, width: int) -> Tensor:
+        """Return the same for sizes that torch.export leaves open, without a branch for the size of pretraining."""
+        rows, columns = self.patch_embed.grid_size
+        sizes = torch.ones(height).sum(), torch.ones(width).sum()
+        shift = 0.1 * ((sizes[0] != rows) | (sizes[1] != columns))
+        down, across = (
+            bicubic_weights(height, rows, sizes[0] + shift),
+            bicubic_weights(width, columns, sizes[1] + shift),
+        )
+        grid = self.pos_embed[0, 1:].unflatten(0, (rows, columns))
+        grid = torch.einsum("ir,jc,rcd->ijd", down.to(grid), across.to(grid), grid)
+        return torch.cat([self.pos_embed[:, :1], grid.flatten(0, 1)[None]], dim=1)
+
+
+def bicubic_weights(size: int, source: int, scale: Tensor) -> Tensor:
+    """Return the matrix ``(size, source)`` of a bicubic interpolation by the factor ``scale / source``.
+
+    Keys, "Cubic convolution interpolation for digital image processing", 1981, with a = -0.75 as in PyTorch.
+    """
+    position = (torch.arange(size) + 0.5) * (source / scale) - 0.5
+    first = position.floor()
+    weights = torch.zeros(size, source)
+    for tap in (-1, 0, 1, 2):
+        x = (position - first - tap).abs()
+        near = (1.25 * x - 2.25) * x * x + 1
+        far = ((-0.75 * x + 3.75) * x - 6) * x + 3
+        index = (first + tap).clamp(0, source - 1)
+        hit = index[:, None] == torch.arange(source)
+        weights = weights + torch.where(x <= 1, near, far)[:, None] * hit
+    return weights
 
 
 def _has_positions_of_dinov2(model: nn.Module) -> bool:

@@ -202,7 +202,7 @@ SUPPORTED = "UniMatch (ResNet-50, ResNet-101), UniMatch V2 (DINOv2 small, base),
 def load_tensors(path: Path) -> Any:
     """Return the content of a file of ``torch.save`` on the CPU, without running code (``weights_only=True``).
 
-    Besides tensors and plain values it may hold numbers of NumPy, in which releases save their best mIoU.
+    Numbers of NumPy are allowed besides tensors and plain values; releases save their best mIoU as one.
 
     Raises:
         Exception: The file is damaged, compressed, or holds other objects; the type depends on the reason.

@@ -71,7 +71,9 @@ def _time_steps(config: TrainConfig, options: Any, fabric: Any) -> Speed:
     from semiseg.training.build import make_method, make_optimizer, make_stream
     from semiseg.training.decode_plan import make_reader
     from semiseg.training.prepare_run import check_network, open_data
+    from semiseg.training.resolve_config import complete
 
+    config = complete(config)
     dataset, split = open_data(config)
     reader, _ = make_reader(config, dataset, split)
     check_network(replace(config, weights="none", init=None), options, dataset)
