@@ -58,6 +58,18 @@ def range_error(option: str, value: float, rule: object) -> UserError:
     return UserError(f"{value} is out of range", option=option, fix=f"choose a value {rule}")
 
 
+def read_part(text: str) -> slice:
+    """Return the slice of a list that is part ``I`` of ``N``, for ``"I/N"``: every N-th item from the I-th on.
+
+    Raises:
+        UserError: The text is something else, or I is not in 1 to N.
+    """
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise UserError(f"{text!r} is not I/N with I from 1 to N", option="part", fix="give for example 1/8")
+    return slice(int(number) - 1, None, int(count))
+
+
 def out_of_range(options: Any) -> Iterator[tuple[str, float, str]]:
     """Yield name, value and rule of each option outside the `Range` of its type.
 

@@ -417,6 +417,13 @@ def test_packing_is_exact_and_deterministic(photos: Path, shards: Path, tmp_path
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
     with pytest.raises(UserError, match="again: exists and is not empty"):
         make_shards(str(photos), tmp_path / "again")
+    for number in (1, 2, 3):
+        make_shards(str(photos), tmp_path / f"part-{number}", PER_SHARD, f"{number}/3")
+    written = {path.name: path.read_bytes() for path in tmp_path.glob("part-*/*.tar")}
+    assert written == {path.name: path.read_bytes() for path in shards.glob("*.tar")}
+    assert len(list(tmp_path.glob("part-*/*.tar"))) == len(written)
+    with pytest.raises(UserError, match="part: applies to a folder of images only"):
+        make_shards(str(shards), tmp_path / "index", part="1/2")
 
 
 def test_index_of_existing_shards(shards: Path, server: tuple[str, Counter[str]], tmp_path: Path) -> None:

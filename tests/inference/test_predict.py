@@ -9,6 +9,7 @@ import shutil
 import sys
 import tarfile
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -196,11 +197,27 @@ def test_images_beside_a_tar_file_or_index_are_refused(
     assert call(run, photos, "--out", out)[:2] == (0, f"{IMAGES} masks in {out}\n")
 
 
+@pytest.mark.parametrize("source", ["photos", "shards"])
+def test_parts_write_the_files_of_the_whole(
+    run: Path, source: str, tmp_path: Path, call: Call, request: pytest.FixtureRequest
+) -> None:
+    images, whole, parts = request.getfixturevalue(source), tmp_path / "whole", tmp_path / "parts"
+    assert call(run, images, "--out", whole)[0] == 0
+    counts = [0]
+    for number in (3, 1, 2):
+        assert call(run, images, "--out", parts, "--part", f"{number}/3")[0] == 0
+        counts.append(len(content(parts)))
+    assert content(parts) == content(whole)
+    assert {after - before for before, after in pairwise(counts)} <= {1, 2, 3, 4}
+
+
 def test_contradicting_arguments_are_refused(run: Path, photos: Path, shards: Path, call: Call) -> None:
     out = shards.with_name("masks")
     for arguments, pattern in (
         ((photos, shards), "shards must come from one source. Predict each source separately"),
         (("http://127.0.0.1:9/photos",), "http://127.0.0.1:9/photos/index.json: cannot be read"),
+        ((photos, "--part", "4/3"), "--part: '4/3' is not I/N with I from 1 to N. Give for example 1/8"),
+        ((photos, "--part", "1/2", "--format", "yolo"), "--part: yolo writes files about all images. Leave --part out"),
         ((shards, "--devices", "0"), "--devices: 0 is out of range. Choose a value of at least 1"),
     ):
         status, printed, errors = call(run, *arguments, "--out", out)

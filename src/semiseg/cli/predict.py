@@ -54,6 +54,8 @@ class Predict:
     to 1024 if auto chooses windows."""
     skip_existing: bool = False
     """Skip files that already exist in OUT; otherwise existing files are an error."""
+    part: str = "1/1"
+    """I/N: predict part I of N of the images or shards, for N jobs that do not communicate, such as a job array."""
     sliding: bool = False
     """Deprecated: pass --mode slide."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"

@@ -26,6 +26,8 @@ class Prepare:
     """Folder of published lists of labeled images. Default: splits/ of the copy."""
     images_per_shard: int | None = None
     """Shards: images in each. Default: 1000."""
+    part: str = "1/1"
+    """Shards: I/N writes part I of N of the shards, for N jobs with an --out of their own."""
 
 
 def prepare(argv: Argv) -> None:
@@ -40,5 +42,6 @@ def prepare(argv: Argv) -> None:
         existing_only=a.existing_only,
         lists=a.lists,
         images_per_shard=a.images_per_shard,
+        part=a.part,
     )
     print("\n".join(report))

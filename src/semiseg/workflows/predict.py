@@ -28,7 +28,7 @@ from semiseg.inference.formats.prediction_writer import (
     YOLO,
     PredictionWriter,
 )
-from semiseg.option_ranges import AT_LEAST_ONE, FRACTION, range_error
+from semiseg.option_ranges import AT_LEAST_ONE, FRACTION, range_error, read_part
 from semiseg.tools.models.trained_model import load
 from semiseg.training.distributed.external_launcher import adopt_launcher, find_launcher, world_size
 
@@ -58,6 +58,7 @@ class PredictOptions:
     format: str
     min_confidence: float
     skip_existing: bool
+    part: slice
 
 
 def predict(
@@ -75,6 +76,7 @@ def predict(
     window: int | None = None,
     sliding: bool = False,
     skip_existing: bool = False,
+    part: str = "1/1",
     accelerator: str = "auto",
     devices: int | str = "auto",
 ) -> list[Path]:
@@ -104,6 +106,7 @@ def predict(
             chooses windows, up to 1024.
         sliding: Deprecated: pass ``mode="slide"``.
         skip_existing: Skip files that exist instead of raising an error.
+        part: ``I/N`` predicts part I of N of the images or shards, for N jobs that do not communicate.
         accelerator: ``auto``, ``cpu`` or ``cuda``.
         devices: Number of processes that split the images; ``auto``: one, or those that torchrun has started.
 
@@ -121,7 +124,10 @@ def predict(
     lookup("format", format, FORMATS)()
     extra = (format,) if format in (PROBABILITIES, GEOJSON, LABELME, YOLO) else ()
     kinds = (MASK, *([OVERLAY] if overlay else []), *([CONFIDENCE] if confidence else []), *extra)
-    options = PredictOptions(mode, window, kinds, format, min_confidence, skip_existing)
+    if part != "1/1" and (format in COLLECTED or format in PHOTOGRAPHS):
+        problem = f"{format} writes files about all images"
+        raise UserError(problem, option="part", fix="leave --part out, or choose another --format")
+    options = PredictOptions(mode, window, kinds, format, min_confidence, skip_existing, read_part(part))
     sources = [str(images)] if isinstance(images, (str, Path)) else [str(source) for source in images]
     launch_options: Any = {"accelerator": accelerator, "devices": devices}
     config = adopt_launcher(TrainConfig(**launch_options))
@@ -172,7 +178,8 @@ def predict_images(
     """Predict image files and directories of image files; return the masks."""
 
     def plan() -> tuple[FoundImages, list[Task]]:
-        found = find_images(sources, out)
+        everything = find_images(sources, out)
+        found = FoundImages(everything.images[options.part], everything.unsupported[options.part])
         if name := COLLECTED.get(options.format):
             require_new(out / name, options.skip_existing)
         tasks = plan_files(found.images, writer.kinds, out, options.skip_existing)
@@ -204,7 +211,7 @@ def predict_shards(
         if options.format != "png":
             raise UserError("shards are predicted as png only", option="format", fix="leave it out")
         shards = open_shards(sources[0])
-        todo = plan_shards(shards, out, options.skip_existing)
+        todo = plan_shards(shards, out, options.skip_existing, options.part)
         make_folder(out)
         return shards, todo
 

@@ -15,6 +15,7 @@ def prepare(
     existing_only: bool = False,
     lists: str | Path | None = None,
     images_per_shard: int | None = None,
+    part: str = "1/1",
 ) -> list[str]:
     """Validate a downloaded benchmark data set and link it into a new directory, or make shards of images.
 
@@ -25,6 +26,7 @@ def prepare(
         existing_only: Skip missing images of the lists instead of raising an error.
         lists: A folder of published lists of labeled images. Defaults to ``splits/`` of the copy.
         images_per_shard: The number of images in each shard. Defaults to 1000.
+        part: ``I/N`` writes part I of N of the shards.
 
     Returns:
         Lines that report what was found and made.
@@ -37,9 +39,11 @@ def prepare(
             raise UserError("--existing-only and --lists do not apply to shards", fix="remove them")
         from semiseg.data.stream.make_shards import PER_SHARD, make_shards
 
-        return make_shards(str(source), out, PER_SHARD if images_per_shard is None else images_per_shard)
+        return make_shards(str(source), out, PER_SHARD if images_per_shard is None else images_per_shard, part)
     if images_per_shard is not None:
         raise UserError("applies only to semiseg prepare shards", option="--images-per-shard", fix="remove it")
+    if part != "1/1":
+        raise UserError("applies only to semiseg prepare shards", option="--part", fix="remove it")
     from semiseg.data.benchmarks.prepare_benchmark import prepare_benchmark
 
     return prepare_benchmark(dataset, source, out, existing_only=existing_only, lists=lists)

@@ -14,11 +14,12 @@ from semiseg.data.stream.remote_files import require_shards
 from semiseg.data.stream.shards import INDEX, Shards, combine_shards, count_images, find_shards, holds_shards
 from semiseg.data.stream.unlabeled_pool import permutation
 from semiseg.errors import UserError, os_error, require_regular_file
+from semiseg.option_ranges import read_part
 
 PER_SHARD = 1000
 
 
-def make_shards(source: str, out: str | Path, images_per_shard: int = PER_SHARD) -> list[str]:
+def make_shards(source: str, out: str | Path, images_per_shard: int = PER_SHARD, part: str = "1/1") -> list[str]:
     """Write the images of a folder as shards to ``out``, or an index of existing shards.
 
     Images are packed byte for byte in a random order, so that the frames of a video end up in different shards. A key
@@ -28,6 +29,8 @@ def make_shards(source: str, out: str | Path, images_per_shard: int = PER_SHARD)
         source: A folder of images, or shards: a folder or URL of tar files, or ``.../photos-{000..127}.tar``.
         out: A new folder. It appears complete or not at all.
         images_per_shard: The number of images per shard.
+        part: ``I/N`` writes part I of N of the shards of a folder, with the names and content that they have in the
+            whole.
 
     Returns:
         A summary for the user, line by line.
@@ -36,10 +39,12 @@ def make_shards(source: str, out: str | Path, images_per_shard: int = PER_SHARD)
         UserError: There are no images, ``out`` exists, or two images would have the same key.
     """
     require_shards()
-    out = Path(out)
+    out, own = Path(out), read_part(part)
     require_free(out)
     if images_per_shard < 1:
         raise UserError(f"must be at least 1, got {images_per_shard}", option="images-per-shard")
+    if part != "1/1" and holds_shards(source):
+        raise UserError("applies to a folder of images only", option="part", fix="leave it out")
     if holds_shards(source):
         urls = find_shards(source)
         shards = count_images(source, urls, lambda done: print_progress(done - 1, done, len(urls), "shards scanned"))
@@ -48,7 +53,7 @@ def make_shards(source: str, out: str | Path, images_per_shard: int = PER_SHARD)
     else:
         files = find_images(Path(source))
         with new_folder(out) as draft:
-            shards = write_shards(files, draft, images_per_shard)
+            shards = write_shards(files, draft, images_per_shard, own)
     return [
         f"{out}: {len(shards)} images in {len(shards.names)} shards",
         f"next: semiseg train --data DIR --unlabeled {out}",
@@ -78,14 +83,14 @@ def find_images(folder: Path) -> dict[str, Path]:
     return keys
 
 
-def write_shards(files: Mapping[str, Path], folder: Path, images_per_shard: int) -> Shards:
-    """Write images, by key, and their index as shards into a folder."""
+def write_shards(files: Mapping[str, Path], folder: Path, images_per_shard: int, part: slice) -> Shards:
+    """Write a part of the shards of images, by key, and its index into a folder."""
     keys, order = list(files), permutation(len(files), 0, "shards", 0).tolist()
     paths: list[str] = []
     counts, sizes = [], []
-    for start in range(0, len(keys), images_per_shard):
+    for start in range(0, len(keys), images_per_shard)[part]:
         chunk = [keys[index] for index in order[start : start + images_per_shard]]
-        path = folder / f"shard-{len(paths):06d}.tar"
+        path = folder / f"shard-{start // images_per_shard:06d}.tar"
         with open(path, "wb") as file, tar_writer(file) as tar:
             for key in chunk:
                 tar.write({"__key__": key, files[key].suffix[1:].lower(): read_file(files[key])})

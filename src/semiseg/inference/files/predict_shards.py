@@ -17,19 +17,20 @@ from semiseg.inference.files.predict_files import print_skipped
 from semiseg.inference.formats.prediction_writer import MASK, PredictionWriter
 
 
-def plan_shards(shards: Shards, out: Path, skip_existing: bool) -> list[int]:
+def plan_shards(shards: Shards, out: Path, skip_existing: bool, part: slice = slice(None)) -> list[int]:
     """Return the indices of the shards to predict.
 
     Args:
         shards: The shards of images.
         out: The output directory.
         skip_existing: Whether to leave out shards of masks that exist instead of raising an error.
+        part: The shards to consider.
 
     Raises:
         UserError: A shard of masks exists, or its name in the index is malformed or leads out of ``out``.
     """
     todo = []
-    for number, name in enumerate(shards.names):
+    for number, name in [*enumerate(shards.names)][part]:
         if escapes_folder(name) or name != str(PurePosixPath(name)):  # from a malformed or malicious index
             problem = f"{name!r} is not a plain file name below {shards.base or 'one directory'}"
             raise UserError(problem, path=shards.source, fix="correct the name in the index")
