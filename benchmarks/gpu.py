@@ -8,7 +8,7 @@ error, a lost GPU or an interruption costs the rest of one section only. The sec
 
 - *step*: Dual Teacher with 8 + 8 images, with and without torch.compile: step / floor, images per second
 - *release*: the habits of research code over our step, then single precision, no workers, and all of it (goal: 3)
-- *memory*: peak of a step in fp32 beside the memory counted for docs/scale.md
+- *memory*: peak of a step in fp32 and the memory counted for docs/scale.md
 - *auto*: the result of --batch-size auto, and a step with it
 - *wait*: the share of time that a step waits for JPEGs, by workers
 - *determinism*: a step with --deterministic over a step without
@@ -252,7 +252,8 @@ def camvid(args: argparse.Namespace) -> Iterator[Row]:
                 "--val-every",
                 "never",
             ]
-            training = subprocess.Popen([sys.executable, "-m", "semiseg", *command], stdout=subprocess.DEVNULL)
+            log = stack.enter_context(run.with_suffix(".log").open("w", encoding="utf-8"))
+            training = subprocess.Popen([sys.executable, "-m", "semiseg", *command], stdout=log, stderr=log)
             stack.callback(training.kill)
             trainings.append(training)
         time.sleep(max(0, end - time.monotonic()))
@@ -261,6 +262,8 @@ def camvid(args: argparse.Namespace) -> Iterator[Row]:
         for training in trainings:
             training.wait(timeout=60)
         for name, run in runs.items():
+            if not (run / "checkpoints" / "last.pt").exists():
+                raise RuntimeError(f"train {name}: {run.with_suffix('.log').read_text(encoding='utf-8')[-200:]}")
             command = ["evaluate", str(run), "--checkpoint", "last", "--json"]
             done = subprocess.run([sys.executable, "-m", "semiseg", *command], capture_output=True, text=True)
             if done.returncode:

@@ -212,7 +212,7 @@ def test_suggested_networks_do_not_wait(architecture: str, encoder: str) -> None
 
 
 class OneRank:
-    """What a step asks of Fabric, for one process in fp32."""
+    """The methods of Fabric that a step calls, for one process in fp32."""
 
     device, global_rank, world_size = DEVICE, 0, 1
 
