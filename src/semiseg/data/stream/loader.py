@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -242,7 +243,8 @@ class StepLoader(DataLoader["tuple[Batch, dict[str, str]] | UserError"]):
     skipped: dict[str, str]
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        with hidden_main_module(type(self.dataset.stream.dataset)):  # type: ignore[attr-defined]
+        kind = type(self.dataset.stream.dataset)  # type: ignore[attr-defined]
+        with hidden_main_module(kind), _blocked_signals():
             items = super().__iter__()
         try:
             for item in items:
@@ -262,9 +264,26 @@ def _ignore_signals(worker: int) -> None:
 
     The run shuts its workers down when it closes the loader. If the run dies, they exit within seconds.
     """
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
+@contextmanager
+def _blocked_signals() -> Iterator[None]:
+    """Block the signals that workers ignore, so that they do not stop a worker that has not started to ignore them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 
 
 def make_loader(
