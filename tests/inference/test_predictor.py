@@ -16,7 +16,9 @@ from semiseg.inference import (
     evaluate_networks,
     parameter_distance,
 )
+from semiseg.inference.folded_network import FoldedConv2d, fold
 from semiseg.inference.predictor import window_starts
+from semiseg.networks import build
 
 
 class Pointwise(nn.Module):
@@ -278,3 +280,33 @@ def test_the_largest_score_belongs_to_the_most_likely_class(count: int, mode: st
     torch.testing.assert_close(probabilities.sum(dim=0), torch.ones(11, 14))
     assert probabilities.argmax(dim=0).unique().numel() > 1
     assert (predictor.scores(image).max(dim=0).indices == probabilities.argmax(dim=0)).all()
+
+
+# Folded networks.
+
+
+@pytest.mark.parametrize(
+    ("architecture", "encoder", "folded"),
+    [("deeplabv3plus-separable", "tf_efficientnet_lite0", 57), ("deeplabv3plus", "resnet18", 27)],
+)
+def test_folded_network_has_the_same_logits(architecture: str, encoder: str, folded: int) -> None:
+    torch.manual_seed(0)
+    network = build(architecture, encoder, 5, "none").train()
+    with torch.no_grad():
+        network(torch.rand(4, 3, 64, 64))  # statistics that differ from 0 and 1
+    with torch.inference_mode():
+        quick, images = fold(network), torch.rand(2, 3, 49, 70)
+        torch.testing.assert_close(quick(images), network.eval()(images), atol=1e-4, rtol=1e-4)
+    assert sum(isinstance(module, FoldedConv2d) for module in quick.modules()) >= folded
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in quick.modules())
+    assert all(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_predictor_follows_changed_weights() -> None:
+    network = build("deeplabv3plus-separable", "tf_efficientnet_lite0", 3, "none").train()
+    predictor, image = Predictor(network), torch.randint(0, 256, (3, 40, 40), dtype=torch.uint8)
+    before = predictor.scores(image)
+    with torch.no_grad():
+        network.head.bias += 1
+    torch.testing.assert_close(predictor.scores(image), before + 1)
+    assert network.training

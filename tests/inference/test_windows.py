@@ -13,6 +13,7 @@ from semiseg.errors import UserError
 from semiseg.inference import bounded_predictor
 from semiseg.inference.bounded_predictor import BoundedPredictor
 from semiseg.inference.files.image_source import MemoryImage
+from semiseg.inference.formats.prediction_writer import CONFIDENCE, MASK, PredictionWriter
 from semiseg.inference.memory_estimate import available_memory, bytes_per_pixel, is_allocation_error
 from semiseg.inference.predictor import Predictor, window_starts
 from semiseg.inference.windows import Region, predict_windows
@@ -169,3 +170,18 @@ def test_exhausted_memory_is_an_error_of_the_image(mode: str, fix: str) -> None:
 def test_other_errors_are_not_taken_for_exhausted_memory() -> None:
     assert is_allocation_error(torch.OutOfMemoryError("CUDA out of memory")) and is_allocation_error(MemoryError())
     assert not is_allocation_error(RuntimeError("size mismatch")) and not is_allocation_error(ValueError("allocate"))
+
+
+def test_a_mask_alone_needs_no_probabilities() -> None:
+    predictor = BoundedPredictor(Predictor(Pointwise(kernel=5)), 16)
+    colors = [(index, 0, 0) for index in range(4)]
+    masks = [
+        PredictionWriter(predictor, "abcd", colors, kinds).arrays(MemoryImage(IMAGE, "photo.jpg"))[MASK]
+        for kinds in ([MASK], [MASK, CONFIDENCE])
+    ]
+    assert np.array_equal(*masks)
+    assert len(np.unique(masks[0])) > 1
+    for needed in (True, False):
+        (region,) = predictor.regions(MemoryImage(IMAGE, "photo.jpg"), needed)
+        ones = torch.ones(region.probabilities.shape[1:])
+        assert torch.allclose(region.probabilities.sum(dim=0), ones) == needed

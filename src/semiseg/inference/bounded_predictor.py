@@ -80,15 +80,20 @@ class BoundedPredictor:
         """Return the memory in bytes that this process may use on its device."""
         return available_memory(self.predictor.device) / self.processes
 
-    def regions(self, image: Pixels) -> Iterator[Region]:
+    def regions(self, image: Pixels, probabilities: bool = True) -> Iterator[Region]:
         """Yield the probabilities of an image in disjoint rectangles that cover it.
+
+        Args:
+            image: The image.
+            probabilities: Whether they are needed; otherwise any scores with the same largest class are enough.
 
         Raises:
             UserError: There is not enough memory.
         """
         if fits := self.fits(image.size):
             try:
-                whole = Region(0, 0, self.predictor.probabilities(image.read(0, 0, *image.size)))
+                predict = self.predictor.probabilities if probabilities else self.predictor.scores
+                whole = Region(0, 0, predict(image.read(0, 0, *image.size)))
             except (RuntimeError, MemoryError) as error:
                 if not is_allocation_error(error):
                     raise

@@ -47,6 +47,8 @@ def bytes_per_pixel(predictor: Predictor) -> float:
     The memory of a network is proportional to the number of pixels, such as 350 to 750 bytes for each.
     """
     side = max(1, round(PROBE_SIDE / predictor.image_scale))
+    with predictor.ready_networks():
+        pass  # the memory of their copies does not depend on the pixels
     with PeakBytes() as used:
         predictor(torch.zeros(predictor.channels, side, side, dtype=torch.uint8))
     return used.peak / predictor.peak_pixels(side, side)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from semiseg.inference.predictor import WINDOWS_AT_ONCE, Predictor, evaluation_mode, resized, window_starts
+from semiseg.inference.predictor import WINDOWS_AT_ONCE, Predictor, resized, window_starts
 
 BUFFER_BYTES = 256 * 2**20
 PIXELS_AT_ONCE = 2**20  # of the windows that are predicted together
@@ -75,9 +75,9 @@ def _predict(predictor: Predictor, strip: Tensor, lefts: list[int], wide: int) -
         some = lefts[start : start + count]
         crops = [strip[..., left - lefts[0] : left - lefts[0] + wide] for left in some]
         images = torch.cat([predictor.network_input(crop) for crop in crops])
-        with evaluation_mode(predictor.networks):
+        with predictor.ready_networks() as networks:
             total: Tensor | None = None
-            for network in predictor.networks:
+            for network in networks:
                 scores = resized(network(images).float(), crops[0].shape[-2:]).softmax(dim=1)
                 total = scores if total is None else total.add_(scores)
         assert total is not None

@@ -52,8 +52,8 @@ class Part(NamedTuple):
         top: Its first row.
         left: Its first column.
         mask: uint8 ``(h, w)``.
-        confidence: uint8 ``(h, w)``, 255 for certain.
-        probabilities: float32 ``(C, h, w)``.
+        confidence: uint8 ``(h, w)``, 255 for certain; 0 if no kind of file needs it.
+        probabilities: float32 ``(C, h, w)``; any scores if no kind of file needs them.
     """
 
     top: int
@@ -99,10 +99,11 @@ class PredictionWriter:
     ) -> None:
         self.predictor, self.classes, self.palette, self.kinds = predictor, classes, palette, kinds
         self.min_confidence = min_confidence
+        self.needs_probabilities = min_confidence > 0 or CONFIDENCE in kinds or PROBABILITIES in kinds
 
     def parts(self, image: Image, raster: RasterImage | None = None) -> Iterator[Part]:
         """Predict an image; yield disjoint rectangles that cover it. Pixels without data in ``raster`` become 255."""
-        for top, left, probabilities in self.predictor.regions(image):
+        for top, left, probabilities in self.predictor.regions(image, self.needs_probabilities):
             confidence, classes = probabilities.max(dim=0)
             mask = classes.to(torch.uint8)
             if self.min_confidence:
@@ -110,7 +111,9 @@ class PredictionWriter:
             values = mask.cpu().numpy()
             if raster is not None:
                 values[~raster.valid(top, left, *values.shape)] = IGNORE
-            gray = (confidence.cpu() * 255).round().to(torch.uint8).numpy()
+            gray = np.broadcast_to(np.uint8(0), values.shape)
+            if self.needs_probabilities:
+                gray = (confidence.cpu() * 255).round().to(torch.uint8).numpy()
             yield Part(top, left, values, gray, probabilities)
 
     def arrays(self, image: Image) -> dict[str, NDArray[np.uint8]]:
