@@ -21,11 +21,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import semiseg
+from semiseg.config import TrainConfig
 from semiseg.data.benchmarks.class_lists import classes_of_benchmark
 from semiseg.data.benchmarks.voc import CLASSES
+from semiseg.data.splits.dataset_split import Split
 from semiseg.errors import UserError
+from semiseg.methods import METHODS
 from semiseg.networks import NetworkOptions, build, published
 from semiseg.networks.published import read_published
+from semiseg.training.initial_network import initial_notes, initialize, read_initial_network
 from semiseg.training.resolve_config import resolve
 from trees import make_voc
 
@@ -359,6 +363,13 @@ def test_incomplete_published_checkpoints_are_refused(
         semiseg.load(path, accelerator="cpu")
 
 
+def test_a_network_with_other_options_is_reported(narrow_file: tuple[Path, dict[str, Tensor]]) -> None:
+    initial, nothing = read_initial_network(narrow_file[0]), Split((), (), (), ())
+    notes = initial_notes(initial, CLASSES, nothing, TrainConfig(architecture="deeplabv3plus", encoder="test_resnet"))
+    assert notes[1:] == ["warning: init: its network has align_corners True, that of this run False"]
+    assert len(initial_notes(initial, CLASSES, nothing, initial.config)) == 1
+
+
 def test_published_checkpoints_run_no_code(tmp_path: Path) -> None:
     torch.save({"model": torch.nn.Conv2d(1, 1, 1)}, tmp_path / "best.pth")
     with pytest.raises(UserError, match="cannot be read as a checkpoint"):
@@ -433,6 +444,9 @@ def test_checkpoint_of_version_0_1_keeps_its_dpt(tmp_path: Path) -> None:
     torch.testing.assert_close(logits, torch.tensor(DPT_OF_0_1), rtol=0, atol=1e-4)
     config, _ = resolve({"init": str(tmp_path / "best.pt")})
     assert (config.architecture, config.encoder, config.network_version) == ("dpt", "test_vit", 1)
+    current = METHODS["supervised"](lambda: build("dpt", "test_vit", 3, "none"), 3, METHODS["supervised"].Options())
+    with pytest.raises(UserError, match="its network does not fit"):
+        initialize(current, read_initial_network(tmp_path / "best.pt"), ("a", "b", "c"))
 
 
 @torch.no_grad()

@@ -19,7 +19,9 @@ from semiseg.networks import SegmentationNetwork
 from semiseg.networks.encoder_weights import describe_weights
 from semiseg.training.checkpoint import check_finite, load_checkpoint
 
-STUDENT, HEAD, ENCODER = "student.", "head.", "encoder."
+STUDENT, HEAD, AUX_HEAD, ENCODER = "student.", "head.", "aux_head.", "encoder."
+STRUCTURE = ("output_stride", "multi_grid", "align_corners")
+"""Options of the network that change its output but not the shapes of its weights."""
 
 
 @dataclass(frozen=True)
@@ -98,15 +100,20 @@ def initialize(method: Method, initial: InitialNetwork, classes: tuple[str, ...]
             if (key.startswith(ENCODER) if encoder_only else not (skipped and key.startswith(skipped)))
         }
         try:
-            module.load_state_dict(weights, strict=False)
+            keys = module.load_state_dict(weights, strict=False)
+            other = [*keys.unexpected_keys, *(() if encoder_only else keys.missing_keys)]
+            if other := [key for key in other if not key.startswith((HEAD, AUX_HEAD))]:
+                raise RuntimeError(f"{other[0]} is in one of them only")
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()[:120]
             problem = f"its network does not fit ({reason})"
             raise UserError(problem, path=initial.source, option="init", fix="use a run with the same bands") from None
 
 
-def initial_notes(initial: InitialNetwork, classes: tuple[str, ...], split: Split) -> list[str]:
-    """Return notes on what is taken from a trained network, and on how the labeled images differ."""
+def initial_notes(
+    initial: InitialNetwork, classes: tuple[str, ...], split: Split, config: TrainConfig | None = None
+) -> list[str]:
+    """Return notes on what is taken from a trained network, and on how its options and labeled images differ."""
     network = f"{initial.config.architecture} with {initial.config.encoder}"
     origin = f"the student of {initial.source} (step {initial.step}, {network})"
     notes = [f"init: encoder and decoder of {initial.published or origin}"]
@@ -114,6 +121,9 @@ def initial_notes(initial: InitialNetwork, classes: tuple[str, ...], split: Spli
         before, now = len(initial.classes), len(classes)
         other = f"{now} classes instead of {before}" if now != before else f"other classes ({', '.join(classes)})"
         notes.append(f"init: {other}: new classifier")
+    for name in STRUCTURE if config else ():
+        if (theirs := getattr(initial.config, name)) != (ours := getattr(config, name)):
+            notes.append(f"warning: init: its network has {name} {theirs}, that of this run {ours}")
     listed = initial.run / "splits" / "labeled.txt" if initial.run else None
     if listed is not None and listed.is_file():
         trained = set(read_lines(listed))

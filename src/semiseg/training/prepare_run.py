@@ -79,7 +79,7 @@ def create_run(
     notes += make_reader(config, dataset, split)[1]
     method = check_network(config, options, dataset)
     if config.init:
-        notes += initial_notes(read_initial_network(Path(config.init)), tuple(dataset.classes), split)
+        notes += initial_notes(read_initial_network(Path(config.init)), tuple(dataset.classes), split, config)
     else:
         notes += encoder_source(config)
     notes.append(require_disk_space(path, checkpoint_bytes(method, config)))
