@@ -350,6 +350,11 @@ def narrow_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, 
             lambda state: state.update({key: state[key][:7] for key in ("classifier.weight", "classifier.bias")}),
             r"with 7 outputs. Use one for VOC 2012 \(21\)",
         ),
+        (
+            lambda state: state.update({"fuse.0.weight": torch.ones(1).expand(10**9, 304, 10**6)}),
+            "decoder.fuse.0.0.weight has shape",
+        ),
+        (lambda state: state.update({"classifier.weight": torch.ones(())}), "is a network of UniMatch, but len"),
         (lambda state: state.pop("reduce.0.weight"), "best.pth: not a checkpoint of semiseg"),
     ],
 )

@@ -196,7 +196,6 @@ RELEASES = (
         crops=(769, 513),
     ),
 )
-SUPPORTED = "UniMatch (ResNet-50, ResNet-101), UniMatch V2 (DINOv2 small, base), U2PL, GTA-Seg and AugSeg"
 
 
 def load_tensors(path: Path) -> Any:
@@ -209,13 +208,18 @@ def load_tensors(path: Path) -> Any:
     """
     if _is_compressed(path):
         raise ValueError("compressed archive")
-    scalar = np.float64(0).__reduce__()[0]
     kinds = [type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")]
-    names: list[Any] = [
-        (scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")
-    ]  # before and since NumPy 2
-    with torch.serialization.safe_globals([*names, np.dtype, *kinds]):
+    cores = ("core", "_core")  # before and since NumPy 2
+    allowed: list[Any] = [np.dtype, *kinds, *((_number, f"numpy.{core}.multiarray.scalar") for core in cores)]
+    with torch.serialization.safe_globals(allowed):
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _number(kind: np.dtype[Any], data: bytes) -> float:
+    """Return a number of NumPy from its bytes, instead of NumPy's function, which makes any object."""
+    if kind.kind not in "biuf":
+        raise ValueError(f"{kind} is not a number")
+    return float(np.frombuffer(data, kind, 1)[0])
 
 
 def _is_compressed(path: Path) -> bool:
@@ -242,8 +246,8 @@ def read_published(content: Any) -> Published | None:
         return None
     try:
         return _convert(release, entry, state)
-    except (ValueError, KeyError) as error:
-        problem = f"is a network of {release.name}, but {error.args[0]}"
+    except (ValueError, TypeError, IndexError) as error:
+        problem = f"is a network of {release.name}, but {error}"
         raise UserError(problem, fix="use an unchanged checkpoint of the release") from None
 
 
@@ -252,8 +256,12 @@ def _find_state(content: Any) -> tuple[str, dict[str, Tensor]]:
         return "", {}
     entry = next((name for name in TEACHERS_FIRST if isinstance(content.get(name), Mapping)), "")
     state = content[entry] if entry else content
-    named = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    named = {key: value for key, value in state.items() if isinstance(key, str) and _is_dense(value)}
     return entry, {key.removeprefix("module."): value for key, value in named.items()}
+
+
+def _is_dense(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
 
 
 def _convert(release: Release, entry: str, state: State) -> Published:
@@ -267,9 +275,8 @@ def _convert(release: Release, entry: str, state: State) -> Published:
         if name is None:
             raise ValueError(f"has an unknown entry {key}")
         weights[name] = value
-    for name, channels in release.rolled.items():
-        value = weights[name]
-        weights[name] = torch.cat([value[:, channels:], value[:, :channels]], dim=1)
+    if release.classifier not in state:
+        raise ValueError(f"lacks {release.classifier}")
     classes = len(state[release.classifier])
     published = Published(
         release=release.name,
@@ -282,7 +289,10 @@ def _convert(release: Release, entry: str, state: State) -> Published:
         weights=weights,
         left_out=tuple(dict.fromkeys(left_out)),
     )
-    _require_same_entries(published)
+    _require_same_entries(published)  # before the copies below: a small file may hold huge tensors of stride 0
+    for name, channels in release.rolled.items():
+        value = weights[name]
+        weights[name] = torch.cat([value[:, channels:], value[:, :channels]], dim=1)
     return published
 
 
