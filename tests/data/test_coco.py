@@ -195,7 +195,9 @@ def test_polygons_without_an_area_are_left_out_and_flat_lists_read(tmp_path: Pat
     dataset = open_dataset(make_coco(tmp_path / "data", [annotation(43, 11, 3, [1, 1, 9, 1, 9, 9, 1, 9]), *degenerate]))
     mask = dataset.read_mask("1").numpy()
     assert (mask > 0).sum() == 64 and mask[4, 4] == mask[1, 1] > 0
-    assert "polygons with fewer than three corners are left out: 2, such as one of 1 in" in dataset.describe()[-1]
+    assert (
+        "shapes of no size or fewer than three corners are left out: 2, such as one of 1 in" in dataset.describe()[-1]
+    )
     dataset = open_dataset(make_coco(tmp_path / "none", degenerate))
     assert not dataset.read_mask("1").any()
     with refused("instances_default.json", "no shape has three corners"):

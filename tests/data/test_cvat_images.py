@@ -68,6 +68,20 @@ def test_polygons_equal_those_of_cvat(tmp_path: Path, corners: str) -> None:
     assert mask.any() and ((mask == 2) == expected).all()
 
 
+def test_empty_labels_are_refused(tmp_path: Path) -> None:
+    root = write(tmp_path, image("a.jpg", BOX + BOX.replace('"leaf"', '" "')))
+    with refused("annotations.xml", "a shape of image a has an empty label", "Give it a label"):
+        read(root)
+
+
+def test_small_ellipses_cover_their_center(tmp_path: Path) -> None:
+    shape = '<ellipse label="leaf" cx="9.6" cy="5.2" rx="0.3" ry="2.4" z_order="0"></ellipse>'
+    data = read(write(tmp_path, image("a.jpg", shape + shape.replace("0.3", "0"))))
+    mask = data.read_mask("a").numpy()
+    assert any("shapes of no size or fewer than three corners are left out: 1" in line for line in data.describe())
+    assert np.argwhere(mask).tolist() == [[row, 10] for row in range(3, 8)]
+
+
 def test_rotated_box(tmp_path: Path) -> None:
     turned = '<box label="leaf" xtl="10" ytl="8" xbr="20" ybr="12" rotation="90"></box>'
     mask = read(write(tmp_path, image("a.jpg", turned))).read_mask("a").numpy()
@@ -123,7 +137,7 @@ def test_entities_are_refused(tmp_path: Path, declaration: str) -> None:
         ('<mask label="leaf" rle="6" left="29" top="0" width="3" height="2"/>', "outside the image"),
         ('<mask label="leaf" rle="999999999999" left="0" top="0" width="999999" height="1000001"/>', "run lengths"),
         ('<box label="leaf" xtl="nan" ytl="0" xbr="3" ybr="2"/>', "in or near the image"),
-        ('<ellipse label="leaf" cx="1" cy="1" rx="0" ry="2"/>', "half axis"),
+        ('<ellipse label="leaf" cx="1" cy="1" rx="-1" ry="2"/>', "half axis"),
     ],
 )
 def test_malformed_shapes_raise_an_error(tmp_path: Path, shape: str, words: str) -> None:

@@ -145,7 +145,9 @@ def test_one_shape_without_an_area_does_not_refuse_the_others(tmp_path: Path) ->
     data = read(tmp_path)
     mask = data.read_mask("a").numpy()
     assert mask.sum() == 25 and mask[9, 9] == 1
-    assert "polygons with fewer than three corners are left out: 1, such as one of a in a.json" in data.describe()
+    assert (
+        "shapes of no size or fewer than three corners are left out: 1, such as one of a in a.json" in data.describe()
+    )
 
 
 def test_a_bitmap_is_cut_off_one_pixel_beyond_the_edge(tmp_path: Path) -> None:

@@ -117,6 +117,8 @@ class ForeignData(FileDataset):
             twice = [name for name, count in Counter(self.classes).items() if count > 1]
             problem = f"class {twice[0]!r} is listed twice" if twice else f"found {len(self.classes)} classes"
             raise UserError(problem, path=source, fix="define 1 to 254 classes, each with a unique name")
+        if not all(name.strip() for name in self.classes):
+            raise UserError("a class has an empty name", path=source, fix="give it a name")
         self.palette = default_palette(len(self.classes))
 
     def set_lists(self, assigned: Mapping[str, str | None]) -> None:

@@ -95,8 +95,9 @@ def draw(shape: dict[str, str], kind: str, height: int, width: int) -> Region:
         corners = [tuple(map(float, corner.split(","))) for corner in shape["points"].split(";")]
         return polygon_region([list(chain(*check_corners(corners, height, width)))], height, width)
     if kind == "ellipse":
-        center, radii = ([round(float(shape[key])) for key in keys] for keys in (("cx", "cy"), ("rx", "ry")))
-        return fill_ellipse(center, radii, turn, height, width)
+        center, radii = ([float(shape[key]) for key in keys] for keys in (("cx", "cy"), ("rx", "ry")))
+        radii = [round(radius) or radius for radius in radii]  # a small ellipse covers its center
+        return fill_ellipse(list(map(round, center)), radii, turn, height, width)
     if kind == "mask":
         column, row, across, down = (int(shape[key]) for key in ("left", "top", "width", "height"))
         lengths = [int(length) for length in shape["rle"].split(",")]

@@ -64,12 +64,15 @@ def fill_ellipse(center: Any, radii: Any, angle: Any, height: int, width: int) -
         width: Width of the image.
 
     Raises:
-        ValueError: A value is not a number in or near the image, or a half axis is not positive.
+        DegenerateShapeError: A half axis is 0.
+        ValueError: A value is not a number in or near the image, or a half axis is negative.
     """
     (x, y), (along, across) = _numbers(center, height, width), _numbers(radii, height, width)
     (turn,) = _numbers([angle], height, width)
-    if along <= 0 or across <= 0:
-        raise ValueError("a half axis is not positive")
+    if along < 0 or across < 0:
+        raise ValueError("a half axis is negative")
+    if not (along and across):
+        raise DegenerateShapeError("a half axis is 0")
     rows, columns = np.ogrid[:height, :width]
     right, down = columns - x, rows - y
     first = (right * math.cos(turn) + down * math.sin(turn)) / along

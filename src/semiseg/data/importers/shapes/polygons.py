@@ -16,7 +16,7 @@ FURTHEST = 10
 
 
 class DegenerateShapeError(ValueError):
-    """A polygon with fewer than three corners. It has no area, so it can be left out."""
+    """A polygon with fewer than three corners or an ellipse of no size. It has no area, so it can be left out."""
 
 
 def polygon_region(polygons: Sequence[Any], height: int, width: int) -> NDArray[np.bool_]:

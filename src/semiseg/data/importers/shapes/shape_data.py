@@ -188,11 +188,17 @@ class ShapeData(ForeignData):
 
     def _shows(self, id: str, label: str) -> bool:
         entry = self._annotation[id]
-        return any(shape.label == label for shape in (*entry.shapes, *entry.boxes))
+        return any(label in (shape.label, shape.label.strip()) for shape in (*entry.shapes, *entry.boxes))
 
     def _set_classes(self) -> None:
         file = self.root / "classes.txt"
         shapes = [shape for entry in self._annotation.values() for shape in (*entry.shapes, *entry.boxes)]
+        if blank := next((id for id in self._annotation if self._shows(id, "")), None):
+            problem, fix = (
+                f"a shape of image {blank} has an empty label",
+                "give it a label in the tool and export again",
+            )
+            raise UserError(problem, path=self._annotation[blank].file, fix=fix)
         labels = {shape.label for shape in shapes} - {*self.ignored_labels}
         names = list(read_lines(file)) if file.is_file() else list(self._tool_classes) or sorted(labels)
         if unknown := sorted(labels.difference(names)):
@@ -217,7 +223,7 @@ def degenerate_note(counts: Mapping[str, int], total: int, files: Mapping[str, P
     id, file = next(iter(counts)), files[next(iter(counts))]
     if number >= total:
         raise UserError("no shape has three corners", path=file, fix="annotate outlines and export them again")
-    return [f"polygons with fewer than three corners are left out: {number}, such as one of {id} in {file.name}"]
+    return [f"shapes of no size or fewer than three corners are left out: {number}, such as one of {id} in {file.name}"]
 
 
 def parse_annotation(path: Path, tool: str, parse: Callable[[Any], T]) -> T:
