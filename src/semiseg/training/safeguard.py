@@ -1,10 +1,11 @@
-"""``--safeguard``: reduce the weight of unlabeled images when the network that labels them gets worse on val."""
+"""``--safeguard``: reduce the weight of unlabeled images when the networks get worse on val."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from semiseg.config import TrainConfig
 from semiseg.data.splits.dataset_split import Split
@@ -17,34 +18,43 @@ ERROR_OF_ONE = 10.0
 """mIoU by which a network may seem worse by chance on one val image: about two standard errors of a difference."""
 
 
+LEAST_MARGIN = 2.0
+
+
 @dataclass
 class Safeguard:
-    """Watches the mIoU on val of the network that labels the unlabeled images.
+    """Watches the mIoU on val of the default network and of the network that labels the unlabeled images.
 
     Everything follows from the sequence of validations, so a resumed run equals an uninterrupted one.
 
     Attributes:
-        margin: A decline by more than this many points of mIoU counts.
+        margin: A decline of either network by more than this many points of mIoU counts.
         factor: Weight of the unlabeled terms, one of `FACTORS`. 0 is final.
-        best: Highest mIoU so far, including the burn-in.
+        best: Highest mIoU of both networks so far, including the burn-in.
     """
 
     margin: float
     factor: float = 1.0
-    best: float = -1.0
+    best: tuple[float, float] = (-1.0, -1.0)
 
     @classmethod
     def for_images(cls, val_images: int) -> Safeguard:
-        """Return a safeguard whose margin is the error of a comparison on so many val images, at least a point."""
-        return cls(margin=max(1.0, ERROR_OF_ONE / math.sqrt(max(1, val_images))))
+        """Return a safeguard whose margin is the error of a comparison on so many val images."""
+        return cls(margin=max(LEAST_MARGIN, ERROR_OF_ONE / math.sqrt(max(1, val_images))))
 
-    def update(self, miou: float, in_burn_in: bool = False) -> str:
+    def update(self, default: float, labeler: float, in_burn_in: bool = False) -> str:
         """Adjust the factor after a validation; return a line for the log if it changed, otherwise an empty one.
 
         The factor does not change in the burn-in, where the unlabeled images have no weight yet.
+
+        Args:
+            default: mIoU of the default network in percent.
+            labeler: mIoU of the network that labels; both may be the same.
+            in_burn_in: Whether the burn-in has not ended before this validation.
         """
-        before, decline = self.factor, self.best - miou
-        self.best = max(self.best, miou)
+        before = self.factor
+        decline = max(self.best[0] - default, self.best[1] - labeler)
+        self.best = max(self.best[0], default), max(self.best[1], labeler)
         if in_burn_in:
             return ""
         if before and decline > self.margin:
@@ -54,19 +64,16 @@ class Safeguard:
         if self.factor == before:
             return ""
         if self.factor > before:
-            return "The network that labels has recovered: the unlabeled images count fully again"
+            return "mIoU on val has recovered: the unlabeled images count fully again"
         weight = f"count {self.factor:.0%}" if self.factor else "are left out from here on"
-        worse = f"The network that labels is {decline:.1f} points of mIoU worse on val than at its best"
-        return f"{worse}: the unlabeled images {weight}"
+        return f"mIoU on val is {decline:.1f} points below its best: the unlabeled images {weight}"
 
-    def state(self) -> dict[str, float]:
+    def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
-        return {"factor": self.factor, "best": self.best}
+        return {"factor": self.factor, "best": list(self.best)}
 
 
-def make_safeguard(
-    config: TrainConfig, method: Method, val_images: int, saved: Mapping[str, float]
-) -> Safeguard | None:
+def make_safeguard(config: TrainConfig, method: Method, val_images: int, saved: Mapping[str, Any]) -> Safeguard | None:
     """Return the safeguard of a run, in the state of its checkpoint, or None if the run has none.
 
     Args:
@@ -78,7 +85,8 @@ def make_safeguard(
     if not config.safeguard or not method.uses_unlabeled:
         return None
     safeguard = Safeguard.for_images(min(val_images, config.val_limit or val_images))
-    safeguard.factor, safeguard.best = saved.get("factor", 1.0), saved.get("best", -1.0)
+    if saved:
+        safeguard.factor, safeguard.best = saved["factor"], tuple(saved["best"])
     return safeguard
 
 

@@ -213,13 +213,14 @@ class Trainer:
         self.method.train()
 
     def watch(self, lines: list[dict[str, Any]], progress: Progress) -> None:
-        """Pass the mIoU of the network that labels to the safeguard, and print what it changes."""
-        labeler = self.method.labeler(progress)
-        miou = next((line["miou"] for line in lines if line["network"] == labeler), None)
-        if self.safeguard is None or miou is None:
+        """Pass the mIoU of the networks to the safeguard, and print what it changes."""
+        if self.safeguard is None:
             return
+        miou = {line["network"]: line["miou"] or 0.0 for line in lines}
+        default = miou[self.method.default_network]
+        labeler = miou.get(str(self.method.labeler(progress)), default)
         burn_in = burn_in_steps(self.method, self.total_steps)
-        if note := self.safeguard.update(miou, in_burn_in=progress.step < burn_in):
+        if note := self.safeguard.update(default, labeler, in_burn_in=progress.step < burn_in):
             self.console.note(note)
         if progress.step + 1 == self.total_steps and 0 < self.best.step <= burn_in:
             self.console.note("The best checkpoint is from the burn-in: the unlabeled images did not help")

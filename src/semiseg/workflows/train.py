@@ -53,7 +53,8 @@ def train(
         config: A YAML file of options.
         resume: A run to resume. Of the other arguments, only ``devices``, ``nodes``, ``steps`` (more than before), and
             ``data`` and ``unlabeled`` (if they moved) may be given with it.
-        time: A time budget, such as ``"20m"``, or seconds. Options that are not given are planned for it.
+        time: A time budget, such as ``"20m"``, or seconds, or ``"auto"`` for that of the device. Options that are not
+            given are planned for it.
         options: Any option of ``semiseg train``, with ``_`` for ``-``.
 
     Raises:
@@ -108,9 +109,9 @@ def make_plan(given: Mapping[str, Any], time: str | float | None = None) -> Plan
         fix = "pass --steps, or start without the launcher, with --devices"
         raise UserError("a plan is made by one process, not under torchrun or srun", option="time", fix=fix)
     lengths = [name for name in LENGTHS if given.get(name)]
-    if time is not None and lengths:
+    if time not in (None, "auto") and lengths:
         raise UserError(f"cannot be combined with --{lengths[0]}", option="time", fix="pass one of them")
-    return plan_training(given, None if time is None else parse_time(time))
+    return plan_training(given, None if time in (None, "auto") else parse_time(time or 0))
 
 
 def train_with(config: TrainConfig, options: Any, out: str | Path | None = None, plan: Plan | None = None) -> Path:

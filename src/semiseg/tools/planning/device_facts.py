@@ -11,7 +11,7 @@ HUB_ENCODER = "vit_small_patch14_dinov2"
 
 @dataclass(frozen=True)
 class Device:
-    """What a plan needs to know about a machine.
+    """A machine, as far as a plan depends on it.
 
     Attributes:
         kind: cpu, cuda or mps.

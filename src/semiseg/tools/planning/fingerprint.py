@@ -21,7 +21,7 @@ MASKS = 40  # labeled masks whose pixels are counted
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What a plan needs to know about a data set.
+    """A data set, as far as a plan depends on it.
 
     Attributes:
         labeled: Number of labeled images.

@@ -85,7 +85,7 @@ class Planner:
 
     @property
     def uses_unlabeled(self) -> bool:
-        """Whether the method learns from unlabeled images."""
+        """True if the method learns from unlabeled images."""
         return find_method(self.method).uses_unlabeled
 
     def _choose_method(self) -> None:

@@ -59,7 +59,7 @@ def _safeguard(run: RunFiles) -> list[RunFinding]:
     steps, factors = series(run.training, "unlabeled_factor")
     if reduced := [step for step, factor in zip(steps, factors, strict=True) if factor < 1]:
         left = "were left out at the end" if factors[-1] == 0 else f"counted {factors[-1]:.0%} at the end"
-        text = f"The labeling network got worse on val: the unlabeled images lost weight from step {reduced[0]} on and "
+        text = f"mIoU on val got worse: the unlabeled images lost weight from step {reduced[0]} on and "
         found.append(RunFinding(True, f"{text}{left}.", "Use images of the same scenes, or --method supervised."))
     burn_in = round(float(run.config.get("burn_in") or 0) * float(run.config.get("steps") or 0))
     if run.best_step is not None and 0 < run.best_step <= burn_in and len(run.validations) > 1:
