@@ -16,9 +16,8 @@ FACTORS = (1.0, 0.25, 0.0)
 """Weights of the unlabeled terms: as they are, after the first decline, and after a second one in a row."""
 ERROR_OF_ONE = 10.0
 """mIoU by which a network may seem worse by chance on one val image: about two standard errors of a difference."""
-
-
 LEAST_MARGIN = 2.0
+"""mIoU by which validations of one run differ on any number of images."""
 
 
 @dataclass
