@@ -1,4 +1,4 @@
-"""Time of the backward pass of dilated depthwise convolutions: PyTorch and networks/depthwise.py.
+"""Time of the backward pass of depthwise convolutions: PyTorch and networks/depthwise.py.
 
     python benchmarks/depthwise.py [--json FILE]
 
@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from semiseg.networks.depthwise import speed_up_dilated_depthwise
+from semiseg.networks.fast_layers import use_fast_layers
 
-CASES = ((1152, 5, 2, 8), (1152, 3, 2, 8), (320, 3, 6, 8), (320, 3, 12, 8))
+CASES = ((240, 5, 1, 16), (672, 5, 1, 8), (1152, 5, 2, 8), (1152, 3, 2, 8), (320, 3, 6, 8), (320, 3, 12, 8))
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
         convolution = nn.Conv2d(
             channels, channels, kernel, padding=dilation * (kernel // 2), dilation=dilation, groups=channels, bias=False
         ).to(memory_format=torch.channels_last)
-        theirs, ours = (backward_ms(convolution, x, change) for change in (lambda _: None, speed_up_dilated_depthwise))
+        theirs, ours = (backward_ms(convolution, x, change) for change in (lambda _: None, use_fast_layers))
         case = {"channels": channels, "kernel": kernel, "dilation": dilation, "size": size}
         rows.append(case | {"pytorch_ms": theirs, "here_ms": ours, "ratio": theirs / ours})
         print(f"| {channels} | {kernel} | {dilation} | {size} | {theirs:.1f} | {ours:.1f} | {theirs / ours:.1f} |")

@@ -4,8 +4,11 @@
 
 Floor: the passes of the networks on the same number of images, in the same process and precision: one forward pass
 without gradients for pseudo-labels, one forward and backward pass for training. For Dual Teacher: B images by the
-teacher, 3 B by the student (labeled, mixed, sub-models). Floor and step alternate; the ratio is the median. The other
-columns are shares of a step, measured in the functions that it calls. The rest of a step is passes and losses.
+teacher, 3 B by the student (labeled, mixed, sub-models). Floor and step alternate; the ratio is the median.
+
+Roof: the time of the multiplications of all convolutions at the speed of a large matrix product, measured in the same
+process between the steps. No other operation is counted. The other columns are shares of a step, measured in the
+functions that it calls. The rest of a step is passes and losses.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from semiseg.data.stream.loader import make_loader
 from semiseg.methods import METHODS, Batch, Progress
 from semiseg.networks import SegmentationNetwork
 from semiseg.ops import ema, injection, intensity, mixing, photometric, strong_view
+from semiseg.presets import PRESETS
 from semiseg.training.build import make_method, make_optimizer, make_stream
 from semiseg.training.distributed.fabric_setup import launched
 from semiseg.training.logging.console import Console
@@ -54,7 +58,10 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     add_settings(parser)
     args = parser.parse_args()
-    print(f"{'method':<28}{'labels':>7}{'learns':>7}{'step/floor':>11}{'images/s':>10}{'memory':>9}", end="")
+    print(
+        f"{'method':<28}{'labels':>7}{'learns':>7}{'step/floor':>11}{'step/roof':>10}{'images/s':>10}{'memory':>9}",
+        end="",
+    )
     print("".join(f"{name:>14}" for name in (*PARTS, "optimizer", "data wait")))
     write_json(args, [measure(name, args) for name in args.methods])
 
@@ -66,6 +73,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "batch-size": {"type": int, "default": 4},
     "accelerator": {"default": "auto"},
     "precision": {"default": "fp32", "choices": ["fp32", "bf16"]},
+    "preset": {"choices": list(PRESETS), "help": "named options"},
     "workers": {"type": int, "default": 1},
     "rounds": {"type": int, "default": 10, "help": "number of measurements"},
     "json": {"type": Path, "help": "file for the results"},
@@ -94,7 +102,7 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     shares = "".join(f"{row[part]:>14.1%}" for part in (*PARTS, "optimizer", "data_wait"))
     memory = "-" if row["peak_memory_mb"] is None else f"{row['peak_memory_mb']:.0f} MB"
     print(f"{name:<28}{row['labels']:>7}{row['learns']:>7}{row['step_over_floor']:>11.3f}", end="")
-    print(f"{row['images_per_s']:>10.1f}{memory:>9}{shares}", flush=True)
+    print(f"{row['step_over_roof']:>10.2f}{row['images_per_s']:>10.1f}{memory:>9}{shares}", flush=True)
     return row
 
 
@@ -110,7 +118,7 @@ def make_trainer(name: str, args: argparse.Namespace, **options: Any) -> Iterato
         **{key: getattr(args, key) for key in ("precision", "workers")},
         **options,
     }
-    config, method_options = resolve(values)
+    config, method_options = resolve(values, preset=args.preset)
     config = replace(config, steps=TOTAL)
     dataset = open_dataset(config.data)
     split = resolve_split(dataset, config.labeled, config.seed)
@@ -147,13 +155,21 @@ def timed(trainer: Trainer, rounds: int) -> dict[str, Any]:
         trainer.step(batch, progress)
     if trainer.fabric.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    pairs = [(seconds(bare, trainer), seconds(lambda: trainer.step(batch, progress), trainer)) for _ in range(rounds)]
+    flops = convolution_flops(trainer, lambda: trainer.step(batch, progress))
+    rounds_s = [
+        (seconds(bare, trainer), seconds(lambda: trainer.step(batch, progress), trainer), seconds_per_flop(trainer))
+        for _ in range(rounds)
+    ]
+    pairs = [(least, ours) for least, ours, _ in rounds_s]
     peak = torch.cuda.max_memory_allocated() / 1e6 if trainer.fabric.device.type == "cuda" else None
     shown = sum(len(images) for images in (batch.labeled_images, batch.unlabeled_images))
     return {
         "labels": sum(entry["labels"][0] for entry in passes.values()),
         "learns": sum(entry["learns"][0] for entry in passes.values()),
         "step_over_floor": statistics.median(ours / least for least, ours in pairs),
+        "step_over_roof": statistics.median(ours / (flops * per_flop) for _, ours, per_flop in rounds_s),
+        "convolution_gflop": flops / 1e9,
+        "gemm_gflop_per_s": 1e-9 / statistics.median(per_flop for *_, per_flop in rounds_s),
         "floor_s": statistics.median(least for least, _ in pairs),
         "step_s": statistics.median(ours for _, ours in pairs),
         "images_per_s": shown / statistics.median(ours for _, ours in pairs),
@@ -179,6 +195,31 @@ def record_passes(trainer: Trainer, take: Callable[[], Any]) -> dict[str, dict[s
     return dict(seen)
 
 
+def convolution_flops(trainer: Trainer, take: Callable[[], Any]) -> int:
+    """Return the multiplications and additions of all convolutions in a step, backward passes included."""
+    total = 0
+
+    def count(module: nn.Module, args: Any, output: Tensor) -> None:
+        nonlocal total
+        assert isinstance(module, nn.Conv2d)
+        passes = 1 + (2 if args[0].requires_grad else 1) * torch.is_grad_enabled()
+        total += passes * 2 * output.numel() * module.weight[0].numel()
+
+    with ExitStack() as stack:
+        for module in trainer.method.modules():
+            if isinstance(module, nn.Conv2d):
+                stack.callback(module.register_forward_hook(count).remove)
+        take()
+    return total
+
+
+def seconds_per_flop(trainer: Trainer, side: int = 1024) -> float:
+    """Return the fastest of three products of square matrices, in seconds per multiplication or addition."""
+    a, b = torch.rand(2, side, side, device=trainer.fabric.device)
+    with trainer.fabric.autocast():
+        return min(seconds(lambda: a @ b, trainer) for _ in range(3)) / (2 * side**3)
+
+
 def floor(trainer: Trainer, passes: dict[str, dict[str, list[int]]], images: Tensor) -> None:
     """Run the passes once, in one batch per kind."""
     for name, counts in passes.items():
@@ -199,12 +240,13 @@ def floor(trainer: Trainer, passes: dict[str, dict[str, list[int]]], images: Ten
 
 
 def seconds(work: Callable[[], Any], trainer: Trainer) -> float:
-    """Return the seconds that ``work`` takes, including the device."""
+    """Return the seconds that ``work`` takes on the device; on a CPU those of this process, whatever else runs."""
+    clock = time.perf_counter if trainer.fabric.device.type == "cuda" else time.process_time
     synchronize(trainer)
-    start = time.perf_counter()
+    start = clock()
     work()
     synchronize(trainer)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def synchronize(trainer: Trainer) -> None:

@@ -17,7 +17,11 @@ import torch
 from research_code import Stepper, compare, patched
 from step_time import add_settings, make_trainer, write_json
 from torch import Tensor
+from torch.nn import functional as F
 
+from semiseg.networks import depthwise, fast_layers, segmentation_network
+from semiseg.ops import bilinear
+from semiseg.training.distributed import fabric_setup
 from semiseg.training.trainer import Trainer
 
 
@@ -31,8 +35,7 @@ def main() -> None:
         ours = Stepper(stack.enter_context(make_trainer("dual-teacher", args)))
         for name in args.variants:
             options, change = VARIANTS[name]
-            patch = patched("soft_label", by_argmax) if name == "argmax instead of max" else None
-            other = Stepper(stack.enter_context(make_trainer("dual-teacher", args, **options)), patch=patch)
+            other = Stepper(stack.enter_context(make_trainer("dual-teacher", args, **options)), patch=PATCHES.get(name))
             change(other.trainer)
             rows.append(compare(name, ours, other, args.rounds))
     write_json(args, rows)
@@ -64,8 +67,64 @@ def by_argmax(soft_label: Callable[[Tensor, float], Tensor]) -> Callable[[Tensor
     return lambda logits, temperature: logits.argmax(dim=1) if temperature == 0 else soft_label(logits, temperature)
 
 
+def never(condition: Any) -> Callable[..., bool]:
+    """Return a condition that never holds."""
+    return lambda *args: False
+
+
+def by_interpolate(bilinear: Any) -> Callable[..., Tensor]:
+    """Interpolate by PyTorch's function."""
+
+    def resize(x: Tensor, size: Any, align_corners: bool = False) -> Tensor:
+        return F.interpolate(x, size, mode="bilinear", align_corners=align_corners)
+
+    return resize
+
+
+def upsampled_by_pytorch() -> Any:
+    """Interpolate features and logits by PyTorch's function."""
+    stack = ExitStack()
+    for owner in (fast_layers, segmentation_network):
+        stack.enter_context(patched("bilinear", by_interpolate, owner)())
+    return stack
+
+
+def by_tap(weight_gradient: Any) -> Callable[..., Tensor]:
+    """Compute the weights' gradient of depthwise convolutions by PyTorch, of dilated ones tap by tap."""
+
+    def gradient(x: Tensor, grad: Tensor, weight: Tensor, padding: Any, dilation: Any) -> Tensor:
+        method = depthwise.sum_of_each_tap if max(dilation) > 1 else depthwise.native
+        return method(x, grad, weight, padding, dilation)
+
+    return gradient
+
+
+def freed_memory_returned() -> Any:
+    """Set the thresholds that glibc reaches by itself, for the duration of a step."""
+    stack = ExitStack()
+    stack.callback(fabric_setup.keep_freed_memory)
+    fabric_setup.set_malloc_thresholds(mmap=32 << 20, trim=64 << 20)
+    return stack
+
+
+PATCHES = {
+    "freed memory returned": freed_memory_returned,
+    "argmax instead of max": patched("soft_label", by_argmax),
+    "PyTorch's layers": bilinear.plain_layers,
+    "BatchNorm not folded": patched("is_fixed", never, fast_layers),
+    "PyTorch's interpolation": upsampled_by_pytorch,
+    "PyTorch's depthwise gradients": patched("weight_gradient", by_tap, fast_layers),
+    "1x1 gradients as convolutions": patched("is_matrix_product", never, fast_layers),
+}
+
 VARIANTS: dict[str, tuple[dict[str, Any], Callable[[Trainer], None]]] = {
     "no change (noise)": ({}, nothing),
+    "PyTorch's layers": ({}, nothing),
+    "BatchNorm not folded": ({}, nothing),
+    "PyTorch's interpolation": ({}, nothing),
+    "PyTorch's depthwise gradients": ({}, nothing),
+    "1x1 gradients as convolutions": ({}, nothing),
+    "freed memory returned": ({}, nothing),
     "channels first": ({}, channels_first),
     "optimizer not fused": ({}, not_fused),
     "argmax instead of max": ({}, nothing),

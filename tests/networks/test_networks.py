@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from semiseg.errors import UserError
 from semiseg.methods import METHODS, Progress
 from semiseg.networks import ARCHITECTURES, SUGGESTED, NetworkOptions, build, describe
-from semiseg.networks.depthwise import DilatedDepthwiseConv2d, speed_up_dilated_depthwise
+from semiseg.networks.efficientnet_lite import InvertedResidual, SameConv2d, SeparableBlock
 from semiseg.networks.encoder_weights import describe_weights, lite0_state_dict
 from semiseg.networks.encoders import make_encoder, mean_and_std
+from semiseg.networks.fast_layers import FastConv2d, use_fast_layers
 from semiseg.networks.segmentation_network import LenientBatchNorm2d, SegmentationNetwork
 from semiseg.networks.separable_decoder import SeparableDecoder
 from toy import make_batch
@@ -205,7 +206,8 @@ def test_default_encoder_equals_that_of_timm(output_stride: int) -> None:
     assert [*ours.state_dict()] == [*theirs.state_dict()]
     assert all(torch.equal(value, ours.state_dict()[key]) for key, value in theirs.state_dict().items())
     assert torch.equal(next_number, their_number)
-    images = torch.rand(2, 4, 70, 97)
+    ours, theirs = ours.double(), theirs.double()  # float32 takes the fast layers, which round differently
+    images = torch.rand(2, 4, 70, 97).double()
     for mode in (True, False):
         features = zip(ours.train(mode)(images), theirs.train(mode)(images), strict=True)
         assert all(torch.equal(mine, other) for mine, other in features)
@@ -429,34 +431,83 @@ def test_frozen_batch_norm_does_not_change_in_train_mode() -> None:
     assert changed == {"decoder"}
 
 
+@pytest.mark.parametrize("channels_last", [True, False])
 @pytest.mark.parametrize(
-    ("kernel", "padding", "dilation", "size"),
-    [(5, 4, 2, (8, 8)), (3, 6, 6, (8, 5)), (3, 18, 18, (4, 4)), (3, 0, 2, (7, 9)), ((3, 5), (3, 2), (3, 1), (6, 4))],
+    ("inputs", "outputs", "groups", "options", "size"),
+    [
+        (6, 6, 6, {"kernel_size": 5, "padding": 4, "dilation": 2}, (8, 8)),
+        (6, 6, 6, {"kernel_size": 3, "padding": 6, "dilation": 6}, (8, 5)),
+        (6, 6, 6, {"kernel_size": 3, "padding": 18, "dilation": 18}, (4, 4)),
+        (6, 6, 6, {"kernel_size": 3, "dilation": 2}, (7, 9)),
+        (6, 6, 6, {"kernel_size": (3, 5), "padding": (3, 2), "dilation": (3, 1)}, (6, 4)),
+        (6, 6, 6, {"kernel_size": 5, "padding": 2}, (7, 8)),
+        (6, 6, 6, {"kernel_size": 5, "padding": 2, "stride": 2}, (7, 8)),
+        (6, 4, 1, {"kernel_size": 1}, (3, 5)),
+        (6, 4, 2, {"kernel_size": 1, "stride": 2}, (3, 5)),
+        (6, 4, 1, {"kernel_size": 3, "padding": 1}, (3, 5)),
+    ],
 )
-def test_dilated_depthwise_convolution_equals_that_of_pytorch(
-    kernel: int | tuple[int, int],
-    padding: int | tuple[int, int],
-    dilation: int | tuple[int, int],
-    size: tuple[int, int],
+def test_fast_convolution_equals_that_of_pytorch(
+    inputs: int, outputs: int, groups: int, options: dict[str, Any], size: tuple[int, int], channels_last: bool
 ) -> None:
     torch.manual_seed(0)
-    theirs = torch.nn.Conv2d(6, 6, kernel, padding=padding, dilation=dilation, groups=6)
+    theirs = torch.nn.Conv2d(inputs, outputs, groups=groups, **options)
     ours = deepcopy(theirs)
-    speed_up_dilated_depthwise(torch.nn.Sequential(ours))
-    assert type(ours) is DilatedDepthwiseConv2d
-    x = torch.randn(2, 6, *size)
-    results = []
-    for module in (theirs, ours):
-        x_ = x.clone().requires_grad_()
-        y = module(x_)
-        weight = torch.arange(y.numel()).view_as(y).sin()
-        (y * weight).sum().backward()
-        results.append((y.detach(), x_.grad, module.weight.grad, module.bias.grad))
-    for their, our in zip(*results, strict=True):
+    use_fast_layers(ours)
+    assert type(ours) is FastConv2d
+    x = torch.randn(2, inputs, *size)
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    for their, our in zip(forward_backward(theirs, x), forward_backward(ours, x), strict=True):
         torch.testing.assert_close(our, their)
 
 
-def test_default_network_uses_fast_dilated_convolutions() -> None:
-    network = build("deeplabv3plus-separable", "tf_efficientnet_lite0", 3, weights="none")
-    quick = sum(isinstance(module, DilatedDepthwiseConv2d) for module in network.modules())
-    assert quick == 7  # four in the encoder's last stage, three in ASPP
+def forward_backward(module: nn.Module, x: Tensor) -> list[Tensor]:
+    """Return the output, and the gradients of the input and of every parameter."""
+    x = x.clone().requires_grad_()
+    module.zero_grad()
+    y = module(x)
+    (y * torch.arange(y.numel()).view_as(y).sin()).sum().backward()
+    assert x.grad is not None
+    return [y.detach(), x.grad, *(p.grad for p in module.parameters() if p.grad is not None)]
+
+
+@pytest.mark.parametrize(
+    "block",
+    [SeparableBlock(6, 4, 3), InvertedResidual(4, 5, 3, 2, 1), InvertedResidual(4, 4, 5, 1, 2)],
+    ids=["separable", "stride-2", "dilated"],
+)
+def test_folded_batchnorm_equals_batchnorm(block: nn.Module) -> None:
+    torch.manual_seed(0)
+    ours = deepcopy(block).eval()
+    for module in ours.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias)
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    channels = next(module.in_channels for module in ours.modules() if isinstance(module, nn.Conv2d))
+    x = torch.randn(2, channels, 8, 12)
+    theirs = deepcopy(ours).double()  # only float32 is folded
+    results = [forward_backward(theirs, x.double()), forward_backward(ours, x)]
+    assert len(results[0]) == 2 + sum(1 for _ in ours.parameters())
+    for their, our in zip(*results, strict=True):
+        torch.testing.assert_close(our.double(), their, rtol=0, atol=1e-5 * float(their.abs().max()))
+
+
+def test_same_convolution_pads_like_tensorflow() -> None:
+    convolution = SameConv2d(1, 1, 3, 2, bias=False)
+    nn.init.ones_(convolution.weight)
+    ones = torch.ones(1, 1, 4, 5)
+    expected = torch.tensor([[6.0, 9, 6], [4, 6, 4]])  # one row below; one column left and right
+    assert torch.equal(convolution(ones)[0, 0], expected)
+    assert torch.equal(convolution.double()(ones.double())[0, 0], expected.double())
+
+
+def test_default_encoder_folds_batchnorm_with_fixed_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = build(*LITE0, classes=3, weights="none")
+    network.freeze_encoder_batchnorm()
+    normalized: list[None] = []
+    monkeypatch.setattr(nn.functional, "batch_norm", lambda x, *args, **kwargs: normalized.append(None) or x.clone())
+    network.train()(torch.rand(1, 3, 64, 64))
+    assert len(normalized) == sum(isinstance(module, nn.BatchNorm2d) for module in network.decoder.modules())

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as TF
 
 from semiseg.ops import colors
+from semiseg.ops.bilinear import bilinear
 from semiseg.ops.ema import ema_decay, ema_update
 from semiseg.ops.losses import (
     balancing_weights,
@@ -615,3 +616,23 @@ def test_learning_rates_rise_then_fall_and_never_vanish_before_the_end(total: in
     assert all(0 < factor <= 1 for factor in factors)
     assert factors[:warmup] == sorted(factors[:warmup])
     assert factors[warmup:] == sorted(factors[warmup:], reverse=True)
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("shape", [(2, 3, 4, 6), (2, 40, 5, 1), (1, 3, 130, 2)])
+def test_bilinear_equals_interpolate(shape: tuple[int, ...], channels_last: bool, align_corners: bool) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    results = []
+    for resize in (
+        lambda x: bilinear(x, (13, 16), align_corners),
+        lambda x: nn.functional.interpolate(x, (13, 16), mode="bilinear", align_corners=align_corners),
+    ):
+        x_ = x.clone().requires_grad_()
+        y = resize(x_)
+        (y * torch.arange(y.numel()).view_as(y).sin()).sum().backward()
+        results.append((y.detach(), x_.grad))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)

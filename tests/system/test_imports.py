@@ -57,6 +57,7 @@ TOOLS_MAY_IMPORT: dict[str, set[str]] = {
 
 # Other packages that ops and methods may import: tensors and the language, but no files, engines or loggers.
 PURE = {
+    "functools",
     "torch",
     "torchvision",
     "abc",

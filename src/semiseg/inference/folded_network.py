@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from semiseg.networks import SegmentationNetwork
+from semiseg.ops.bilinear import plain_layers
 
 SIDE = 64  # of the image that is traced
 TOLERANCE = 1e-3  # of the largest logit, for the check of the copy
@@ -43,13 +44,15 @@ class FoldedConv2d(nn.Module):
         self.padding = [0, 0] if self.pads_as_needed else [int(side) for side in conv.padding]
         self.activation = ACTIVATIONS[activation]
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Convolve ``input`` ``(N, C, H, W)``."""
+    def forward(self, input: Tensor, *layers: nn.Module) -> Tensor:
+        """Convolve ``input`` ``(N, C, H, W)``, then apply ``layers``, as does `FastConv2d`."""
         if self.pads_as_needed:
             input = F.pad(input, self._same_padding(input.shape[-2:]))
         convolve = torch.ops.mkldnn._convolution_pointwise
         arguments = (self.padding, self.stride, self.dilation, self.groups, *self.activation, "")
         result: Tensor = convolve(input, self.weight, self.bias, *arguments)
+        for layer in layers:
+            result = layer(result)
         return result
 
     def _same_padding(self, size: torch.Size) -> list[int]:
@@ -64,7 +67,7 @@ class FoldedConv2d(nn.Module):
 
 
 SAME = ("SameConv2d", "Conv2dSame")  # of this project and of timm
-PLAIN = ("Conv2d", "DilatedDepthwiseConv2d", *SAME)
+PLAIN = ("Conv2d", "FastConv2d", *SAME)
 
 
 def fold(network: nn.Module) -> nn.Module:
@@ -78,7 +81,7 @@ def fold(network: nn.Module) -> nn.Module:
     if any(p.device.type != "cpu" or p.dtype != torch.float32 for p in network.parameters()):
         return network
     try:
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), plain_layers():
             copy = deepcopy(network).eval().requires_grad_(False)
             image = torch.linspace(0, 1, network.channels * SIDE * SIDE).view(1, -1, SIDE, SIDE)
             expected, pairs, activations = _trace(copy, image)
@@ -103,7 +106,11 @@ def _trace(
         source, version, _ = producers.get(id(inputs[0]), (None, 0, None))
         if inputs[0]._version != version:  # changed in place, as by the skip connection of a ResNet
             source = None
-        if isinstance(module, nn.BatchNorm2d) and isinstance(source, nn.Conv2d):
+        if isinstance(module, nn.Conv2d) and len(inputs) > 1:  # `FastConv2d`, which calls the layers that follow it
+            pairs[module] = inputs[1]
+            for activation in inputs[2:]:
+                activations.setdefault(activation, set()).add(inputs[1])
+        elif isinstance(module, nn.BatchNorm2d) and isinstance(source, nn.Conv2d):
             pairs[source] = module
         elif type(module) in ACTIVATIONS and isinstance(source, nn.BatchNorm2d):
             activations.setdefault(module, set()).add(source)

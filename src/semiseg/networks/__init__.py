@@ -11,9 +11,9 @@ from torch import nn
 
 from semiseg.errors import UserError
 from semiseg.networks.deeplabv3plus import FORMS, DeepLab, DeepLabV3PlusDecoder, adapt_encoder, auxiliary_head
-from semiseg.networks.depthwise import speed_up_dilated_depthwise
 from semiseg.networks.encoder_weights import load_encoder_weights
 from semiseg.networks.encoders import DEPTH, did_you_mean, make_encoder, mean_and_std
+from semiseg.networks.fast_layers import use_fast_layers
 from semiseg.networks.network_options import DEFAULTS, NetworkOptions, require_general
 from semiseg.networks.segmentation_network import SegmentationNetwork, make_batch_norm_lenient
 from semiseg.networks.separable_decoder import SeparableDecoder
@@ -133,8 +133,8 @@ def build(
     parts = ARCHITECTURES[architecture](encoder, classes, channels, options)
     _set_drop_path(parts.encoder, encoder, options.encoder_drop_path)
     make_batch_norm_lenient(parts.decoder)
-    for part in (parts.encoder, parts.decoder):
-        speed_up_dilated_depthwise(part)
+    for part in (parts.encoder, parts.decoder, parts.head):
+        use_fast_layers(part)
     load_encoder_weights(parts.encoder, encoder, weights)
     mean, std = mean_and_std(encoder, channels)
     settings = dict(parts.settings)

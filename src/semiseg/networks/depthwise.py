@@ -1,46 +1,97 @@
-"""Dilated depthwise convolutions with a fast backward pass on CPUs.
+"""Depthwise convolutions on CPUs: taps and gradients for which oneDNN has no fast kernel.
 
-PyTorch's backward pass takes several times as long on the last stage of the default encoder
-(``benchmarks/depthwise.py``).
+PyTorch's own gradients of the default encoder's kernels of 5x5 pixels and of its dilated last stage take 5 to 60 times
+as long (``benchmarks/depthwise.py``).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+Pair = tuple[int, int]
+ONE: Pair = (1, 1)
 
-class _DilatedDepthwise(torch.autograd.Function):
-    """Depthwise convolution of stride 1, with PyTorch's forward pass.
 
-    The gradient of the input is a convolution with the flipped kernel; that of the weight is one sum per kernel tap.
+def live_taps(kernel: Sequence[int], padding: Pair, dilation: Pair, size: Sequence[int]) -> tuple[slice, slice]:
+    """Return the rows and columns of a kernel of stride 1 that meet an image of ``size`` anywhere.
+
+    On the 8x8 map of a small crop, a kernel with dilation 12 has one such tap, its center.
     """
+    rows, columns = (
+        [tap for tap in range(k) if abs(tap * d - p) < side]
+        for k, p, d, side in zip(kernel, padding, dilation, size, strict=True)
+    )
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, padding: tuple[int, int], dilation: tuple[int, int]) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.padding, ctx.dilation = padding, dilation
-        return F.conv2d(x, weight, padding=padding, dilation=dilation, groups=len(weight))
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        (gradient,), (x, weight) = gradients, ctx.saved_tensors
-        padding, dilation, kernel = ctx.padding, ctx.dilation, weight.shape[-2:]
-        grad_x = grad_weight = None
-        if ctx.needs_input_grad[0]:
-            pad = tuple(d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True))
-            grad_x = F.conv2d(gradient, weight.flip(2, 3), padding=pad, dilation=dilation, groups=len(weight))
-        if ctx.needs_input_grad[1]:
-            grad_weight = torch.zeros_like(weight)
-            for i in range(kernel[0]):
-                down, rows = _overlap(i * dilation[0] - padding[0], x.shape[2], gradient.shape[2])
-                for j in range(kernel[1]):
-                    across, columns = _overlap(j * dilation[1] - padding[1], x.shape[3], gradient.shape[3])
-                    grad_weight[:, 0, i, j] = (gradient[:, :, rows, columns] * x[:, :, down, across]).sum((0, 2, 3))
-        return grad_x, grad_weight, None, None
+def input_gradient(gradient: Tensor, weight: Tensor, padding: Pair, dilation: Pair) -> Tensor:
+    """Return the gradient of the input for stride 1: a convolution of ``gradient`` with the flipped kernel."""
+    rest = tuple(d * (k - 1) - p for d, k, p in zip(dilation, weight.shape[-2:], padding, strict=True))
+    return F.conv2d(gradient, weight.flip(2, 3), padding=rest, dilation=dilation, groups=len(weight))
+
+
+def weight_gradient(x: Tensor, gradient: Tensor, weight: Tensor, padding: Pair, dilation: Pair) -> Tensor:
+    """Return the gradient of ``weight`` ``(C, 1, k, k)`` for stride 1."""
+    if dilation == ONE:
+        return _dense(x, gradient, weight, padding)
+    height, width = x.shape[-2:]
+    same_size = x.shape == gradient.shape
+    (down, across), (pad_rows, pad_columns) = dilation, padding
+    if not same_size or height % down or width % across or pad_rows % down or pad_columns % across:
+        return sum_of_each_tap(x, gradient, weight, padding, dilation)
+    # The pixels that one output sees are a grid of every d-th pixel. On these grids the kernel is not dilated.
+    rows = max(0, weight.shape[2] - height // down)  # oneDNN is slow for maps lower than the kernel
+    x, gradient = _grids(x, dilation, rows), _grids(gradient, dilation, rows)
+    return _dense(x, gradient, weight, (pad_rows // down, pad_columns // across))
+
+
+def _dense(x: Tensor, gradient: Tensor, weight: Tensor, padding: Pair) -> Tensor:
+    """Return the gradient of a kernel without dilation."""
+    if weight.shape[3] != 5 or padding[1] != 2 or x.shape[3] % 2 or gradient.shape[3] % 2:
+        return native(x, gradient, weight, padding)
+    # oneDNN is fast up to three columns. A pair of neighboring pixels seen as one pixel with 2 C channels gives the
+    # two outer columns, because a step to its neighbor is a step of two pixels.
+    inner = native(x, gradient, weight[..., 1:4], (padding[0], 1))
+    doubled = weight.new_empty(2 * len(weight), 1, weight.shape[2], 3)
+    outer = native(_pixel_pairs(x), _pixel_pairs(gradient), doubled, (padding[0], 1)).view(2, *inner.shape).sum(0)
+    return torch.cat([outer[..., :1], inner, outer[..., 2:]], dim=-1)
+
+
+def native(x: Tensor, gradient: Tensor, weight: Tensor, padding: Pair, dilation: Pair = ONE) -> Tensor:
+    """Return PyTorch's gradient of ``weight``."""
+    return torch.ops.aten.convolution_backward(
+        gradient, x, weight, None, ONE, padding, dilation, False, (0, 0), len(weight), (False, True, False)
+    )[1]
+
+
+def _pixel_pairs(x: Tensor) -> Tensor:
+    """View ``(N, C, H, W)`` in channels-last order as ``(N, 2 C, H, W/2)``."""
+    n, channels, height, width = x.shape
+    return x.permute(0, 2, 3, 1).reshape(n, height, width // 2, 2 * channels).permute(0, 3, 1, 2)
+
+
+def _grids(x: Tensor, dilation: Pair, rows: int) -> Tensor:
+    """Return the grids of every d-th pixel of ``x`` ``(N, C, H, W)`` as ``(N d d, C, H/d + rows, W/d)``."""
+    (n, channels, height, width), (down, across) = x.shape, dilation
+    pixels = x.permute(0, 2, 3, 1).reshape(n, height // down, down, width // across, across, channels)
+    grids = x.new_zeros(n, down, across, height // down + rows, width // across, channels)
+    grids[:, :, :, : height // down] = pixels.permute(0, 2, 4, 1, 3, 5)
+    return grids.flatten(0, 2).permute(0, 3, 1, 2)
+
+
+def sum_of_each_tap(x: Tensor, gradient: Tensor, weight: Tensor, padding: Pair, dilation: Pair) -> Tensor:
+    """Return the gradient of ``weight`` as one sum per kernel tap."""
+    result = torch.zeros_like(weight)
+    for i in range(weight.shape[2]):
+        down, rows = _overlap(i * dilation[0] - padding[0], x.shape[2], gradient.shape[2])
+        for j in range(weight.shape[3]):
+            across, columns = _overlap(j * dilation[1] - padding[1], x.shape[3], gradient.shape[3])
+            result[:, 0, i, j] = (gradient[:, :, rows, columns] * x[:, :, down, across]).sum((0, 2, 3))
+    return result
 
 
 def _overlap(offset: int, inputs: int, outputs: int) -> tuple[slice, slice]:
@@ -48,28 +99,3 @@ def _overlap(offset: int, inputs: int, outputs: int) -> tuple[slice, slice]:
     start = max(0, -offset)
     stop = max(start, min(outputs, inputs - offset))
     return slice(start + offset, stop + offset), slice(start, stop)
-
-
-class DilatedDepthwiseConv2d(nn.Conv2d):
-    """``nn.Conv2d`` with stride 1 and one channel per group; same state dict. Input and output ``(N, C, H, W)``."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Convolve ``input``; anything but float32 on a CPU uses PyTorch's convolution."""
-        if input.device.type != "cpu" or input.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
-            return super().forward(input)
-        output: Tensor = _DilatedDepthwise.apply(input, self.weight, self.padding, self.dilation)
-        return output if self.bias is None else output + self.bias[:, None, None]
-
-
-def speed_up_dilated_depthwise(module: nn.Module) -> None:
-    """Turn every dilated depthwise convolution in ``module`` into a ``DilatedDepthwiseConv2d`` with its weights."""
-    for child in module.modules():
-        if (
-            type(child) is nn.Conv2d
-            and child.groups == child.in_channels == child.out_channels
-            and child.stride == (1, 1)
-            and max(child.dilation) > 1
-            and child.padding_mode == "zeros"
-            and not isinstance(child.padding, str)
-        ):
-            child.__class__ = DilatedDepthwiseConv2d

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from semiseg.networks.fast_layers import FastConv2d
+
 LITE0 = "tf_efficientnet_lite0"
 MEAN, STD = (0.5,) * 3, (0.5,) * 3
 # Blocks, kernel size, stride and channels of each stage.
@@ -36,25 +38,26 @@ HEAD = (
 """The tensors of timm's classifier that the encoder lacks."""
 
 
-class SameConv2d(nn.Conv2d):
+class SameConv2d(FastConv2d):
     """A convolution with TensorFlow's "same" padding, which depends on the size of the input."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Convolve ``input`` ``(N, C, H, W)``; the output has sides ``ceil(H / stride)`` and ``ceil(W / stride)``."""
+    def padded(self, input: Tensor) -> Tensor:
+        """Pad ``input``, so that the output has sides ``ceil(H / stride)`` and ``ceil(W / stride)``."""
         padding: list[int] = []
         for axis in (1, 0):  # F.pad starts with the last dimension
             side, stride = input.shape[2 + axis], self.stride[axis]
             extent = (self.kernel_size[axis] - 1) * self.dilation[axis] + 1
             total = max((-(-side // stride) - 1) * stride + extent - side, 0)
             padding += [total // 2, total - total // 2]
-        padded = F.pad(input, padding) if any(padding) else input
-        return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        return F.pad(input, padding) if any(padding) else input
 
 
-def _conv(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, dilation: int = 1, groups: int = 1) -> nn.Conv2d:
+def _conv(
+    inputs: int, outputs: int, kernel: int = 1, stride: int = 1, dilation: int = 1, groups: int = 1
+) -> FastConv2d:
     if stride > 1:
         return SameConv2d(inputs, outputs, kernel, stride, dilation=dilation, groups=groups, bias=False)
-    return nn.Conv2d(
+    return FastConv2d(
         inputs, outputs, kernel, padding=dilation * (kernel // 2), dilation=dilation, groups=groups, bias=False
     )
 
@@ -73,7 +76,7 @@ class SeparableBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output ``(N, outputs, H, W)``."""
-        return self.bn2(self.conv_pw(self.act(self.bn1(self.conv_dw(x)))))
+        return self.conv_pw(self.conv_dw(x, self.bn1, self.act), self.bn2)
 
 
 class InvertedResidual(nn.Module):
@@ -94,8 +97,8 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output ``(N, outputs, H / stride, W / stride)``."""
-        wide = self.act(self.bn2(self.conv_dw(self.act(self.bn1(self.conv_pw(x))))))
-        branch = self.bn3(self.conv_pwl(wide))
+        wide = self.conv_dw(self.conv_pw(x, self.bn1, self.act), self.bn2, self.act)
+        branch = self.conv_pwl(wide, self.bn3)
         return self.drop_path(branch) + x if self.has_skip else branch
 
 
@@ -145,7 +148,7 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the features of normalized images ``(N, channels, H, W)``: the images, then strides 2 to 32."""
-        x = self.model.act(self.model.bn1(self.model.conv_stem(images)))
+        x = self.model.conv_stem(images, self.model.bn1, self.model.act)
         features = [images]
         for number, stage in enumerate(self.model.blocks):
             x = stage(x)

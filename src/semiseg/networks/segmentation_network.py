@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from semiseg.ops.bilinear import bilinear
+
 MIN_SIDE = 32  # smallest side of padded images, since some transformers pool keys over this many pixels
 Fit = Literal["pad", "keep", "resize"]
 """How an image is fitted to the network: pad to multiples of the stride, keep its size, or resize it to multiples."""
@@ -123,7 +125,7 @@ class SegmentationNetwork(nn.Module):
     def _interpolate(self, maps: Tensor, size: Sequence[int]) -> Tensor:
         if tuple(maps.shape[-2:]) == tuple(size):
             return maps
-        return F.interpolate(maps, list(size), mode="bilinear", align_corners=self.align_corners)
+        return bilinear(maps, size, self.align_corners)
 
     def freeze_encoder_batchnorm(self) -> None:
         """Stop updating the encoder's BatchNorm statistics, also in train mode. Scale and shift still learn.

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semiseg.networks import SegmentationNetwork
-from semiseg.networks.depthwise import DilatedDepthwiseConv2d
 from semiseg.networks.efficientnet_lite import SameConv2d
 
 LARGEST = 4096  # largest side given to torch.export, in units of the stride
@@ -31,9 +30,8 @@ class Graph(nn.Module):
         super().__init__()
         self.network = deepcopy(network).cpu().eval().requires_grad_(False)
         for module in self.network.modules():
-            kind = type(module)
-            if kind in REPLACED:
-                module.__class__ = REPLACED[kind]
+            if type(module) in (Conv2dSame, SameConv2d):
+                module.__class__ = _PaddedConv2d
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits."""
@@ -42,23 +40,16 @@ class Graph(nn.Module):
         return F.interpolate(logits, images.shape[-2:], mode="bilinear", align_corners=network.align_corners)
 
 
-class _PaddedConv2d(nn.Conv2d):
+class _PaddedConv2d(SameConv2d):
     """TensorFlow's "same" padding for sides that are multiples of the stride, for which it is constant."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def padded(self, input: Tensor) -> Tensor:
         padding: list[int] = []
         for axis in (1, 0):  # F.pad starts with the last dimension
             extent = (self.kernel_size[axis] - 1) * self.dilation[axis] + 1
             total = max(extent - self.stride[axis], 0)
             padding += [total // 2, total - total // 2]
-        return F.conv2d(F.pad(x, padding), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
-
-
-REPLACED: dict[type[nn.Module], type[nn.Module]] = {
-    Conv2dSame: _PaddedConv2d,
-    SameConv2d: _PaddedConv2d,
-    DilatedDepthwiseConv2d: nn.Conv2d,  # faster only in the backward pass
-}
+        return F.pad(input, padding)
 
 
 def size_rule(network: SegmentationNetwork) -> tuple[int, int]:
