@@ -64,6 +64,10 @@ def test_epochs_give_every_method_the_same_number_of_steps(tmp_path: Path) -> No
     plan = plan_comparison(tmp_path / "out", ["supervised", "cps"], ["4"], [0], None, None, options)
     steps = [(cell.config.steps, cell.config.epochs) for cell in plan.current_cells]
     assert steps == [(6, None)] * 2  # 6 unlabeled images, 4 per step
+    labeled = plan_comparison(
+        tmp_path / "out", ["supervised", "cps"], ["4"], [0], None, None, options | {"epoch_of": "labeled"}
+    )
+    assert [cell.config.steps for cell in labeled.current_cells] == [3, 3]
 
 
 def test_epochs_argument_wins_over_steps_in_file(tmp_path: Path) -> None:

@@ -83,7 +83,8 @@ class Plan:
         entry, split = self.entries[name], self.splits[labeled, seed]
         steps = entry.config.steps or DEFAULT_STEPS
         if entry.config.epochs:  # epochs of the unlabeled images also for methods without them: equal steps for all
-            images = split.unlabeled_count or len(split.labeled)
+            images = len(split.labeled) if entry.config.epoch_of == "labeled" else split.unlabeled_count
+            images = images or len(split.labeled)
             steps = entry.config.epochs * math.ceil(images / entry.config.batch)
         share = None if labeled == ALL else labeled
         config = replace(entry.config, labeled=share, seed=seed, steps=steps, epochs=None)
