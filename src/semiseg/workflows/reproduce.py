@@ -164,7 +164,9 @@ def write_outputs(out: Path, table: str, content: Mapping[str, Any], runs: Seque
         write_atomically(out / "dual-teacher-table1.json", (json.dumps(first | marks, indent=1) + "\n").encode())
         write_atomically(out / "dual-teacher-table1.md", table_1_markdown(first, conditions(content)).encode())
     if chosen := figure_4_runs(runs):
-        picture, ids = comparison_picture({name: load_run(run.cell.run) for name, run in chosen.items()}, rows=4)
+        mark = " (scaled down)" if content["scaled_down"] else ""
+        loaded = {name + mark: load_run(run.cell.run) for name, run in chosen.items()}
+        picture, ids = comparison_picture(loaded, rows=4)
         texts = {"images": ", ".join(ids), "labels": next(iter(chosen.values())).cell.labeled}
         texts["scaled down"] = json.dumps(content["scaled_down"])
         save_picture(picture, out / "dual-teacher-figure4.png", texts)
