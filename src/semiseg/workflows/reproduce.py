@@ -150,7 +150,7 @@ def estimate(runs: Sequence[PlannedRun], table: PublishedTable, max_hours: float
         if run.hours is None:
             run.state, run.reason = TOO_LONG, "a step does not fit into the memory of this machine"
         elif run.hours > max_hours:
-            run.state, run.reason = TOO_LONG, f"about {run.hours:.3g} h, more than --max-hours {max_hours:g}"
+            run.state, run.reason = TOO_LONG, f"more than --max-hours {max_hours:g}"
 
 
 def write_outputs(out: Path, table: str, content: Mapping[str, Any], runs: Sequence[PlannedRun]) -> None:

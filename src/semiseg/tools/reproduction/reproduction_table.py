@@ -79,7 +79,10 @@ def to_markdown(content: Mapping[str, Any]) -> str:
             [
                 *(name, row["network"], _labels(row), number(row["published"], missing="none known")),
                 *(number(row["miou"]), number(row["difference"], "+.2f"), str(row["steps"])),
-                *(number(row["hours"], ".3g"), row["state"] + (f": {row['reason']}" if row["reason"] else "")),
+                *(
+                    number(row["hours"], ".2g" if (row["hours"] or 0) < 10 else ",.0f"),
+                    row["state"] + (f": {row['reason']}" if row["reason"] else ""),
+                ),
             ]
         )
     text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
