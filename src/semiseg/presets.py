@@ -28,6 +28,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "fixmatch": SMALL_TEACHER,
         "unimatch": SMALL_TEACHER,
         "unimatch-v2": SMALL_TEACHER | SMALL_EMA,
+        "u2pl": SMALL_COMMON | {"burn_in": 0.3, "ramp_up": 0.15},
         "gentle-teaching-assistant": SMALL_UNLABELED | SMALL_EMA | {"representation_decay": 0.99},
     },
 }

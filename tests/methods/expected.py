@@ -85,4 +85,12 @@ EXPECTED: dict[str, Expected] = {
         # from ImageNet, with an epoch on labels.
         short_run={"burn_in": 0.5},
     ),
+    "u2pl": Expected(
+        networks=("student", "teacher1"),
+        off={"unsupervised_weight": 0.0, "contrast_weight": 0.0},
+        trusting={"drop_percent": 0.0, "contrast_weight": 0.0},
+        choosy={},
+        weights=(1, 0.7, 1),
+        short_run={"burn_in": 0.3, "bank_size": 100, "anchors": 32},
+    ),
 }

@@ -218,6 +218,11 @@ SPECIAL: dict[str, dict[str, dict[str, Any]]] = {
         "all-pixels": {"drop_percent": 0.0},
         "half-the-pixels": {"drop_percent": 50.0, "representation_decay": 0.5},
     },
+    "u2pl": {
+        "no-contrast": {"contrast_weight": 0.0},
+        "low-rank": {"low_rank": 1, "anchor_threshold": 0.0},
+        "few": {"anchors": 20, "negatives": 5, "projection": 8, "bank_size": 30, "contrast_temperature": 0.1},
+    },
 }
 # With seed 0, these have a pixel so close to a threshold that instruction sets disagree on it.
 SEEDS = {

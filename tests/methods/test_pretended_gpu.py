@@ -36,6 +36,7 @@ BRANCHES = (
     *(f"dual-teacher/{case}" for case in ("all-tagged", "ohem", "batch", "image", "classmix-only", "burn-in")),
     *("mean-teacher/mse", "mean-teacher/partial-soft", "supervised/ohem", "dual-student/no-cutmix-soft", "augseg/soft"),
     *("pseudoseg/background", "pc2seg/few", "fixmatch/odd", "gentle-teaching-assistant/padded"),
+    *("u2pl/few", "u2pl/padded", "u2pl/no-contrast"),
 )
 STEPS = (*(f"{method}/default" for method in METHODS), *BRANCHES)
 LONG = [name for name, case in CASES.items() if name not in STEPS and not case.autocast and not case.teacher_dtype]

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("quick_module")
 
 SMALL = TrainConfig(architecture="deeplabv3plus", encoder="test_resnet", weights="none")
 DATA = Shapes(images=4, val=1, test=1, size=48)
-TAUGHT = ("mean-teacher", "dual-teacher", "augseg", "unimatch-v2", "gentle-teaching-assistant")
+TAUGHT = ("mean-teacher", "dual-teacher", "augseg", "unimatch-v2", "gentle-teaching-assistant", "u2pl")
 OPTIONS: dict[str, Any] = {
     **{"data": "shapes:images=10,val=3,test=2,size=48", "labeled": "4", "encoder": "test_resnet", "weights": "none"},
     **{"crop_size": 48, "batch_size": 2, "workers": 0, "accelerator": "cpu", "steps": 4, "val_every": 2},

@@ -12,6 +12,7 @@ from semiseg.methods.method import Batch, Method, Progress, StepOutput
 from semiseg.methods.pc2seg import PC2Seg
 from semiseg.methods.pseudoseg import PseudoSeg
 from semiseg.methods.supervised import Supervised
+from semiseg.methods.u2pl import U2PL
 from semiseg.methods.unimatch import UniMatch
 from semiseg.methods.unimatch_v2 import UniMatchV2
 
@@ -27,6 +28,7 @@ METHODS: dict[str, type[Method]] = {
     "unimatch": UniMatch,
     "unimatch-v2": UniMatchV2,
     "gentle-teaching-assistant": GentleTeachingAssistant,
+    "u2pl": U2PL,
 }
 ALIASES = {"cps": "dual-student", "gta-seg": "gentle-teaching-assistant"}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {

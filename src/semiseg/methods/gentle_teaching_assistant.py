@@ -27,7 +27,7 @@ from semiseg.ops.ema import ema_decay, ema_update
 from semiseg.ops.global_batch import global_mean_denominator, global_sum, to_device
 from semiseg.ops.losses import per_pixel_cross_entropy
 from semiseg.ops.mixing import half_box_region, partners, paste
-from semiseg.ops.pseudo_labels import pseudo_label, soft_label
+from semiseg.ops.pseudo_labels import percentile, pseudo_label, soft_label
 from semiseg.option_ranges import FRACTION, NOT_NEGATIVE, Range
 
 CLASSIFIER = "head."
@@ -112,8 +112,7 @@ class GentleTeachingAssistant(SingleTeacherMethod):
             confidence: float ``(N, H, W)`` in [0, 1].
             valid: bool ``(N, H, W)``, False on padding.
         """
-        counted = torch.where(valid, confidence, torch.nan)
-        kept = valid & (confidence >= counted.nanquantile(self.options.drop_percent / 100))
+        kept = valid & (confidence >= percentile(confidence, valid, self.options.drop_percent))
         total = global_mean_denominator(((1 + confidence * kept) * valid).sum())
         return (1 + confidence) * kept / total, global_sum(kept.sum()) / global_sum(valid.sum()).clamp(min=1)
 

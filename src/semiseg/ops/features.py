@@ -4,7 +4,8 @@ The features are a list of maps, finest first. The first map is the normalized i
 methods ``encode``, ``decode`` and ``resize`` of `semiseg.networks.SegmentationNetwork`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -26,6 +27,18 @@ def decode(network: nn.Module, features: list[Tensor], size: Sequence[int]) -> T
     any_network: Any = network
     logits: Tensor = any_network.resize(any_network.decode(features), size)
     return logits
+
+
+@contextmanager
+def watch_head(network: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect input and output of the network's ``head``, its last layer, in a forward pass inside the block."""
+    seen: list[Tensor] = []
+    any_network: Any = network
+    hook = any_network.head.register_forward_hook(lambda _, args, output: seen.extend((args[0], output)))
+    try:
+        yield seen
+    finally:
+        hook.remove()
 
 
 def feature_channels(network: nn.Module) -> list[int]:
@@ -52,6 +65,20 @@ def to_cells(maps: Tensor, features: list[Tensor], grid: Sequence[int]) -> Tenso
     height, width = features[0].shape[-2:]
     padded = F.pad(maps, (0, width - maps.shape[-1], 0, height - maps.shape[-2]))
     return F.adaptive_avg_pool2d(padded, (grid[0], grid[1]))
+
+
+def to_nearest_cells(labels: Tensor, features: list[Tensor], grid: Sequence[int], padding: int) -> Tensor:
+    """Return the label at the center of each cell; see `to_cells`.
+
+    Args:
+        labels: int64 ``(N, H, W)``, below 2^24.
+        features: Features from ``encode``.
+        grid: Number of cells ``(h, w)``.
+        padding: The label of pixels that the network added as padding.
+    """
+    height, width = features[0].shape[-2:]
+    padded = F.pad(labels, (0, width - labels.shape[-1], 0, height - labels.shape[-2]), value=padding)
+    return F.interpolate(padded[:, None].float(), (grid[0], grid[1]), mode="nearest-exact")[:, 0].long()
 
 
 def to_pixels(maps: Tensor, features: list[Tensor], size: Sequence[int]) -> Tensor:

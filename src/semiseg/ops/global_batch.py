@@ -91,6 +91,17 @@ def global_sum(count: Tensor) -> Tensor:
     return count
 
 
+@torch.no_grad()
+def concatenate(values: Tensor) -> Tensor:
+    """Concatenate tensors of equal shape of all processes, without gradients. Every process must call it."""
+    if _shard.processes == 1:
+        return values
+    values = values.contiguous()
+    gathered = [torch.empty_like(values) for _ in range(_shard.processes)]
+    torch.distributed.all_gather(gathered, values)
+    return torch.cat(gathered)
+
+
 def global_mean_denominator(count: Tensor) -> Tensor:
     """Return the denominator of a mean over ``count`` items of the current shard.
 

@@ -121,6 +121,32 @@ def soft_label(logits: Tensor, temperature: float) -> Tensor:
 
 
 @torch.no_grad()
+def entropy(logits: Tensor) -> Tensor:
+    """Return the entropy ``-sum_c p_c log p_c`` of ``p = softmax(logits)`` at each pixel.
+
+    Args:
+        logits: ``(N, C, H, W)``.
+
+    Returns:
+        float ``(N, H, W)``, in [0, log C].
+    """
+    log_p = logits.float().log_softmax(dim=1)
+    return -(log_p.exp() * log_p).sum(dim=1)
+
+
+@torch.no_grad()
+def percentile(values: Tensor, counted: Tensor, percent: float) -> Tensor:
+    """Return the percentile of the values that count, a scalar; NaN, which no value reaches, if none counts.
+
+    Args:
+        values: float, any shape.
+        counted: bool of that shape.
+        percent: In [0, 100].
+    """
+    return torch.where(counted, values, torch.nan).nanquantile(percent / 100)
+
+
+@torch.no_grad()
 def certainty(logits: Tensor, valid: Tensor) -> Tensor:
     """Return the certainty of each image: the mean over its pixels of ``max p (1 - H(p) / log C)``.
 

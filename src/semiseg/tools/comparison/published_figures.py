@@ -16,6 +16,7 @@ ADE20K = (316, 631, 1263, 2526, 5052)  # of 20210 (lists of UniMatch V2)
 
 DUAL_TEACHER_TABLE = "table of Dual Teacher (Na et al., NeurIPS 2023)"
 U2PL_TABLE = "re-implemented by U2PL (Wang et al., CVPR 2022)"
+U2PL = "U2PL's release (Wang et al., CVPR 2022)"
 LATER_TABLE = "table of a later paper"
 AUGSEG = "AugSeg's release (Zhao et al., CVPR 2023)"
 UNIMATCH = "UniMatch's release (Yang et al., CVPR 2023)"
@@ -47,6 +48,7 @@ TABLES: dict[tuple[str, str, tuple[int, ...]], Table] = {
             "gentle-teaching-assistant": (70.02, 73.16, 75.57, 78.37, 80.47),
         },
         UNCHECKED: {"pseudoseg": (57.60, 65.50, 69.14, 72.41, 73.23)},
+        U2PL: {"u2pl": (67.98, 69.15, 73.66, 76.16, 79.49)},
         U2PL_TABLE: {"cutmix-seg": (52.16, 63.47, 69.46, 73.73, 76.54)},
         AUGSEG: {"augseg": (71.09, 75.45, 78.80, 80.33, 81.36)},
         UNIMATCH: {"unimatch": (75.2, 77.2, 78.8, 79.9, 81.2)},
@@ -67,6 +69,7 @@ TABLES: dict[tuple[str, str, tuple[int, ...]], Table] = {
             "fixmatch": (74.3, 76.3, 76.9),
             "dual-student": (74.48, 76.44, 77.68, 78.64),
             "unimatch": (78.1, 78.4, 79.2),
+            "u2pl": (74.43, 77.60, 78.70, 79.94),
         },
         AUGSEG: {"augseg": (77.01, 77.31, 78.82)},
     },
@@ -85,6 +88,7 @@ TABLES: dict[tuple[str, str, tuple[int, ...]], Table] = {
             "fixmatch": (74.2, 76.2, 77.2, 78.4),
             "gentle-teaching-assistant": (69.38, 72.02, 76.08),
         },
+        U2PL: {"u2pl": (70.30, 74.37, 76.47, 79.05)},
         "CPS, with CutMix (Chen et al., CVPR 2021)": {"dual-student": (74.72, 77.62, 79.21, 80.21)},
         AUGSEG: {"augseg": (75.22, 77.82, 79.56, 80.43)},
         RANKMATCH_TABLE: {"dual-teacher": (76.8, 78.4, 79.46, 80.5)},

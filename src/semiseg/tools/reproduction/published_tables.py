@@ -54,7 +54,7 @@ TABLES: dict[str, PublishedTable] = {
 }
 FIRST = ("supervised", "dual-teacher", "mean-teacher", "pseudoseg", "pc2seg", "augseg", "unimatch")
 """Methods whose runs come first: those of Dual Teacher's Table 1 and Figure 4."""
-TEACHERS = dict.fromkeys(("augseg", "unimatch-v2", "cutmix-seg", "gentle-teaching-assistant"), "teacher1")
+TEACHERS = dict.fromkeys(("augseg", "unimatch-v2", "cutmix-seg", "gentle-teaching-assistant", "u2pl"), "teacher1")
 """The network whose figure is published, by method; for all others it is the student."""
 EPOCHS_OF_CPS = {"voc2012": {"1/16": 32, "1/4": 40}, "cityscapes": {"1/8": 137, "1/4": 160, "1/2": 240}}
 
