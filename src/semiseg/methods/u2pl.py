@@ -44,26 +44,26 @@ class U2PLOptions(UnlabeledOptions):
     """Options of U2PL; each default with its source."""
 
     drop_percent: Annotated[float, Range(0, 100)] = 20.0
-    """alpha_0, percentage of unreliable pixels at the first step, which falls to 0 (paper: 20)."""
+    """alpha_0, percentage of unreliable pixels at the first step, which falls to 0 (authors' code: 20)."""
     contrast_weight: Annotated[float, NOT_NEGATIVE] = 1.0
     """lambda_c, weight of the contrast (authors' code: 1). 0 leaves it out."""
     contrast_temperature: Annotated[float, POSITIVE] = 0.5
-    """tau, temperature of the contrast (paper: 0.5)."""
+    """tau, temperature of the contrast (authors' code: 0.5)."""
     anchors: Annotated[int, AT_LEAST_ONE] = 256
-    """Anchors of each class and process (paper: 256)."""
+    """Anchors of each class and process (authors' code: 256)."""
     anchor_threshold: Annotated[float, FRACTION] = 0.3
-    """Smallest probability of an anchor's class (paper: 0.3)."""
+    """Smallest probability of an anchor's class (authors' code: 0.3)."""
     negatives: Annotated[int, AT_LEAST_ONE] = 50
-    """Negatives of each anchor (paper: 50)."""
+    """Negatives of each anchor (authors' code: 50)."""
     low_rank: Annotated[int, AT_LEAST_ONE] = 3
-    """r_l, number of classes that a pixel probably shows (paper: 3; 1 for two classes)."""
+    """r_l, number of classes that a pixel probably shows (authors' code: 3; 1 for two classes)."""
     high_rank: Annotated[int, AT_LEAST_ONE] = 20
-    """r_h, rank from which classes are too improbable to be useful (paper: 20)."""
+    """r_h, rank from which classes are too improbable to be useful (authors' code: 20)."""
     bank_size: Annotated[int, AT_LEAST_ONE] = 1000
-    """Negatives kept for each class, a tenth of them new at each step (our default; paper: 30,000, background 50,000).
-    A checkpoint grows by 1 MB per class."""
+    """Negatives kept for each class, a tenth of them new at each step (our default; authors' code: 30,000,
+    background 50,000). A checkpoint grows by 1 MB per class."""
     projection: Annotated[int, AT_LEAST_ONE] = 256
-    """Channels of the compared features (paper: 256)."""
+    """Channels of the compared features (authors' code: 256)."""
     ema_decay: Annotated[float, FRACTION] = 0.99
     """Decay a of the teacher after the warm-up min(1 - 1/(i + 1), a), which starts after the burn-in (authors'
     code: 0.99)."""
