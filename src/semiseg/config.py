@@ -156,7 +156,7 @@ class TrainConfig:
     """Validate whole images, or in sliding windows of the crop size (Cityscapes in most papers)."""
     safeguard: bool = False
     """Also validate at the end of the burn-in, whose checkpoint may be the best, and reduce the weight of unlabeled
-    images when mIoU on val gets worse. The plan turns it on."""
+    images when mIoU on val gets worse. Needs 10 val images. The plan turns it on."""
     keep: Annotated[int, Range(0)] = 0
     """Keep the checkpoints of the last N validations, besides last and best."""
     workers: Annotated[int, Range(0, 2**10)] = 2

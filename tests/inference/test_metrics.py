@@ -67,6 +67,7 @@ def test_iou_is_none_for_absent_classes_and_zero_for_false_positives():
     matrix = matrix_of(4, [[0, 0, 2]], [[0, 0, 0]])
     assert matrix.iou() == [pytest.approx(200 / 3), None, 0, None]
     assert matrix.miou() == pytest.approx(100 / 3)
+    assert matrix.miou_of_shown() == pytest.approx(200 / 3)  # not over class 2, which the mask lacks
 
 
 @pytest.mark.parametrize("mask", [[[255, 255]], [[]]])
@@ -74,6 +75,7 @@ def test_metrics_are_none_without_valid_pixels(mask):
     matrix = ConfusionMatrix(2)
     matrix.update(torch.zeros(1, len(mask[0]), dtype=torch.uint8), torch.tensor(mask, dtype=torch.uint8))
     assert matrix.summary(("a", "b")) == {"miou": None, "pixel_accuracy": None, "iou": {"a": None, "b": None}}
+    assert matrix.miou_of_shown() is None
 
 
 def test_batches_equal_single_images():

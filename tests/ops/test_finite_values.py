@@ -212,6 +212,7 @@ def test_metrics_equal_scikit_learn(comparison: tuple[int, Tensor, Tensor]) -> N
     assert matrix.pixel_accuracy() == pytest.approx(100 * metrics.accuracy_score(y, p))
     assert matrix.counts.tolist() == metrics.confusion_matrix(y, p, labels=numbers).tolist()
     shown = np.unique(y)
+    assert matrix.miou_of_shown() == pytest.approx(100 * theirs[shown].mean())
     assert image_miou(matrix.counts).item() == pytest.approx(100 * theirs[shown].mean(), rel=1e-5)
 
 

@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 import semiseg
+from semiseg.inference import ConfusionMatrix
 from semiseg.methods import METHODS, Progress
-from semiseg.training import trainer
+from semiseg.training import safeguard, trainer
 from semiseg.training.logging.metrics_log import read_metrics
 from semiseg.training.safeguard import Safeguard
 from toy import make, make_batch
@@ -32,33 +33,62 @@ SHORT: dict[str, Any] = QUICK | {
 }
 
 
+def update(guard: Safeguard, student: float, teacher: float, step: int = 0, in_burn_in: bool = False) -> str:
+    return guard.update(step, {"student": student, "teacher1": teacher}, ["student", "teacher1"], in_burn_in)
+
+
 def test_two_declines_in_a_row_leave_the_unlabeled_images_out() -> None:
     guard = Safeguard.for_images(25)
     assert guard.margin == 2.0
-    assert [guard.update(miou, 20) for miou in (30, 40, 38.5)] == ["", "", ""] and guard.factor == 1
-    assert guard.update(37.5, 20) == "mIoU on val is 2.5 points below its best: the unlabeled images count 25%"
-    assert guard.update(39.0, 17).endswith("3.0 points below its best: the unlabeled images are left out from here on")
-    assert guard.factor == 0 and guard.update(50, 50) == "" and guard.factor == 0
+    assert [update(guard, miou, 20, step) for step, miou in enumerate((30, 40, 38.5))] == ["", "", ""]
+    assert guard.factor == 1
+    peak = "points worse on val than at its best"
+    assert update(guard, 37.5, 20) == f"student is 2.5 {peak} (40.0 at step 1): unlabeled images count 25 % from here"
+    assert update(guard, 39, 17) == f"teacher1 is 3.0 {peak} (20.0 at step 0): unlabeled images are left out from here"
+    assert guard.factor == 0 and update(guard, 50, 50) == "" and guard.factor == 0
 
 
 def test_the_weight_returns_after_a_recovery() -> None:
-    guard = Safeguard(margin=2.0, best=(40.0, 40.0))
-    guard.update(37.0, 41.0)
-    guard.update(39.5, 41.5)
+    guard = Safeguard(margin=2.0, best={"student": (40.0, 1), "teacher1": (40.0, 1)})
+    update(guard, 37.0, 41.0)
+    update(guard, 39.5, 41.5)
     assert guard.factor == 0.25
-    assert guard.update(40.5, 42) == "mIoU on val has recovered: the unlabeled images count fully again"
+    assert update(guard, 40.5, 42) == "mIoU on val has recovered: unlabeled images count fully from here"
     assert guard.factor == 1
+
+
+def test_each_network_is_compared_with_its_own_best() -> None:
+    guard = Safeguard(margin=2.0)
+    first = {"student": 30.0, "teacher1": 20.0, "teacher2": 35.0}
+    assert guard.update(10, first, ["student", "teacher2"]) == ""
+    second = {"student": 31.0, "teacher1": 25.0, "teacher2": 10.0}  # teacher2 labels no more
+    assert guard.update(20, second, ["student", "teacher1"]) == "" and guard.factor == 1
+    assert guard.best == {"student": (31, 20), "teacher1": (25, 20), "teacher2": (35, 10)}
+    note = guard.update(30, second | {"teacher1": 17.8}, ["student", "teacher1"])
+    assert note.startswith("teacher1 is 7.2 points worse on val than at its best (25.0 at step 20):")
 
 
 def test_the_burn_in_only_raises_the_best() -> None:
     guard = Safeguard(margin=2.0)
-    assert [guard.update(miou, miou, in_burn_in=True) for miou in (40, 20)] == ["", ""]
-    assert (guard.factor, guard.best) == (1, (40, 40))
+    assert [update(guard, miou, miou, step, in_burn_in=True) for step, miou in ((1, 40), (2, 20))] == ["", ""]
+    assert (guard.factor, guard.best) == (1, {"student": (40, 1), "teacher1": (40, 1)})
 
 
-@pytest.mark.parametrize(("images", "margin"), [(1, 10.0), (4, 5.0), (1000, 2.0)])
+@pytest.mark.parametrize(("images", "margin"), [(16, 2.5), (25, 2.0), (1000, 2.0)])
 def test_the_margin_is_wider_for_few_val_images(images: int, margin: float) -> None:
     assert Safeguard.for_images(images).margin == margin
+
+
+def test_predicted_classes_that_val_lacks_do_not_count() -> None:
+    matrices, guard = [ConfusionMatrix(3) for _ in range(2)], Safeguard(margin=2.0)
+    mask = torch.tensor([[0] * 50 + [1] * 50])
+    stray = mask.clone()
+    stray[0, 0] = 2
+    for step, (matrix, prediction) in enumerate(zip(matrices, (mask, stray), strict=True)):
+        matrix.update(prediction, mask)
+        miou = {"student": matrix.miou_of_shown() or 0.0}
+        assert guard.update(step, miou, ["student"]) == "" and guard.factor == 1
+    assert matrices[1].miou() == pytest.approx(66, abs=0.1) and miou["student"] == 99  # by miou, a decline of 34 points
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.uses_unlabeled])
@@ -76,7 +106,7 @@ def test_factor_0_trains_on_labels_only(name: str) -> None:
 
 @pytest.fixture
 def declining(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Replace mIoU on val by numbers that fall after the burn-in; collects the evaluated steps."""
+    """Replace the mIoU on the one val image by numbers that fall after the burn-in; collects the evaluated steps."""
     steps: list[int] = []
     real = trainer.evaluate_on_val
 
@@ -86,6 +116,8 @@ def declining(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         return [line | {"miou": 60.0 - 10 * steps[-1]} for line in lines], evaluation
 
     monkeypatch.setattr(trainer, "evaluate_on_val", evaluate)
+    monkeypatch.setattr(ConfusionMatrix, "miou_of_shown", lambda _: 60.0 - 10 * steps[-1])
+    monkeypatch.setattr(safeguard, "LEAST_IMAGES", 1)
     return steps
 
 
@@ -97,7 +129,8 @@ def test_a_run_backs_off_and_the_burn_in_wins(declining: list[int], tiny_folder:
     assert [line["unlabeled_factor"] for line in lines] == [1, 1, 1, 1, 0.25, 0.25, 0, 0]
     assert [line["loss/unsupervised"] for line in lines][6:] == [0, 0]
     text = (out / "log.txt").read_text()
-    assert "mIoU on val is 20.0 points below its best: the unlabeled images count 25%" in text
+    below = "student is 20.0 points worse on val than at its best (40.0 at step 2)"
+    assert f"{below}: unlabeled images count 25 % from here" in text
     assert "The best checkpoint is from the burn-in: the unlabeled images did not help" in text
     assert "the unlabeled images did not help" not in (tmp_path / "run" / "config.yaml").read_text()
 
@@ -115,11 +148,39 @@ def test_a_resumed_run_keeps_the_weight(declining: list[int], tiny_folder: Path,
     with pytest.MonkeyPatch.context() as patch, pytest.raises(AssertionError, match="stopped"):
         patch.setattr(trainer.Trainer, "validate", stop_at_4)
         semiseg.train(tiny_folder, out=half, **options)
-    assert torch.load(half / "checkpoints" / "last.pt")["safeguard"] == {"factor": 0.25, "best": [40.0, 40.0]}
+    assert torch.load(half / "checkpoints" / "last.pt")["safeguard"] == {
+        "factor": 0.25,
+        "best": {"student": [40.0, 2], "teacher1": [40.0, 2]},
+    }
     semiseg.train(resume=half)
+    assert "stay left out" not in (half / "log.txt").read_text()
     checkpoints = [torch.load(run / "checkpoints" / "last.pt") for run in (whole, half)]
     assert [state["safeguard"]["factor"] for state in checkpoints] == [0, 0]
     assert all(torch.equal(tensor, checkpoints[1]["method"][key]) for key, tensor in checkpoints[0]["method"].items())
+
+
+@pytest.mark.usefixtures("quick", "declining")
+def test_a_resumed_run_says_that_images_are_left_out(tiny_folder: Path, tmp_path: Path) -> None:
+    out = semiseg.train(tiny_folder, out=tmp_path / "run", burn_in=0.34, safeguard=True, **SHORT | {"steps": 6})
+    semiseg.train(resume=out)
+    assert (out / "log.txt").read_text().count("unlabeled images stay left out (safeguard); more --steps bring") == 1
+    semiseg.train(resume=out, steps=8)
+    assert "left out so far (safeguard), count fully again in the longer run" in (out / "log.txt").read_text()
+    lines = [line for line in read_metrics(out / "metrics.jsonl") if "loss" in line]
+    assert [line["unlabeled_factor"] for line in lines] == [1, 1, 1, 1, 0.25, 0.25, 1, 1]
+    assert torch.load(out / "checkpoints" / "last.pt")["safeguard"]["factor"] == 0.25  # declined again
+
+
+@pytest.mark.usefixtures("quick")
+def test_few_val_images_switch_it_off(tiny_folder: Path, tmp_path: Path) -> None:
+    options = SHORT | {"steps": 2, "burn_in": 0.5, "safeguard": True}
+    out = semiseg.train(tiny_folder, out=tmp_path / "run", **options | {"val_limit": 2})
+    semiseg.train(resume=out, steps=3)
+    assert (out / "log.txt").read_text().count("--safeguard needs at least 10 val images; this run has 2") == 1
+    lines = read_metrics(out / "metrics.jsonl")
+    assert not any("unlabeled_factor" in line for line in lines)
+    assert {line["step"] for line in lines if line.get("split") == "val"} == {2, 3}  # 1 ends the burn-in
+    assert "safeguard" not in torch.load(out / "checkpoints" / "last.pt")
 
 
 @pytest.mark.usefixtures("quick")
@@ -153,10 +214,10 @@ def toy_accuracy(name: str, pool: str = "", guarded: bool = False, seed: int = 0
         optimizer.zero_grad()
         method.after_step(progress)
         if (step + 1) % (steps // 10) == 0:
-            labeler = method.predictors[method.labeler(progress) or "student"]
-            scores = [accuracy(network, val.labeled_images, val.masks) for network in (method.student, labeler)]
-            guard.update(*scores, in_burn_in=step < 0.3 * steps)
-            values.append(scores[0])
+            labeler = method.labeler(progress) or "student"
+            scores = {key: accuracy(net, val.labeled_images, val.masks) for key, net in method.predictors.items()}
+            guard.update(step + 1, scores, ["student", labeler], in_burn_in=step < 0.3 * steps)
+            values.append(scores["student"])
     return values
 
 

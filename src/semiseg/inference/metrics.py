@@ -14,8 +14,8 @@ from semiseg.data.dataset import IGNORE
 class ConfusionMatrix:
     """Pixel counts by true and predicted class, from which every metric is computed.
 
-    IoU of class c = TP / (TP + FP + FN); mIoU is the mean over the classes that occur (Everingham et al., "The PASCAL
-    Visual Object Classes Challenge", IJCV 2010). Pixels with the value 255 in the mask are not counted.
+    IoU of class c = TP / (TP + FP + FN); mIoU is the mean over the classes in truth or prediction (Everingham et al.,
+    "The PASCAL Visual Object Classes Challenge", IJCV 2010). Pixels with the value 255 in the mask are not counted.
 
     Attributes:
         counts: int64 ``(C, C)``; rows are the truth, columns the prediction. Integer sums are exact, so ranks can add
@@ -96,8 +96,17 @@ class ConfusionMatrix:
         return [(100 * part / whole if whole else 0.0) if occurs else None for part, whole, occurs in rows]
 
     def miou(self) -> float | None:
-        """Return the mean IoU in percent over the classes that occur; None if there are no valid pixels."""
+        """Return the mean IoU in percent over the classes in truth or prediction; None if there are no valid pixels.
+
+        A class that is predicted but absent from the truth counts with an IoU of 0. Networks that predict different
+        such classes are therefore averaged over different classes; `miou_of_shown` avoids this.
+        """
         return mean(self.iou())
+
+    def miou_of_shown(self) -> float | None:
+        """Return the mean IoU in percent over the classes in the truth; None if there are no valid pixels."""
+        shown = self._sums()[1].tolist()
+        return mean([value for value, pixels in zip(self.iou(), shown, strict=True) if pixels])
 
     def pixel_accuracy(self) -> float | None:
         """Return the percentage of valid pixels predicted correctly; None if there are no valid pixels."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from semiseg.config import TrainConfig
@@ -14,6 +14,8 @@ from semiseg.training.prepare_run import steps_between_validations
 
 FACTORS = (1.0, 0.25, 0.0)
 """Weights of the unlabeled terms: as they are, after the first decline, and after a second one in a row."""
+LEAST_IMAGES = 10
+"""Val images below which the difference of two validations says too little to act on it."""
 ERROR_OF_ONE = 10.0
 """mIoU by which a network may seem worse by chance on one val image: about two standard errors of a difference."""
 LEAST_MARGIN = 2.0
@@ -24,36 +26,40 @@ LEAST_MARGIN = 2.0
 class Safeguard:
     """Watches the mIoU on val of the default network and of the network that labels the unlabeled images.
 
-    Everything follows from the sequence of validations, so a resumed run equals an uninterrupted one.
+    The mIoU is the mean over the classes in the val masks (`ConfusionMatrix.miou_of_shown`): the classes that a network
+    happens to predict would change the mean. Everything follows from the sequence of validations, so a resumed run
+    equals an uninterrupted one.
 
     Attributes:
-        margin: A decline of either network by more than this many points of mIoU counts.
-        factor: Weight of the unlabeled terms, one of `FACTORS`. 0 is final.
-        best: Highest mIoU of both networks so far, including the burn-in.
+        margin: A decline of one of them by more than this many points of mIoU below its own best counts.
+        factor: Weight of the unlabeled terms, one of `FACTORS`. 0 is final, unless the run is extended.
+        best: Highest mIoU of each network so far, including the burn-in, and its step.
     """
 
     margin: float
     factor: float = 1.0
-    best: tuple[float, float] = (-1.0, -1.0)
+    best: dict[str, tuple[float, int]] = field(default_factory=dict)
 
     @classmethod
     def for_images(cls, val_images: int) -> Safeguard:
         """Return a safeguard whose margin is the error of a comparison on so many val images."""
-        return cls(margin=max(LEAST_MARGIN, ERROR_OF_ONE / math.sqrt(max(1, val_images))))
+        return cls(margin=max(LEAST_MARGIN, ERROR_OF_ONE / math.sqrt(val_images)))
 
-    def update(self, default: float, labeler: float, in_burn_in: bool = False) -> str:
+    def update(self, step: int, miou: Mapping[str, float], judged: Sequence[str], in_burn_in: bool = False) -> str:
         """Adjust the factor after a validation; return a line for the log if it changed, otherwise an empty one.
 
         The factor does not change in the burn-in, where the unlabeled images have no weight yet.
 
         Args:
-            default: mIoU of the default network in percent.
-            labeler: mIoU of the network that labels; both may be the same.
+            step: Number of steps before this validation.
+            miou: mIoU in percent of every network, over the classes in the val masks.
+            judged: The default network and the network that labels; both may be the same.
             in_burn_in: Whether the burn-in has not ended before this validation.
         """
-        before = self.factor
-        decline = max(self.best[0] - default, self.best[1] - labeler)
-        self.best = max(self.best[0], default), max(self.best[1], labeler)
+        before, best = self.factor, {name: self.best.get(name, (-1.0, 0)) for name in miou}
+        worst = max(judged, key=lambda name: best[name][0] - miou[name])
+        decline = best[worst][0] - miou[worst]
+        self.best = {name: max(best[name], (miou[name], step), key=lambda value: value[0]) for name in miou}
         if in_burn_in:
             return ""
         if before and decline > self.margin:
@@ -63,30 +69,57 @@ class Safeguard:
         if self.factor == before:
             return ""
         if self.factor > before:
-            return "mIoU on val has recovered: the unlabeled images count fully again"
-        weight = f"count {self.factor:.0%}" if self.factor else "are left out from here on"
-        return f"mIoU on val is {decline:.1f} points below its best: the unlabeled images {weight}"
+            return "mIoU on val has recovered: unlabeled images count fully from here"
+        weight = f"count {100 * self.factor:.0f} %" if self.factor else "are left out"
+        below = f"{decline:.1f} points worse on val than at its best ({best[worst][0]:.1f} at step {best[worst][1]})"
+        return f"{worst} is {below}: unlabeled images {weight} from here"
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
-        return {"factor": self.factor, "best": list(self.best)}
+        return {"factor": self.factor, "best": {name: list(value) for name, value in self.best.items()}}
 
 
-def make_safeguard(config: TrainConfig, method: Method, val_images: int, saved: Mapping[str, Any]) -> Safeguard | None:
-    """Return the safeguard of a run, in the state of its checkpoint, or None if the run has none.
+def judged_images(config: TrainConfig, split: Split) -> int:
+    """Return the number of images of a validation."""
+    return min(len(split.val), config.val_limit or len(split.val))
+
+
+def is_requested(config: TrainConfig, method: Method) -> bool:
+    """Return whether the option is on and the method has unlabeled images to weigh."""
+    return config.safeguard and method.uses_unlabeled
+
+
+def start_safeguard(
+    config: TrainConfig, method: Method, split: Split, state: Mapping[str, Any] | None, extended: bool
+) -> tuple[Safeguard | None, str]:
+    """Return the safeguard of a run, in the state of its checkpoint, or None; and a line for the log, or an empty one.
 
     Args:
         config: The run's configuration.
         method: The method.
-        val_images: Length of the val list.
-        saved: The result of `Safeguard.state`; empty for a new run.
+        split: The run's lists of images.
+        state: The checkpoint of a resumed run; None for a new run.
+        extended: Whether the run has more steps than when the checkpoint was saved. Images that were left out then
+            count again.
     """
-    if not config.safeguard or not method.uses_unlabeled:
-        return None
-    safeguard = Safeguard.for_images(min(val_images, config.val_limit or val_images))
-    if saved:
-        safeguard.factor, safeguard.best = saved["factor"], tuple(saved["best"])
-    return safeguard
+    images = judged_images(config, split)
+    if not is_requested(config, method):
+        return None, ""
+    if images < LEAST_IMAGES:
+        note = f"--safeguard needs at least {LEAST_IMAGES} val images; this run has {images}"
+        return None, "" if state else note
+    safeguard = Safeguard.for_images(images)
+    saved = (state or {}).get("safeguard")
+    if not saved:
+        return safeguard, ""
+    safeguard.factor = saved["factor"]
+    safeguard.best = {name: (miou, step) for name, (miou, step) in saved["best"].items()}
+    if safeguard.factor:
+        return safeguard, ""
+    if not extended:
+        return safeguard, "unlabeled images stay left out (safeguard); more --steps bring them back"
+    safeguard.factor = FACTORS[0]
+    return safeguard, "unlabeled images, left out so far (safeguard), count fully again in the longer run"
 
 
 def burn_in_steps(method: Method, total_steps: int) -> int:
@@ -97,5 +130,6 @@ def burn_in_steps(method: Method, total_steps: int) -> int:
 def first_validation(config: TrainConfig, method: Method, total_steps: int, split: Split) -> int:
     """Return the number of steps before the first validation."""
     first = min(steps_between_validations(config, total_steps, split), total_steps)
-    burn_in = burn_in_steps(method, total_steps) if config.safeguard and method.uses_unlabeled else 0
+    judges = is_requested(config, method) and judged_images(config, split) >= LEAST_IMAGES
+    burn_in = burn_in_steps(method, total_steps) if judges else 0
     return min(first, burn_in or first)

@@ -15,6 +15,7 @@ from semiseg.config import TrainConfig, to_mapping
 from semiseg.data.mask_validation import check_masks
 from semiseg.data.stream.loader import StepLoader, TrainStream, make_loader
 from semiseg.errors import TrainingStopped
+from semiseg.inference.evaluation import Evaluation
 from semiseg.methods import Batch, Method, Progress
 from semiseg.ops.losses import balancing_weights
 from semiseg.training.build import (
@@ -41,7 +42,7 @@ from semiseg.training.logging.step_timer import StepTimer
 from semiseg.training.logging.trackers import open_trackers
 from semiseg.training.prepare_run import check_first_start, load_resume_state, steps_between_validations
 from semiseg.training.run_directory import RunDirectory
-from semiseg.training.safeguard import Safeguard, burn_in_steps, first_validation, make_safeguard
+from semiseg.training.safeguard import Safeguard, burn_in_steps, first_validation, start_safeguard
 from semiseg.training.signals import SignalHandler
 from semiseg.training.validation import evaluate_on_val, write_confusion
 
@@ -204,7 +205,7 @@ class Trainer:
                 if self.fabric.is_global_zero:
                     write_confusion(self.run.confusion, self.run.dataset, evaluation, network)
             self.console.validation(done, lines, improved)
-            self.watch(lines, progress)
+            self.watch(evaluation, progress)
         if self.fabric.is_global_zero:
             log.show(done, self.samples.write(self.method, progress, evaluation if improved else None))
             write_resources(self.run.resources, self.method, self.fabric.device, log.time_s())
@@ -212,15 +213,14 @@ class Trainer:
             self.save(done, improved)  # last, so that all other files of a saved step exist
         self.method.train()
 
-    def watch(self, lines: list[dict[str, Any]], progress: Progress) -> None:
+    def watch(self, evaluation: Evaluation, progress: Progress) -> None:
         """Pass the mIoU of the networks to the safeguard, and print what it changes."""
         if self.safeguard is None:
             return
-        miou = {line["network"]: line["miou"] or 0.0 for line in lines}
-        default = miou[self.method.default_network]
-        labeler = miou.get(str(self.method.labeler(progress)), default)
+        miou = {name: matrix.miou_of_shown() or 0.0 for name, matrix in evaluation.matrices.items()}
+        judged = [name for name in (self.method.default_network, self.method.labeler(progress)) if name in miou]
         burn_in = burn_in_steps(self.method, self.total_steps)
-        if note := self.safeguard.update(default, labeler, in_burn_in=progress.step < burn_in):
+        if note := self.safeguard.update(progress.step + 1, miou, judged, in_burn_in=progress.step < burn_in):
             self.console.note(note)
         if progress.step + 1 == self.total_steps and 0 < self.best.step <= burn_in:
             self.console.note("The best checkpoint is from the burn-in: the unlabeled images did not help")
@@ -280,17 +280,18 @@ def train_run(run: RunDirectory, fabric: Fabric, signals: SignalHandler) -> Trai
     elif check_first_start(run, first_validation(config, method, total_steps, split)):
         console.note("The run stopped before its first checkpoint. Starting again from step 0.")
     wrapped, wrapped_optimizer = fabric.setup(method, optimizer)
-    best = Best()
+    best, longer = Best(), []
     if state:
         load_optimizer(run.last, optimizer, state["optimizer"])
         best = Best(state["best"]["miou"], state["best"]["step"])
-        for note in (
-            *extension_notes(run, config, state, total_steps, epoch_steps),
-            *new_labels(run, config),
-        ):
+        longer = extension_notes(run, config, state, total_steps, epoch_steps)
+        for note in (*longer, *new_labels(run, config)):
             console.note(note)
         on = f" on {fabric.world_size} processes" if fabric.world_size > 1 else ""
         console.note(f"Resuming from step {state['step']} of {total_steps}{on}")
+    safeguard, note = start_safeguard(config, method, split, state, bool(longer))
+    if note:
+        console.note(note)
 
     trainer = Trainer(
         fabric=fabric,
@@ -305,7 +306,7 @@ def train_run(run: RunDirectory, fabric: Fabric, signals: SignalHandler) -> Trai
         signals=signals,
         total_steps=total_steps,
         best=best,
-        safeguard=make_safeguard(config, method, len(split.val), (state or {}).get("safeguard", {})),
+        safeguard=safeguard,
     )
     try:
         signals.deferred = True
