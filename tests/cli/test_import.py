@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -45,6 +46,7 @@ def test_import_writes_an_own_folder(source: Path, tmp_path: Path, call: Call) -
     assert status == 0 and "is a CVAT export" in printed
     for line in ("4 photographs from JPEGImages/", "3 annotated images from SegmentationClass/", "3 train, 1 val"):
         assert line in printed
+    assert "To copy masks to another folder, import with --classes FOLDER" in printed
     assert "What to do" in printed and f"semiseg train --data {out}" in printed
     dataset = open_dataset(out)
     assert isinstance(dataset, FolderDataset) and dataset.classes == ("background", "leaf rust", "soil")
@@ -92,6 +94,29 @@ def test_copy_makes_the_folder_independent_of_the_export(source: Path, tmp_path:
     imported = semiseg.import_data(source, tmp_path / "own", copy=True)
     shutil.rmtree(source)
     assert imported.checked.usable and semiseg.check(tmp_path / "own").usable
+
+
+def test_classes_of_an_own_folder_set_the_order(source: Path, tmp_path: Path, call: Call) -> None:
+    own, out = tmp_path / "own", tmp_path / "out"
+    own.mkdir()
+    names, colors = ["background", "stem", "soil", "leaf rust"], [[0, 0, 0], [9, 9, 99], [1, 2, 3], [4, 5, 6]]
+    (own / "classes.json").write_text(json.dumps({"classes": names, "palette": colors}))
+    status, printed, _ = call("import", source, "--out", out, "--classes", own)
+    assert status == 0 and f"classes are numbered as in {own / 'classes.json'}" in printed
+    assert json.loads((out / "classes.json").read_text())["classes"] == names
+    with np.load(FIXTURES / "cvat.npz") as given:
+        for id, mask in given.items():
+            with Image.open(out / "masks" / f"{id}.png") as stored:
+                expected = np.array([0, 3, 2, *range(3, 256)])[mask]
+                assert (np.array(stored) == expected).all() and (stored.getpalette() or [])[3:6] == colors[1]
+    (own / "classes.json").write_text(json.dumps({"classes": ["background", "soil", "Leaf rust"]}))
+    with refused("classes.json lacks the classes 'leaf rust', and has background, soil, Leaf rust"):
+        semiseg.import_data(source, tmp_path / "refused", classes=own / "classes.json")
+    (own / "classes.json").write_text('{"values": {"0": "background", "9": "soil", "8": "leaf rust"}}')
+    with refused("--classes", "other mask values than 0 to 2"):
+        semiseg.import_data(source, tmp_path / "refused", classes=own)
+    with refused("--classes", "has no class file"):
+        semiseg.import_data(source, tmp_path / "refused", classes=tmp_path / "missing")
 
 
 def test_out_inside_the_export_or_in_use_is_refused(source: Path, tmp_path: Path) -> None:

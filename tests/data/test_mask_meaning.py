@@ -130,6 +130,41 @@ def test_palettes_with_colors_of_voc_are_compared(tmp_path: Path) -> None:
     assert check(make(tmp_path / "e", masks, NAMES)) == []
 
 
+VOC = np.array([[0, 0, 0], [128, 0, 0], [0, 128, 0]], dtype=np.uint8)  # the colors that tools give by default
+OTHER = np.array([[0, 0, 0], [9, 9, 99], [77, 0, 77]], dtype=np.uint8)
+
+
+def test_masks_in_default_colors_beside_those_of_the_class_file_are_noted(tmp_path: Path) -> None:
+    root = make(tmp_path / "d", [indexed(scene(0), (0, 1, 2)), indexed(scene(1), (0, 1, 2), VOC)], palette=True)
+    (note,) = check(root)
+    assert note == (
+        f"warning: the palettes of {root}/masks/0.png and {root}/masks/1.png disagree: one has the colors of the class "
+        "file, (220, 20, 60) for index 1, and the other displays index 1 as (128, 0, 0). Write all masks with one "
+        "order of classes (semiseg import --classes FOLDER), or save these masks with the colors of the class file if "
+        "their indices are right"
+    )
+    disjoint = [indexed(scene(0).clip(0, 1), (0, 1, 2)), indexed(np.uint8(scene(1) == 2) * 2, (0, 1, 2), VOC)]
+    assert "(0, 160, 80) for index 2" in check(make(tmp_path / "e", disjoint, palette=True))[0]
+
+
+@pytest.mark.parametrize("first", [COLORS, VOC])
+def test_two_palettes_in_one_folder_fail_beside_a_class_file_with_colors(tmp_path: Path, first: Mask) -> None:
+    masks = [indexed(scene(0), (0, 1, 2), first), indexed(scene(1), (0, 1, 2), OTHER)]
+    with refused("1.png", "its palette and that of", "0.png disagree", "index 1", "(9, 9, 99)", "--classes FOLDER"):
+        check(make(tmp_path / "d", masks, palette=True))
+
+
+@pytest.mark.parametrize("colors", [VOC, OTHER])
+def test_one_palette_for_display_is_a_conflict_only_beside_gray_masks(tmp_path: Path, colors: Mask) -> None:
+    only_disc = np.uint8(scene(1) == 2) * 2
+    masks = [indexed(scene(0), (0, 1, 2), colors), indexed(only_disc, (0, 1, 2), colors)]
+    empty = Image.fromarray(np.zeros((SIDE, SIDE), dtype=np.uint8))
+    assert check(make(tmp_path / "d", [*masks, empty], palette=True)) == []
+    (note,) = check(make(tmp_path / "e", [*masks, Image.fromarray(scene(2))], palette=True))
+    shown = tuple(colors[1].tolist())
+    assert "2.png and" in note and f"lists (220, 20, 60) for index 1, and the other displays index 1 as {shown}" in note
+
+
 def test_black_that_is_not_the_background_fails(tmp_path: Path) -> None:
     root = make(tmp_path / "d", [indexed(scene(number), (1, 0, 2)) for number in range(2)], NAMES)
     with refused("index 0 (background) is displayed as (220, 20, 60) and index 1 as black", "palette.txt"):

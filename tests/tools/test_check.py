@@ -10,11 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageEnhance
 
 import semiseg
 from semiseg import check
 from semiseg.data import open_dataset, read_image_file, resolve_split
+from semiseg.data.dataset import default_palette
+from semiseg.data.files.mask_files import write_mask_file
 from semiseg.errors import UserError, printable
 from semiseg.tools.checking import DataCheck, Finding, format_check, near_duplicates
 from semiseg.tools.checking.finding import format_names, from_errors
@@ -408,6 +411,23 @@ def test_contradicting_palettes_are_a_problem(folder: Path) -> None:
     finding = only(check(folder), "palette")
     assert finding.severity == "problem" and finding.files[1] == "masks/train00002.png"
     assert "palette.txt with a name and a color" in finding.remedy
+
+
+def test_masks_in_the_colors_of_an_import_are_a_warning(folder: Path) -> None:
+    content = json.loads((folder / "classes.json").read_text())
+    content["palette"] = [[0, 0, 0], *([250 - index, 180, index] for index in range(1, 7))]
+    for path in sorted((folder / "masks").glob("*.png")):
+        with Image.open(path) as stored:
+            values = torch.from_numpy(np.array(stored))
+        write_mask_file(path, values, content["palette"])
+    (folder / "classes.json").write_text(json.dumps(content))
+    assert "palette" not in {found.kind for found in check(folder).findings}
+    values = torch.arange(48)[:, None].expand(48, 48) // 24
+    write_mask_file(mask(folder, "train00002"), values, default_palette(2))
+    finding = only(check(folder), "palette")
+    assert finding.severity == "warning" and finding.files[1] == "masks/train00002.png"
+    assert "(249, 180, 1) for index 1, and the other displays index 1 as (128, 0, 0)" in finding.text
+    assert "semiseg import --classes FOLDER" in finding.remedy
 
 
 def test_images_that_exif_turns_unlike_their_masks_are_a_warning(folder: Path) -> None:

@@ -33,6 +33,8 @@ class Import:
     """Folder of the masks, below the export."""
     attribute: str | None = None
     """Attribute that holds the class of a region, in projects of the VGG Image Annotator."""
+    classes: str | None = None
+    """Own folder or class file that sets the order of the classes, found by name, to copy masks to that folder."""
     copy: bool = False
     """Copy the images instead of linking them."""
 
@@ -54,9 +56,12 @@ def import_data(argv: Argv) -> None:
             images=a.images,
             masks=a.masks,
             attribute=a.attribute,
+            classes=a.classes,
             copy=a.copy,
             progress=progress,
         )
     print(printable(f"{a.source} is {imported.title}"))
     print("".join(f"  {printable(note)}\n" for note in imported.notes))
     print_check(imported.checked)
+    if a.classes is None:
+        print("To copy masks to another folder, import with --classes FOLDER, which numbers the classes as there.")

@@ -60,11 +60,12 @@ class MaskRecord:
     """What has to agree between masks, and between a mask and its image.
 
     Attributes:
-        colors: The displayed color of each used index of an indexed mask that is read by its indices.
+        colors: The displayed color of each used index of an indexed mask.
         image_orientation: The EXIF orientation of the image, 1 to 8.
         mask_orientation: The EXIF orientation of the mask.
         turned_apart: Whether the two differ and the sizes do not show which one is right.
         steps: How the stored integers change between distant values; see ``mask_doubts.count_steps``.
+        plain: Whether the mask has no palette, and values other than 0 and 255.
     """
 
     colors: Mapping[int, Color]
@@ -72,6 +73,7 @@ class MaskRecord:
     mask_orientation: int = 1
     turned_apart: bool = False
     steps: tuple[int, int] = (0, 0)
+    plain: bool = False
 
 
 class SegmentationDataset(ABC):

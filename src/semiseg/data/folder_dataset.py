@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from semiseg.data.class_file import ClassFile, find_class_file, write_class_file
-from semiseg.data.dataset import IGNORE, MaskRecord, SegmentationDataset, default_palette
+from semiseg.data.dataset import IGNORE, Color, MaskRecord, SegmentationDataset, default_palette
 from semiseg.data.file_dataset import FileDataset
 from semiseg.data.files.atomic_folder import require_free
 from semiseg.data.files.file_lists import IMAGE_SUFFIXES, JPEG_SUFFIXES, MASK_SUFFIXES, list_files
@@ -26,15 +26,13 @@ from semiseg.data.files.string_array import sorted_keys
 from semiseg.data.masks.mask_doubts import Doubt, doubtful_masks
 from semiseg.data.masks.mask_reader import MaskReader
 from semiseg.data.masks.mask_records import (
-    PALETTE_FIX,
     black_and_white,
-    black_is_not_background,
-    contradicting_palettes,
     foreground_is_255,
     image_orientation,
     make_record,
     rotation_note,
 )
+from semiseg.data.masks.palette_conflict import PaletteConflict, palette_conflict
 from semiseg.data.splits.list_files import write_list
 from semiseg.data.tag_file import Tags, read_tags
 from semiseg.errors import UserError
@@ -93,8 +91,7 @@ class FolderDataset(FileDataset):
     def read_mask_record(self, id: str) -> tuple[Tensor, MaskRecord | None]:
         """Read a mask and what it has to agree on with the others."""
         mask, stored = self._read_stored(id)
-        by_index = not (self.class_file and self.class_file.colors)  # otherwise its colors agree with the class file
-        return mask, make_record(stored, self.images[id], by_index)
+        return mask, make_record(stored, self.images[id])
 
     def _read_stored(self, id: str) -> tuple[Tensor, StoredMask]:
         try:
@@ -111,12 +108,13 @@ class FolderDataset(FileDataset):
         return error
 
     def compare_masks(self, records: Mapping[str, MaskRecord], pixels: NDArray[np.int64]) -> list[str]:
-        """Return notes on EXIF and on masks of 0 and 255. Raise UserError if palettes disagree or 255 is a class."""
-        self.check_palettes(records)
+        """Return notes on palettes, EXIF and 255. Raise UserError if palettes disagree or 255 is a class."""
+        notes = self.check_palettes(records)
         if not self.file_values and foreground_is_255(pixels):
             problem = f"all {len(pixels)} masks hold only 0 and 255, and 255 is ignored"
             raise UserError(problem, path=self.masks_path, fix=self.values_fix([0, IGNORE]))
-        notes = [f"warning: {note}"] if (note := rotation_note(records, self.images)) else []
+        if note := rotation_note(records, self.images):
+            notes.append(f"warning: {note}")
         found, beside_ignored = black_and_white(pixels)
         if len(self.classes) > 1 and not self.file_values and found.any():
             first = self.masks[list(records)[int(found.argmax())]]
@@ -134,14 +132,28 @@ class FolderDataset(FileDataset):
         by_value = not (self.class_file and (self.class_file.colors or self.file_values))
         return doubtful_masks(records, pixels, lambda id: self.read_mask(id).numpy(), by_value)
 
-    def check_palettes(self, records: Mapping[str, MaskRecord]) -> None:
-        """Raise UserError if the palettes of indexed masks contradict each other."""
-        if found := contradicting_palettes(records):
-            first, second, how = found
-            problem = f"its palette and that of {self.masks[first]} disagree: {how}"
-            raise UserError(problem, path=self.masks[second], fix=PALETTE_FIX)
-        if problem := black_is_not_background(records, self.classes[0]):
-            raise UserError(problem, path=self.masks_path, fix=PALETTE_FIX)
+    def check_palettes(self, records: Mapping[str, MaskRecord]) -> list[str]:
+        """Return a warning if palettes may contradict each other. Raise UserError if they certainly do."""
+        found = self.palette_conflict(records)
+        if found is None:
+            return []
+        if not found.ids:
+            raise UserError(found.text, path=self.masks_path, fix=found.fix)
+        first, second = (self.masks[id] for id in found.ids)
+        if found.certain:
+            raise UserError(f"its palette and that of {first} disagree: {found.text}", path=second, fix=found.fix)
+        fix = found.fix[0].upper() + found.fix[1:]
+        return [f"warning: the palettes of {first} and {second} disagree: {found.text}. {fix}"]
+
+    def palette_conflict(self, records: Mapping[str, MaskRecord]) -> PaletteConflict | None:
+        """Return how the palettes of masks contradict each other or the classes, or None."""
+        listed: dict[int, set[Color]] = {}
+        if self.class_file and self.class_file.colors:
+            of_class: dict[int, set[Color]] = {}
+            for color, index in self.class_file.colors:
+                of_class.setdefault(index, set()).add(color)
+            listed = {value: of_class.get(index, set()) for value, index in self.class_file.values.items()}
+        return palette_conflict(records, self.classes[0], listed)
 
     @property
     def masks_path(self) -> Path:

@@ -11,6 +11,7 @@ from typing import Literal
 from semiseg.data.files.atomic_folder import require_free
 from semiseg.data.files.mask_files import SOURCE
 from semiseg.data.importers import ImportOptions, open_foreign
+from semiseg.data.importers.class_order import read_class_order
 from semiseg.data.importers.write_import import require_outside, write_import
 from semiseg.errors import UserError
 from semiseg.tools.checking import DataCheck, check_data
@@ -44,6 +45,7 @@ def import_data(
     images: str | None = None,
     masks: str | None = None,
     attribute: str | None = None,
+    classes: str | Path | None = None,
     copy: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Imported:
@@ -59,6 +61,8 @@ def import_data(
         images: The folder of the images below ``source``, if it cannot be found by names and pixels.
         masks: The folder of the masks, likewise.
         attribute: The attribute that holds the class of a region, in projects of the VGG Image Annotator.
+        classes: An own folder or a class file. Its classes are written, with their numbers, so that masks can be copied
+            to that folder. Classes are found by name.
         copy: Copy the images instead of linking them.
         progress: Called with the number of masks written and their total number.
 
@@ -71,10 +75,11 @@ def import_data(
     target = Path(out)
     require_outside(Path(source), target)
     require_free(target)
+    order = None if classes is None else read_class_order(classes)
     options = ImportOptions(threshold, empty, mask_suffix, images, masks, attribute)
     try:
         data = open_foreign(source, form, options)
-        notes = write_import(data, target, copy, progress)
+        notes = write_import(data, target, copy, progress, order)
     except UserError as error:
         if error.fix:
             error.fix = error.fix.replace(SOURCE, shlex.join([str(source), "--out", str(out)]))

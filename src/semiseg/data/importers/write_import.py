@@ -14,6 +14,7 @@ from semiseg.data.files.atomic_folder import new_folder, require_free
 from semiseg.data.files.image_files import image_size
 from semiseg.data.files.image_header import open_image
 from semiseg.data.files.mask_files import write_mask_file
+from semiseg.data.importers.class_order import ClassOrder
 from semiseg.data.importers.foreign_data import ForeignData
 from semiseg.data.splits.list_files import read_list, write_list
 from semiseg.data.tag_file import read_tags
@@ -22,7 +23,13 @@ from semiseg.errors import UserError
 Progress = Callable[[int, int], None]
 
 
-def write_import(data: ForeignData, out: Path, copy: bool = False, progress: Progress | None = None) -> list[str]:
+def write_import(
+    data: ForeignData,
+    out: Path,
+    copy: bool = False,
+    progress: Progress | None = None,
+    order: ClassOrder | None = None,
+) -> list[str]:
     """Write data as an own folder, completely or not at all.
 
     Args:
@@ -30,6 +37,7 @@ def write_import(data: ForeignData, out: Path, copy: bool = False, progress: Pro
         out: The folder to create.
         copy: Copy the images instead of linking them.
         progress: Called with the number of masks written and their total number.
+        order: The classes to write; None writes those of the data.
 
     Returns:
         Lines that report what was taken for what.
@@ -39,6 +47,7 @@ def write_import(data: ForeignData, out: Path, copy: bool = False, progress: Pro
     """
     require_outside(data.root, out)
     require_free(out)
+    table = order.table(data.classes, data.root) if order else None
     kinds: set[str] = set()
     images: dict[str, Path] = {}
     with new_folder(out, "images", "masks", "splits") as draft:
@@ -50,14 +59,19 @@ def write_import(data: ForeignData, out: Path, copy: bool = False, progress: Pro
             _check_mask_size(data, id, images[id], (mask.shape[1], mask.shape[0]))
             target = draft / "masks" / f"{id}.png"
             target.parent.mkdir(parents=True, exist_ok=True)
-            write_mask_file(target, mask, data.palette)
+            if table is not None:
+                mask = table[mask.int()]
+            write_mask_file(target, mask, order.palette if order else data.palette)
             if progress is not None:
                 progress(done, len(annotated))
-        write_class_file(draft / "classes.json", data)
         for name in ("train", "val", "test"):
             if ids := data.split(name, []):
                 write_list(draft / "splits" / f"{name}.txt", ids)
         lines = data.describe()  # may raise
+        if order:
+            lines.append(f"classes are numbered as in {order.path}")
+            data.classes, data.palette = order.names, order.palette
+        write_class_file(draft / "classes.json", data)
         lines += _carry_over(data, draft)
     return [*lines, *_how(kinds, data.root)]
 

@@ -1,4 +1,4 @@
-"""Compare the masks of a data set: displayed colors of indices, EXIF orientations, the meaning of 255."""
+"""Record what masks have to agree on, and compare them: EXIF orientations, the meaning of 255."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from semiseg.data.masks.mask_doubts import count_steps
 from semiseg.data.masks.mask_patterns import used_values
 from semiseg.data.splits.annotation_kind import SPARSE_SHARE
 
-PALETTE_FIX = "write palette.txt with a name and a color (name r g b) per class, so that masks are read by color"
 STRAY = 200  # a class is stray if 255 has at least this many times its pixels
 
 
-def make_record(mask: StoredMask, image: Path, with_colors: bool) -> MaskRecord:
-    """Return the record of a mask and its image, with the displayed colors of its indices if wanted."""
+def make_record(mask: StoredMask, image: Path) -> MaskRecord:
+    """Return the record of a mask and its image, with the displayed colors of its indices."""
     colors: dict[int, Color] = {}
-    if with_colors and mask.palette is not None:
+    if mask.palette is not None:
         for index in used_values(mask.values)[0].tolist():
             red, green, blue = mask.palette[index].tolist()
             if index != IGNORE:
                 colors[index] = red, green, blue
+    plain = mask.palette is None and bool(((mask.values != 0) & (mask.values != IGNORE)).any())
     turn = image_orientation(image)
     sizes_decide = (turn >= 5) != (mask.orientation >= 5) and mask.values.shape[0] != mask.values.shape[1]
     steps = count_steps(mask.values) if mask.values.ndim == 2 else (0, 0)
-    return MaskRecord(colors, turn, mask.orientation, turn != mask.orientation and not sizes_decide, steps)
+    return MaskRecord(colors, turn, mask.orientation, turn != mask.orientation and not sizes_decide, steps, plain)
 
 
 def image_orientation(path: Path) -> int:
@@ -54,37 +54,6 @@ def rotation_note(records: Mapping[str, MaskRecord], files: Mapping[str, Path]) 
         f"{files[ids[0]]} (orientation {first.image_orientation}, its mask {first.mask_orientation}): both are used as "
         "they are displayed"
     )
-
-
-def contradicting_palettes(records: Mapping[str, MaskRecord]) -> tuple[str, str, str] | None:
-    """Return the ids of two indexed masks whose palettes disagree, and how; None if colors and indices go together.
-
-    Palettes that only serve for display do not count: those with one color for several used indices, and those that
-    show each used index as its gray level.
-    """
-    colors: dict[int, tuple[Color, str]] = {}
-    indices: dict[Color, tuple[int, str]] = {}
-    for id, record in records.items():
-        gray = len(record.colors) > 1 and all(color == (index,) * 3 for index, color in record.colors.items())
-        if gray or len(set(record.colors.values())) < len(record.colors):
-            continue
-        for index, color in record.colors.items():
-            position, first = indices.setdefault(color, (index, id))
-            if position != index:
-                return first, id, f"the color {color} has the index {position} in one and {index} in the other"
-            other, first = colors.setdefault(index, (color, id))
-            if other != color:
-                return first, id, f"index {index} is displayed as {other} in one and as {color} in the other"
-    return None
-
-
-def black_is_not_background(records: Mapping[str, MaskRecord], name: str) -> str:
-    """Return how palettes contradict that value 0, called ``name``, is the background, or an empty string."""
-    colors = {index: color for record in records.values() for index, color in record.colors.items()}
-    black = next((index for index, color in colors.items() if index and color == (0, 0, 0)), None)
-    if black is None or "background" not in name.casefold() or colors.get(0, (0, 0, 0)) == (0, 0, 0):
-        return ""
-    return f"index 0 ({name}) is displayed as {colors[0]} and index {black} as black"
 
 
 def black_and_white(pixels: NDArray[np.int64]) -> tuple[NDArray[np.bool_], bool]:

@@ -13,10 +13,7 @@ from semiseg.data.class_names import similar_names, similar_names_note
 from semiseg.data.dataset import IGNORE, SegmentationDataset
 from semiseg.data.folder_dataset import FolderDataset
 from semiseg.data.masks.mask_records import (
-    PALETTE_FIX,
     black_and_white,
-    black_is_not_background,
-    contradicting_palettes,
     foreground_is_255,
 )
 from semiseg.data.splits.annotation_kind import SPARSE_SHARE
@@ -221,13 +218,11 @@ def agreement_findings(dataset: SegmentationDataset, scans: Sequence[SampleScan]
     used = set(lists.ids(*MASK_ROLES))
     records = {sample.id: sample.record for sample in scans if sample.id in used and sample.record is not None}
     findings = []
-    if found := contradicting_palettes(records):
-        files = mask_names(dataset, found[:2])
-        text = f"the palettes of {files[0]} and {files[1]} disagree: {found[2]}"
-        findings.append(Finding("problem", "palette", text, PALETTE_FIX, files))
-    elif text := black_is_not_background(records, dataset.classes[0]):
-        findings.append(Finding("problem", "palette", text, PALETTE_FIX))
     if isinstance(dataset, FolderDataset):
+        if found := dataset.palette_conflict(records):
+            files = mask_names(dataset, found.ids)
+            text = f"the palettes of {files[0]} and {files[1]} disagree: {found.text}" if files else found.text
+            findings.append(Finding("problem" if found.certain else "warning", "palette", text, found.fix, files))
         pixels = np.array([sample.pixels for sample in scans if sample.id in records], dtype=np.int64)
         for doubt in dataset.doubts(records, pixels):
             files = mask_names(dataset, doubt.ids)

@@ -40,7 +40,7 @@ class OwnMasks(FolderDataset):
         if record is not None:
             self._records[id] = record
             colors = frozenset(record.colors.items())
-            if colors not in self._palettes:
+            if colors not in self._palettes and not (self.class_file and self.class_file.colors):
                 self._palettes[colors] = id
                 self.check_palettes({other: self._records[other] for other in list(self._palettes.values())})
         return mask
