@@ -21,6 +21,7 @@ from semiseg.tools.comparison.comparison_table import read_results
 from semiseg.tools.comparison.published_figures import TABLES, published
 from semiseg.tools.comparison.seed_statistics import paired, summarize
 from semiseg.tools.comparison.table_text import columns, to_csv, to_markdown
+from semiseg.tools.report.evidence import verdict
 
 
 @pytest.fixture
@@ -148,8 +149,39 @@ def test_files_and_page_are_written(plan: Plan) -> None:
     assert (plan.out / "miou_vs_labels.png").is_file() and not (plan.out / "pictures.png").exists()
     for expected in ("47.00 ± 4.36", "No pictures: not requested", "mean-teacher, 5, seed 1: missing", "Student"):
         assert expected in page
-    assert re.search(r"Did the unlabeled images help here\? \w.*: mean-teacher at 4 labels [+-]\d", page)
+    answer = "Cannot be told: +2.0 mIoU on test (-5.5 to +9.5, 3 seeds), but test has only 2 images (mean-teacher at 4 "
+    assert f"Did the unlabeled images help here? {answer}" in page
+    for name, count in table["images"].items():
+        assert f"{name.capitalize()} has only {count} images" in page
+    assert table["images"] == {"val": 3, "test": 2} and "The safeguard left" not in page
+    run = plan.cells["mean-teacher", "4", 1].run
+    (run / "metrics.jsonl").write_text(json.dumps({"step": 4, "loss": 1.0, "unlabeled_factor": 0.0}) + "\n")
+    page = write_page(plan, table, results, "not requested").read_text()
+    assert "The safeguard left the unlabeled images out at the end (mean-teacher, 4, seed 1)." in page
     assert not re.search(r"""(?:src|href)=["'](?!data:)""", page)
+
+
+@pytest.mark.parametrize(
+    ("points", "images", "seeds", "interval", "expected"),
+    [
+        (5.0, 100, 3, (1.0, 9.0), "Yes: +5.0 mIoU on test (+1.0 to +9.0, 3 seeds)"),
+        (-5.0, 100, 3, (-9.0, -1.0), "No: -5.0 mIoU on test (-9.0 to -1.0, 3 seeds)"),
+        (
+            5.0,
+            100,
+            3,
+            (-1.0, 11.0),
+            "Cannot be told: .* 3 runs each on 100 test images do not show a difference of this",
+        ),
+        (1.9, 100, 3, (1.8, 2.0), "Cannot be told: .* 3 runs each on 100 test images do not show a difference of this"),
+        (5.0, 100, 1, (None, None), r"Probably: \+5.0 mIoU on test \(one run each\)$"),
+    ],
+)
+def test_verdict_needs_a_certain_difference_beyond_the_margin(
+    points: float, images: int, seeds: int, interval: tuple[float | None, float | None], expected: str
+) -> None:
+    text = verdict(points, "test", images, seeds, *interval)
+    assert text == expected or re.match(expected, text)
 
 
 def test_table_and_page_are_written_without_finished_cells(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import re
+import shutil
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +18,7 @@ import yaml
 
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.errors import UserError
+from semiseg.tools.report.gain import help_line
 from semiseg.tools.report.multi_run_page import multi_run_page
 from semiseg.tools.report.plots import compared_coupling, running_mean
 from semiseg.tools.report.run_files import read_run
@@ -279,10 +281,14 @@ def test_gain_needs_complete_supervised_run_with_same_lists(tmp_path):
         return text
 
     ours, theirs = (read_run(tmp_path / name).scores[0].test for name in ("semi", "labels"))
-    figures = f"{ours - theirs:+.1f} mIoU on test against supervised training (run labels)."
-    assert run_page(read_run(run)).summary.startswith(f"Did the unlabeled images help here? Yes: {figures} The student")
+    figures = (
+        f"{ours - theirs:+.1f} mIoU on test (one run each). Supervised training reached {theirs:.1f} % (run labels)."
+    )
+    question = "Did the unlabeled images help here?"
+    assert run_page(read_run(run)).summary.startswith(f"{question} Probably: {figures} The student")
     files = [read_run(tmp_path / name) for name in ("semi", "labels")]
-    assert multi_run_page(files, tmp_path, None).summary.startswith("Did the unlabeled images help here? Yes: ")
+    page = multi_run_page(files, tmp_path, None)
+    assert page.summary.startswith(f"{question} Probably: ") and not page.findings
     assert gain().startswith(f"mIoU on test: {ours - theirs:+.1f} points over supervised training (run labels, ")
     metrics = tmp_path / "labels" / "metrics.jsonl"
     complete = metrics.read_text()
@@ -291,7 +297,103 @@ def test_gain_needs_complete_supervised_run_with_same_lists(tmp_path):
     metrics.write_text(complete)
     (tmp_path / "labels" / "splits" / "labeled.txt").write_text("others\n")
     assert "unknown" in gain()
-    assert "Unknown without a comparable supervised run: semiseg compare" in run_page(read_run(run)).summary
+    assert "Unknown: the directory has no comparable supervised run." in run_page(read_run(run)).summary
+
+
+def rewrite(run, change):
+    """Change every line of metrics.jsonl."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line | change(line)) + "\n" for line in lines))
+
+
+def test_gain_on_few_images_or_within_the_margin_cannot_be_told(tmp_path):
+    runs = [make_run(tmp_path / name, name) for name in ("dual-teacher", "supervised")]
+
+    def answers(points, images):
+        for run, miou in zip(runs, (50 + points, 50), strict=True):
+            (run / "splits" / "test.txt").write_text("".join(f"{i}\n" for i in range(images)))
+            rewrite(run, lambda line, miou=miou: {"miou": miou} if line.get("split") == "test" else {})
+        files = [read_run(run) for run in runs]
+        (finding,) = [found for found in findings(files[0]) if "over supervised" in found.text]
+        return help_line(files[0]).partition("? ")[2].partition(" Supervised training")[0], finding
+
+    answer, finding = answers(4.5, 2)
+    assert answer == "Cannot be told: +4.5 mIoU on test, but test has only 2 images."
+    assert finding.text.endswith("(run supervised, 50.0 %), but test has only 2 images.") and not finding.warning
+    answer, finding = answers(-1.9, 233)  # the margin is at least 2 points
+    assert answer == "Cannot be told: -1.9 mIoU on test, but one run each does not show a difference of this size."
+    assert not finding.warning
+    assert answers(2.2, 20)[0].startswith("Cannot be told")  # 10 / sqrt(20) is 2.24
+    assert answers(2.3, 20)[0] == "Probably: +2.3 mIoU on test (one run each)."
+    answer, finding = answers(-8.1, 233)
+    assert answer == "Probably not: -8.1 mIoU on test (one run each)." and finding.warning
+    for run in runs:
+        (run / "splits" / "val.txt").write_text("one\ntwo\n")
+    rewrite(runs[0], lambda line: {"unlabeled_factor": 0.0} if "loss" in line else {})
+    page = multi_run_page([read_run(run) for run in runs], tmp_path, None)
+    assert "(one run each). The safeguard left the unlabeled images out at the end. Supervised" in page.summary
+    assert [found.text for found in page.findings] == [
+        "Val has only 2 images: differences of a few points of mIoU on it are chance."
+    ]
+
+
+def test_small_differences_on_val_are_not_reported(tmp_path):
+    run = make_run(tmp_path / "run", "mean-teacher")
+
+    def texts(fall, better, images):
+        (run / "splits" / "val.txt").write_text("".join(f"{i}\n" for i in range(images)))
+
+        def change(line):
+            if line.get("split") != "val":
+                return {}
+            return {
+                "miou": 60 - (fall if line["step"] == 600 else 0) + (better if line["network"] == "teacher1" else 0)
+            }
+
+        rewrite(run, change)
+        found = findings(read_run(run))
+        return " ".join(f"{one.text} {one.advice}" for one in found)
+
+    assert "fell from" not in texts(2.5, 1.9, 9) and "better on val" not in texts(2.5, 1.9, 9)
+    assert "better on val" not in texts(0, 1.9, 101) and "better on val" not in texts(0, 6, 2)
+    text = texts(2.5, 2.1, 101)
+    assert "mIoU on val fell from 60.0 % at step 60 to 57.5 %" in text and "a higher --threshold" in text
+    assert "teacher1 is 2.1 points better on val than student. Use it with --network teacher1." in text
+
+
+def test_threshold_is_left_out_where_the_run_uses_none(tmp_path):
+    run = make_run(tmp_path / "run")
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("threshold_mode: pixel", "threshold_mode: none"))
+    rewrite(run, lambda line: {"miou": 60.0 if line["step"] < 600 else 40.0} if line.get("split") == "val" else {})
+    text = outline_of(write_report([run], None)).text
+    assert "fell from" in text and "--threshold" not in text and "pass the threshold" not in text
+    assert not (run / "plots" / "trusted.png").exists()
+
+
+def test_command_of_missing_supervised_run_is_printed(tmp_path):
+    run = make_run(tmp_path / "my runs" / "semi")
+    assert help_line(read_run(run)).endswith('Train one with "semiseg compare --data data/camvid --steps 600".')
+    lines = [{"values": {"lr": 1e-3, "weights": "none", "threshold": 0.95}}, {"values": {"labeled": None}}]
+    (run / "plan.json").write_text(json.dumps({"lines": lines, "given": {"weights": "default"}}))
+    command = "semiseg train --data data/camvid --method supervised --steps 600 --labeled 1/16 --weights none --out "
+
+    def advice():
+        (found,) = [found for found in findings(read_run(run)) if "The gain from" in found.text]
+        return found.text, found.advice
+
+    assert advice()[1] == f"Train one: {command}'{tmp_path}/my runs/supervised'"
+    other = make_run(tmp_path / "my runs" / "supervised", "supervised", steps=100)
+    text, command_ = advice()
+    reason = "Run supervised does not compare: it has trained for 100 steps, this run for 600."
+    assert text.endswith(f"no comparable supervised run. {reason}")
+    assert command_ == f"Train one: {command}'{tmp_path}/my runs/supervised-600-steps'"
+    assert reason in help_line(read_run(run))
+    shutil.rmtree(other)
+    make_run(other, "supervised")
+    config = other / "config.yaml"
+    config.write_text(config.read_text().replace("lr: 0.001", "lr: 0.1"))
+    assert "does not compare: it has another --lr." in advice()[0]
 
 
 def test_safeguard_is_reported(tmp_path):

@@ -21,12 +21,14 @@ from semiseg.tools.comparison.table_text import (
     unfinished_lines,
 )
 from semiseg.tools.report import plots
-from semiseg.tools.report.gain import QUESTION, answer
+from semiseg.tools.report.evidence import verdict
+from semiseg.tools.report.gain import LEFT_OUT, QUESTION, left_out
 from semiseg.tools.report.html_page import Cell as TableCell
 from semiseg.tools.report.html_page import Page, Picture, Section, Table, number, plot, render, write
 from semiseg.tools.report.load_run import load_run
 from semiseg.tools.report.multi_run_page import compared_curves, embedded_pictures
 from semiseg.tools.report.run_files import read_run
+from semiseg.tools.report.run_findings import small_lists
 from semiseg.tools.report.run_page import class_table, value_text
 
 TEXT_COLUMNS = ("method", "labels", "each seed", "published")
@@ -62,7 +64,8 @@ def write_page(plan: Plan, table: Row, results: Results, without_pictures: str =
     ]
     kept = [section for section in sections if section.blocks or section.text]
     names = " · ".join(plan.entries) if len(plan.entries) <= TITLE_METHODS else f"{len(plan.entries)} methods"
-    page = Page(f"{names} on {table['data']}", _summary(table), sections=kept)
+    found = small_lists(table["images"])
+    page = Page(f"{names} on {table['data']}", _summary(table, _left_out(plan, results)), findings=found, sections=kept)
     write(plan.out / "report.html", render(page).encode())
     return plan.out / "report.html"
 
@@ -79,7 +82,14 @@ def shown_cells(plan: Plan, results: Results) -> dict[str, Cell]:
     return {}
 
 
-def _summary(table: Row) -> str:
+def _left_out(plan: Plan, results: Results) -> str:
+    """Return in which runs the safeguard had left the unlabeled images out at the end; empty for none."""
+    runs = [plan.cells[key] for key in results if key in plan.cells]
+    titles = [cell.title for cell in runs if left_out(read_run(cell.run))]
+    return f"{LEFT_OUT} ({'; '.join(titles)}). " if titles else ""
+
+
+def _summary(table: Row, note: str = "") -> str:
     """Rank the methods by mIoU, for each number of labels."""
     parts = []
     for labeled in dict.fromkeys(row["labeled"] for row in table["rows"]):
@@ -89,7 +99,7 @@ def _summary(table: Row) -> str:
         if ranked:
             parts.append(f"{label_count(ranked[0])} labels: {values}.")
     head = f"mIoU on {table['split']} in percent, best method first. "
-    return help_line(table) + head + " ".join(parts) if parts else "No cell is finished yet."
+    return help_line(table) + note + head + " ".join(parts) if parts else "No cell is finished yet."
 
 
 def help_line(table: Row) -> str:
@@ -98,12 +108,9 @@ def help_line(table: Row) -> str:
     for row in table["rows"]:
         if not (difference := row["best"] and row["best"].get("difference")):
             continue
-        low, high, seeds = difference["low"], difference["high"], difference["n"]
-        interval = "one seed" if low is None else f"{low:+.1f} to {high:+.1f}, {seeds} seeds"
-        certain = low is not None and (low > 0 or high < 0)
-        verdict = answer(difference["mean"]) if certain or low is None else "Not measurably"
-        figures = f"{difference['mean']:+.1f} mIoU ({interval})"
-        parts.append(f"{verdict}: {row['method']} at {label_count(row)} labels {figures}.")
+        figures = (difference[name] for name in ("n", "low", "high"))
+        text = verdict(difference["mean"], table["split"], table["images"][table["split"]], *figures)
+        parts.append(f"{text} ({row['method']} at {label_count(row)} labels).")
     return f"{QUESTION} {' '.join(parts)} " if parts else ""
 
 

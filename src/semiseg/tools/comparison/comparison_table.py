@@ -46,8 +46,8 @@ def make_table(plan: Plan, results: Results, failures: Mapping[Path, str], with_
         ``mean``, ``std`` of the sample (None for one seed) and ``each`` by seed; they are None if no seed is finished.
         ``best`` and ``last`` also hold ``difference``, paired by seed, to the row ``supervised`` with the same labels,
         with its 95 % interval ``low, high`` and ``n``.
-        Other keys: ``split`` (test, or val if there is no test list), ``settings``, ``methods``, ``reference``, and
-        ``unfinished``, the cells that are missing or failed.
+        Other keys: ``split`` (test, or val if there is no test list), ``images`` (number of images by list),
+        ``settings``, ``methods``, ``reference``, and ``unfinished``, the cells that are missing or failed.
     """
     images = {cell.labeled: cell.labeled_images for cell in plan.cells.values()}
     names = list(plan.entries)
@@ -56,6 +56,7 @@ def make_table(plan: Plan, results: Results, failures: Mapping[Path, str], with_
     return {
         "data": plan.settings["data"],
         "split": plan.split,
+        "images": _list_sizes(plan),
         "reference": reference,
         "confidence": CONFIDENCE,
         "rows": [
@@ -72,6 +73,12 @@ def make_table(plan: Plan, results: Results, failures: Mapping[Path, str], with_
         "settings": plan.settings,
         "methods": {name: entry.own() for name, entry in plan.entries.items()},
     }
+
+
+def _list_sizes(plan: Plan) -> dict[str, int]:
+    """Return the number of images that figures on val and on the evaluated list refer to, the smallest of all seeds."""
+    sizes = {name: min(len(getattr(split, name)) for split in plan.splits.values()) for name in ("val", plan.split)}
+    return sizes | {"val": min(sizes["val"], plan.settings["val_limit"] or sizes["val"])}
 
 
 def _row(plan: Plan, results: Results, name: str, labeled: str, reference: str | None, with_published: bool) -> Row:

@@ -12,9 +12,10 @@ import PIL.Image
 from semiseg.errors import UserError
 from semiseg.tools.report import plots
 from semiseg.tools.report.comparable_runs import comparable_groups, describe_differences
-from semiseg.tools.report.gain import gain_over_supervised, help_line, learns_from_unlabeled
+from semiseg.tools.report.gain import gain_over_supervised, help_line, image_count, learns_from_unlabeled
 from semiseg.tools.report.html_page import PAGE_WIDTH, Cell, Page, Picture, Section, Table, photo, plot
 from semiseg.tools.report.run_files import RunFiles
+from semiseg.tools.report.run_findings import small_lists
 from semiseg.tools.report.run_page import class_table, list_sizes_text, result_lines, score_table, value_text
 from semiseg.visualization.mask_pictures import save_picture
 from semiseg.visualization.run_pictures import LoadedRun, comparison_picture
@@ -45,7 +46,8 @@ def multi_run_page(files: Sequence[RunFiles], folder: Path, load_run: LoadRun | 
     sections.append(Section("Differences", "Options that differ between the runs.", _differences(runs)))
     kept = [section for section in sections if section.blocks or section.title == "Pictures"]
     summary = " ".join(filter(None, [note, *map(_summary, groups)]))
-    return Page(" · ".join(runs), summary, sections=kept)
+    found = {finding: None for run in files for finding in small_lists({"val": image_count(run, "val")})}
+    return Page(" · ".join(runs), summary, findings=list(found), sections=kept)
 
 
 def _title(title: str, group: Mapping[str, RunFiles], groups: Sequence[Mapping[str, RunFiles]]) -> str:

@@ -6,17 +6,25 @@ Each rule is a function from a run to findings. The thresholds are set so that a
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from statistics import median
 from typing import NamedTuple
 
+from semiseg.tools.report.baseline import baseline_command
 from semiseg.tools.report.confusion_table import counts_of
-from semiseg.tools.report.gain import POINT, gain_over_supervised, learns_from_unlabeled
+from semiseg.tools.report.evidence import doubt, few_images, margin
+from semiseg.tools.report.gain import (
+    POINT,
+    gain_over_supervised,
+    image_count,
+    learns_from_unlabeled,
+    unknown_gain,
+)
 from semiseg.tools.report.run_files import RunFiles, series
 
 BARELY_TRUSTED = 0.05  # share of pixels; with fewer, unlabeled images have next to no effect
 OVERTRUSTED = 10.0  # points by which the trusted share exceeds the pixel accuracy on val
 COUPLED = 1.0  # percent of pixels; healthy teachers disagree with the student on 2 to 5 while the learning rate is high
-SMALL_VAL = 20  # images
 SLOW_LOADING = 0.25  # share of the training time
 
 
@@ -46,11 +54,14 @@ def _gain_over_supervised(run: RunFiles) -> list[RunFinding]:
         return []
     if gain := gain_over_supervised(run):
         text = f"mIoU on {gain.split}: {gain.points:+.1f} points over supervised training "
-        text += f"(run {gain.other}, {gain.supervised:.1f} %)."
-        advice = "Inspect the pseudo-labels below. Try a longer --burn-in, another --threshold or other --weights."
-        return [RunFinding(gain.points < 0, text, advice if gain.points < 0 else "")]
-    text = "The gain from unlabeled images is unknown: the directory has no comparable supervised run."
-    return [RunFinding(False, text, "semiseg compare trains both with the same settings and several seeds.")]
+        text += f"(run {gain.other}, {gain.supervised:.1f} %)"
+        if reason := doubt(gain.points, gain.split, gain.images):
+            return [RunFinding(False, f"{text}, but {reason}.", "semiseg compare --seeds 0,1,2 trains several seeds.")]
+        threshold = "another --threshold or " if uses_threshold(run) else ""
+        advice = f"Inspect the pseudo-labels below. Try a longer --burn-in, {threshold}other --weights."
+        return [RunFinding(gain.points < 0, f"{text}.", advice if gain.points < 0 else "")]
+    text = f"The gain from unlabeled images is unknown: {unknown_gain(run)}"
+    return [RunFinding(False, text, f"Train one: {baseline_command(run)}")]
 
 
 def _safeguard(run: RunFiles) -> list[RunFinding]:
@@ -77,9 +88,10 @@ def _trend(run: RunFiles) -> list[RunFinding]:
     if best <= _one_class(run):
         text = f"The network has hardly learned: {best:.1f} % mIoU on val is at most what a single class can give."
         return [RunFinding(True, text, "Train longer, start from pretrained weights, and check the labels.")]
-    if best - last >= 2 * POINT:
+    if best - last > margin(image_count(run, "val")):
         text = f"mIoU on val fell from {best:.1f} % at step {run.best_step} to {last:.1f} % at the end."
-        return [RunFinding(True, text, "The best checkpoint is kept. Try a smaller --lr or a higher --threshold.")]
+        threshold = " or a higher --threshold" if uses_threshold(run) else ""
+        return [RunFinding(True, text, f"The best checkpoint is kept. Try a smaller --lr{threshold}.")]
     last_third = len(values) * 2 // 3
     rise = max(values[last_third:]) - max(values[:last_third])
     if last >= best - POINT / 2 and rise >= POINT:
@@ -88,6 +100,11 @@ def _trend(run: RunFiles) -> list[RunFinding]:
     settled = next(step for step, value in zip(steps, values, strict=True) if value >= best - POINT)
     text = f"mIoU on val has settled: it rose by less than {POINT:.0f} point after step {settled}."
     return [RunFinding(False, text)]
+
+
+def uses_threshold(run: RunFiles) -> bool:
+    """Return whether pseudo-labels count only above a confidence threshold."""
+    return "threshold" in run.config and run.config.get("threshold_mode", "pixel") != "none"
 
 
 def _one_class(run: RunFiles) -> float:
@@ -115,7 +132,7 @@ def _classes(run: RunFiles) -> list[RunFinding]:
 
 def _trust(run: RunFiles) -> list[RunFinding]:
     """Check whether too few or too many pseudo-labels pass the threshold at the end."""
-    if "threshold" not in run.config or run.config.get("threshold_mode", "pixel") == "none":
+    if not uses_threshold(run):
         return []  # Every pixel is used, whatever share exceeds a threshold.
     shares = series(run.training, "trusted_fraction")[1]
     if not run.list_sizes.get("unlabeled") or not any(series(run.training, "loss/unsupervised")[1]):
@@ -153,7 +170,7 @@ def _overfitting(run: RunFiles) -> list[RunFinding]:
     """Check whether the loss on labels kept falling while mIoU on val fell."""
     losses = dict(zip(*series(run.training, "loss/supervised"), strict=True))
     steps, values = run.curve(run.default_network, "miou")
-    if len(values) < 3 or max(values) - values[-1] < POINT or run.best_step is None:
+    if len(values) < 3 or max(values) - values[-1] <= margin(image_count(run, "val")) or run.best_step is None:
         return []
     at_best = [loss for step, loss in losses.items() if 0.8 * run.best_step <= step <= run.best_step]
     at_end = [loss for step, loss in losses.items() if step >= 0.9 * steps[-1]]
@@ -166,14 +183,28 @@ def _overfitting(run: RunFiles) -> list[RunFinding]:
 
 def _lists(run: RunFiles) -> list[RunFinding]:
     """Check whether val is large enough, and similar enough to test."""
-    images, score, found = run.list_sizes.get("val", SMALL_VAL), run.scores[0], []
-    if images < SMALL_VAL:
-        text = f"Val has only {images} image{'s' * (images != 1)}: differences of a few points of mIoU are chance."
-        found.append(RunFinding(True, text, "Annotate more images, or list more of them in splits/val.txt."))
+    score, found = run.scores[0], small_lists({"val": image_count(run, "val")})
     if score.val is not None and score.test is not None and score.val - score.test >= 5 * POINT:
         text = f"mIoU is {score.val - score.test:.1f} points lower on test than on val, which selected the checkpoint."
         found.append(RunFinding(True, text, "Report the figure on test. The table of classes shows where it is lost."))
     return found
+
+
+def small_lists(images: Mapping[str, int]) -> list[RunFinding]:
+    """Return a warning for each list with few images.
+
+    Args:
+        images: Number of images by list.
+    """
+    return [
+        RunFinding(
+            True,
+            f"{few.capitalize()}: differences of a few points of mIoU on it are chance.",
+            f"Annotate more images, or list more of them in splits/{name}.txt.",
+        )
+        for name, count in images.items()
+        if (few := few_images(name, count))
+    ]
 
 
 def _skipped(run: RunFiles) -> list[RunFinding]:
@@ -189,7 +220,9 @@ def _skipped(run: RunFiles) -> list[RunFinding]:
 def _networks(run: RunFiles) -> list[RunFinding]:
     """Check whether another network is clearly better than the default one."""
     first, *others = run.scores
-    better = [s for s in others if s.val is not None and first.val is not None and s.val - first.val >= POINT]
+    images = image_count(run, "val")
+    better = [s for s in others if s.val is not None and first.val is not None and s.val > first.val]
+    better = [s for s in better if not doubt((s.val or 0.0) - (first.val or 0.0), "val", images)]
     if not better or first.val is None:
         return []
     best = max(better, key=lambda score: score.val or 0.0)

@@ -176,10 +176,11 @@ def _networks(run: RunFiles) -> Section:
 
 
 def _curves(run: RunFiles, plot_folder: Path) -> Section:
+    trusted = plots.trusted(run) if run.config.get("threshold_mode") != "none" else None  # it would not be used
     shown = {
         "miou": (plots.miou(run), "mIoU on val of every network."),
         "losses": (plots.losses(run), "Training losses: running mean, and the single values in pale colors."),
-        "trusted": (plots.trusted(run), "Share of pseudo-labels that pass the threshold."),
+        "trusted": (trusted, "Share of pseudo-labels that pass the threshold."),
     }
     blocks = [
         block for name, (figure, text) in shown.items() for block in plot(figure, plot_folder / f"{name}.png", text)
