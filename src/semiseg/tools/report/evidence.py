@@ -9,7 +9,7 @@ SMALL_VAL = 20  # images; on fewer, differences of a few points are chance
 
 def margin(images: int) -> float:
     """Return the difference in mIoU that so many images may show by chance: the margin of ``--safeguard``."""
-    return Safeguard.for_images(images).margin
+    return Safeguard.for_images(max(1, images)).margin
 
 
 def few_images(split: str, images: int) -> str:
