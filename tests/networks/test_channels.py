@@ -6,9 +6,11 @@ import pytest
 import torch
 from timm.models import adapt_input_conv
 
+from semiseg.methods import METHODS, Progress
 from semiseg.networks import build
 from semiseg.ops.intensity import random_intensity
 from semiseg.ops.photometric import color_jitter, cutout, photometric
+from toy import make_batch
 
 
 @pytest.mark.parametrize("channels", [1, 2, 5])
@@ -21,6 +23,17 @@ def test_networks_take_any_number_of_channels(architecture: str, encoder: str, c
     assert network.channels == channels and network.mean.numel() == channels
     with torch.no_grad():
         assert network(torch.rand(1, channels, 64, 64)).shape == (1, 3, 64, 64)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_take_images_of_five_channels(name: str) -> None:
+    kind = METHODS[name]
+    method = kind(lambda: build("deeplabv3plus", "test_resnet", 3, weights="none", channels=5), 3, kind.Options())
+    batch = make_batch(side=32)
+    batch.labeled_images, batch.unlabeled_images = (
+        images[:, [0, 1, 2, 0, 1]] for images in (batch.labeled_images, batch.unlabeled_images)
+    )
+    assert method.train()(batch, Progress(90, 100, 10)).loss.isfinite()
 
 
 def test_pretrained_weights_are_repeated_over_the_channels() -> None:

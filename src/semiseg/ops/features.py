@@ -44,8 +44,9 @@ def watch_head(network: nn.Module) -> Iterator[list[Tensor]]:
 def feature_channels(network: nn.Module) -> list[int]:
     """Return the number of channels of each of ``encode``'s maps."""
     was_training = [module for module in network.modules() if module.training]
+    images = torch.zeros(1, getattr(network, "channels", 3), 64, 64)
     with torch.no_grad():
-        channels = [feature.shape[1] for feature in encode(network.eval(), torch.zeros(1, 3, 64, 64))]
+        channels = [feature.shape[1] for feature in encode(network.eval(), images)]
     for module in was_training:
         module.training = True
     return channels
