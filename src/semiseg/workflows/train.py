@@ -119,6 +119,8 @@ def train_with(config: TrainConfig, options: Any, out: str | Path | None = None,
     require_main_process()
     config = complete(config)
     path = Path(out) if out else Path("runs") / f"{Path(config.data).name.split(':')[0]}-{short_name(config.method)}"
+    if not out:
+        print(f"run directory: {path}", file=sys.stderr)
     return train_on_all_ranks(path, check_world_size(config), options, plan=plan.to_json() if plan else None)
 
 

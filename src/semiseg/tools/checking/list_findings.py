@@ -13,6 +13,7 @@ from typing import Literal
 from semiseg.data.dataset import SegmentationDataset
 from semiseg.data.file_dataset import FileDataset
 from semiseg.data.folder_dataset import FolderDataset
+from semiseg.data.splits.hold_out import FEW_VAL, hold_out
 from semiseg.data.splits.id_lookup import IdLookup
 from semiseg.data.splits.list_files import read_lines, read_list, spelling_fix
 from semiseg.data.unread_files import UNREAD_FIX, unread_labels
@@ -145,7 +146,11 @@ def _role_findings(
         text = f"{format_count(len(files), 'image')} in no list, not used{masks}: {format_names(files)}"
         findings.append(Finding("note", "unlisted", text, files=files))
     if not named["val"]:
-        text = "no val list: training holds out a fifth of the images with a mask, chosen by their names"
+        masked = lists.ids("labeled")
+        count = len(hold_out(masked)) if masked else 0
+        text = f"no val list: training holds out {count} of {format_count(len(masked), 'image')} with a mask"
+        if count < FEW_VAL:
+            text += f". With under {FEW_VAL}, differences of a few points of mIoU are chance: annotate more"
         findings.append(Finding("note", "no-val-list", text))
     if not lists.ids("unlabeled"):
         text = "no unlabeled images: semi-supervised methods need some, or fewer labels (--labeled)"

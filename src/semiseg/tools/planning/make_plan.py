@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from semiseg.data.splits.hold_out import FEW_VAL
 from semiseg.errors import UserError
 from semiseg.tools.planning.device_facts import Device
 from semiseg.tools.planning.fingerprint import Fingerprint
@@ -171,7 +172,9 @@ def _add_steps(planner: Planner, tier: Tier, speed: Speed, budget: float) -> Non
     if images < all_images:
         planner.add({"val_limit": images}, f"more val images would take over {VALIDATION_SHARE:.0%} of the time")
     if steps < USEFUL_STEPS:
-        planner.notes.append(f"warning: {steps} steps are few. Give more --time, or expect little")
+        minutes = math.ceil(LONG_STEPS * speed.step_s / (1 - SPARE_SHARE) / 60)
+        few = f"{steps} step{'s' * (steps != 1)} are few: mIoU usually rises up to about {LONG_STEPS} steps"
+        planner.notes.append(f"warning: {few}, which take --time {minutes}m here")
 
 
 def _burn_in_share(planner: Planner, steps: int) -> float:
@@ -201,3 +204,6 @@ def _add_notes(planner: Planner) -> None:
         shown = ", ".join(data.held_out[:3]) + (", ..." if len(data.held_out) > 3 else "")
         total = data.labeled + data.val
         planner.notes.insert(0, f"no val list: {data.val} of {total} labeled images are held out ({shown})")
+    if 0 < data.val < FEW_VAL:
+        few = f"only {data.val} val image{'s' * (data.val != 1)}: differences of a few points of mIoU are chance"
+        planner.notes.append(f"warning: {few}. Annotate more, or name more of the masks in splits/val.txt")

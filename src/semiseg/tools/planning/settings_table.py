@@ -54,7 +54,7 @@ class Tier(NamedTuple):
 
 LITE0 = Setting(
     {"architecture": "deeplabv3plus-separable", "encoder": "tf_efficientnet_lite0"},
-    "fast, and its weights come from a package",
+    "fast, and its ImageNet weights are installed with semiseg",
     "docs/results.md",
 )
 SMALL_DATA = Setting(
@@ -62,7 +62,7 @@ SMALL_DATA = Setting(
     "few labels: pretrained statistics stay, rare classes count more",
     "docs/results.md, What was tried",
 )
-MILD_SCALES = Setting({"scale_min": 0.7, "scale_max": 1.5}, "as for CamVid", "configs/camvid")
+MILD_SCALES = Setting({"scale_min": 0.7, "scale_max": 1.5}, "milder than 0.5 to 2, for small crops", "configs/camvid")
 ADAMW = Setting({"lr": 1e-3, "encoder_lr_factor": 0.3}, "AdamW, 0.3 of it for the encoder", "configs/camvid")
 SAFEGUARD = Setting({"safeguard": True}, "steps back if the unlabeled images make the model worse", "tests only")
 """For methods that use unlabeled images."""

@@ -70,7 +70,8 @@ def number(value: float | None, form: str = ".2f", missing: str = "") -> str:
 def to_markdown(content: Mapping[str, Any]) -> str:
     """Return the table of a reproduction as Markdown, with its conditions and the sources of the published figures."""
     rows = content["rows"]
-    heads = ("method", "network", "labels", "published", "ours", "difference", "steps", "hours here", "state")
+    known = "published" if has_published_figures(rows) else "reference"
+    heads = ("method", "network", "labels", known, "ours", "difference", "steps", "hours here", "state")
     lines = [list(heads), ["---"] * len(heads)]
     for row in rows:
         name = row["method"] if row["config"].startswith(row["method"]) else row["config"]
@@ -86,11 +87,17 @@ def to_markdown(content: Mapping[str, Any]) -> str:
             ]
         )
     text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-    sources = dict.fromkeys(
-        f"{row['method']}, {row['network'].rpartition(' ')[2]}: {row['source']}" for row in rows if row["source"]
-    )
-    notes = [*conditions(content), *(f"Source of {source}." for source in sources)]
+    sources: dict[str, dict[str, None]] = {}
+    for row in rows:
+        if row["source"]:
+            sources.setdefault(row["source"], {})[f"{row['method']} ({row['network'].rpartition(' ')[2]})"] = None
+    notes = [*conditions(content), *(f"Source of {', '.join(of)}: {source}." for source, of in sources.items())]
     return f"# {content['title']}\n\n{text}\n\n" + "\n".join(f"- {note}" for note in notes) + "\n"
+
+
+def has_published_figures(rows: Sequence[Row]) -> bool:
+    """Return whether the known figures are published ones, and not semiseg's own."""
+    return not any((row["source"] or "").startswith("semiseg") for row in rows)
 
 
 def _labels(row: Row) -> str:
@@ -107,10 +114,13 @@ def conditions(content: Mapping[str, Any]) -> list[str]:
         notes.append(f"SCALED DOWN ({changed}): the differences say nothing about the methods.")
     if content["existing_only"]:
         notes.append("Only the existing images of the lists were used (--existing-only).")
-    notes.append(
-        "mIoU in percent at the checkpoint that is best on val, of the network that is published (AugSeg, UniMatch V2, "
-        "CutMix-Seg, Gentle Teaching Assistant: the teacher). Published figures are the best of all epochs."
-    )
+    text = "mIoU in percent at the checkpoint that is best on val"
+    if has_published_figures(content["rows"]):
+        text += (
+            ", of the network that is published (AugSeg, UniMatch V2, CutMix-Seg, U2PL, Gentle Teaching Assistant: the "
+            "teacher). Published figures are the best of all epochs"
+        )
+    notes.append(f"{text}.")
     if content["device"]:
         notes.append(
             f"Hours: estimated from a step timed on one {content['device']} with random images, scaled by the number "
