@@ -310,3 +310,14 @@ def test_predictor_follows_changed_weights() -> None:
         network.head.bias += 1
     torch.testing.assert_close(predictor.scores(image), before + 1)
     assert network.training
+
+
+def test_changed_weights_change_the_prediction() -> None:
+    network = build("deeplabv3plus-separable", "tf_efficientnet_lite0", 3, weights="none").eval()
+    predictor = Predictor(network)
+    image = torch.randint(0, 256, (3, 48, 48), dtype=torch.uint8)
+    before = predictor.probabilities(image)
+    for weight in network.parameters():
+        weight.data.mul_(0.5)  # not counted by autograd
+    after = predictor.probabilities(image)
+    assert not torch.allclose(before, after) and torch.equal(after, Predictor(network).probabilities(image))

@@ -68,7 +68,7 @@ class Predictor:
         self.image_scale, self.pixel_format = image_scale, pixel_format
         self.device = torch.device(device) if device is not None else _device_of(self.networks[0])
         self._folded: list[nn.Module] = []
-        self._folded_weights: list[tuple[int, int]] = []
+        self._folded_weights: list[tuple[int, float, float]] = []
 
     @contextmanager
     def ready_networks(self) -> Iterator[Sequence[nn.Module]]:
@@ -198,10 +198,13 @@ def resized(scores: Tensor, size: torch.Size) -> Tensor:
     return interpolate(scores, size=size, mode="bilinear", align_corners=False)
 
 
-def _weights(network: nn.Module) -> Iterator[tuple[int, int]]:
-    """Yield the address of each weight, and the number of changes so far."""
+def _weights(network: nn.Module) -> Iterator[tuple[int, float, float]]:
+    """Yield the address of each weight and, on a CPU, its sum and its norm, which show changes that autograd misses."""
     for tensor in (*network.parameters(), *network.buffers()):
-        yield tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
+        if tensor.device.type == "cpu" and tensor.is_floating_point():
+            yield tensor.data_ptr(), tensor.sum().item(), torch.linalg.vector_norm(tensor).item()
+        else:
+            yield tensor.data_ptr(), 0.0, 0.0
 
 
 def _device_of(network: nn.Module) -> torch.device:

@@ -311,3 +311,6 @@ def _require_same_entries(published: Published) -> None:
             raise ValueError(f"has an unknown entry for {name}")
         if ours[name] != theirs[name]:
             raise ValueError(f"{name} has shape {tuple(theirs[name])} instead of {tuple(ours[name])}")
+        value = published.weights[name]
+        if value.is_complex() or value.is_floating_point() == name.endswith("num_batches_tracked"):
+            raise ValueError(f"{name} has type {str(value.dtype).removeprefix('torch.')}")

@@ -146,9 +146,9 @@ def _role_findings(
         text = f"{format_count(len(files), 'image')} in no list, not used{masks}: {format_names(files)}"
         findings.append(Finding("note", "unlisted", text, files=files))
     if not named["val"]:
-        masked = lists.ids("labeled")
-        count = len(hold_out(masked)) if masked else 0
-        text = f"no val list: training holds out {count} of {format_count(len(masked), 'image')} with a mask"
+        annotated = lists.ids("labeled")
+        count = len(hold_out(annotated)) if annotated else 0
+        text = f"no val list: training holds out {count} of {format_count(len(annotated), 'image')} with a mask"
         if count < FEW_VAL:
             text += f". With under {FEW_VAL}, differences of a few points of mIoU are chance: annotate more"
         findings.append(Finding("note", "no-val-list", text))

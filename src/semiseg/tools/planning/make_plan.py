@@ -58,7 +58,7 @@ def make_plan(
     if length := given_steps(given, planner):
         planner.overridden |= {name: given[name] for name in LENGTHS if given.get(name)}
         _add_length_settings(planner, length)
-        planner.add({"val_every": max(1, length // VALIDATIONS)}, f"{VALIDATIONS} validations")
+        planner.add(*_validations(length))
     else:
         budget = BUDGET_S[device.kind] if time_s is None else time_s
         speed = _time(planner, timer)
@@ -168,13 +168,20 @@ def _add_steps(planner: Planner, tier: Tier, speed: Speed, budget: float) -> Non
     fitting = f"{budget / 60:.3g} minutes at {speed.step_s:.2g} s per step"
     planner.add({"steps": steps}, fitting if steps < tier.max_steps else "the most that a plan takes")
     _add_length_settings(planner, steps)
-    planner.add({"val_every": max(1, steps // VALIDATIONS)}, f"{VALIDATIONS} validations")
+    planner.add(*_validations(steps))
     if images < all_images:
         planner.add({"val_limit": images}, f"more val images would take over {VALIDATION_SHARE:.0%} of the time")
     if steps < USEFUL_STEPS:
         minutes = math.ceil(LONG_STEPS * speed.step_s / (1 - SPARE_SHARE) / 60)
         few = f"{steps} step{'s' * (steps != 1)} are few: mIoU usually rises up to about {LONG_STEPS} steps"
         planner.notes.append(f"warning: {few}, which take --time {minutes}m here")
+
+
+def _validations(steps: int) -> tuple[dict[str, int], str]:
+    """Return the validation interval and the reason."""
+    interval = math.ceil(steps / VALIDATIONS)
+    count = math.ceil(steps / interval)
+    return {"val_every": interval}, f"{count} validation{'s' * (count != 1)}"
 
 
 def _burn_in_share(planner: Planner, steps: int) -> float:

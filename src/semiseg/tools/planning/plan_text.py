@@ -56,8 +56,13 @@ def describe_data(data: Mapping[str, Any]) -> str:
 
 
 def _options(values: Mapping[str, Any]) -> str:
-    return " ".join(f"--{name.replace('_', '-')} {_text(value)}" for name, value in values.items())
+    return " ".join(_option(name.replace("_", "-"), value) for name, value in values.items())
 
 
-def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _option(name: str, value: Any) -> str:
+    """Return an option as the command line takes it."""
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    if isinstance(value, list | tuple):
+        return f"--{name} {' '.join(map(str, value))}"
+    return f"--{name} {value:g}" if isinstance(value, float) else f"--{name} {value}"
