@@ -59,7 +59,7 @@ def _two_groups(
 ) -> PaletteConflict | None:
     """Compare masks in the colors of the class file, or without colors, with masks in others.
 
-    If all masks show others, it is no conflict.
+    Without such masks, the colors are for display only.
     """
     shown = {pair for record in others.values() for pair in record.colors.items()} | {(0, BLACK)}
     first = next((id for id, record in own.items() if record.colors.items() - shown), None)
