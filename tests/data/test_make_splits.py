@@ -296,6 +296,7 @@ def test_derive_and_train(
     assert semiseg("split", tiny_folder, "--out", out, *derived) == 0
     assert semiseg("split", tiny_folder, "--out", out, *derived) == 2
     train = ("train", "--data", out, "--method", method, "--annotation", annotation, "--out", run, *QUICK)
+    train += ("--burn-in", 0, "--ramp-up", 0)
     assert semiseg(*train) == 0
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     training = [line for line in lines if "loss" in line]

