@@ -192,7 +192,7 @@ def test_freed_memory_is_reused() -> None:
         "import resource, torch\n"
         "from semiseg.training.distributed.fabric_setup import keep_freed_memory\n"
         "keep_freed_memory()\n"
-        "for _ in range(3):\n"
+        "for _ in range(6):\n"
         "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "    torch.ones(16 << 20)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
